@@ -1,0 +1,84 @@
+"""The records that travel between rooms, the letters they are written in, and the time axis.
+
+Letters, the same in every file:
+
+    K tasks      B sequences per task      L replay steps    T imagined steps    N = K * B * L
+    D width      S latent groups           C classes/group   Z = S * C           A action size
+    M modules    E experts                 J experts/task    V value bins        d task-embedding size
+
+Time axis (transition form). Token t holds what the agent saw and did; everything it leads to is predicted from h_t:
+
+    token t = (z_t, a_t)  ->  h_t  ->  reward r_t, termination c_t, next latent z_{t+1}
+    agent state s_t = (z_t, h_{t-1}),  action a_t ~ policy(s_t)
+
+An action is always one float vector [A]: a one-hot block for the discrete tasks of the run, then a block of
+continuous entries; a task leaves the block that it does not use at zero.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TransitionBatch:
+    """Windows of replay, B per task. Source: MoW section 3 (sampling), STORM (window length)."""
+
+    frame: Tensor  # [K, B, L, 64, 64, 3] uint8, the observation o_t
+    action: Tensor  # [K, B, L, A] float32, taken at o_t
+    reward: Tensor  # [K, B, L] float32, received after a_t
+    terminated: Tensor  # [K, B, L] bool, the task ended after a_t (for Atari also: a life was lost)
+    truncated: Tensor  # [K, B, L] bool, a time limit cut the episode after a_t
+    is_first: Tensor  # [K, B, L] bool, o_t opens an episode; true at index 0 of every window
+
+    def to(self, device: torch.device) -> "TransitionBatch":
+        """The same windows on `device`; copies of pinned memory overlap with the device's work."""
+        return TransitionBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def tasks(self, index: Tensor) -> "TransitionBatch":
+        """The windows of the tasks `index` [k] alone, in that order."""
+        return TransitionBatch(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the world model makes of a TransitionBatch: one entry per token."""
+
+    logits: Tensor  # [K, B, L, S, C] of q(z_t | o_t, e_k)
+    latent: Tensor  # [K, B, L, Z] one-hot sample; its gradient is that of the probabilities
+    hidden: Tensor  # [K, B, L, D] h_t, sees tokens up to t of the same episode
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the heads read off h_t."""
+
+    next_latent_logits: Tensor  # [K, B, L, S, C] of p(z_{t+1} | h_t, e_k)
+    reward_logits: Tensor  # [K, B, L, V]
+    termination_logits: Tensor  # [K, B, L]
+    task_logits: Tensor | None  # [K, B, L, K]; None where the task head is switched off
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """A rollout of the world model under the policy; carries no gradient. Source: MoW section 3, STORM."""
+
+    latent: Tensor  # [K, B, T + 1, Z]
+    hidden: Tensor  # [K, B, T + 1, D] h_{t-1}, the part of s_t that remembers
+    action: Tensor  # [K, B, T, A] as fed to the world model
+    raw_action: Tensor  # [K, B, T, A] before the clip to [-1, 1]; what log-probabilities are taken of
+    reward: Tensor  # [K, B, T] float32, after a_t
+    terminated: Tensor  # [K, B, T] bool, after a_t
+    valid: Tensor  # [K, B] bool, False where the context had ended its episode: what follows it means nothing
+
+    @property
+    def alive(self) -> Tensor:
+        """1 where s_t was reached before the imagined episode ended, else 0: [K, B, T + 1] float32."""
+        going_on = torch.cat([self.valid.unsqueeze(-1), ~self.terminated], dim=-1)
+        return going_on.float().cumprod(dim=-1)
+
+    @property
+    def state(self) -> Tensor:
+        """Agent states s_t = (z_t, h_{t-1}): [K, B, T + 1, Z + D]."""
+        return torch.cat([self.latent, self.hidden], dim=-1)

@@ -1,0 +1,187 @@
+"""Grouping tasks: those whose losses pull the shared module in like directions share a module ever after.
+
+    g_k = gradient of L_k on the warm-up module, averaged per output channel, scaled to length 1;
+    tasks are grouped by spherical k-means on the g_k, no group empty, none above ceil(2 K / N_m) tasks.
+
+Source: MoW section 4 (per-task gradients of VAE and predictors, averaged layer by layer, cosine similarity). Differs:
+k-means with a size cap is inferred; the paper names no algorithm.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+Vectors = NDArray[np.float64]  # [K, F]
+Labels = NDArray[np.int64]  # [K]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Which tasks share a module, and the order that makes each module's tasks neighbours."""
+
+    order: tuple[int, ...]  # task k of the sorted run is the old task order[k]
+    module_of_task: tuple[int, ...]  # in the new order, ascending
+    similarity: Vectors  # [K, K] cosines between the tasks' features, in the old order
+    silhouette: float  # -1 to 1, how much nearer tasks are to their own group; nan where it is undefined
+    stability: float  # adjusted Rand index between groupings of two halves of the evidence; nan where there is none
+
+    @property
+    def num_modules(self) -> int:
+        return max(self.module_of_task) + 1
+
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Task names per module; `names` in the old order."""
+        groups: list[list[str]] = [[] for _ in range(self.num_modules)]
+        for task, module in zip(self.order, self.module_of_task, strict=True):
+            groups[module].append(names[task])
+        return groups
+
+
+def gradient_features(gradients: Iterable[Tensor], averaging: Literal["layer_mean", "tensor_mean"]) -> Vectors:
+    """Gradients stacked per task, [K, out, ...] each -> one vector per task, [K, F].
+
+    layer_mean keeps one number per output channel of every tensor, tensor_mean one per tensor.
+    """
+    parts = []
+    for gradient in gradients:
+        per_channel = gradient.flatten(2).mean(dim=2) if gradient.dim() > 2 else gradient  # [K, out]
+        if averaging == "tensor_mean":
+            per_channel = gradient.flatten(1).mean(dim=1, keepdim=True)
+        parts.append(per_channel)
+    return torch.cat(parts, dim=1).double().cpu().numpy()
+
+
+def unit_rows(vectors: Vectors) -> Vectors:
+    """Each row scaled to length 1; a row of zeros stays zero."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1.0)
+
+
+def group_tasks(features: Sequence[Vectors], num_modules: int, *, restarts: int, seed: int) -> Grouping:
+    """Group K tasks by the sum of all `features`; two or more entries also measure stability.
+
+    Args:
+        features: evidence from separate batches, [K, F] each.
+        num_modules: N_m, at most K.
+    """
+    unit = unit_rows(np.sum(features, axis=0))
+    labels = spherical_kmeans(unit, num_modules, restarts=restarts, seed=seed)
+    stability = math.nan
+    if len(features) > 1:
+        middle = len(features) // 2
+        halves = (np.sum(features[:middle], axis=0), np.sum(features[middle:], axis=0))
+        first, second = (spherical_kmeans(unit_rows(h), num_modules, restarts=restarts, seed=seed) for h in halves)
+        stability = adjusted_rand_index(first, second)
+    return from_labels(labels, unit @ unit.T, stability)
+
+
+def from_labels(labels: Labels, similarity: Vectors, stability: float = math.nan) -> Grouping:
+    """Sort tasks by group; groups are numbered by their first task, so that the numbering has no randomness left."""
+    _, first_task = np.unique(labels, return_index=True)
+    rank = {int(labels[task]): module for module, task in enumerate(sorted(first_task))}
+    modules = np.array([rank[int(label)] for label in labels])
+    order = np.argsort(modules, kind="stable")
+    return Grouping(
+        order=tuple(int(k) for k in order),
+        module_of_task=tuple(int(m) for m in modules[order]),
+        similarity=similarity,
+        silhouette=silhouette(similarity, modules),
+        stability=stability,
+    )
+
+
+def spherical_kmeans(unit: Vectors, num_clusters: int, *, restarts: int, seed: int) -> Labels:
+    """k-means by cosine on unit vectors [K, F]: the best of `restarts`, no empty cluster, a cap on the largest.
+
+        maximise sum_k <g_k, c_{label(k)}>,   |cluster| in [1, ceil(2 K / N)]
+
+    Raises: ValueError if there are more clusters than tasks.
+    """
+    num_tasks = unit.shape[0]
+    if not 1 <= num_clusters <= num_tasks:
+        raise ValueError(f"num_clusters must lie in [1, {num_tasks}] for {num_tasks} tasks, got {num_clusters}")
+    cap = math.ceil(2 * num_tasks / num_clusters)
+    rng = np.random.default_rng(seed)
+    best_score, best_labels = -np.inf, np.zeros(num_tasks, dtype=np.int64)
+    for _ in range(restarts):
+        centre = unit[_spread_out(unit, num_clusters, rng)]
+        labels = np.full(num_tasks, -1, dtype=np.int64)
+        while True:
+            updated = _assign(unit @ centre.T, cap)
+            if np.array_equal(updated, labels):
+                break
+            labels = updated
+            centre = unit_rows(np.stack([unit[labels == c].sum(axis=0) for c in range(num_clusters)]))
+        score = float((unit * centre[labels]).sum())
+        if score > best_score + 1e-12:
+            best_score, best_labels = score, labels
+    return best_labels
+
+
+def _spread_out(unit: Vectors, num_clusters: int, rng: np.random.Generator) -> list[int]:
+    """First centres by k-means++: each next task with probability proportional to its distance from those chosen."""
+    chosen = [int(rng.integers(len(unit)))]
+    while len(chosen) < num_clusters:
+        distance = np.clip(1.0 - (unit @ unit[chosen].T).max(axis=1), 0.0, None)
+        distance[chosen] = 0.0
+        rest = np.setdiff1d(np.arange(len(unit)), chosen)
+        total = distance.sum()
+        chosen.append(int(rng.choice(len(unit), p=distance / total)) if total > 0 else int(rng.choice(rest)))
+    return chosen
+
+
+def _assign(similarity: Vectors, cap: int) -> Labels:
+    """The best assignment of tasks to clusters with 1 to `cap` members: [K, N] cosines -> [K].
+
+    Each cluster offers `cap` seats; a bonus above any cosine difference fills every first seat.
+    """
+    num_tasks, num_clusters = similarity.shape
+    bonus = np.zeros((num_clusters, cap))
+    bonus[:, 0] = 4.0 * num_tasks  # moving one task costs at most 2, a chain of moves at most 2 K
+    seats = (similarity[:, :, None] + bonus[None]).reshape(num_tasks, num_clusters * cap)
+    tasks, taken = linear_sum_assignment(seats, maximize=True)
+    labels = np.empty(num_tasks, dtype=np.int64)
+    labels[tasks] = taken // cap
+    return labels
+
+
+def silhouette(similarity: Vectors, labels: Labels) -> float:
+    """Mean of (b - a) / max(a, b) over tasks, on distances 1 - cosine: a to the own group, b to the nearest other.
+
+    Undefined (nan) where there is one group only or every task is alone. Source: Rousseeuw (1987).
+    """
+    distance = 1.0 - similarity
+    groups = np.unique(labels)
+    if len(groups) < 2 or len(groups) == len(labels):
+        return math.nan
+    scores = []
+    for k, own in enumerate(labels):
+        mates = (labels == own) & (np.arange(len(labels)) != k)
+        if not mates.any():
+            scores.append(0.0)
+            continue
+        a = distance[k, mates].mean()
+        b = min(distance[k, labels == other].mean() for other in groups if other != own)
+        scores.append((b - a) / max(a, b, 1e-12))
+    return float(np.mean(scores))
+
+
+def adjusted_rand_index(first: Labels, second: Labels) -> float:
+    """Agreement of two groupings beyond chance: 1 for the same groups, about 0 for unrelated ones.
+
+    Source: Hubert and Arabie (1985).
+    """
+    table = np.array([[np.sum((first == i) & (second == j)) for j in np.unique(second)] for i in np.unique(first)])
+    pairs = [math.comb(int(n), 2) for n in table.ravel()]
+    rows = sum(math.comb(int(n), 2) for n in table.sum(axis=1))
+    columns = sum(math.comb(int(n), 2) for n in table.sum(axis=0))
+    expected = rows * columns / max(1, math.comb(len(first), 2))
+    most = (rows + columns) / 2
+    return 1.0 if most == expected else (sum(pairs) - expected) / (most - expected)

@@ -1,0 +1,108 @@
+"""The command line: a preset's name, then overrides; every mistake is answered in one line that names the remedy."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from mow import envs
+from mow.config import Config
+from mow.presets import PRESETS
+
+USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
+
+presets: {", ".join(PRESETS)} (none: quickstart)
+
+Every field of the preset can be overridden; --help after a preset lists them all, for example
+  python -m mow.train atari4 --total-steps 600
+  python -m mow.train storm --tasks atari:Breakout --seed 1
+"""
+
+
+class UsageError(ValueError):
+    """What the user typed cannot be run; the message is one line with the remedy."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean a, b, c?` out of what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.4) or known[:3]
+    return f"did you mean {', '.join(close)}?"
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """The config that the arguments ask for.
+
+    Raises: UsageError with one line for an unknown preset, field or task and for a value that does not fit;
+        SystemExit(0) after printing help.
+    """
+    arguments = list(arguments)
+    if arguments[:1] in (["--help"], ["-h"]):
+        print(USAGE, end="")
+        raise SystemExit(0)
+    name = "quickstart"
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
+    default = PRESETS[name]()
+    _check_fields(default, arguments)
+    config = _parse_overrides(default, arguments)
+    try:
+        for task in config.tasks:
+            envs.check_task(task)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return config
+
+
+def _parse_overrides(default: Config, arguments: list[str]) -> Config:
+    """tyro reads the values; what it says of a bad one is folded into one line."""
+    import tyro
+
+    if "--help" in arguments or "-h" in arguments:
+        return tyro.cli(Config, default=default, args=arguments, prog="python -m mow.train")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(Config, default=default, args=arguments, prog="python -m mow.train")
+    except ValueError as error:  # from a __post_init__ of the config
+        raise UsageError(str(error)) from error
+    except SystemExit as error:
+        raise UsageError(_one_line(said.getvalue())) from error
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed message without frame, advice and line breaks."""
+    rows = [re.sub(r"[^\x20-\x7e]", " ", row).strip() for row in box.splitlines()]
+    rows = [row for row in rows if row and not set(row) <= {"-", " "} and "--help" not in row]
+    return re.sub(r"\s+", " ", " ".join(rows)).removeprefix("Parsing error ")
+
+
+def field_names(config: object, prefix: str = "") -> list[str]:
+    """All flags of a config, as typed: `total-steps`, `model.width`."""
+    names = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        names += field_names(value, name + ".") if dataclasses.is_dataclass(value) else [name]
+    return names
+
+
+def _check_fields(default: Config, arguments: Sequence[str]) -> None:
+    known = field_names(default)
+    # tyro spells a switch that is off by default --name and its opposite --no-name, inside the group: --model.no-x.
+    negated = {re.sub(r"([^.]+)$", r"no-\1", name) for name in known}
+    for argument in arguments:
+        flag = argument.split("=")[0].removeprefix("--").replace("_", "-")
+        if argument.startswith("--") and flag not in (*known, *negated, "help"):
+            raise UsageError(f"unknown field --{flag}: {nearest(flag, known)}")
+
+
+def fail(error: Exception) -> NoReturn:
+    """One line on stderr, exit code 2: the user can mend this."""
+    print(f"mow.train: {error}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,348 @@
+"""What a run can be told: frozen dataclasses, one per component, each checked where it is made.
+
+Nothing here imports torch, so that a typing mistake on the command line is answered at once. A component receives its
+own config and never the whole tree; what an environment tells us (action counts, names) travels separately.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"]
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+def _positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > 0, f"{name} must be above 0, got {value}")
+
+
+def _fraction(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(0.0 <= value <= 1.0, f"{name} must lie in [0, 1], got {value}")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    protocol: Literal["100k", "storm"] = "100k"
+    """Atari: `100k` = no sticky actions, 1 to 30 no-ops; `storm` = sticky 0.25, no no-ops, one fixed seed."""
+    action_set: Literal["minimal", "full"] = "minimal"
+    """Atari: mask each game's useless actions, or allow all 18."""
+    num_workers: int = -1
+    """Processes that step the environments; 0 steps them here, -1 takes one per spare core."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class PerceptionConfig:
+    channels: tuple[int, int, int, int] = (32, 64, 128, 256)
+    """Channels of the four stride-2 convolutions, 64x64 down to 4x4; the decoder mirrors them."""
+    groups: int = 32
+    """S: categoricals in a latent."""
+    classes: int = 32
+    """C: classes of each categorical."""
+    unimix: float = 0.01
+    """Share of the uniform distribution mixed into every categorical."""
+    norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
+    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
+
+    def __post_init__(self) -> None:
+        _require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
+        _positive(self, "groups", "classes")
+        _require(self.classes <= 256, f"classes must be at most 256, got {self.classes}")
+        _fraction(self, "unimix")
+
+    @property
+    def latent_size(self) -> int:
+        return self.groups * self.classes
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    method: Literal["learned", "hash", "cluster"] = "learned"
+    """Learned from the task embedding, a fixed balanced assignment, or one set of experts per cluster."""
+    hidden: int = 512
+    temperature_start: float = 5.0
+    temperature_end: float = 1.0
+    anneal_fraction: float = 0.2
+    """Share of all world-model updates over which the temperature falls; then the choice of experts is frozen."""
+    noise: float = 0.25
+    """Gumbel noise on the router's logits is scaled by noise * (temperature - temperature_end)."""
+    scale: Literal["straight_through", "none", "plain"] = "straight_through"
+    """How routing weights touch the expert outputs: gradient only, not at all, or as factors."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden", "temperature_start", "temperature_end")
+        _fraction(self, "anneal_fraction")
+        _require(self.noise >= 0, f"noise must be 0 or more, got {self.noise}")
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    num_experts: int = 12
+    experts_per_task: int = 2
+    num_layers: int = 2
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_experts", "experts_per_task", "num_layers")
+        _require(
+            self.experts_per_task <= self.num_experts,
+            f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}",
+        )
+
+
+@dataclass(frozen=True)
+class SharedConfig:
+    kind: Literal["transformer", "mlp", "none"] = "transformer"
+    """After the experts: stem and Transformer, the stem alone, or nothing (then experts_per_task must be 1)."""
+    num_layers: int = 1
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_layers")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    width: int = 512
+    num_heads: int = 8
+    feedforward: int = 1024
+    dropout: float = 0.1
+    max_positions: int = 64
+    embedding_size: int = 256
+    """d: entries of the unit-length task embedding; 0 builds a model that is not told its task."""
+    condition: tuple[Condition, ...] = ("encoder", "decoder", "heads", "mixer", "shared")
+    """Where the task embedding enters."""
+    heads: Literal["cluster", "shared"] = "cluster"
+    """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
+    task_head: bool = True
+    """Predict the task from h_t (the task loss)."""
+    num_bins: int = 255
+    """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
+    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    shared: SharedConfig = field(default_factory=SharedConfig)
+
+    def __post_init__(self) -> None:
+        _positive(self, "width", "num_heads", "feedforward", "max_positions")
+        _require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        _require(self.embedding_size >= 0, f"embedding_size must be 0 or more, got {self.embedding_size}")
+        _require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")
+        _require(
+            self.width % self.num_heads == 0,
+            f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}",
+        )
+        _require(
+            self.shared.kind != "none" or self.experts.experts_per_task == 1,
+            "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts",
+        )
+        _require(
+            self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
+            "routing.method learned needs embedding_size above 0: the router reads the task embedding",
+        )
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    num_sequences: int = 16
+    """B: replay windows per task and world-model update."""
+    length: int = 64
+    """L: steps per window."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_sequences")
+        _require(self.length >= 2, f"length must be at least 2, got {self.length}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    reconstruction: float = 1.0
+    reward: float = 1.0
+    termination: float = 1.0
+    task: float = 1.0
+    dynamics: float = 0.5
+    representation: float = 0.1
+    balance: float = 0.1
+    free_bits: float = 1.0
+    """Nats below which a task's KL terms stop pulling."""
+    weighting: Literal["harmony", "uniform", "per_term", "running_mean"] = "harmony"
+    """Task weights: one learned scale per task, none, one per task and term, or 1 / running mean of the loss."""
+
+    def __post_init__(self) -> None:
+        for name in ("reconstruction", "reward", "termination", "task", "dynamics", "representation", "balance"):
+            _require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
+        _require(self.free_bits >= 0, f"free_bits must be 0 or more, got {self.free_bits}")
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    method: Literal["gradient", "latent", "random", "identity", "single"] = "gradient"
+    """Group tasks by gradient, by mean encoder feature, at random; one module per task; one module for all."""
+    num_modules: int = 12
+    """N_m: modules after warm-up (never more than tasks)."""
+    features: Literal["layer_mean", "tensor_mean"] = "layer_mean"
+    """Average each gradient per output channel, or to one number per tensor."""
+    num_batches: int = 32
+    restarts: int = 50
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_modules", "restarts")
+        _require(self.num_batches >= 2, f"num_batches must be 2 or more (halves are compared), got {self.num_batches}")
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    num_sequences: int = 1024
+    """Imagined trajectories per task and agent update."""
+    context: int = 8
+    """Replay steps that open a trajectory."""
+    horizon: int = 16
+    """T: imagined steps."""
+    start: Literal["prior", "posterior"] = "prior"
+    """First imagined latent: predicted after the context, or the posterior of the context's last frame."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_sequences", "context", "horizon")
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    hidden: int = 512
+    num_layers: int = 2
+    discount: float = 0.985
+    lam: float = 0.95
+    entropy: float = 3e-4
+    critic: Literal["cluster", "shared", "per_task"] = "cluster"
+    slow_decay: float = 0.98
+    slow_target: Literal["value", "lambda_return"] = "value"
+    """What the slow critic teaches: its value (the paper) or a lambda-return made with it (STORM's code)."""
+    return_decay: float = 0.99
+    """Memory of the running percentiles of the return, per task."""
+    survival_weight: bool = True
+    """Weigh an imagined state by the probability that its trajectory had not ended before it."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden", "num_layers")
+        _fraction(self, "discount", "lam", "slow_decay", "return_decay")
+        _require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
+        _require(self.entropy >= 0, f"entropy must be 0 or more, got {self.entropy}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    world_model_lr: float = 1e-4
+    world_model_eps: float = 1e-8
+    world_model_clip: float = 1000.0
+    agent_lr: float = 3e-5
+    agent_eps: float = 1e-5
+    agent_clip: float = 100.0
+    weighting_lr: float = 1e-3
+    """Step size of the harmony scales, a parameter group of their own."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU that has it, fp32 elsewhere."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
+        _positive(self, "weighting_lr")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    prefill_fraction: float = 0.05
+    """Share of total_steps taken by the random policy before any learning (counted in total_steps)."""
+    warmup_fraction: float = 0.05
+    """Warm-up updates per step of total_steps: world model with one module, before the tasks are grouped."""
+    world_model_every: int = 1
+    """Environment steps (of each task) per world-model update."""
+    agent_every: int = 1
+    """Environment steps (of each task) per imagination and actor-critic update."""
+    random_action: float = 0.01
+    """Probability of a uniformly random action while collecting."""
+    acting_context: int = 16
+    """Steps that the agent remembers while acting."""
+
+    def __post_init__(self) -> None:
+        _fraction(self, "prefill_fraction", "random_action")
+        _require(self.warmup_fraction >= 0, f"warmup_fraction must be 0 or more, got {self.warmup_fraction}")
+        _positive(self, "world_model_every", "agent_every", "acting_context")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    tasks: tuple[str, ...]
+    """Names like atari:Pong."""
+    total_steps: int
+    """Environment steps (agent decisions) per task, the random prefill included."""
+    preset: str
+    """The recipe that this config started from."""
+    seed: int = 0
+    folder: str = ""
+    """Run folder; empty: runs/PRESET-DATE-TIME."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    log_every: int = 100
+    """Environment steps per task between two progress lines."""
+    checkpoint_every: int = 5000
+    """Environment steps per task between two checkpoints; the last step always writes one."""
+    storm_compat: bool = False
+    """STORM's released behaviour: windows blind to episode ends, lambda-return from V(s_t)."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        _require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
+        double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
+        _require(not double, f"tasks must differ, got {', '.join(double)} more than once")
+        _positive(self, "total_steps", "log_every", "checkpoint_every")
+        _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
+        _require(
+            self.total_steps > self.prefill_steps,
+            f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
+            f"got {self.total_steps}",
+        )
+        longest = max(
+            self.batch.length, self.imagination.context + self.imagination.horizon, self.schedule.acting_context
+        )
+        _require(
+            self.model.max_positions >= longest,
+            f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}",
+        )
+
+    @property
+    def prefill_steps(self) -> int:
+        """Random steps per task before learning; at least one window and a step, so that a window can be drawn."""
+        shortest = max(self.batch.length, self.imagination.context) + 1
+        return max(shortest, round(self.schedule.prefill_fraction * self.total_steps))
+
+    @property
+    def warmup_updates(self) -> int:
+        """World-model updates before the tasks are grouped."""
+        return round(self.schedule.warmup_fraction * self.total_steps)
+
+    @property
+    def world_model_updates(self) -> int:
+        """All world-model updates of the run, warm-up included."""
+        return self.warmup_updates + (self.total_steps - self.prefill_steps) // self.schedule.world_model_every
+
+    @property
+    def num_modules(self) -> int:
+        """M after the tasks are grouped."""
+        num_tasks = len(self.tasks)
+        by_method = {"single": 1, "identity": num_tasks}
+        return by_method.get(self.clustering.method, min(self.clustering.num_modules, num_tasks))

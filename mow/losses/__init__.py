@@ -1,0 +1,23 @@
+"""Losses: tensors in, one unweighted number per task out, [K]; the joint balance loss gives a scalar."""
+
+from mow.losses.actor_critic import entropy_bonus, policy_loss, value_loss
+from mow.losses.balance import balance_loss, expert_use
+from mow.losses.dynamics import LatentLosses, latent_losses
+from mow.losses.harmony import harmony_loss
+from mow.losses.prediction import reward_loss, task_loss, termination_loss
+from mow.losses.reconstruction import reconstruction_loss
+
+__all__ = [
+    "LatentLosses",
+    "balance_loss",
+    "entropy_bonus",
+    "expert_use",
+    "harmony_loss",
+    "latent_losses",
+    "policy_loss",
+    "reconstruction_loss",
+    "reward_loss",
+    "task_loss",
+    "termination_loss",
+    "value_loss",
+]

@@ -1,0 +1,46 @@
+"""The prior learns to foresee the posterior, and the posterior to be foreseeable."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mow.kernels import categorical_kl
+
+
+class LatentLosses(NamedTuple):
+    dynamics: Tensor  # [K] nats, trains the prior
+    representation: Tensor  # [K] nats, trains the posterior
+    kl: Tensor  # [K] nats, before the floor; a metric
+
+
+def latent_losses(
+    posterior_logits: Tensor, prior_logits: Tensor, is_first: Tensor, *, unimix: float, free_bits: float
+) -> LatentLosses:
+    """KL between what was seen at t + 1 and what h_t foretold, with a stop-gradient on either side in turn.
+
+        L_dyn = max(free_bits, mean KL[sg(post_{t+1}) || prior_t])
+        L_rep = max(free_bits, mean KL[post_{t+1} || sg(prior_t)])
+
+    The mean runs over the task's pairs (t, t + 1) inside one episode; the floor acts once per task, after the mean.
+
+    Args:
+        posterior_logits: [K, B, L, S, C].
+        prior_logits: [K, B, L, S, C]; entry t foretells t + 1, the last entry is not used.
+        is_first: [K, B, L] bool; a pair whose second step opens an episode cannot be foretold and is left out.
+    Source: MoW section 3; STORM (floor after the mean). Differs: STORM floors the mean over its whole batch and
+    counts pairs across episode ends.
+    """
+    dynamics, representation = categorical_kl(posterior_logits[:, :, 1:], prior_logits[:, :, :-1], unimix=unimix)
+    foretold = (~is_first[:, :, 1:]).float()  # [K, B, L - 1]
+    count = foretold.sum(dim=(1, 2)).clamp_min(1.0)
+
+    def task_mean(kl: Tensor) -> Tensor:
+        return (kl * foretold).sum(dim=(1, 2)) / count
+
+    mean_dynamics = task_mean(dynamics)
+    return LatentLosses(
+        dynamics=torch.clamp_min(mean_dynamics, free_bits),
+        representation=torch.clamp_min(task_mean(representation), free_bits),
+        kl=mean_dynamics.detach(),
+    )

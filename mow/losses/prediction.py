@@ -1,0 +1,32 @@
+"""What the heads must tell from h_t: reward, termination, and which task this is."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mow.kernels import two_hot_loss
+
+
+def reward_loss(reward_logits: Tensor, reward: Tensor) -> Tensor:
+    """Cross-entropy against the two-hot code of symlog(r) on V bins: [K, B, L, V], [K, B, L] -> [K].
+
+    Source: MoW section 3, DreamerV3 (two-hot symlog).
+    """
+    return two_hot_loss(reward_logits, reward).mean(dim=(1, 2))
+
+
+def termination_loss(termination_logits: Tensor, terminated: Tensor) -> Tensor:
+    """Binary cross-entropy: [K, B, L], [K, B, L] bool -> [K]. Source: MoW section 3."""
+    loss = F.binary_cross_entropy_with_logits(termination_logits.float(), terminated.float(), reduction="none")
+    return loss.mean(dim=(1, 2))
+
+
+def task_loss(task_logits: Tensor) -> Tensor:
+    """Cross-entropy of the task index, at every step: [K, B, L, K] -> [K]. Source: MoW section 3 (task loss).
+
+    Keeps h_t telling tasks apart; its head must not be given e_k.
+    """
+    num_tasks = task_logits.shape[0]
+    target = torch.arange(num_tasks, device=task_logits.device).view(-1, 1, 1).expand(task_logits.shape[:3])
+    loss = F.cross_entropy(task_logits.float().flatten(0, 2), target.flatten(), reduction="none")
+    return loss.view(task_logits.shape[:3]).mean(dim=(1, 2))

@@ -1,0 +1,91 @@
+"""The agent: one actor for all tasks, a critic per cluster and its slow copy. Source: MoW section 3, STORM (layers)."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mow.config import ActorCriticConfig, Condition
+from mow.distributions import ActionMask, Policy
+from mow.kernels import RoutePlan, two_hot_decode
+from mow.models.heads import same_for_all
+from mow.models.modular import ModularMLP
+
+
+class Agent(nn.Module):
+    """pi(a | s) and v_i(s) on agent states s = (z, h).
+
+    Args:
+        state_size: Z + D.
+        mask: legal actions of each task.
+        module_of_task: cluster of each task.
+        num_modules: M.
+        embedding_size: d where `condition` names "actor" or "critic", else unused.
+    """
+
+    critic_routes: Tensor
+
+    def __init__(
+        self,
+        config: ActorCriticConfig,
+        *,
+        state_size: int,
+        num_bins: int,
+        mask: ActionMask,
+        module_of_task: Sequence[int],
+        num_modules: int,
+        embedding_size: int = 0,
+        condition: Sequence[Condition] = (),
+    ) -> None:
+        super().__init__()
+        self.condition, self.mask = tuple(condition), mask
+        num_tasks = len(module_of_task)
+        routes = {
+            "cluster": (list(module_of_task), num_modules),
+            "shared": ([0] * num_tasks, 1),
+            "per_task": (list(range(num_tasks)), num_tasks),
+        }
+        critic_of_task, self.num_critics = routes[config.critic]
+        hidden, layers = config.hidden, config.num_layers
+        actor_size = embedding_size if "actor" in condition else 0
+        critic_size = embedding_size if "critic" in condition else 0
+        self.actor = ModularMLP(1, state_size, hidden, mask.num_outputs, num_layers=layers, embedding_size=actor_size)
+        self.critic = ModularMLP(
+            self.num_critics,
+            state_size,
+            hidden,
+            num_bins,
+            num_layers=layers,
+            embedding_size=critic_size,
+            zero_output=True,
+        )
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.register_buffer("critic_routes", torch.tensor(critic_of_task).unsqueeze(1), persistent=False)
+
+    def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
+        """States [K, B, T, Z + D] -> pi(a | s)."""
+        plan = same_for_all(state.shape[0], 1, state.device)
+        outputs = self.actor(_rows(state), plan, embedding if "actor" in self.condition else None)
+        return Policy(outputs.view(*state.shape[:3], -1), self.mask)
+
+    def value_logits(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
+        """States [K, B, T, Z + D] -> two-hot logits of the value [K, B, T, V] by each task's own critic."""
+        critic = self.slow_critic if slow else self.critic
+        plan = RoutePlan(self.critic_routes, self.num_critics)
+        logits = critic(_rows(state), plan, embedding if "critic" in self.condition else None)
+        return logits.view(*state.shape[:3], -1)
+
+    def value(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
+        """v(s) [K, B, T], units of the return."""
+        return two_hot_decode(self.value_logits(state, embedding, slow=slow))
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
+        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
+            slow.lerp_(fast, 1.0 - decay)
+
+
+def _rows(state: Tensor) -> Tensor:
+    return state.flatten(1, 2).unsqueeze(1)  # [K, 1, B * T, Z + D]

@@ -1,0 +1,178 @@
+"""Seeing: one categorical VAE per cluster of tasks, conditioned on the task embedding.
+
+    encode:  frame [64, 64, 3] -> four convolutions -> [4, 4] features, e_k -> posterior logits [S, C]
+    decode:  latent [Z], e_k -> [4, 4] features -> four transposed convolutions -> frame
+
+Source: MoW section 3 (modular VAEs), STORM (the convolutions). The place where e_k enters is inferred.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mow.config import PerceptionConfig
+from mow.kernels import RoutePlan
+from mow.models.modular import ModularLinear, uniform_parameter
+
+Norm = Literal["bn_per_task", "bn_shared", "group"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that run through one convolution call: they share weights and normalisation statistics."""
+
+    tasks: slice  # contiguous, because tasks are sorted by module
+    module: int
+    norm_row: int
+
+
+def normalisation_groups(module_of_task: Sequence[int], norm: Norm) -> tuple[Group, ...]:
+    """One group per task where each task has its own statistics, else one per module.
+
+    Raises: ValueError if tasks are not sorted by module.
+    """
+    if list(module_of_task) != sorted(module_of_task):
+        raise ValueError(f"tasks must be sorted by module, got modules {list(module_of_task)}")
+    if norm == "bn_per_task":
+        return tuple(Group(slice(k, k + 1), module, k) for k, module in enumerate(module_of_task))
+    groups = []
+    for module in sorted(set(module_of_task)):
+        start = list(module_of_task).index(module)
+        groups.append(Group(slice(start, start + list(module_of_task).count(module)), module, module))
+    return tuple(groups)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with one row of statistics and affine per task or per module; batch statistics when training."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches: Tensor
+
+    def __init__(self, num_rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_rows, channels))
+        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+        self.register_buffer("running_mean", torch.zeros(num_rows, channels))
+        self.register_buffer("running_var", torch.ones(num_rows, channels))
+        self.register_buffer("num_batches", torch.zeros(num_rows, dtype=torch.long))
+
+    def forward(self, x: Tensor, row: int) -> Tensor:
+        """[n, C, H, W] -> the same shape."""
+        if self.training:
+            self.num_batches[row] += 1
+        mean, var = self.running_mean[row], self.running_var[row]
+        return F.batch_norm(x, mean, var, self.weight[row], self.bias[row], self.training, momentum=0.1)
+
+
+class GroupNorm(nn.Module):
+    """Group norm (groups of at most 16 channels) with one affine per module: needs no statistics of other frames."""
+
+    def __init__(self, num_rows: int, channels: int) -> None:
+        super().__init__()
+        self.num_groups = max(1, channels // 16)
+        self.weight = nn.Parameter(torch.ones(num_rows, channels))
+        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+
+    def forward(self, x: Tensor, row: int) -> Tensor:
+        """[n, C, H, W] -> the same shape."""
+        return F.group_norm(x, self.num_groups, self.weight[row], self.bias[row])
+
+
+class Conv(nn.Module):
+    """Kernel 4, stride 2, padding 1, stacked on the module axis; halves (or, transposed, doubles) height and width."""
+
+    def __init__(self, num_modules: int, in_channels: int, out_channels: int, *, transposed: bool, bias: bool) -> None:
+        super().__init__()
+        shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
+        # torch counts the fan-in of a transposed convolution by its output channels; kept, as STORM's layers do.
+        fan_in = shape[1] * 16
+        self.transposed = transposed
+        self.weight = uniform_parameter(num_modules, *shape, 4, 4, fan_in=fan_in)
+        self.bias = uniform_parameter(num_modules, out_channels, fan_in=fan_in) if bias else None
+
+    def forward(self, x: Tensor, module: int) -> Tensor:
+        """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed."""
+        conv = F.conv_transpose2d if self.transposed else F.conv2d
+        bias = None if self.bias is None else self.bias[module]
+        return conv(x, self.weight[module], bias, stride=2, padding=1)
+
+
+def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]) -> nn.ModuleList:
+    if config.norm == "group":
+        return nn.ModuleList(GroupNorm(num_modules, c) for c in channels)
+    num_rows = num_tasks if config.norm == "bn_per_task" else num_modules
+    return nn.ModuleList(BatchNorm(num_rows, c) for c in channels)
+
+
+class Encoder(nn.Module):
+    """q(z | o, e_k): frames to posterior logits."""
+
+    def __init__(
+        self, config: PerceptionConfig, num_modules: int, module_of_task: Sequence[int], embedding_size: int
+    ) -> None:
+        super().__init__()
+        self.groups = normalisation_groups(module_of_task, config.norm)
+        self.latent_shape = (config.groups, config.classes)
+        widths = (3, *config.channels)
+        self.convs = nn.ModuleList(
+            Conv(num_modules, i, o, transposed=False, bias=False) for i, o in pairwise(widths)
+        )
+        self.norms = _norms(config, num_modules, len(module_of_task), config.channels)
+        self.posterior = ModularLinear(
+            num_modules, config.channels[-1] * 16, config.latent_size, embedding_size=embedding_size
+        )
+
+    def forward(self, frame: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
+        """uint8 [K, N, 64, 64, 3] -> posterior logits [K, N, S, C]."""
+        feature = self.features(frame)  # [K, N, F]
+        logits = self.posterior(feature.unsqueeze(1), plan, embedding)  # [K, 1, N, Z]
+        return logits.squeeze(1).unflatten(-1, self.latent_shape)
+
+    def features(self, frame: Tensor) -> Tensor:
+        """uint8 [K, N, 64, 64, 3] -> convolution features [K, N, F]."""
+        return torch.cat([self._features_of(frame[group.tasks], group) for group in self.groups])
+
+    def _features_of(self, frame: Tensor, group: Group) -> Tensor:
+        # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
+        x = frame.flatten(0, 1).permute(0, 3, 1, 2).float() / 255.0  # [k * N, 3, 64, 64]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x, group.module), group.norm_row).relu()
+        return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
+
+
+class Decoder(nn.Module):
+    """p(o | z, e_k): latents to frames."""
+
+    def __init__(
+        self, config: PerceptionConfig, num_modules: int, module_of_task: Sequence[int], embedding_size: int
+    ) -> None:
+        super().__init__()
+        self.groups = normalisation_groups(module_of_task, config.norm)
+        widths = config.channels[::-1]
+        self.input = ModularLinear(
+            num_modules, config.latent_size, widths[0] * 16, bias=False, embedding_size=embedding_size
+        )
+        self.convs = nn.ModuleList(
+            Conv(num_modules, i, o, transposed=True, bias=False) for i, o in pairwise(widths)
+        )
+        self.norms = _norms(config, num_modules, len(module_of_task), widths)
+        self.output = Conv(num_modules, widths[-1], 3, transposed=True, bias=True)
+
+    def forward(self, latent: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
+        """[K, N, Z] -> frames float [K, N, 64, 64, 3] on the scale where black is 0 and white is 1."""
+        feature = self.input(latent.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N, F]
+        return torch.cat([self._frames_of(feature[group.tasks], group) for group in self.groups])
+
+    def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
+        x = feature.flatten(0, 1).unflatten(1, (-1, 4, 4))  # [k * N, C, 4, 4]
+        x = self.norms[0](x, group.norm_row).relu()
+        for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
+            x = norm(conv(x, group.module), group.norm_row).relu()
+        x = self.output(x, group.module)  # [k * N, 3, 64, 64]
+        return x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:2])

@@ -1,0 +1,91 @@
+"""Which experts a task uses: decided once per task, from its embedding, never per token.
+
+    score_k = softmax((MLP(e_k) + noise) / temperature),   J_k = the top experts of score_k, in ascending index
+
+Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes who is on top.
+Source: MoW section 3 (task-level router); slot order and noise inferred.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mow.config import ExpertsConfig, RoutingConfig
+from mow.kernels import PhiloxState, RoutePlan, route_plan, uniform
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The experts of every task; made once per update."""
+
+    plan: RoutePlan  # routes [K, J], ascending
+    weight_KJ: Tensor | None  # share of each chosen expert, rows sum to 1; None where routing is not learned
+    scale_KJ: Tensor | None  # what multiplies each expert's output; None = nothing does
+
+    def load(self) -> Tensor | None:
+        """W [K, E]: J times the renormalised shares, zero elsewhere, so that rows sum to J; None if not learned.
+
+        Differs: the paper's raw softmax entries sum to less than 1 and could never meet the target K J / E.
+        """
+        if self.weight_KJ is None:
+            return None
+        num_tasks, num_slots = self.weight_KJ.shape
+        zero = self.weight_KJ.new_zeros(num_tasks, self.plan.num_experts)
+        return zero.scatter(1, self.plan.routes, num_slots * self.weight_KJ)
+
+
+class Router(nn.Module):
+    """Learned routing: e_k -> hidden -> one score per expert."""
+
+    def __init__(self, embedding_size: int, experts: ExpertsConfig, config: RoutingConfig) -> None:
+        super().__init__()
+        self.num_experts, self.num_slots, self.scale = experts.num_experts, experts.experts_per_task, config.scale
+        self.hidden = nn.Linear(embedding_size, config.hidden)
+        self.output = nn.Linear(config.hidden, experts.num_experts)
+
+    def forward(
+        self,
+        embedding: Tensor,
+        *,
+        temperature: float = 1.0,
+        noise: float = 0.0,
+        rng: PhiloxState | None = None,
+        frozen: Tensor | None = None,
+    ) -> Routing:
+        """Args:
+            embedding: [K, d], unit length.
+            temperature: divides the logits; above 1 flattens the shares.
+            noise: scale of the Gumbel noise on the logits, drawn from `rng`.
+            frozen: [K, J] experts fixed earlier; the shares still follow the scores.
+        """
+        logits = self.output(self.hidden(embedding).relu()).float()  # [K, E]
+        if noise > 0:
+            assert rng is not None, "noise needs a random state"
+            u = uniform(rng, logits.numel()).view(logits.shape)
+            rng.advance()
+            logits = logits - noise * torch.log(-torch.log(u.clamp(1e-7, 1 - 1e-7)))
+        score_KE = F.softmax(logits / temperature, dim=-1)
+        routes = score_KE.topk(self.num_slots, dim=-1).indices if frozen is None else frozen
+        routes = routes.sort(dim=-1).values
+        chosen = score_KE.gather(1, routes)  # [K, J]
+        weight_KJ = chosen / chosen.sum(dim=-1, keepdim=True)
+        return Routing(RoutePlan(routes, self.num_experts), weight_KJ, self._scale(weight_KJ))
+
+    def _scale(self, weight_KJ: Tensor) -> Tensor | None:
+        if self.scale == "none":
+            return None
+        if self.scale == "plain":
+            return self.num_slots * weight_KJ
+        # Straight through: worth exactly 1, so the outputs are concatenated untouched as the paper says, while the
+        # task losses still tell the router which expert should weigh more.
+        return 1.0 + (weight_KJ - weight_KJ.detach()) / weight_KJ.detach()
+
+
+def fixed_routing(method: str, module_of_task: list[int], experts: ExpertsConfig, device: torch.device) -> Routing:
+    """`hash`: task k takes the next J experts in turn, a balanced choice; `cluster`: a module's tasks share theirs."""
+    first = range(len(module_of_task)) if method == "hash" else module_of_task
+    slots, num_experts = experts.experts_per_task, experts.num_experts
+    routes = [sorted((k * slots + j) % num_experts for j in range(slots)) for k in first]
+    return Routing(route_plan(torch.tensor(routes, device=device), num_experts), None, None)

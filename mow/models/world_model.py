@@ -1,0 +1,160 @@
+"""The Mixture-of-World-Models: encode, observe, remember, predict, decode. Wires the files beside it.
+
+                 e_k ------------------------------------------------.------------------.
+                                                                      |                  |
+    o_t -> encoder_i -> z_t --+-> mixer_j -> Transformer_j  (j in J_k) -> join -> shared Transformer -> h_t
+                        a_t --'                                                                          |
+                        next latent_i, reward_i, termination_i, task  <----------------------------------'
+
+Module i is the task's cluster, experts J_k its routing. Source: MoW section 3 (arXiv 2602.01270).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mow.batch import Posterior, Prediction, TransitionBatch
+from mow.config import Condition, WorldModelConfig
+from mow.kernels import PhiloxState, RoutePlan, sample_onehot
+from mow.models.experts import Experts, Shared, unit_length
+from mow.models.heads import Heads, same_for_all
+from mow.models.perception import Decoder, Encoder
+from mow.models.router import Router, Routing, fixed_routing
+from mow.models.transformer import AttentionCache, Window, episode_window
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a rollout has already attended to."""
+
+    experts: AttentionCache
+    shared: AttentionCache | None
+
+
+class WorldModel(nn.Module):
+    """One world model for K tasks.
+
+    Args:
+        action_size: A, entries of the encoded action vector.
+        module_of_task: module of each task, sorted ascending; all zeros before the tasks are grouped.
+        num_modules: M.
+        across_episodes: attend across episode ends, as STORM does.
+    """
+
+    module_routes: Tensor
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        *,
+        action_size: int,
+        module_of_task: Sequence[int],
+        num_modules: int,
+        across_episodes: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.action_size, self.across_episodes = config, action_size, across_episodes
+        self.module_of_task, self.num_modules = tuple(module_of_task), num_modules
+        num_tasks, d = len(self.module_of_task), config.embedding_size
+        sizes: dict[Condition, int] = dict.fromkeys(config.condition, d)
+        self.task_embedding = nn.Parameter(torch.randn(num_tasks, d)) if d else None
+        self.encoder = Encoder(config.perception, num_modules, self.module_of_task, sizes.get("encoder", 0))
+        self.decoder = Decoder(config.perception, num_modules, self.module_of_task, sizes.get("decoder", 0))
+        self.experts = Experts(config, action_size, sizes.get("mixer", 0))
+        self.shared = Shared(config, sizes.get("shared", 0)) if config.shared.kind != "none" else None
+        self.num_head_sets = num_modules if config.heads == "cluster" else 1
+        self.heads = Heads(config, self.num_head_sets, num_tasks, sizes.get("heads", 0))
+        learned = config.routing.method == "learned" and config.experts.num_experts > 1
+        self.router = Router(d, config.experts, config.routing) if learned else None
+        # Rebuilt from module_of_task, so not part of the state_dict.
+        self.register_buffer("module_routes", torch.tensor(self.module_of_task).unsqueeze(1), persistent=False)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.module_of_task)
+
+    @property
+    def plan(self) -> RoutePlan:
+        """Task -> module of its cluster."""
+        return RoutePlan(self.module_routes, self.num_modules)
+
+    @property
+    def shared_plan(self) -> RoutePlan:
+        """Task -> the one set of weights that all tasks share."""
+        return same_for_all(self.num_tasks, 1, self.module_routes.device)
+
+    def embedding(self, place: Condition) -> Tensor | None:
+        """e_k [K, d] where the model is told its task at `place`, else None."""
+        if self.task_embedding is None or place not in self.config.condition:
+            return None
+        return unit_length(self.task_embedding)
+
+    def route(
+        self,
+        *,
+        temperature: float = 1.0,
+        noise: float = 0.0,
+        rng: PhiloxState | None = None,
+        frozen: Tensor | None = None,
+    ) -> Routing:
+        """The experts of every task; see Router."""
+        if self.router is None:
+            method = "hash" if self.config.routing.method == "learned" else self.config.routing.method
+            return fixed_routing(method, list(self.module_of_task), self.config.experts, self.module_routes.device)
+        assert self.task_embedding is not None
+        embedding = unit_length(self.task_embedding)
+        return self.router(embedding, temperature=temperature, noise=noise, rng=rng, frozen=frozen)
+
+    def encode(self, frame: Tensor) -> Tensor:
+        """uint8 frames [K, B, L, 64, 64, 3] -> posterior logits [K, B, L, S, C]."""
+        logits = self.encoder(frame.flatten(1, 2), self.plan, self.embedding("encoder"))
+        return logits.unflatten(1, frame.shape[1:3])
+
+    def sample(self, logits: Tensor, rng: PhiloxState) -> Tensor:
+        """Draw latents: [..., S, C] -> one-hot [..., Z], straight-through gradient."""
+        onehot, _ = sample_onehot(logits, rng, unimix=self.config.perception.unimix)
+        return onehot.flatten(-2)
+
+    def remember(
+        self, latent: Tensor, action: Tensor, window: Window, routing: Routing, memory: Memory | None = None
+    ) -> Tensor:
+        """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow what it holds."""
+        token = torch.cat([latent, action], dim=-1)
+        expert_cache = None if memory is None else memory.experts
+        hidden = self.experts(token, self.embedding("mixer"), routing, window, expert_cache)  # [K, B, L, J * D]
+        if self.shared is None:
+            return hidden
+        shared_cache = None if memory is None else memory.shared
+        return self.shared(hidden, self.embedding("shared"), self.shared_plan, window, shared_cache)
+
+    def new_memory(self, num_sequences: int, capacity: int, like: Tensor) -> Memory:
+        """Room for `capacity` tokens of `num_sequences` rollouts per task, on the device and in the dtype of `like`."""
+        width = like.new_empty(self.num_tasks, self.config.width)
+        num_slots = self.config.experts.experts_per_task
+        experts = self.experts.transformer.new_cache(width, num_slots, num_sequences, capacity)
+        if self.shared is None or self.shared.transformer is None:
+            return Memory(experts, None)
+        return Memory(experts, self.shared.transformer.new_cache(width, 1, num_sequences, capacity))
+
+    def window(self, is_first: Tensor) -> Window:
+        """Who sees whom among tokens [K, B, L]."""
+        return episode_window(is_first, across_episodes=self.across_episodes)
+
+    def observe(self, batch: TransitionBatch, routing: Routing, rng: PhiloxState) -> Posterior:
+        """Encode a batch, draw its latents, and run the sequence model over them."""
+        logits = self.encode(batch.frame)  # [K, B, L, S, C]
+        latent = self.sample(logits, rng)  # [K, B, L, Z]
+        hidden = self.remember(latent, batch.action, self.window(batch.is_first), routing)
+        return Posterior(logits, latent, hidden)
+
+    def predict(self, hidden: Tensor) -> Prediction:
+        """All heads on h_t [K, B, L, D]."""
+        plan = self.plan if self.config.heads == "cluster" else self.shared_plan
+        return self.heads(hidden, plan, self.shared_plan, self.embedding("heads"))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents [K, B, L, Z] -> frames float [K, B, L, 64, 64, 3], 0 black to 1 white."""
+        frame = self.decoder(latent.flatten(1, 2), self.plan, self.embedding("decoder"))
+        return frame.unflatten(1, latent.shape[1:3])

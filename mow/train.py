@@ -1,0 +1,182 @@
+"""Train one agent on many tasks: python -m mow.train [PRESET] [--field VALUE ...]
+
+Builds and wires everything, then calls the loop. Nothing heavy is imported before the command line is understood.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mow import __version__
+from mow.command_line import UsageError, fail, parse
+from mow.config import Config
+
+if TYPE_CHECKING:
+    import torch
+
+    from mow.training.loop import Run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 when the run is done; leaves with 2 and one line when it cannot start."""
+    try:
+        run(parse(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        fail(error)
+    return 0
+
+
+def run(config: Config) -> "Run":
+    """Wire environments, replay, learner and logger, and train. Raises: UsageError if the machine cannot run it."""
+    import torch
+
+    from mow.distributions import ActionMask
+    from mow.envs.vector import make_vector
+    from mow.replay import ReplayBuffer
+    from mow.training.collector import Collector
+    from mow.training.learner import Learner
+    from mow.training.logger import Logger, duration
+    from mow.training.loop import Run
+
+    device = _device(config.device)
+    folder = _free_folder(config)
+    torch.manual_seed(config.seed)
+    with contextlib.ExitStack() as stack:
+        options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
+        try:
+            envs = stack.enter_context(
+                make_vector(config.tasks, seed=config.seed, num_workers=num_workers(config), options=options)
+            )
+        except (ImportError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        replay = ReplayBuffer(len(config.tasks), config.total_steps, (64, 64, 3), envs.layout.size, seed=config.seed)
+        layout = envs.layout
+        mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+        learner = Learner(config, mask, device)
+        folder.mkdir(parents=True, exist_ok=True)
+        _describe(folder, config, device, [spec.protocol for spec in envs.specs])
+        logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
+        say(_plan(config, learner, replay.memory_bytes, device))
+        say(f"run folder: {folder}")
+        collector = Collector(
+            envs,
+            replay,
+            seed=config.seed,
+            random_action=config.schedule.random_action,
+            context=config.schedule.acting_context,
+        )
+        session = Run(config, collector, learner, logger, say)
+        started = time.monotonic()
+        session.train()
+        say(summary(session))
+        say(f"done in {duration(time.monotonic() - started)}; look: tensorboard --logdir {folder}")
+    return session
+
+
+def say(line: str) -> None:
+    """One line to the console, at once even when it goes to a file."""
+    print(line, flush=True)
+
+
+def num_workers(config: Config) -> int:
+    """Processes for the environments: as told, else one per spare core; one alone would gain nothing."""
+    if config.env.num_workers >= 0:
+        return config.env.num_workers
+    spare = len(os.sched_getaffinity(0)) - 1
+    return min(spare, len(config.tasks)) if spare > 1 else 0
+
+
+def summary(session: "Run") -> str:
+    """What was learnt, per task: world-model loss and return at the end."""
+    lines = [f"{'task':<24}{'episodes':>9}{'return, last 10':>17}{'world-model loss, first -> last':>34}"]
+    first, last = session.first_loss or [], session.last_loss or []
+    for k, task in enumerate(session.tasks):
+        score = session.collector.scores[task]
+        mean = score.mean()
+        shown = "-" if mean is None else f"{mean:.1f}"
+        loss = f"{first[k]:.1f} -> {last[k]:.1f}" if first and last else "-"
+        lines.append(f"{task:<24}{score.episodes:>9}{shown:>17}{loss:>34}")
+    return "\n".join(lines)
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"no {name} here ({torch.cuda.device_count()} CUDA devices found): use --device cpu")
+    return device
+
+
+def _free_folder(config: Config) -> Path:
+    """Where the run goes; not made yet. Raises: UsageError if something is there already."""
+    folder = Path(config.folder or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty: give another --folder, so that no run is overwritten")
+    return folder
+
+
+def _plan(config: Config, learner: Any, replay_bytes: int, device: "torch.device") -> str:
+    """What is about to happen, in a few lines."""
+    millions = sum(p.numel() for p in learner.world_model.parameters()) / 1e6
+    updates = config.world_model_updates
+    return (
+        f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps, {updates:,} world-model updates "
+        f"({config.warmup_updates:,} of them warm-up) on {device}\n"
+        f"world model {millions:.1f} M parameters before grouping into {config.num_modules} modules; "
+        f"replay up to {replay_bytes / 1e9:.2f} GB"
+    )
+
+
+def _describe(folder: Path, config: Config, device: "torch.device", protocols: list[str]) -> None:
+    """config.json and versions.json: enough to know later what ran."""
+    import numpy
+    import torch
+
+    from mow.replay import build_info
+
+    described = dataclasses.asdict(config)
+    versions = {
+        "mow": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cpu_threads": torch.get_num_threads(),
+        "extension": build_info(),
+        "protocol": dict(zip(config.tasks, protocols, strict=True)),
+    }
+    for name, content in (("config", described), ("versions", versions)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from; None for an installed wheel."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    found = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    return found.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

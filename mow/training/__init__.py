@@ -1,0 +1,1 @@
+"""Training: the two updates, the loop around them, and what a run writes down."""

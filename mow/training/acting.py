@@ -1,0 +1,53 @@
+"""Acting in real environments: the newest frame's posterior and a short memory that ends with the episode.
+
+    z_t ~ q(z | o_t, e_k),   h_{t-1} = F(last tokens of this episode),   a_t ~ pi(z_t, h_{t-1})
+
+Source: OC-STORM (posterior of the current frame, context cleared at episode ends). Differs: STORM samples z_t from the
+prior and lets the context run across episodes.
+"""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from mow.kernels import PhiloxState
+from mow.models import Agent, Routing, WorldModel
+
+
+class ActingMemory:
+    """The last tokens of every task, up to `capacity`."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=capacity)
+        self._latent: Tensor | None = None
+        self._is_first: Tensor | None = None
+
+    @torch.no_grad()
+    def act(
+        self, model: WorldModel, agent: Agent, routing: Routing, frame: Tensor, is_first: Tensor, rng: PhiloxState
+    ) -> Tensor:
+        """Args:
+            frame: [K, 64, 64, 3] uint8, the newest observation of every task.
+            is_first: [K] bool, it opens an episode.
+        Returns: actions [K, A]; call `took` with those that were taken in the end.
+        """
+        is_first = is_first.view(-1, 1, 1)
+        latent = model.sample(model.encode(frame[:, None, None]), rng)  # [K, 1, 1, Z]
+        hidden = self._hidden(model, routing, latent).masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, 1, 1, D]
+        self._latent, self._is_first = latent, is_first
+        action, _ = agent.policy(torch.cat([latent, hidden], dim=-1), model.embedding("actor")).sample(rng)
+        return action[:, 0, 0]
+
+    def took(self, action: Tensor) -> None:
+        """Remember what was done at the frame last seen: [K, A]."""
+        assert self._latent is not None, "act comes first"
+        assert self._is_first is not None, "act comes first"
+        self._tokens.append((self._latent, action[:, None, None], self._is_first))
+
+    def _hidden(self, model: WorldModel, routing: Routing, like: Tensor) -> Tensor:
+        """h_{t-1}, or zeros where there is no past."""
+        if not self._tokens:
+            return like.new_zeros(like.shape[0], 1, 1, model.config.width)
+        latent, action, is_first = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
+        return model.remember(latent, action, model.window(is_first), routing)[:, :, -1:].float()

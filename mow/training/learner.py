@@ -1,0 +1,289 @@
+"""Everything that learns, and its two updates: the world model on replay, the agent in imagination.
+
+A learner begins with one module for all tasks (warm-up), measures how the tasks pull at it, and is then regrouped: one
+module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mow.batch import TransitionBatch
+from mow.clustering import Grouping, Vectors, from_labels, gradient_features, group_tasks, unit_rows
+from mow.config import Config
+from mow.distributions import ActionMask
+from mow.imagination import imagine
+from mow.kernels import PhiloxState
+from mow.models import Agent, Routing, WorldModel, grow
+from mow.returns import ReturnScale
+from mow.training.actor_critic_step import actor_critic_losses
+from mow.training.task_weights import make_task_weights
+from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
+
+Metrics = dict[str, Tensor]  # name -> [K], or a scalar for what concerns all tasks
+
+
+class Learner:
+    """World model, agent, their optimisers and random streams, on one device."""
+
+    def __init__(self, config: Config, mask: ActionMask, device: torch.device) -> None:
+        self.config, self.device, self.mask = config, device, mask.to(device)
+        num_tasks = len(config.tasks)
+        self.grouping: Grouping | None = None
+        self.world_model = WorldModel(
+            config.model,
+            action_size=mask.action_size,
+            module_of_task=[0] * num_tasks,
+            num_modules=1,
+            across_episodes=config.storm_compat,
+        ).to(device)
+        terms = num_terms(config.model.task_head)
+        self.task_weights = make_task_weights(config.loss, num_tasks, terms).to(device)
+        self.agent = self._new_agent()
+        self.return_scale = ReturnScale(num_tasks, config.actor_critic.return_decay, device)
+        self.rng = PhiloxState.from_seed(config.seed, device)
+        self.frozen_routes: Tensor | None = None
+        self.updates = 0  # of the world model, warm-up included
+        self._new_optimisers()
+
+    def _new_agent(self) -> Agent:
+        config, model = self.config, self.world_model
+        return Agent(
+            config.actor_critic,
+            state_size=config.model.perception.latent_size + config.model.width,
+            num_bins=config.model.num_bins,
+            mask=self.mask,
+            module_of_task=model.module_of_task,
+            num_modules=model.num_modules,
+            embedding_size=config.model.embedding_size,
+            condition=config.model.condition if config.model.embedding_size else (),
+        ).to(self.device)
+
+    def _new_optimisers(self) -> None:
+        optim = self.config.optim
+        groups: list[dict[str, object]] = [
+            {"params": list(self.world_model.parameters()), "lr": optim.world_model_lr},
+            {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.world_model_optimiser = torch.optim.Adam(groups, eps=optim.world_model_eps)
+        trained = [p for p in self.agent.parameters() if p.requires_grad]
+        self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps)
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.optim.precision
+        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        enabled = precision == "bf16" or (precision == "auto" and on_gpu)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    # Routing ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def temperature(self) -> float:
+        """Falls linearly over the first `anneal_fraction` of all world-model updates."""
+        routing = self.config.model.routing
+        span = routing.anneal_fraction * self.config.world_model_updates
+        progress = min(1.0, self.updates / span) if span > 0 else 1.0
+        return routing.temperature_start + progress * (routing.temperature_end - routing.temperature_start)
+
+    def routing(self, *, explore: bool = False) -> Routing:
+        """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
+        config = self.config.model.routing
+        temperature = self.temperature
+        noise = config.noise * (temperature - config.temperature_end)
+        if self.frozen_routes is None and self.updates > 0 and temperature == config.temperature_end:
+            self.frozen_routes = self.world_model.route(temperature=temperature).plan.routes.detach()
+        if self.frozen_routes is not None or not explore or noise <= 0:
+            return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)
+        return self.world_model.route(temperature=temperature, noise=noise, rng=self.rng)
+
+    # Updates ---------------------------------------------------------------------------------------------------------
+
+    def update_world_model(self, batch: TransitionBatch) -> Metrics:
+        """One step of Adam on L_H + 0.1 L_bal. Source: MoW section 3."""
+        config = self.config
+        self.world_model.train()
+        with self._autocast():
+            routing = self.routing(explore=True)
+            losses = world_model_losses(self.world_model, batch.to(self.device), routing, self.rng, config.loss)
+        total = self.task_weights(losses.weighted(config.loss))
+        if losses.balance is not None:
+            total = total + config.loss.balance * losses.balance
+        self.world_model_optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
+        self.world_model_optimiser.step()
+        self.updates += 1
+        return self._world_model_metrics(losses, total, norm)
+
+    def _world_model_metrics(self, losses: WorldModelLosses, total: Tensor, norm: Tensor) -> Metrics:
+        metrics = {f"loss/{name}": loss.detach() for name, loss in losses.terms.items()}
+        metrics["loss/world_model"] = losses.weighted(self.config.loss).sum(dim=1).detach()
+        metrics["latent/kl"] = losses.kl
+        metrics["optim/world_model_total"] = total.detach()
+        metrics["optim/world_model_grad_norm"] = norm
+        if losses.balance is not None:
+            metrics["loss/balance"] = losses.balance.detach()
+        return metrics
+
+    def update_agent(self, context: TransitionBatch) -> Metrics:
+        """Imagine from replay contexts, then one step of Adam on actor and critics. Source: MoW section 3."""
+        config = self.config
+        self.world_model.eval()
+        with self._autocast():
+            dream = imagine(
+                self.world_model,
+                self.agent,
+                context.to(self.device),
+                self.routing(),
+                self.rng,
+                horizon=config.imagination.horizon,
+                start=config.imagination.start,
+            )
+            losses = actor_critic_losses(
+                self.agent,
+                dream,
+                self.return_scale,
+                config.actor_critic,
+                embedding=self.world_model.embedding("actor") if "actor" in config.model.condition else None,
+                storm_index=config.storm_compat,
+            )
+        self.agent_optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
+        self.agent_optimiser.step()
+        self.agent.follow(config.actor_critic.slow_decay)
+        return {**{f"agent/{name}": metric for name, metric in losses.metrics.items()}, "optim/agent_grad_norm": norm}
+
+    # Clustering ------------------------------------------------------------------------------------------------------
+
+    def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
+        """Decide which tasks share a module, from `batches` of replay; changes nothing yet."""
+        config, num_tasks = self.config, self.world_model.num_tasks
+        num_modules = config.num_modules
+        method = config.clustering.method
+        if num_modules in (1, num_tasks) or method == "random":
+            labels = np.arange(num_tasks) % num_modules
+            if method == "random":
+                np.random.default_rng(config.seed).shuffle(labels)
+            return from_labels(labels, np.eye(num_tasks))
+        evidence = self._gradient_evidence(batches) if method == "gradient" else self._latent_evidence(batches)
+        return group_tasks(evidence, num_modules, restarts=config.clustering.restarts, seed=config.seed)
+
+    def _gradient_evidence(self, batches: Iterable[TransitionBatch]) -> list[Vectors]:
+        """Gradients of each task's loss on the warm-up module, one entry per batch.
+
+        Every task gets its own copy of the module, so one backward pass of sum_k L_k leaves exactly the gradient of L_k
+        in copy k. (With batch norm shared by a module the copies see one task's statistics each, not the mixture.)
+        """
+        model, config = self.world_model, self.config
+        tasks = range(model.num_tasks)
+        probe = grow(model, tasks, tasks, model.num_tasks).train()
+        names = ("encoder.", "decoder.", "heads.next_latent.", "heads.reward.", "heads.termination.")
+        module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(names)]
+        evidence = []
+        for batch in batches:
+            with self._autocast():
+                routing = probe.route(temperature=self.temperature, frozen=self.frozen_routes)
+                losses = world_model_losses(probe, batch.to(self.device), routing, self.rng, config.loss)
+            probe.zero_grad(set_to_none=True)
+            losses.weighted(config.loss).sum().backward()
+            gradients = [_output_channel_first(n, p.grad) for n, p in module_parameters if p.grad is not None]
+            evidence.append(gradient_features(gradients, config.clustering.features))
+        return evidence
+
+    @torch.no_grad()
+    def _latent_evidence(self, batches: Iterable[TransitionBatch]) -> list[Vectors]:
+        """Mean encoder features of each task, less their mean over tasks, one entry per batch."""
+        self.world_model.eval()
+        evidence = []
+        for batch in batches:
+            frame = batch.frame.to(self.device).flatten(1, 2)
+            feature = self.world_model.encoder.features(frame).float().mean(dim=1)  # [K, F]
+            evidence.append(unit_rows((feature - feature.mean(dim=0)).double().cpu().numpy()))
+        return evidence
+
+    def regroup(self, grouping: Grouping, terms: Tensor | None = None) -> None:
+        """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
+
+        Args: terms: [K, terms] weighted losses as they stand, in the old order; harmony scales start from them.
+        Whoever holds tasks outside (environments, replay) sorts them by `grouping.order` too.
+        """
+        order = torch.tensor(grouping.order, device=self.device)
+        self.grouping = grouping
+        if terms is not None:
+            self.task_weights.adapt(terms)
+        self.task_weights.reorder(order)
+        self.mask = self.mask.reorder(order)
+        if self.frozen_routes is not None:
+            self.frozen_routes = self.frozen_routes[order]
+        self.world_model = grow(self.world_model, grouping.order, grouping.module_of_task, grouping.num_modules)
+        self.agent = self._new_agent()
+        self._new_optimisers()
+
+    @torch.no_grad()
+    def weighted_terms(self, batch: TransitionBatch) -> Tensor:
+        """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
+        self.world_model.eval()
+        with self._autocast():
+            losses = world_model_losses(
+                self.world_model, batch.to(self.device), self.routing(), self.rng, self.config.loss
+            )
+        return losses.weighted(self.config.loss)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, object]:
+        """Tensors, numbers and lists only, so that it loads without pickle."""
+        grouping = self.grouping
+        return {
+            "world_model": self.world_model.state_dict(),
+            "task_weights": self.task_weights.state_dict(),
+            "agent": self.agent.state_dict(),
+            "world_model_optimiser": self.world_model_optimiser.state_dict(),
+            "agent_optimiser": self.agent_optimiser.state_dict(),
+            "return_scale": self.return_scale.state_dict(),
+            "rng": self.rng.state(),
+            "frozen_routes": self.frozen_routes,
+            "updates": self.updates,
+            "grouping": None
+            if grouping is None
+            else {
+                "order": list(grouping.order),
+                "module_of_task": list(grouping.module_of_task),
+                "similarity": torch.from_numpy(grouping.similarity),
+                "silhouette": grouping.silhouette,
+                "stability": grouping.stability,
+            },
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from a state_dict(); this learner must be fresh (not regrouped)."""
+        grouping = state["grouping"]
+        if grouping is not None:
+            self.regroup(
+                Grouping(
+                    order=tuple(grouping["order"]),
+                    module_of_task=tuple(grouping["module_of_task"]),
+                    similarity=grouping["similarity"].numpy(),
+                    silhouette=grouping["silhouette"],
+                    stability=grouping["stability"],
+                )
+            )
+        self.world_model.load_state_dict(state["world_model"])
+        self.task_weights.load_state_dict(state["task_weights"])
+        self.agent.load_state_dict(state["agent"])
+        self.world_model_optimiser.load_state_dict(state["world_model_optimiser"])
+        self.agent_optimiser.load_state_dict(state["agent_optimiser"])
+        self.return_scale.load_state_dict(state["return_scale"])
+        self.rng.load(state["rng"])
+        self.frozen_routes = state["frozen_routes"]
+        self.updates = state["updates"]
+
+
+def _output_channel_first(name: str, gradient: Tensor) -> Tensor:
+    """Transposed convolutions store [K, in, out, ...]; all else has the output channel at axis 1 already."""
+    transposed = name.startswith(("decoder.convs.", "decoder.output.")) and gradient.dim() == 5
+    return gradient.transpose(1, 2) if transposed else gradient

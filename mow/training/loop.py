@@ -1,0 +1,166 @@
+"""The run from first step to last: random prefill, warm-up, grouping of the tasks, then acting and learning in turn.
+
+    prefill:  P random steps per task (counted)
+    warm-up:  updates of the world model with one module for all tasks
+    grouping: gradients per task -> clusters -> one module each, tasks sorted by cluster
+    joint:    each step: act in every task; every n steps one world-model update and one update in imagination
+
+Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from mow.batch import TransitionBatch
+from mow.config import Config
+from mow.envs.base import Episode
+from mow.training.checkpoint import save_checkpoint
+from mow.training.collector import Collector
+from mow.training.learner import Learner
+from mow.training.logger import Logger, MetricMeans, duration
+
+# Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
+WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM = 0, 1, 2
+
+
+class Run:
+    """One training run: who acts, who learns, who writes down."""
+
+    def __init__(
+        self, config: Config, collector: Collector, learner: Learner, logger: Logger, say: Callable[[str], None]
+    ) -> None:
+        self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
+        self.tasks = list(config.tasks)
+        self.step = 0  # environment steps per task so far
+        self.agent_updates = 0
+        self.means = MetricMeans()
+        self.first_loss: list[float] | None = None
+        self.last_loss: list[float] | None = None
+        self._phase_started = time.monotonic()
+        self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
+
+    def train(self) -> None:
+        """Run to the end. Raises: FloatingPointError if a loss or score is not finite."""
+        self.prefill()
+        self.warm_up()
+        self.group()
+        self.joint()
+
+    def prefill(self) -> None:
+        """Random steps, so that there is something to learn from."""
+        self._begin(f"prefill: {self.config.prefill_steps:,} random steps per task")
+        while self.step < self.config.prefill_steps:
+            self._after_step(self.collector.random_step())
+
+    def warm_up(self) -> None:
+        """World-model updates with one module for all tasks."""
+        total = self.config.warmup_updates
+        if total == 0:
+            return
+        self._begin(f"warm-up: {total:,} world-model updates, one module for {len(self.tasks)} tasks")
+        every = max(1, total // 5)
+        for update in range(1, total + 1):
+            self.means.add(self.learner.update_world_model(self._batch()))
+            if update % every == 0 or update == total:
+                self._report(f"warm-up {update:,}/{total:,}", done=update, total=total)
+
+    def group(self) -> None:
+        """Group the tasks and sort everything that holds tasks."""
+        learner, config = self.learner, self.config
+        grouping = learner.group(self._clustering_batches())
+        terms = learner.weighted_terms(self._batch()) if config.warmup_updates else None
+        names = list(self.tasks)
+        learner.regroup(grouping, terms)
+        self.collector.reorder(grouping.order)
+        self.tasks = [names[k] for k in grouping.order]
+        groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(grouping.groups(names)))
+        detail = f"silhouette {grouping.silhouette:.2f}, stability {grouping.stability:.2f}"
+        self.say(f"modules: {groups}" + (f" ({detail})" if grouping.silhouette == grouping.silhouette else ""))
+        shades = (127.5 * (1.0 + torch.from_numpy(grouping.similarity).clamp(-1, 1))).to(torch.uint8)
+        self.logger.figure("clustering/similarity", shades.unsqueeze(-1).expand(-1, -1, 3), learner.updates)
+
+    def joint(self) -> None:
+        """Act and learn until the last step."""
+        config, schedule = self.config, self.config.schedule
+        self._begin(f"joint training: to {config.total_steps:,} steps per task")
+        start = self.step
+        while self.step < config.total_steps:
+            self._after_step(self.collector.agent_step(self.learner))
+            done = self.step - start
+            if done % schedule.world_model_every == 0:
+                self.means.add(self.learner.update_world_model(self._batch()))
+            if done % schedule.agent_every == 0:
+                self.means.add(self.learner.update_agent(self._context()))
+                self.agent_updates += 1
+            last = self.step == config.total_steps
+            if done % config.log_every == 0 or last:
+                self._report(
+                    f"step {self.step:,}/{config.total_steps:,}", done=done, total=config.total_steps - start
+                )
+            if done % config.checkpoint_every == 0 or last:
+                self.say(f"checkpoint: {self.save()}")
+
+    def save(self) -> Path:
+        """Write a checkpoint of everything that learns; returns its path."""
+        path = self.logger.folder / "checkpoints" / f"step_{self.step:08d}.pt"
+        counters = {"step": self.step, "agent_updates": self.agent_updates, "tasks": self.tasks}
+        save_checkpoint(path, {**counters, "learner": self.learner.state_dict()})
+        return path
+
+    # Batches ---------------------------------------------------------------------------------------------------------
+
+    def _batch(self) -> TransitionBatch:
+        batch = self.config.batch
+        return self.collector.replay.sample(
+            batch.num_sequences, batch.length, counter=self.learner.updates, stream=WORLD_MODEL_STREAM
+        )
+
+    def _context(self) -> TransitionBatch:
+        imagination = self.config.imagination
+        return self.collector.replay.sample(
+            imagination.num_sequences, imagination.context, counter=self.agent_updates, stream=IMAGINATION_STREAM
+        )
+
+    def _clustering_batches(self) -> Iterator[TransitionBatch]:
+        batch = self.config.batch
+        for counter in range(self.config.clustering.num_batches):
+            yield self.collector.replay.sample(
+                batch.num_sequences, batch.length, counter=counter, stream=CLUSTERING_STREAM
+            )
+
+    # Words and curves ------------------------------------------------------------------------------------------------
+
+    def _begin(self, message: str) -> None:
+        self._phase_started = time.monotonic()
+        self._marked = (self._phase_started, self.learner.updates)
+        self.say(message)
+
+    def _after_step(self, finished: tuple[Episode, ...]) -> None:
+        self.step += 1
+        for episode in finished:
+            self.logger.episode(self.step, episode)
+
+    def _report(self, where: str, *, done: int, total: int) -> None:
+        """One progress line, and the means of all metrics since the last one."""
+        means = self.means.read()
+        self.logger.metrics(self.step, self.learner.updates, means, self.tasks)
+        self.logger.flush()
+        now, (then, updates_then) = time.monotonic(), self._marked
+        self._marked = (now, self.learner.updates)
+        seconds = max(1e-9, now - then)
+        rate = (self.learner.updates - updates_then) / seconds
+        parts = [where, f"frames {self.step * self.logger.frame_skip:,}", f"{rate:.2f} updates/s"]
+        parts.append(f"ETA {duration((now - self._phase_started) * (total - done) / done)}")
+        loss = means.get("loss/world_model")
+        if isinstance(loss, list):
+            self.first_loss, self.last_loss = self.first_loss or loss, loss
+            parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
+        scores = [self.collector.scores[task].mean() for task in self.tasks]
+        returns = (
+            f"{task.rpartition(':')[2]} {'-' if score is None else f'{score:.1f}'}"
+            for task, score in zip(self.tasks, scores, strict=True)
+        )
+        self.say(" | ".join([*parts, "return " + ", ".join(returns)]))

@@ -1,0 +1,87 @@
+"""How the losses of many tasks become one number: harmony scales, or one of the rules it is compared with."""
+
+import torch
+from torch import Tensor, nn
+
+from mow.config import LossConfig
+from mow.losses import harmony_loss
+
+
+class Uniform(nn.Module):
+    """The plain sum over tasks."""
+
+    def forward(self, terms: Tensor) -> Tensor:
+        """terms [K, terms], already with their coefficients -> scalar."""
+        return terms.sum()
+
+    def adapt(self, terms: Tensor) -> None:
+        """Nothing to start from."""
+
+    def reorder(self, order: Tensor) -> None:
+        """Nothing is kept per task."""
+
+
+class Harmony(nn.Module):
+    """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or the same for every term of every task (`per_term`).
+
+    Source: MoW section 3. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the stationary point, which a
+    step of 1e-4 would reach only after tens of thousands of updates.
+    """
+
+    def __init__(self, num_tasks: int, num_terms: int, *, per_term: bool) -> None:
+        super().__init__()
+        self.per_term = per_term
+        self.log_sigma = nn.Parameter(torch.zeros((num_tasks, num_terms) if per_term else num_tasks))
+
+    def forward(self, terms: Tensor) -> Tensor:
+        """terms [K, terms], already with their coefficients -> scalar."""
+        return harmony_loss(terms if self.per_term else terms.sum(dim=1), self.log_sigma).sum()
+
+    @torch.no_grad()
+    def adapt(self, terms: Tensor) -> None:
+        """Start the scales from losses [K, terms] as they stand after warm-up."""
+        self.log_sigma.copy_((terms if self.per_term else terms.sum(dim=1)).log1p())
+
+    @torch.no_grad()
+    def reorder(self, order: Tensor) -> None:
+        """Task k becomes the old task order[k]."""
+        self.log_sigma.copy_(self.log_sigma[order].clone())
+
+
+class RunningMean(nn.Module):
+    """sum_k L_k / mean of L_k over the last updates: every task weighs 1, without a parameter."""
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self, num_tasks: int, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(num_tasks))
+        self.register_buffer("weight", torch.zeros(()))
+
+    def forward(self, terms: Tensor) -> Tensor:
+        """terms [K, terms], already with their coefficients -> scalar; takes the losses into the running mean."""
+        loss = terms.sum(dim=1)
+        self.mean.lerp_(loss.detach(), 1.0 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
+        return (loss / (self.mean / self.weight).clamp_min(1e-8)).sum()
+
+    def adapt(self, terms: Tensor) -> None:
+        """The mean has followed the losses already."""
+
+    def reorder(self, order: Tensor) -> None:
+        """Task k becomes the old task order[k]."""
+        self.mean.copy_(self.mean[order].clone())
+
+
+TaskWeights = Uniform | Harmony | RunningMean
+
+
+def make_task_weights(config: LossConfig, num_tasks: int, num_terms: int) -> TaskWeights:
+    """The rule that `config.weighting` names."""
+    if config.weighting == "uniform":
+        return Uniform()
+    if config.weighting == "running_mean":
+        return RunningMean(num_tasks)
+    return Harmony(num_tasks, num_terms, per_term=config.weighting == "per_term")

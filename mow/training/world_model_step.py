@@ -1,0 +1,70 @@
+"""One look at a batch: every world-model loss, per task. Tensors in, tensors out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mow.batch import TransitionBatch
+from mow.config import LossConfig
+from mow.kernels import PhiloxState
+from mow.losses import (
+    balance_loss,
+    latent_losses,
+    reconstruction_loss,
+    reward_loss,
+    task_loss,
+    termination_loss,
+)
+from mow.models import Routing, WorldModel
+
+
+def num_terms(task_head: bool) -> int:
+    """Entries of WorldModelLosses.terms."""
+    return 6 if task_head else 5
+
+
+@dataclass(frozen=True)
+class WorldModelLosses:
+    """Unweighted losses by name, [K] each, and what joins them."""
+
+    terms: dict[str, Tensor]  # name -> [K]; the names are fields of LossConfig
+    balance: Tensor | None  # scalar; None where routing is not learned
+    kl: Tensor  # [K] nats, before the floor; a metric
+
+    def weighted(self, config: LossConfig) -> Tensor:
+        """Each term times its coefficient: [K, terms], in the order of `terms`."""
+        return torch.stack([getattr(config, name) * loss for name, loss in self.terms.items()], dim=1)
+
+
+def world_model_losses(
+    model: WorldModel, batch: TransitionBatch, routing: Routing, rng: PhiloxState, config: LossConfig
+) -> WorldModelLosses:
+    """L_k = L_rec + L_rew + L_con + L_task + 0.5 L_dyn + 0.1 L_rep, term by term, and L_bal.
+
+    Source: MoW section 3.
+    """
+    posterior = model.observe(batch, routing, rng)
+    prediction = model.predict(posterior.hidden)
+    is_first = torch.zeros_like(batch.is_first) if model.across_episodes else batch.is_first
+    latent = latent_losses(
+        posterior.logits,
+        prediction.next_latent_logits,
+        is_first,
+        unimix=model.config.perception.unimix,
+        free_bits=config.free_bits,
+    )
+    terms = {
+        "reconstruction": reconstruction_loss(model.decode(posterior.latent), batch.frame),
+        "reward": reward_loss(prediction.reward_logits, batch.reward),
+        "termination": termination_loss(prediction.termination_logits, batch.terminated),
+        "dynamics": latent.dynamics,
+        "representation": latent.representation,
+    }
+    if prediction.task_logits is not None:
+        terms["task"] = task_loss(prediction.task_logits)
+    for name, loss in terms.items():
+        assert loss.shape == (model.num_tasks,), (name, loss.shape)
+        assert hasattr(config, name), name
+    load_KE = routing.load()
+    return WorldModelLosses(terms, None if load_KE is None else balance_loss(load_KE), latent.kl)
