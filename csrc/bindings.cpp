@@ -1,0 +1,137 @@
+// mow._C: checks arrays, takes their addresses, lets go of Python's lock. mow/_C.pyi types it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "mow_config.h"  // written by setup.py: what was built and why
+#include "philox.h"
+#include "replay.h"
+#include "thread_pool.h"
+
+namespace py = pybind11;
+
+namespace mow {
+namespace {
+
+using Int64Array = py::array_t<int64_t, py::array::c_style>;
+
+Shape shape_of(const py::array& array) { return Shape(array.shape(), array.shape() + array.ndim()); }
+
+void check_rank(const std::string& name, const py::array& array, int64_t low) {
+  check(array.ndim() >= low, name, "at least " + std::to_string(low) + " axes", shape_text(shape_of(array)));
+}
+
+// A plain block of memory that may be copied byte by byte.
+void check_plain(const std::string& name, const py::array& array) {
+  check((array.flags() & py::array::c_style) != 0, name, "a contiguous array", "strides between its entries");
+  check(!array.dtype().attr("hasobject").cast<bool>(), name, "numbers", "Python objects");
+}
+
+Int64Array draw(uint64_t seed, uint64_t counter, uint32_t stream, const Int64Array& size, const Int64Array& head,
+                int64_t capacity, int64_t num_windows, int64_t length) {
+  check(size.ndim() == 1, "size", "shape [K]", shape_text(shape_of(size)));
+  check_shape("head", shape_of(size), shape_of(head));
+  check_at_least("num_windows", 1, num_windows);
+  Int64Array start({static_cast<py::ssize_t>(size.shape(0)), static_cast<py::ssize_t>(num_windows)});
+  const WindowShape shape{size.shape(0), capacity, size.shape(0), num_windows, length};
+  const int64_t *size_data = size.data(), *head_data = head.data();
+  int64_t* start_data = start.mutable_data();
+  {
+    py::gil_scoped_release unlocked;
+    draw_windows({seed, counter, stream}, shape, size_data, head_data, start_data);
+  }
+  return start;
+}
+
+Field field_of(const std::string& index, const py::array& ring, py::array& out, const Shape& ring_shape,
+               const Shape& out_shape) {
+  check_rank("rings" + index, ring, 2);
+  Shape expected = ring_shape;
+  expected.insert(expected.end(), ring.shape() + 2, ring.shape() + ring.ndim());
+  check_shape("rings" + index, expected, shape_of(ring));
+  expected.erase(expected.begin(), expected.begin() + 2);
+  expected.insert(expected.begin(), out_shape.begin(), out_shape.end());
+  check_shape("out" + index, expected, shape_of(out));
+  check(ring.dtype().equal(out.dtype()), "out" + index, py::str(ring.dtype()), py::str(out.dtype()));
+  check_plain("rings" + index, ring);
+  check_plain("out" + index, out);
+  const int64_t num_steps = ring_shape[0] * ring_shape[1];
+  return {static_cast<const std::byte*>(ring.data()), static_cast<std::byte*>(out.mutable_data()),
+          num_steps == 0 ? 0 : static_cast<int64_t>(ring.nbytes()) / num_steps};
+}
+
+void gather(const std::vector<py::array>& rings, const Int64Array& rows, const Int64Array& start, int64_t length,
+            std::vector<py::array> out) {
+  check(!rings.empty() && rings.size() == out.size(), "out", "one array per ring, and at least one",
+        std::to_string(rings.size()) + " rings and " + std::to_string(out.size()) + " arrays");
+  check(start.ndim() == 2, "start", "shape [K, B]", shape_text(shape_of(start)));
+  check_shape("rows", {start.shape(0)}, shape_of(rows));
+  check_rank("rings[0]", rings[0], 2);
+  const Shape ring_shape{rings[0].shape(0), rings[0].shape(1)};
+  const WindowShape shape{ring_shape[0], ring_shape[1], start.shape(0), start.shape(1), length};
+  std::vector<Field> fields;
+  for (size_t i = 0; i < rings.size(); ++i) {
+    const std::string index = "[" + std::to_string(i) + "]";
+    fields.push_back(field_of(index, rings[i], out[i], ring_shape, {start.shape(0), start.shape(1), length}));
+  }
+  const int64_t *rows_data = rows.data(), *start_data = start.data();
+  py::gil_scoped_release unlocked;
+  gather_windows(fields, shape, rows_data, start_data);
+}
+
+#if MOW_WITH_CUDA
+// Addresses, not tensors: the extension does not know torch. The door in mow/replay/sampler.py does all the checks.
+void gather_cuda(uintptr_t ring, uintptr_t out, int64_t step_bytes, uintptr_t rows, uintptr_t start, int64_t num_rows,
+                 int64_t capacity, int64_t num_tasks, int64_t num_windows, int64_t length, int device,
+                 uintptr_t stream) {
+  const Field field{reinterpret_cast<const std::byte*>(ring), reinterpret_cast<std::byte*>(out), step_bytes};
+  const char* error = nullptr;
+  {
+    py::gil_scoped_release unlocked;
+    error = gather_windows_cuda(field, {num_rows, capacity, num_tasks, num_windows, length},
+                                reinterpret_cast<const int64_t*>(rows), reinterpret_cast<const int64_t*>(start),
+                                device, reinterpret_cast<void*>(stream));
+  }
+  if (error != nullptr) throw std::runtime_error(std::string("gather_windows_cuda: ") + error);
+}
+#endif
+
+void set_num_threads(int num_threads) {
+  check(num_threads >= 1 && num_threads <= 256, "num_threads", "1 to 256", std::to_string(num_threads));
+  py::gil_scoped_release unlocked;  // waits for a running gather
+  ThreadPool::shared().resize(num_threads);
+}
+
+std::vector<uint32_t> philox_words(uint32_t x, uint32_t y, uint32_t z, uint32_t w, uint64_t key) {
+  const PhiloxWords words = philox({x, y, z, w}, key);
+  return {words.x, words.y, words.z, words.w};
+}
+
+}  // namespace
+}  // namespace mow
+
+PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
+  using py::arg;
+  module.doc() = "Draws and copies replay windows; the doors are in mow.replay.sampler.";
+  module.attr("with_cuda") = static_cast<bool>(MOW_WITH_CUDA);
+  module.attr("cuda_archs") = MOW_CUDA_ARCHS;
+  module.attr("nvcc_version") = MOW_NVCC_VERSION;
+  module.attr("cuda_reason") = MOW_CUDA_REASON;
+  module.def("philox", &mow::philox_words, arg("x"), arg("y"), arg("z"), arg("w"), arg("key"));
+  // noconvert: a converted copy of `out` would swallow the result.
+  module.def("draw_windows", &mow::draw, arg("seed"), arg("counter"), arg("stream"), arg("size").noconvert(),
+             arg("head").noconvert(), arg("capacity"), arg("num_windows"), arg("length"));
+  module.def("gather_windows", &mow::gather, arg("rings").noconvert(), arg("rows").noconvert(),
+             arg("start").noconvert(), arg("length"), arg("out").noconvert());
+  module.def("set_num_threads", &mow::set_num_threads, arg("num_threads"));
+  module.def("num_threads", [] { return mow::ThreadPool::shared().num_threads(); });
+#if MOW_WITH_CUDA
+  module.def("gather_windows_cuda", &mow::gather_cuda, arg("ring"), arg("out"), arg("step_bytes"), arg("rows"),
+             arg("start"), arg("num_rows"), arg("capacity"), arg("num_tasks"), arg("num_windows"), arg("length"),
+             arg("device"), arg("stream"));
+#endif
+}
