@@ -1,0 +1,88 @@
+"""Environments by name. Importing this, `base`, `dummy` or `vector` needs numpy alone; a suite is loaded when used."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+
+from mow.envs.base import Env
+from mow.envs.dummy import VARIANTS
+
+# A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
+# those who use it.
+SUITES: dict[str, str] = {"atari": "mow.envs.atari", "dummy": "mow.envs.dummy"}
+
+# The options of each suite; see the class that takes them.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "atari": ("protocol", "action_set", "time_limit"),
+    "dummy": ("fail_at", "hang_at"),
+}
+
+# What to install where a suite does not load.
+_REMEDIES: dict[str, str] = {
+    "atari": "pip install gymnasium ale-py opencv-python-headless",
+    "dummy": "pip install numpy",
+}
+
+# The games of the Atari-100k benchmark. Source: SimPLe (Kaiser et al. 2020), table of games.
+ATARI26: tuple[str, ...] = tuple(
+    f"atari:{game}"
+    for game in (
+        "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
+        "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
+        "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
+    )
+)
+
+# The games that ale-py 0.12 registers as ALE/<Game>-v5.
+_ATARI_GAMES = (
+    "Adventure", "AirRaid", "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "Atlantis2",
+    "Backgammon", "BankHeist", "BasicMath", "BattleZone", "BeamRider", "Berzerk", "Blackjack", "Bowling", "Boxing",
+    "Breakout", "Carnival", "Casino", "Centipede", "ChopperCommand", "CrazyClimber", "Crossbow", "Darkchambers",
+    "Defender", "DemonAttack", "DonkeyKong", "DoubleDunk", "Earthworld", "ElevatorAction", "Enduro", "Entombed", "Et",
+    "FishingDerby", "FlagCapture", "Freeway", "Frogger", "Frostbite", "Galaxian", "Gopher", "Gravitar", "Hangman",
+    "HauntedHouse", "Hero", "HumanCannonball", "IceHockey", "Jamesbond", "JourneyEscape", "Kaboom", "Kangaroo",
+    "KeystoneKapers", "KingKong", "Klax", "Koolaid", "Krull", "KungFuMaster", "LaserGates", "LostLuggage",
+    "MarioBros", "MiniatureGolf", "MontezumaRevenge", "MrDo", "MsPacman", "NameThisGame", "Othello", "Pacman",
+    "Phoenix", "Pitfall", "Pitfall2", "Pong", "Pooyan", "PrivateEye", "Qbert", "Riverraid", "RoadRunner", "Robotank",
+    "Seaquest", "SirLancelot", "Skiing", "Solaris", "SpaceInvaders", "SpaceWar", "StarGunner", "Superman", "Surround",
+    "Tennis", "Tetris", "TicTacToe3D", "TimePilot", "Trondead", "Turmoil", "Tutankham", "UpNDown", "Venture",
+    "VideoCheckers", "VideoChess", "VideoCube", "VideoPinball", "WizardOfWor", "WordZapper", "YarsRevenge", "Zaxxon",
+)
+
+
+def task_names() -> tuple[str, ...]:
+    """All known tasks, "suite:Task"; loads no simulator."""
+    return tuple([f"atari:{game}" for game in _ATARI_GAMES] + [f"dummy:{variant}" for variant in VARIANTS])
+
+
+def check_task(name: str) -> None:
+    """Raise ValueError, naming the three nearest tasks, unless `name` is known."""
+    known = task_names()
+    if name not in known:
+        nearest = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
+        raise ValueError(f"unknown task {name!r} (suites: {', '.join(SUITES)}): did you mean {nearest}?")
+
+
+def make(name: str, *, seed: int, options: Mapping[str, object]) -> Env:
+    """The environment of task `name`.
+
+    Args:
+        name: "suite:Task", one of task_names().
+        seed: of everything random in it, until a reset brings another.
+        options: for all suites together; each takes those that OPTIONS lists for it, so that one mapping serves a
+            run with tasks of several suites.
+    Raises: ValueError if the task is unknown or an option belongs to no suite; ImportError if the simulator is not
+        installed.
+    """
+    check_task(name)
+    known = sorted(option for names in OPTIONS.values() for option in names)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"unknown option {option!r}: expected some of {', '.join(known)}")
+    suite, task = name.split(":")
+    try:
+        module = import_module(SUITES[suite])
+    except ImportError as error:
+        raise ImportError(f"task {name!r} cannot load its simulator ({error}): {_REMEDIES[suite]}") from error
+    env: Env = module.make(task, seed=seed, **{key: options[key] for key in OPTIONS[suite] if key in options})
+    return env

@@ -1,0 +1,160 @@
+"""Atari 2600 games as 64 x 64 RGB tasks. The only module that needs gymnasium, ale-py and OpenCV."""
+
+from typing import Any, cast
+
+import ale_py
+import cv2
+import gymnasium
+import numpy as np
+
+from mow.envs.base import FRAME_SHAPE, Action, Frame, TaskSpec
+
+FRAME_SKIP = 4
+NUM_ACTIONS = 18  # ALE numbers its actions 0..17 in all games
+MAX_NO_OPS = 30
+TIME_LIMIT = 27_000  # agent steps; with a frame skip of 4, 108,000 frames or half an hour of play
+
+# A resize of one screen gains nothing from threads, and the workers share the cores already.
+cv2.setNumThreads(0)
+# The logger belongs to the class: set before the first game is made, or ALE prints a banner.
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+gymnasium.register_envs(ale_py)
+
+
+class AtariEnv:
+    """One game; actions are always indices into the full set of 18.
+
+    Protocol "100k": each action held for 4 frames, maximum of the last 2 screens, area-averaged to 64 x 64; actions
+    are not sticky; 1 to 30 random no-op frames open an episode; every episode has other randomness.
+    Protocol "storm": the same pictures, but each frame repeats the previous action with probability 0.25, no no-ops,
+    and every episode opens with the seed of the construction, whatever seed the reset is given.
+    Under both, rewards are not clipped, and a lost life is told in info["life_lost"] and ends nothing.
+
+    Args:
+        name: of the game, as in "ALE/<name>-v5".
+        seed: of the no-ops and of the emulator, until a reset brings another.
+        protocol: "100k" or "storm".
+        action_set: "minimal" leaves only those actions legal that do something in this game, "full" all 18.
+        time_limit: agent steps after which an episode is truncated.
+    Raises: ValueError if an option has none of these values.
+    Source: SimPLe (Kaiser et al. 2020) for the 100k protocol; STORM (Zhang et al. 2023), released code, for the other.
+    Differs: only screens of the same step are pooled, so a game that ends within the skip shows its last screen
+        alone, where gymnasium's AtariPreprocessing mixes in one of an earlier step. A reset of "100k" seeds the
+        no-ops, its only randomness, and presses the console's switch instead of loading the game anew (4 ms, not 90):
+        what a game remembers across that, it keeps (of the 26 only Assault does).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seed: int,
+        protocol: object = "100k",
+        action_set: object = "minimal",
+        time_limit: object = TIME_LIMIT,
+    ) -> None:
+        if protocol not in ("100k", "storm"):
+            raise ValueError(f"unknown protocol {protocol!r}: expected '100k' or 'storm'")
+        if action_set not in ("minimal", "full"):
+            raise ValueError(f"unknown action_set {action_set!r}: expected 'minimal' or 'full'")
+        if not isinstance(time_limit, int) or time_limit < 1:
+            raise ValueError(f"time_limit counts agent steps, got {time_limit!r}: expected an int >= 1")
+        self._storm = protocol == "storm"
+        self._seed = seed
+        self._time_limit = time_limit
+        made = gymnasium.make(
+            f"ALE/{name}-v5",
+            frameskip=1,
+            full_action_space=True,
+            repeat_action_probability=0.25 if self._storm else 0.0,
+            max_num_frames_per_episode=0,  # no limit: it would count the no-ops, ours counts agent steps
+            disable_env_checker=True,
+        )
+        self._game = cast(Any, made.unwrapped)  # gymnasium does not know of .ale
+        self._game.reset(seed=seed)
+        self._ale = self._game.ale
+        height, width = self._ale.getScreenDims()
+        self._screens = np.zeros((2, height, width, 3), np.uint8)  # the last two of a step, the latest first
+        self._running = False
+        self._num_steps = 0
+        self._lives = 0
+        allowed = {action.value for action in self._ale.getMinimalActionSet()}
+        self.task = TaskSpec(
+            name=f"atari:{name}",
+            discrete=True,
+            num_actions=NUM_ACTIONS,
+            legal=tuple(action_set == "full" or index in allowed for index in range(NUM_ACTIONS)),
+            frame_skip=FRAME_SKIP,
+            protocol=f"{protocol}, {action_set} actions",
+        )
+
+    def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
+        """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""
+        if self._storm:
+            self._game.reset(seed=self._seed)  # loads the game anew, which alone seeds the sticky actions
+        else:
+            if seed is not None:
+                self._game.seed_game(seed)
+            self._ale.reset_game()
+        num_no_ops = 0 if self._storm else int(self._game.np_random.integers(1, MAX_NO_OPS + 1))
+        for _ in range(num_no_ops):
+            self._ale.act(0)
+            if self._ale.game_over():
+                self._ale.reset_game()
+        self._num_steps = 0
+        self._running = True
+        self._lives = self._ale.lives()
+        self._ale.getScreenRGB(self._screens[0])
+        return self._shrink(), {}
+
+    def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, object]]:
+        """Hold one action for 4 frames. Raises: ValueError if it is illegal; RuntimeError if the episode is over."""
+        index = int(action)
+        if not 0 <= index < NUM_ACTIONS or not self.task.legal[index]:
+            legal = np.flatnonzero(self.task.legal).tolist()
+            raise ValueError(f"{self.task.name}: got action {index}, expected one of {legal}: mask the policy's logits")
+        if not self._running:
+            raise RuntimeError(f"{self.task.name}: no episode is running: call reset first")
+        reward, terminated = self._hold(index)
+        self._num_steps += 1
+        truncated = self._num_steps >= self._time_limit and not terminated
+        self._running = not (terminated or truncated)
+        lives = self._ale.lives()
+        life_lost = lives < self._lives
+        self._lives = lives
+        return self._shrink(), reward, terminated, truncated, {"life_lost": life_lost}
+
+    def close(self) -> None:
+        """Free the emulator."""
+        self._game.close()
+
+    def _hold(self, index: int) -> tuple[float, bool]:
+        """Repeat an action; leave in the first screen what the agent is to see. Returns reward and game over."""
+        reward = 0.0
+        for frame in range(FRAME_SKIP):
+            reward += self._ale.act(index)
+            if self._ale.game_over() or frame == FRAME_SKIP - 1:
+                break
+            if frame == FRAME_SKIP - 2:
+                self._ale.getScreenRGB(self._screens[1])
+        self._ale.getScreenRGB(self._screens[0])
+        # Many games draw half of their sprites on every other frame: the maximum shows both halves.
+        if frame == FRAME_SKIP - 1:
+            np.maximum(self._screens[0], self._screens[1], out=self._screens[0])
+        return reward, bool(self._ale.game_over())
+
+    def _shrink(self) -> Frame:
+        shrunk: Frame = cv2.resize(self._screens[0], FRAME_SHAPE[:2], interpolation=cv2.INTER_AREA)
+        return shrunk
+
+
+def make(
+    name: str,
+    *,
+    seed: int,
+    protocol: object = "100k",
+    action_set: object = "minimal",
+    time_limit: object = TIME_LIMIT,
+) -> AtariEnv:
+    """The task "atari:<name>"."""
+    return AtariEnv(name, seed=seed, protocol=protocol, action_set=action_set, time_limit=time_limit)

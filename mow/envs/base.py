@@ -1,0 +1,163 @@
+"""What every environment promises, and how the actions of a run with many tasks are laid out. Numpy only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAME_SHAPE = (64, 64, 3)  # height, width, RGB; uint8
+
+Frame = NDArray[np.uint8]  # [64, 64, 3]
+Action = int | NDArray[np.float32]  # index of a discrete action, or [n] in [-1, 1]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What the agent must know of one task before it acts.
+
+    Raises: ValueError if `legal` has another length than num_actions or allows nothing.
+    """
+
+    name: str  # "suite:Task"
+    discrete: bool
+    num_actions: int  # of a discrete task: how many; of a continuous one: its dimensions
+    legal: tuple[bool, ...]  # [num_actions]; False where a discrete action must not be taken
+    frame_skip: int  # emulator frames per agent step
+    protocol: str  # a few words for logs and score tables
+
+    def __post_init__(self) -> None:
+        if len(self.legal) != self.num_actions or not any(self.legal):
+            raise ValueError(
+                f"task {self.name!r}: legal needs {self.num_actions} entries with one True or more, got {self.legal}: "
+                "give one bool per action"
+            )
+        if not self.discrete and not all(self.legal):
+            raise ValueError(f"task {self.name!r}: got an illegal continuous dimension, expected none: leave it out")
+
+
+class Env(Protocol):
+    """One task. `reset` and `step` are gymnasium's, with frames [64, 64, 3] uint8.
+
+    info may hold "life_lost" (bool: a life went in this step) and "success" (bool: the goal is reached in this step).
+    """
+
+    @property
+    def task(self) -> TaskSpec: ...
+
+    def reset(self, *, seed: int | None = None) -> tuple[Frame, Mapping[str, object]]: ...
+
+    def step(self, action: Action) -> tuple[Frame, float, bool, bool, Mapping[str, object]]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode, for logs."""
+
+    task: str  # "suite:Task"
+    index: int  # position k of the task in the run, as ordered when the episode ended
+    episode_return: float  # sum of unclipped rewards, units of the task
+    length: int  # agent steps
+    success: bool | None  # success at any step; None where the task knows no success
+
+
+# Arrays have no single truth value, so the records below compare by identity (eq=False).
+@dataclass(frozen=True, eq=False)
+class EnvStep:
+    """What all K tasks answered to one action each. The arrays are the reader's own copies."""
+
+    frame: NDArray[np.uint8]  # [K, 64, 64, 3] the next observation; after an end, the first of the next episode
+    is_first: NDArray[np.bool_]  # [K] `frame` opens an episode
+    reward: NDArray[np.float32]  # [K] units of the task
+    terminated: NDArray[np.bool_]  # [K] the task ended by itself
+    truncated: NDArray[np.bool_]  # [K] a time limit cut the episode
+    life_lost: NDArray[np.bool_]  # [K] a life went; the episode goes on
+    finished: tuple[Episode, ...]  # in the order of the tasks
+
+
+@dataclass(frozen=True, eq=False)
+class ActionLayout:
+    """How an encoded action float32 [A] is laid out: a one-hot block, then a continuous block, A = A_d + A_c.
+
+    A_d is the largest discrete task of the run and A_c the largest continuous one; a task leaves the block that it
+    does not use at zero.
+    """
+
+    num_discrete: int  # A_d
+    num_continuous: int  # A_c
+    discrete: NDArray[np.bool_]  # [K] the task is discrete
+    discrete_mask: NDArray[np.bool_]  # [K, A_d] legal actions; all False for continuous tasks
+    continuous_mask: NDArray[np.bool_]  # [K, A_c] used dimensions; all False for discrete tasks
+
+    @classmethod
+    def from_tasks(cls, specs: Sequence[TaskSpec]) -> "ActionLayout":
+        """The smallest layout that holds the actions of all `specs`. Raises: ValueError if there are none."""
+        if not specs:
+            raise ValueError("an action layout needs one task or more, got none: name the tasks of the run")
+        num_discrete = max((spec.num_actions for spec in specs if spec.discrete), default=0)
+        num_continuous = max((spec.num_actions for spec in specs if not spec.discrete), default=0)
+        discrete_mask = np.zeros((len(specs), num_discrete), np.bool_)
+        continuous_mask = np.zeros((len(specs), num_continuous), np.bool_)
+        for k, spec in enumerate(specs):
+            mask = discrete_mask if spec.discrete else continuous_mask
+            mask[k, : spec.num_actions] = spec.legal
+        discrete = np.array([spec.discrete for spec in specs])
+        return cls(num_discrete, num_continuous, discrete, discrete_mask, continuous_mask)
+
+    @property
+    def size(self) -> int:
+        """A, the length of an encoded action."""
+        return self.num_discrete + self.num_continuous
+
+    def decode(self, k: int, vector: NDArray[np.floating]) -> Action:
+        """The native action of task k from an encoded one [A].
+
+        Raises: ValueError if the one-hot block does not mark exactly one action, if that action is illegal, or if a
+        continuous entry is not finite or leaves [-1, 1].
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(f"an action has shape {(self.size,)}, got {vector.shape}: encode it with this layout")
+        if not self.discrete[k]:
+            entries = vector[self.num_discrete :][self.continuous_mask[k]].astype(np.float32)  # [n]
+            if not (np.abs(entries) <= 1.0).all():
+                raise ValueError(f"task {k}: continuous actions lie in [-1, 1], got {entries.tolist()}: clip them")
+            return entries
+        marked = np.flatnonzero(vector[: self.num_discrete] > 0.5)
+        if len(marked) != 1:
+            raise ValueError(f"task {k}: expected one marked action, got {marked.tolist()}: pass a one-hot block")
+        index = int(marked[0])
+        if not self.discrete_mask[k, index]:
+            legal = np.flatnonzero(self.discrete_mask[k]).tolist()
+            raise ValueError(f"task {k}: action {index} is illegal, expected one of {legal}: mask the policy's logits")
+        return index
+
+    def random(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """One action per task, uniform over its legal actions or over [-1, 1]^n: [K, A]."""
+        vector = np.zeros((len(self.discrete), self.size), np.float32)
+        for k in np.flatnonzero(self.discrete):
+            vector[k, rng.choice(np.flatnonzero(self.discrete_mask[k]))] = 1.0
+        entries = rng.uniform(-1.0, 1.0, self.continuous_mask.shape)  # [K, A_c]
+        vector[:, self.num_discrete :] = np.where(self.continuous_mask, entries, 0.0)
+        return vector
+
+    def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> "ActionLayout":
+        """The layout whose task k is this one's task order[k]. Raises: ValueError unless a permutation of 0..K-1."""
+        index = permutation(order, len(self.discrete))
+        return ActionLayout(
+            self.num_discrete,
+            self.num_continuous,
+            self.discrete[index],
+            self.discrete_mask[index],
+            self.continuous_mask[index],
+        )
+
+
+def permutation(order: Sequence[int] | NDArray[np.integer], num_tasks: int) -> NDArray[np.integer]:
+    """`order` as an array [K]. Raises: ValueError unless it holds each of 0..K-1 once."""
+    index = np.asarray(order)
+    if index.shape != (num_tasks,) or not np.array_equal(np.sort(index), np.arange(num_tasks)):
+        raise ValueError(f"expected a permutation of 0..{num_tasks - 1}, got {index.tolist()}: name every task once")
+    return index

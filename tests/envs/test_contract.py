@@ -1,0 +1,112 @@
+"""What every environment promises, whatever its suite. A new suite is done when its tasks pass here."""
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from mow.envs import make, task_names
+from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env
+
+HAVE_ATARI = all(find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
+needs_atari = pytest.mark.skipif(not HAVE_ATARI, reason="Atari needs gymnasium, ale-py and OpenCV")
+
+DUMMY = [name for name in task_names() if name.startswith("dummy:")]
+# A short time limit, so that its handling is seen within a few steps; no game is over in so few.
+SHORT = {"time_limit": 25}
+STORM = {"protocol": "storm", "action_set": "full", **SHORT}
+ATARI = [("atari:Pong", SHORT), ("atari:Breakout", SHORT), ("atari:MsPacman", STORM)]
+CASES = [pytest.param((name, {}), id=name) for name in DUMMY] + [
+    pytest.param(case, id=case[0], marks=needs_atari) for case in ATARI
+]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, object]]:
+    chosen: tuple[str, Mapping[str, object]] = request.param
+    return chosen
+
+
+@pytest.fixture
+def env(case: tuple[str, Mapping[str, object]]) -> Iterator[Env]:
+    made = make(case[0], seed=11, options=case[1])
+    yield made
+    made.close()
+
+
+def random_actions(env: Env, seed: int) -> Iterator[Action]:
+    layout = ActionLayout.from_tasks([env.task])
+    rng = np.random.default_rng(seed)
+    while True:
+        yield layout.decode(0, layout.random(rng)[0])
+
+
+def check_frame(frame: np.ndarray) -> None:
+    assert isinstance(frame, np.ndarray)
+    assert frame.dtype == np.uint8
+    assert frame.shape == FRAME_SHAPE
+    assert frame.max() > frame.min()  # shows something
+
+
+def test_the_spec_names_the_task(case: tuple[str, Mapping[str, object]], env: Env) -> None:
+    assert env.task.name == case[0]
+    assert env.task.frame_skip >= 1
+    assert env.task.protocol
+
+
+def test_reset_and_step_are_those_of_gymnasium(env: Env) -> None:
+    frame, info = env.reset(seed=1)
+    check_frame(frame)
+    assert isinstance(info, Mapping)
+    for _, action in zip(range(6), random_actions(env, seed=0), strict=False):
+        frame, reward, terminated, truncated, info = env.step(action)
+        check_frame(frame)
+        assert type(reward) is float
+        assert np.isfinite(reward)
+        assert type(terminated) is bool
+        assert type(truncated) is bool
+        assert type(info.get("life_lost", False)) is bool
+        assert type(info.get("success", False)) is bool
+
+
+def test_frames_are_the_readers_own(env: Env) -> None:
+    first, _ = env.reset(seed=1)
+    kept = first.copy()
+    for _, action in zip(range(6), random_actions(env, seed=0), strict=False):
+        env.step(action)
+    assert np.array_equal(first, kept)
+
+
+def test_same_seed_and_actions_give_the_same_rollout(case: tuple[str, Mapping[str, object]]) -> None:
+    traces = []
+    for _ in range(2):
+        env = make(case[0], seed=5, options=case[1])
+        trace: list[tuple[object, ...]] = [(env.reset(seed=9)[0].tobytes(),)]
+        for _, action in zip(range(40), random_actions(env, seed=2), strict=False):
+            frame, reward, terminated, truncated, info = env.step(action)
+            trace.append((frame.tobytes(), reward, terminated, truncated, info))
+            if terminated or truncated:
+                trace.append((env.reset()[0].tobytes(),))
+        traces.append(trace)
+        env.close()
+    assert traces[0] == traces[1]
+    assert len({entry[0] for entry in traces[0]}) > 10  # a rollout, not a still
+
+
+def test_episodes_end_once_and_start_anew(env: Env) -> None:
+    actions = random_actions(env, seed=0)
+    for _ in range(3):
+        env.reset()
+        terminated = truncated = False
+        length = 0
+        while not (terminated or truncated):
+            _, _, terminated, truncated, _ = env.step(next(actions))
+            length += 1
+            assert length <= 25
+        assert terminated != truncated
+        if env.task.name.startswith("atari:"):
+            assert truncated  # by the time limit of 25 steps, which is not an end of the game
+            assert length == 25
+        with pytest.raises(RuntimeError, match="call reset"):
+            env.step(next(actions))

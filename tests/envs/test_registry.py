@@ -1,0 +1,71 @@
+"""Names of tasks, options, and what happens where a simulator is not installed (mow/envs/__init__.py)."""
+
+import subprocess
+import sys
+from ast import literal_eval
+
+import pytest
+
+from mow.envs import _REMEDIES, ATARI26, OPTIONS, SUITES, check_task, make, task_names
+
+
+def test_names_are_known_and_unique() -> None:
+    names = task_names()
+    assert len(set(names)) == len(names)
+    assert len(set(ATARI26)) == 26
+    assert set(ATARI26) < set(names)
+    assert {"dummy:count", "dummy:count-0", "dummy:count-7", "dummy:slide"} < set(names)
+    assert {name.split(":")[0] for name in names} == set(SUITES) == set(OPTIONS) == set(_REMEDIES)
+    for name in names:
+        check_task(name)
+
+
+def test_every_atari_name_is_a_game() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    gymnasium.register_envs(pytest.importorskip("ale_py"))
+    games = {f"atari:{name[4:-3]}" for name in gymnasium.registry if name.startswith("ALE/") and name.endswith("-v5")}
+    assert {name for name in task_names() if name.startswith("atari:")} <= games
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("atari:Pnog", "atari:Pong"), ("Breakout", "atari:Breakout"), ("dumy:slide", "dummy:slide"), ("atari:", "atari:")],
+)
+def test_unknown_tasks_name_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match="did you mean") as caught:
+        check_task(name)
+    message = str(caught.value)
+    assert nearest in message
+    assert message.split("did you mean ")[1].count(":") == 3
+    assert "\n" not in message
+
+
+def test_options_reach_the_suite_that_knows_them() -> None:
+    env = make("dummy:count", seed=0, options={"protocol": "storm", "fail_at": 0})
+    with pytest.raises(RuntimeError, match="fails at step 0"):
+        env.reset()
+    with pytest.raises(ValueError, match=r"unknown option 'protocoll'.*protocol"):
+        make("dummy:count", seed=0, options={"protocoll": "storm"})
+
+
+def test_a_missing_simulator_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    monkeypatch.delitem(sys.modules, SUITES["atari"], raising=False)
+    with pytest.raises(ImportError, match=r"atari:Pong.*pip install gymnasium ale-py"):
+        make("atari:Pong", seed=0, options={})
+
+
+def test_import_needs_numpy_alone() -> None:
+    code = """
+import sys
+for name in ("torch", "gymnasium", "ale_py", "cv2", "scipy"):
+    sys.modules[name] = None
+import mow.envs, mow.envs.base, mow.envs.dummy, mow.envs.task_group, mow.envs.vector
+foreign = {name.split(".")[0] for name, module in sys.modules.items() if module} - set(sys.stdlib_module_names)
+print(sorted(name for name in foreign if not name.startswith("_")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = set(literal_eval(done.stdout))
+    assert {"mow", "numpy"} <= loaded
+    assert not loaded & {"torch", "gymnasium", "ale_py", "cv2", "scipy"}
