@@ -91,7 +91,7 @@ def quickstart() -> Config:
     return Config(
         preset="quickstart",
         tasks=("atari:Pong", "atari:Boxing"),
-        total_steps=3_000,
+        total_steps=2_500,
         log_every=100,
         checkpoint_every=1_000,
         model=WorldModelConfig(
@@ -109,7 +109,7 @@ def quickstart() -> Config:
         imagination=ImaginationConfig(num_sequences=48, context=4, horizon=12, start="posterior"),
         actor_critic=ActorCriticConfig(hidden=128, entropy=1e-3),
         optim=OptimConfig(world_model_lr=4e-4, agent_lr=1e-4),
-        schedule=ScheduleConfig(prefill_fraction=0.15, warmup_fraction=0.1, world_model_every=2, agent_every=2),
+        schedule=ScheduleConfig(prefill_fraction=0.16, warmup_fraction=0.1, world_model_every=2, agent_every=2),
     )
 
 

@@ -71,16 +71,16 @@ class Router(nn.Module):
         routes = routes.sort(dim=-1).values
         chosen = score_KE.gather(1, routes)  # [K, J]
         weight_KJ = chosen / chosen.sum(dim=-1, keepdim=True)
-        return Routing(RoutePlan(routes, self.num_experts), weight_KJ, self._scale(weight_KJ))
+        return Routing(RoutePlan(routes, self.num_experts), weight_KJ, self._scale(chosen, weight_KJ))
 
-    def _scale(self, weight_KJ: Tensor) -> Tensor | None:
+    def _scale(self, score_KJ: Tensor, weight_KJ: Tensor) -> Tensor | None:
         if self.scale == "none":
             return None
         if self.scale == "plain":
             return self.num_slots * weight_KJ
         # Straight through: worth exactly 1, so the outputs are concatenated untouched as the paper says, while the
-        # task losses still tell the router which expert should weigh more.
-        return 1.0 + (weight_KJ - weight_KJ.detach()) / weight_KJ.detach()
+        # task losses still tell the router which expert should weigh more, against all others.
+        return 1.0 + (score_KJ - score_KJ.detach()) / score_KJ.detach()
 
 
 def fixed_routing(method: str, module_of_task: list[int], experts: ExpertsConfig, device: torch.device) -> Routing:

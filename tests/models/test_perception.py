@@ -1,0 +1,97 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mow.kernels import RoutePlan
+from mow.models.perception import BatchNorm, Decoder, Encoder, normalisation_groups
+from tests.small import MODEL
+
+MODULES = (0, 0, 1)
+PLAN = RoutePlan(torch.tensor(MODULES).unsqueeze(1), 2)
+
+
+def make(norm):
+    config = dataclasses.replace(MODEL.perception, norm=norm)
+    return Encoder(config, 2, MODULES, 5), Decoder(config, 2, MODULES, 5)
+
+
+def test_groups():
+    shared = normalisation_groups(MODULES, "bn_shared")
+    assert [(g.tasks, g.module, g.norm_row) for g in shared] == [(slice(0, 2), 0, 0), (slice(2, 3), 1, 1)]
+    own = normalisation_groups(MODULES, "bn_per_task")
+    assert [(g.tasks, g.module, g.norm_row) for g in own] == [
+        (slice(0, 1), 0, 0),
+        (slice(1, 2), 0, 1),
+        (slice(2, 3), 1, 2),
+    ]
+    with pytest.raises(ValueError, match="sorted by module"):
+        normalisation_groups((1, 0), "group")
+
+
+@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_grouped_batch_equals_a_loop_over_groups(norm, training):
+    encoder, decoder = make(norm)
+    encoder.train(training)
+    decoder.train(training)
+    frame = torch.randint(0, 256, (3, 4, 64, 64, 3), dtype=torch.uint8)
+    embedding = torch.randn(3, 5)
+    logits = encoder(frame, PLAN, embedding)
+    assert logits.shape == (3, 4, 4, 4)
+    latent = torch.randn(3, 4, 16)
+    decoded = decoder(latent, PLAN, embedding)
+    assert decoded.shape == (3, 4, 64, 64, 3)
+    for group in encoder.groups:
+        x = frame[group.tasks].flatten(0, 1).permute(0, 3, 1, 2) / 255.0
+        for conv, bn in zip(encoder.convs, encoder.norms, strict=True):
+            x = torch.nn.functional.conv2d(x, conv.weight[group.module], stride=2, padding=1)
+            x = bn(x, group.norm_row).relu()
+        x = x.flatten(1)
+        each = embedding[group.tasks].repeat_interleave(4, dim=0)
+        weight, bias = encoder.posterior.weight[group.module], encoder.posterior.bias[group.module]
+        want = torch.cat([x, each], dim=1) @ weight.T + bias
+        # Float32 through five layers; sums run in another order.
+        torch.testing.assert_close(logits[group.tasks].flatten(0, 1).flatten(1), want, rtol=1e-4, atol=1e-5)
+
+        y = torch.cat([latent[group.tasks].flatten(0, 1), each], dim=1) @ decoder.input.weight[group.module].T
+        y = decoder.norms[0](y.view(-1, 6, 4, 4), group.norm_row).relu()
+        for conv, bn in zip(decoder.convs, list(decoder.norms)[1:], strict=True):
+            y = torch.nn.functional.conv_transpose2d(y, conv.weight[group.module], stride=2, padding=1)
+            y = bn(y, group.norm_row).relu()
+        last = decoder.output
+        y = torch.nn.functional.conv_transpose2d(
+            y, last.weight[group.module], last.bias[group.module], stride=2, padding=1
+        )
+        got = decoded[group.tasks].flatten(0, 1).permute(0, 3, 1, 2)
+        torch.testing.assert_close(got, y, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_statistics_follow_each_row_alone():
+    norm = BatchNorm(2, 3)
+    x = torch.randn(50, 3, 4, 4) * 2 + 5
+    norm(x, 1)
+    assert norm.running_mean[0].abs().max() == 0
+    torch.testing.assert_close(norm.running_mean[1], 0.1 * x.mean(dim=(0, 2, 3)))
+    assert norm.num_batches.tolist() == [0, 1]
+    norm.eval()
+    norm(x, 1)
+    assert norm.num_batches.tolist() == [0, 1]
+
+
+def test_a_tasks_features_do_not_see_other_tasks_with_norm_per_task():
+    encoder, _ = make("bn_per_task")
+    frame = torch.randint(0, 256, (3, 4, 64, 64, 3), dtype=torch.uint8)
+    before = encoder.features(frame)
+    frame[1] = 0
+    after = encoder.features(frame)
+    torch.testing.assert_close(after[0], before[0])
+    assert not torch.allclose(after[1], before[1])
+
+
+def test_frames_are_scaled_to_one():
+    encoder, _ = make("group")
+    seen = []
+    encoder.convs[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    encoder.features(torch.full((3, 1, 64, 64, 3), 255, dtype=torch.uint8))
+    assert all(x.max() == 1.0 for x in seen)

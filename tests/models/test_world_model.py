@@ -1,0 +1,187 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mow.config import ExpertsConfig, RoutingConfig, SharedConfig
+from mow.kernels import PhiloxState
+from mow.models import grow
+from tests.small import ACTION_SIZE, MODEL, transitions, world_model
+
+
+def rng():
+    return PhiloxState.from_seed(1, "cpu")
+
+
+def shapes(model):
+    batch = transitions()
+    posterior = model.observe(batch, model.route(), rng())
+    prediction = model.predict(posterior.hidden)
+    return posterior, prediction, model.decode(posterior.latent)
+
+
+def test_shapes_of_everything():
+    posterior, prediction, frame = shapes(world_model())
+    assert posterior.logits.shape == (3, 2, 6, 4, 4)
+    assert posterior.latent.shape == (3, 2, 6, 16)
+    assert posterior.hidden.shape == (3, 2, 6, 16)
+    assert prediction.next_latent_logits.shape == (3, 2, 6, 4, 4)
+    assert prediction.reward_logits.shape == (3, 2, 6, 21)
+    assert prediction.termination_logits.shape == (3, 2, 6)
+    assert prediction.task_logits.shape == (3, 2, 6, 3)
+    assert frame.shape == (3, 2, 6, 64, 64, 3)
+
+
+def replaced(**changes):
+    return dataclasses.replace(MODEL, **changes)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replaced(shared=SharedConfig(kind="mlp")),
+        replaced(experts=ExpertsConfig(3, 1, 1), shared=SharedConfig(kind="none")),
+        replaced(embedding_size=0, condition=(), routing=RoutingConfig(method="hash")),
+        replaced(heads="shared", task_head=False),
+        replaced(routing=RoutingConfig(method="cluster")),
+        replaced(experts=ExpertsConfig(1, 1, 1)),
+        replaced(condition=("decoder",)),
+    ],
+    ids=["mlp", "no-shared", "no-embedding", "shared-heads", "cluster-routing", "one-expert", "decoder-only"],
+)
+def test_every_switch_trains_every_parameter(config):
+    model = world_model(config)
+    posterior, prediction, frame = shapes(model)
+    outputs = [posterior.logits, frame, *(x for x in vars(prediction).values() if x is not None)]
+    loss = sum((x * torch.randn_like(x)).sum() for x in outputs)
+    scale = model.route().scale_KJ
+    loss.backward()
+    # The router is reached through the straight-through scale; zero-initialised outputs hide what feeds them.
+    zero_behind = ("heads.reward.linears", "heads.reward.norms", "experts.")
+    for name, parameter in model.named_parameters():
+        if name == "task_embedding" and not config.condition and scale is None:
+            continue
+        if name.startswith("experts.") or name.startswith(zero_behind):
+            continue
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_task_losses_reach_router_embeddings_and_the_chosen_experts_only():
+    model = world_model()
+    posterior, prediction, _ = shapes(model)
+    (prediction.termination_logits.sum() + prediction.next_latent_logits.square().sum()).backward()
+    assert model.router.hidden.weight.grad.abs().sum() > 0
+    assert (model.task_embedding.grad.abs().sum(dim=1) > 0).all()
+    used = set(model.route().plan.routes.flatten().tolist())
+    per_expert = model.experts.mixer.input.weight.grad.abs().sum(dim=(1, 2))
+    assert {e for e in range(3) if per_expert[e] > 0} == used
+
+
+def test_a_task_reaches_its_own_module_only():
+    model = world_model()
+    _, prediction, frame = shapes(model)
+    (frame[:2].sum() + prediction.termination_logits[:2].sum()).backward()
+    for parameter in (model.decoder.input.weight, model.heads.termination.output.weight):
+        assert parameter.grad[0].abs().sum() > 0
+        assert parameter.grad[1].abs().sum() == 0
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_batch_of_tasks_equals_one_task_at_a_time(slots):
+    model = world_model(replaced(experts=ExpertsConfig(3, slots, 2))).eval()
+    batch, routing = transitions(), model.route()
+    latent = torch.randn(3, 2, 6, 16)
+    together = model.remember(latent, batch.action, model.window(batch.is_first), routing)
+    changed = latent.clone()
+    changed[1:] = 0
+    alone = model.remember(changed, batch.action, model.window(batch.is_first), routing)
+    torch.testing.assert_close(together[0], alone[0])
+    assert not torch.allclose(together[1], alone[1])
+
+
+def test_the_task_head_never_reads_the_embedding():
+    model = world_model()
+    hidden = torch.randn(3, 1, 1, 16)
+    before = model.predict(hidden).task_logits
+    with torch.no_grad():
+        model.task_embedding.neg_()
+    torch.testing.assert_close(model.predict(hidden).task_logits, before)
+
+
+def test_latents_are_one_hot_and_follow_the_logits():
+    model = world_model()
+    logits = torch.full((3, 1, 1, 4, 4), -50.0)
+    logits[..., 2] = 50.0
+    latent = model.sample(logits.expand(3, 50, 8, 4, 4), rng()).unflatten(-1, (4, 4))
+    assert torch.equal(latent.sum(dim=-1), torch.ones(3, 50, 8, 4))
+    # unimix 0.01 leaves each other class 0.0025: of 4,800 draws 36 +- 6 miss.
+    assert 0.98 < latent[..., 2].mean() < 1.0
+
+
+def test_across_episodes_changes_what_is_seen():
+    batch = transitions()
+    is_first = torch.zeros(3, 2, 6, dtype=torch.bool)
+    is_first[:, :, [0, 3]] = True
+    inside, across = world_model().eval(), world_model(across_episodes=True).eval()
+    across.load_state_dict(inside.state_dict())
+    latent = torch.randn(3, 2, 6, 16)
+    a, b = (m.remember(latent, batch.action, m.window(is_first), m.route()) for m in (inside, across))
+    torch.testing.assert_close(a[:, :, :3], b[:, :, :3])
+    assert not torch.allclose(a[:, :, 3:], b[:, :, 3:])
+
+
+class TestGrow:
+    order, modules = (2, 0, 1), (0, 1, 1)
+
+    def make(self, norm="bn_per_task"):
+        perception = dataclasses.replace(MODEL.perception, norm=norm)
+        model = world_model(replaced(perception=perception), (0, 0, 0))
+        model.observe(transitions(), model.route(), rng())  # moves the batch statistics
+        return model
+
+    @pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
+    def test_the_grown_model_computes_the_same_in_the_new_order(self, norm):
+        model = self.make(norm).eval()
+        grown = grow(model, self.order, self.modules, 2)
+        batch, index = transitions(), torch.tensor(self.order)
+        latent = torch.randn(3, 2, 6, 16)
+
+        def everything(m, batch, latent):
+            hidden = m.remember(latent, batch.action, m.window(batch.is_first), m.route())
+            prediction = m.predict(hidden)
+            return m.encode(batch.frame), m.decode(latent), hidden, prediction
+
+        encoded, decoded, hidden, prediction = everything(model, batch, latent)
+        got = everything(grown, batch.tasks(index), latent[index])
+        for new, old in zip(got[:3], (encoded, decoded, hidden), strict=True):
+            torch.testing.assert_close(new, old[index], rtol=1e-4, atol=1e-5)  # float32, other matmul shapes
+        torch.testing.assert_close(got[3].task_logits, prediction.task_logits[index][..., index], rtol=1e-4, atol=1e-5)
+
+    def test_copies_are_bit_equal_and_kept_parts_unchanged(self):
+        model = self.make()
+        grown = grow(model, self.order, self.modules, 2)
+        for module in range(2):
+            assert torch.equal(grown.encoder.posterior.weight[module], model.encoder.posterior.weight[0])
+            assert torch.equal(grown.heads.reward.linears[0].weight[module], model.heads.reward.linears[0].weight[0])
+        assert torch.equal(grown.task_embedding, model.task_embedding[list(self.order)])
+        assert torch.equal(grown.experts.mixer.input.weight, model.experts.mixer.input.weight)
+        assert torch.equal(grown.encoder.norms[0].running_mean, model.encoder.norms[0].running_mean[list(self.order)])
+
+    def test_only_one_module_can_grow(self):
+        with pytest.raises(ValueError, match="only a model with one module can grow"):
+            grow(world_model(), (0, 1, 2), (0, 0, 1), 2)
+
+
+def test_memory_holds_a_whole_rollout():
+    model = world_model()
+    memory = model.new_memory(4, 7, torch.zeros(1))
+    assert memory.experts.keys[0].shape == (3, 2, 4, 2, 7, 8)  # [K, J, B, heads, capacity, D / heads]
+    assert memory.shared.keys[0].shape == (3, 1, 4, 2, 7, 8)
+    assert len(memory.experts.keys) == 2
+    assert len(memory.shared.keys) == 1
+    assert model.new_memory(1, 1, torch.zeros(1, dtype=torch.bfloat16)).experts.keys[0].dtype == torch.bfloat16
+
+
+def test_action_size_is_part_of_the_token():
+    assert world_model().experts.mixer.input.in_features == 16 + ACTION_SIZE

@@ -1,0 +1,102 @@
+"""Small configs and batches that the tests of models and training share."""
+
+import dataclasses
+
+import torch
+
+from mow.batch import TransitionBatch
+from mow.config import (
+    ActorCriticConfig,
+    BatchConfig,
+    ClusteringConfig,
+    Config,
+    ExpertsConfig,
+    ImaginationConfig,
+    LossConfig,
+    PerceptionConfig,
+    RoutingConfig,
+    ScheduleConfig,
+    WorldModelConfig,
+)
+from mow.distributions import ActionMask
+from mow.models import Agent, WorldModel
+
+ACTION_SIZE = 6  # four discrete actions, two continuous dimensions
+
+MODEL = WorldModelConfig(
+    width=16,
+    num_heads=2,
+    feedforward=24,
+    dropout=0.0,
+    max_positions=16,
+    embedding_size=5,
+    num_bins=21,
+    perception=PerceptionConfig(channels=(3, 4, 5, 6), groups=4, classes=4),
+    routing=RoutingConfig(hidden=8),
+    experts=ExpertsConfig(num_experts=3, experts_per_task=2, num_layers=2),
+)
+
+
+def run_config(**changes: object) -> Config:
+    """A whole run on the counting environment, seconds long."""
+    config = Config(
+        preset="quickstart",
+        tasks=("dummy:count-0", "dummy:count-1", "dummy:slide"),
+        total_steps=32,
+        log_every=4,
+        checkpoint_every=8,
+        model=MODEL,
+        batch=BatchConfig(num_sequences=2, length=6),
+        loss=LossConfig(),
+        clustering=ClusteringConfig(num_modules=2, num_batches=2, restarts=3),
+        imagination=ImaginationConfig(num_sequences=2, context=3, horizon=3),
+        actor_critic=ActorCriticConfig(hidden=8),
+        schedule=ScheduleConfig(prefill_fraction=0.3, warmup_fraction=0.1, acting_context=4),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def world_model(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **kwargs: bool) -> WorldModel:
+    return WorldModel(
+        config, action_size=ACTION_SIZE, module_of_task=modules, num_modules=max(modules) + 1, **kwargs
+    )
+
+
+def action_mask(num_tasks: int = 3) -> ActionMask:
+    """Every task discrete with three of four actions legal, but the last, which is continuous."""
+    discrete = torch.tensor([[True, True, True, False]]).repeat(num_tasks, 1)
+    continuous = torch.zeros(num_tasks, 2, dtype=torch.bool)
+    discrete[-1], continuous[-1] = False, True
+    return ActionMask(discrete, continuous)
+
+
+def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **changes: object) -> Agent:
+    return Agent(
+        dataclasses.replace(ActorCriticConfig(hidden=8), **changes),
+        state_size=config.perception.latent_size + config.width,
+        num_bins=config.num_bins,
+        mask=action_mask(len(modules)),
+        module_of_task=modules,
+        num_modules=max(modules) + 1,
+        embedding_size=config.embedding_size,
+        condition=config.condition,
+    )
+
+
+def transitions(num_tasks: int = 3, num_sequences: int = 2, length: int = 6, *, seed: int = 0) -> TransitionBatch:
+    """Random windows, an episode start in the middle of some."""
+    rng = torch.Generator().manual_seed(seed)
+    shape = (num_tasks, num_sequences, length)
+    is_first = torch.rand(shape, generator=rng) < 0.2
+    is_first[:, :, 0] = True
+    action = torch.zeros(*shape, ACTION_SIZE)
+    index = torch.randint(0, 3, (*shape, 1), generator=rng)
+    action.scatter_(-1, index, 1.0)
+    return TransitionBatch(
+        frame=torch.randint(0, 256, (*shape, 64, 64, 3), generator=rng, dtype=torch.uint8),
+        action=action,
+        reward=torch.randn(shape, generator=rng),
+        terminated=torch.rand(shape, generator=rng) < 0.1,
+        truncated=torch.zeros(shape, dtype=torch.bool),
+        is_first=is_first,
+    )

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from mow.imagination import imagine
+from mow.kernels import PhiloxState, two_hot_decode
+from tests.small import agent, transitions, world_model
+
+
+def dream(start, horizon=4, seed=0):
+    torch.manual_seed(seed)
+    model, policy = world_model().eval(), agent()
+    # Heads that start at zero would make every reward 0 and hide mistakes.
+    torch.nn.init.normal_(model.heads.reward.output.weight, std=0.5)
+    context = transitions(length=5)
+    context.is_first[0, 0, -1] = True  # one context ends on an episode's first step, the others do not
+    context.is_first[1:, :, -1] = False
+    context.terminated[0, 1, -1] = True
+    routing = model.route()
+    rollout = imagine(model, policy, context, routing, PhiloxState.from_seed(7, "cpu"), horizon=horizon, start=start)
+    return model, context, routing, rollout
+
+
+def replayed_latents(model, context):
+    """The posterior latents that imagine() draws first, from the same stream."""
+    return model.sample(model.encode(context.frame), PhiloxState.from_seed(7, "cpu"))
+
+
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_shapes_and_no_gradient(start):
+    _, _, _, rollout = dream(start)
+    assert rollout.latent.shape == (3, 2, 5, 16)
+    assert rollout.hidden.shape == (3, 2, 5, 16)
+    assert rollout.state.shape == (3, 2, 5, 32)
+    assert rollout.action.shape == rollout.raw_action.shape == (3, 2, 4, 6)
+    assert rollout.reward.shape == rollout.terminated.shape == (3, 2, 4)
+    assert not rollout.state.requires_grad
+
+
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_the_cached_rollout_equals_the_full_forward(start):
+    """One pass over context and imagined tokens gives every hidden state, reward and end of the step-by-step rollout."""
+    model, context, routing, rollout = dream(start)
+    num_context = 5 if start == "prior" else 4
+    past = replayed_latents(model, context)[:, :, :num_context]
+    latent = torch.cat([past, rollout.latent[:, :, :-1]], dim=2)
+    action = torch.cat([context.action[:, :, :num_context], rollout.action], dim=2)
+    is_first = torch.zeros(3, 2, num_context + 4, dtype=torch.bool)
+    is_first[:, :, :5] = context.is_first[:, :, :5]
+    hidden = model.remember(latent, action, model.window(is_first), routing)
+    # 1e-5: float32 sums over other shapes; nothing else differs.
+    torch.testing.assert_close(rollout.hidden[:, :, 1:], hidden[:, :, num_context:], rtol=1e-5, atol=1e-5)
+    prediction = model.predict(hidden[:, :, num_context:])
+    torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
+    assert torch.equal(rollout.terminated, prediction.termination_logits > 0)
+
+
+def test_a_posterior_start_is_the_last_real_state():
+    model, context, _, rollout = dream("posterior")
+    assert torch.equal(rollout.latent[:, :, 0], replayed_latents(model, context)[:, :, -1])
+    first = context.is_first[:, :, -1]
+    remembered = rollout.hidden[:, :, 0].abs().sum(dim=-1) > 0
+    assert torch.equal(remembered, ~first)
+    assert rollout.valid.all()
+
+
+def test_a_prior_start_after_an_ended_context_counts_for_nothing():
+    _, context, _, rollout = dream("prior")
+    ended = context.terminated[:, :, -1] | context.truncated[:, :, -1]
+    assert torch.equal(rollout.valid, ~ended)
+    assert rollout.alive[ended].abs().sum() == 0
+
+
+def test_alive_by_hand():
+    _, _, _, rollout = dream("posterior")
+    object.__setattr__(rollout, "terminated", torch.tensor([[[False, True, False, False]]]))
+    object.__setattr__(rollout, "valid", torch.tensor([[True]]))
+    # The state in which the end is caused still counts, those after it do not.
+    assert rollout.alive.tolist() == [[[1, 1, 0, 0, 0]]]
+
+
+def test_the_same_stream_gives_the_same_dream():
+    first, second = dream("posterior")[3], dream("posterior")[3]
+    assert torch.equal(first.state, second.state)
+    assert torch.equal(first.action, second.action)
+
+
+def test_a_context_of_one_step_can_open_a_posterior_dream():
+    model, policy = world_model().eval(), agent()
+    rollout = imagine(
+        model, policy, transitions(length=1), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="posterior"
+    )
+    assert rollout.hidden[:, :, 0].abs().sum() == 0
+    assert rollout.hidden[:, :, 1].abs().sum() > 0

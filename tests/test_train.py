@@ -1,0 +1,84 @@
+"""The command, from arguments to run folder."""
+
+import json
+
+import pytest
+
+from mow import train
+from mow.train import main
+
+DUMMY = [
+    "--tasks", "dummy:count-0", "dummy:slide", "--total-steps", "20", "--log-every", "5", "--model.width", "16",
+    "--model.num-heads", "2", "--model.feedforward", "16", "--model.perception.channels", "2", "2", "2", "2",
+    "--model.perception.groups", "4", "--model.perception.classes", "4", "--batch.length", "4", "--batch.num-sequences",
+    "1", "--imagination.num-sequences", "2", "--imagination.horizon", "2", "--clustering.num-batches", "2",
+    "--clustering.restarts", "2", "--device", "cpu",
+]  # fmt: skip
+
+
+def test_a_run_leaves_its_folder(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "done in" in said
+    assert "dummy:slide" in said
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tasks"] == ["dummy:count-0", "dummy:slide"]
+    assert config["model"]["perception"]["channels"] == [2, 2, 2, 2]
+    versions = json.loads((folder / "versions.json").read_text())
+    for key in ("mow", "git_commit", "torch", "numpy", "gpu", "extension", "protocol"):
+        assert key in versions
+    assert list((folder / "checkpoints").glob("step_*.pt"))
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "tpu9"], "unknown device 'tpu9'"),
+        (["--device", "mps"], "not supported"),
+        (["--device", "cuda:77"], "no cuda:77 here"),
+        (["--env.action-set", "half"], "minimal"),
+        (["--tasks", "atari:Pnog"], "atari:Pong"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_2_and_no_folder(arguments, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", *arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert says in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_used_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "old").write_text("a run")
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", *DUMMY, "--folder", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_missing_simulator_names_the_remedy(tmp_path, capsys, monkeypatch):
+    import sys
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mow.envs.atari", raising=False)
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", "--device", "cpu", "--env.num-workers", "0"])
+    assert stopped.value.code == 2
+    assert "pip install" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_follow_the_spare_cores(monkeypatch):
+    from tests.small import run_config
+
+    for cores, want in ((1, 0), (2, 0), (3, 2), (16, 3)):
+        monkeypatch.setattr(train.os, "sched_getaffinity", lambda _pid, n=cores: set(range(n)))
+        assert train.num_workers(run_config()) == want

@@ -1,0 +1,227 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mow.config import ClusteringConfig, LossConfig
+from mow.training.checkpoint import load_checkpoint, save_checkpoint
+from mow.training.learner import Learner
+from mow.training.world_model_step import world_model_losses
+from tests.small import MODEL, action_mask, run_config, transitions
+
+CPU = torch.device("cpu")
+
+
+def make(**changes):
+    torch.manual_seed(0)
+    return Learner(run_config(**changes), action_mask(), CPU)
+
+
+def grouped(learner, num_batches=3):
+    grouping = learner.group(transitions(seed=i) for i in range(num_batches))
+    learner.regroup(grouping)
+    return learner
+
+
+def test_one_batch_can_be_learnt_by_heart():
+    """The first thing to ask of a world model: every loss that can fall, falls, on one batch seen again and again."""
+    learner = make()
+    for group in learner.world_model_optimiser.param_groups:
+        group["lr"] = 3e-3
+    batch = transitions(num_sequences=1, length=4)
+    first = learner.update_world_model(batch)
+    for _ in range(150):
+        last = learner.update_world_model(batch)
+    for name in ("reconstruction", "reward", "termination", "task"):
+        assert (last[f"loss/{name}"] < 0.7 * first[f"loss/{name}"]).all(), name
+    assert (last["latent/kl"] < first["latent/kl"] + 5).all()
+
+
+def test_updates_move_every_part():
+    learner = grouped(make(loss=LossConfig(free_bits=0.0)))  # an untrained prior is within one nat
+    before = {n: p.clone() for n, p in learner.world_model.named_parameters()}
+    agent_before = {n: p.clone() for n, p in learner.agent.named_parameters()}
+    for i in range(3):
+        learner.update_world_model(transitions(seed=i))
+        learner.update_agent(transitions(seed=i, length=3))
+    used = learner.routing().plan.routes.unique()
+    for name, parameter in learner.world_model.named_parameters():
+        old, new = before[name], parameter
+        if name.startswith("experts."):
+            old, new = old[used], new[used]
+        assert not torch.equal(old, new), name
+    for name, parameter in learner.agent.named_parameters():
+        assert not torch.equal(agent_before[name], parameter), name
+
+
+def test_the_agents_update_leaves_the_world_model_alone():
+    learner = grouped(make())
+    before = {n: t.clone() for n, t in learner.world_model.state_dict().items()}
+    learner.update_agent(transitions(length=3))
+    for name, tensor in learner.world_model.state_dict().items():
+        assert torch.equal(before[name], tensor), name
+
+
+def test_metrics_have_one_entry_per_task():
+    learner = grouped(make())
+    metrics = {**learner.update_world_model(transitions()), **learner.update_agent(transitions(length=3))}
+    for name in ("reconstruction", "reward", "termination", "task", "dynamics", "representation", "world_model"):
+        assert metrics[f"loss/{name}"].shape == (3,)
+    for name in ("policy", "value", "entropy", "imagined_return", "return_range"):
+        assert metrics[f"agent/{name}"].shape == (3,)
+    assert metrics["loss/balance"].shape == ()
+
+
+def test_the_stacked_gradients_are_those_of_each_task_alone():
+    """One backward over a copy per task gives the same features as K backward passes over the shared module."""
+    learner = make()
+    batch = transitions()
+    (features,) = learner._gradient_evidence([batch])
+    learner.world_model.train()
+    rows = []
+    for k in range(3):
+        routing = learner.world_model.route(temperature=learner.temperature)
+        learner.rng.load(torch.tensor([0, 0]))
+        losses = world_model_losses(learner.world_model, batch, routing, learner.rng, learner.config.loss)
+        learner.world_model.zero_grad()
+        losses.weighted(learner.config.loss)[k].sum().backward()
+        parts = []
+        for name, parameter in learner.world_model.named_parameters():
+            if not name.startswith(("encoder.", "decoder.", "heads.")) or name.startswith("heads.task."):
+                continue
+            if ".norms." in name and not name.startswith("heads."):
+                parts.append(parameter.grad[k])  # a row per task already
+                continue
+            gradient = parameter.grad[0]
+            if name.startswith(("decoder.convs.", "decoder.output.")) and gradient.dim() == 4:
+                gradient = gradient.transpose(0, 1)
+            parts.append(gradient.flatten(1).mean(dim=1) if gradient.dim() > 1 else gradient)
+        rows.append(torch.cat(parts).double().numpy())
+    # Float32 gradients of losses in the thousands, added in another order.
+    np.testing.assert_allclose(features, np.stack(rows), rtol=1e-3, atol=1e-3 * np.abs(features).max())
+
+
+def test_gradient_evidence_changes_nothing():
+    learner = make()
+    before = {n: t.clone() for n, t in learner.world_model.state_dict().items()}
+    learner.group([transitions(seed=1), transitions(seed=2)])
+    for name, tensor in learner.world_model.state_dict().items():
+        assert torch.equal(before[name], tensor), name
+    assert all(p.grad is None for p in learner.world_model.parameters())
+
+
+@pytest.mark.parametrize("method", ["gradient", "latent", "random", "identity", "single"])
+def test_every_way_of_grouping_trains_on(method):
+    learner = grouped(make(clustering=ClusteringConfig(method=method, num_modules=2, num_batches=2, restarts=3)))
+    want = {"identity": 3, "single": 1}.get(method, 2)
+    assert learner.grouping.num_modules == learner.world_model.num_modules == want
+    assert sorted(learner.grouping.order) == [0, 1, 2]
+    metrics = learner.update_world_model(transitions())
+    assert metrics["loss/world_model"].isfinite().all()
+
+
+def test_tasks_alike_share_a_module():
+    """Two tasks see the same dark frames, one sees bright noise: the gradients must tell."""
+    learner = make()
+
+    def batches():
+        for seed in range(4):
+            batch = transitions(seed=seed)
+            batch.frame[:2] = batch.frame[0] // 8
+            batch.frame[2] = 255 - batch.frame[2] // 8
+            yield batch
+
+    for batch in batches():
+        learner.update_world_model(batch)
+    grouping = learner.group(batches())
+    assert sorted(grouping.groups(["dark", "darker", "bright"])) == [["bright"], ["dark", "darker"]]
+
+
+def test_regroup_sorts_whatever_belongs_to_a_task():
+    learner = make()
+    learner.update_world_model(transitions())
+    sigma = learner.task_weights.log_sigma.detach().clone()
+    mask = learner.mask.continuous.clone()
+    grouping = dataclasses.replace(learner.group([transitions()] * 2), order=(2, 0, 1), module_of_task=(0, 1, 1))
+    learner.regroup(grouping)
+    index = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(learner.task_weights.log_sigma, sigma[index])
+    assert torch.equal(learner.mask.continuous, mask[index])
+    assert torch.equal(learner.agent.mask.continuous, mask[index])
+    assert learner.world_model.module_of_task == (0, 1, 1)
+
+
+def test_harmony_starts_from_the_losses_after_warm_up():
+    learner = make()
+    terms = learner.weighted_terms(transitions())
+    learner.regroup(learner.group([transitions()] * 2), terms)
+    want = terms.sum(dim=1).log1p()[list(learner.grouping.order)]
+    torch.testing.assert_close(learner.task_weights.log_sigma.detach(), want)
+
+
+@pytest.mark.parametrize("weighting", ["harmony", "uniform", "per_term", "running_mean"])
+def test_every_weighting_trains(weighting):
+    learner = grouped(make(loss=LossConfig(weighting=weighting)))
+    for i in range(2):
+        metrics = learner.update_world_model(transitions(seed=i))
+    assert metrics["optim/world_model_total"].isfinite()
+
+
+def test_temperature_falls_then_the_choice_is_frozen():
+    learner = make()
+    routing = learner.config.model.routing
+    assert learner.temperature == routing.temperature_start
+    learner.updates = round(0.1 * learner.config.world_model_updates)
+    assert routing.temperature_end < learner.temperature < routing.temperature_start
+    assert learner.frozen_routes is None
+    learner.updates = learner.config.world_model_updates
+    assert learner.temperature == routing.temperature_end
+    routes = learner.routing(explore=True).plan.routes
+    assert torch.equal(learner.frozen_routes, routes)
+    with torch.no_grad():
+        learner.world_model.router.output.bias.copy_(torch.randn(3) * 50)
+    assert torch.equal(learner.routing().plan.routes, routes)
+
+
+def test_checkpoint_round_trip(tmp_path):
+    learner = grouped(make())
+    for i in range(2):
+        learner.update_world_model(transitions(seed=i))
+        learner.update_agent(transitions(seed=i, length=3))
+    save_checkpoint(tmp_path / "a.pt", {"learner": learner.state_dict()})
+    again = make()
+    again.load_state_dict(load_checkpoint(tmp_path / "a.pt", CPU)["learner"])
+    for old, new in ((learner, again),):
+        for i in range(2, 4):
+            a = {**old.update_world_model(transitions(seed=i)), **old.update_agent(transitions(seed=i, length=3))}
+            b = {**new.update_world_model(transitions(seed=i)), **new.update_agent(transitions(seed=i, length=3))}
+            for name in a:
+                assert torch.equal(a[name], b[name]), name
+    assert again.grouping.order == learner.grouping.order
+
+
+def test_bf16_autocast_trains():
+    optim = dataclasses.replace(run_config().optim, precision="bf16")
+    learner = grouped(make(optim=optim))
+    wm, ac = learner.update_world_model(transitions()), learner.update_agent(transitions(length=3))
+    assert wm["loss/world_model"].dtype == torch.float32
+    assert all(value.isfinite().all() for value in {**wm, **ac}.values())
+
+
+def test_storm_architecture_trains():
+    from mow.presets import storm
+
+    model = dataclasses.replace(
+        storm().model, **{name: getattr(MODEL, name) for name in ("width", "num_heads", "feedforward", "max_positions")}
+    )
+    perception = dataclasses.replace(MODEL.perception, norm="bn_shared")
+    config = run_config(
+        tasks=("dummy:count-0",), model=dataclasses.replace(model, perception=perception), storm_compat=True,
+        loss=storm().loss, clustering=storm().clustering,
+    )
+    learner = grouped(Learner(config, action_mask(2).reorder(torch.tensor([0])), CPU))
+    metrics = learner.update_world_model(transitions(num_tasks=1))
+    learner.update_agent(transitions(num_tasks=1, length=3))
+    assert "loss/task" not in metrics
+    assert "loss/balance" not in metrics

@@ -1,0 +1,210 @@
+"""The whole loop on the counting environment: what is emitted is what is stored is what the model is fed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mow.distributions import ActionMask
+from mow.envs.dummy import read_counter
+from mow.envs.vector import SerialVectorEnv
+from mow.models import WorldModel
+from mow.replay import ReplayBuffer
+from mow.training.checkpoint import load_checkpoint
+from mow.training.collector import Collector
+from mow.training.learner import Learner
+from mow.training.logger import Logger
+from mow.training.loop import Run
+from tests.small import run_config
+
+
+class Recorder:
+    """A vector environment that remembers everything that passed: per task name, in order of time."""
+
+    def __init__(self, envs):
+        self.envs = envs
+        self.emitted = {spec.name: [] for spec in envs.specs}
+
+    @property
+    def specs(self):
+        return self.envs.specs
+
+    @property
+    def layout(self):
+        return self.envs.layout
+
+    def reset(self):
+        frame, is_first = self.envs.reset()
+        self.now = (frame, is_first)
+        return frame, is_first
+
+    def step(self, action):
+        step = self.envs.step(action)
+        for k, spec in enumerate(self.specs):
+            frame, is_first = self.now[0][k], self.now[1][k]
+            ended = bool(step.terminated[k] | step.life_lost[k])
+            entry = (frame, bool(is_first), action[k].copy(), float(step.reward[k]), ended, bool(step.truncated[k]))
+            self.emitted[spec.name].append(entry)
+        self.now = (step.frame, step.is_first)
+        return step
+
+    def reorder(self, order):
+        self.envs.reorder(order)
+        self.now = tuple(x[list(order)] for x in self.now)
+
+    def close(self):
+        self.envs.close()
+
+
+def wire(config, folder: Path):
+    envs = Recorder(SerialVectorEnv(config.tasks, seed=config.seed, options={}))
+    replay = ReplayBuffer(len(config.tasks), config.total_steps, (64, 64, 3), envs.layout.size, seed=config.seed)
+    layout = envs.layout
+    mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+    torch.manual_seed(config.seed)
+    learner = Learner(config, mask, torch.device("cpu"))
+    collector = Collector(
+        envs, replay, seed=config.seed, random_action=0.2, context=config.schedule.acting_context
+    )
+    folder.mkdir(exist_ok=True)
+    said = []
+    return Run(config, collector, learner, Logger(folder, 1), said.append), envs, said
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run, with every batch and every acted-on frame written down."""
+    folder = tmp_path_factory.mktemp("run")
+    config = run_config()
+    run, envs, said = wire(config, folder)
+    batches, acted = [], []
+    sample, act = run.collector.replay.sample, run.collector.memory.act
+
+    def record_sample(*args, **kwargs):
+        batch = sample(*args, **kwargs)
+        batches.append((list(run.tasks), {n: t.clone() for n, t in vars(batch).items()}))
+        return batch
+
+    def record_act(model, agent, routing, frame, is_first, rng):
+        acted.append((run.step, list(run.tasks), frame.clone(), is_first.clone()))
+        return act(model, agent, routing, frame, is_first, rng)
+
+    run.collector.replay.sample, run.collector.memory.act = record_sample, record_act
+    encoded = []
+    encode = WorldModel.encode
+    WorldModel.encode = lambda self, frame: encoded.append(frame.clone()) or encode(self, frame)
+    try:
+        run.train()
+    finally:
+        WorldModel.encode = encode
+    run.logger.close()
+    return run, envs, said, batches, acted, encoded, folder
+
+
+def test_every_step_is_taken(finished):
+    run, envs, *_ = finished
+    assert run.step == run.config.total_steps == 32
+    assert all(len(entries) == 32 for entries in envs.emitted.values())
+    updates = run.config.warmup_updates + (32 - run.config.prefill_steps)
+    assert run.learner.updates == updates == run.config.world_model_updates
+    assert run.agent_updates == 32 - run.config.prefill_steps
+
+
+def test_every_window_is_what_the_environment_emitted(finished):
+    run, envs, _, batches, *_ = finished
+    assert len(batches) > 40
+    for tasks, batch in batches:
+        for k, task in enumerate(tasks):
+            variants = {read_counter(frame.numpy())[0] for frame in batch["frame"][k].flatten(0, 1)}
+            assert len(variants) == 1, "a window mixes tasks"
+            keys = [(e[0].tobytes()) for e in envs.emitted[task]]
+            for b in range(batch["frame"].shape[1]):
+                start = keys.index(batch["frame"][k, b, 0].numpy().tobytes())
+                for t in range(batch["frame"].shape[2]):
+                    frame, is_first, action, reward, terminated, truncated = envs.emitted[task][start + t]
+                    assert np.array_equal(batch["frame"][k, b, t].numpy(), frame)
+                    assert bool(batch["is_first"][k, b, t]) == (is_first or t == 0)
+                    assert np.array_equal(batch["action"][k, b, t].numpy(), action)
+                    assert batch["reward"][k, b, t] == reward
+                    assert bool(batch["terminated"][k, b, t]) == terminated
+                    assert bool(batch["truncated"][k, b, t]) == truncated
+
+
+def test_the_model_is_fed_nothing_else(finished):
+    run, envs, _, batches, acted, encoded, _ = finished
+    emitted = {entry[0].tobytes() for entries in envs.emitted.values() for entry in entries}
+    emitted |= {frame.tobytes() for frame in envs.now[0]}
+    for frame in encoded:
+        for one in frame.flatten(0, 2):
+            assert one.numpy().tobytes() in emitted
+
+
+def test_the_agent_acts_on_the_newest_frame(finished):
+    run, envs, _, _, acted, *_ = finished
+    assert len(acted) == 32 - run.config.prefill_steps
+    for step, tasks, frame, is_first in acted:
+        for k, task in enumerate(tasks):
+            assert np.array_equal(frame[k].numpy(), envs.emitted[task][step][0])
+            assert bool(is_first[k]) == envs.emitted[task][step][1]
+
+
+def test_tasks_are_sorted_by_module_everywhere(finished):
+    run, envs, *_ = finished
+    modules = run.learner.world_model.module_of_task
+    assert list(modules) == sorted(modules)
+    assert [spec.name for spec in envs.specs] == run.tasks
+    assert sorted(run.tasks) == sorted(run.config.tasks)
+
+
+def test_the_board_holds_every_loss_per_task(finished):
+    run, *_, folder = finished
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    tags = set(board.Tags()["scalars"])
+    for task in run.config.tasks:
+        for name in ("reconstruction", "reward", "termination", "task", "dynamics", "representation", "world_model"):
+            assert f"loss/{name}/{task}" in tags
+        for name in ("policy", "value", "entropy"):
+            assert f"agent/{name}/{task}" in tags
+        assert f"episode_return/{task}" in tags
+    assert "loss/balance" in tags
+    assert "clustering/similarity" in board.Tags()["images"]
+
+
+def test_lines_and_checkpoints(finished):
+    run, _, said, *_, folder = finished
+    assert any("updates/s" in line and "ETA" in line and "frames" in line and "loss" in line for line in said)
+    assert any(line.startswith("modules: 0: ") for line in said)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/world_model/dummy:slide" in record for record in records)
+    assert any("episode_return" in record for record in records)
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names[-1] == "step_00000032.pt"
+    assert not any(name.endswith(".partial") for name in names)
+    content = load_checkpoint(folder / "checkpoints" / names[-1], torch.device("cpu"))
+    assert content["step"] == 32
+    assert content["tasks"] == run.tasks
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    losses = []
+    for name in ("a", "b"):
+        run, *_ = wire(run_config(total_steps=16), tmp_path / name)
+        run.train()
+        run.logger.close()
+        losses.append((run.last_loss, {n: t.clone() for n, t in run.learner.agent.state_dict().items()}))
+    assert losses[0][0] == losses[1][0]
+    for name, tensor in losses[0][1].items():
+        assert torch.equal(tensor, losses[1][1][name]), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    run, *_ = wire(run_config(), tmp_path / "nan")
+    with torch.no_grad():
+        run.learner.world_model.decoder.output.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="loss/reconstruction/dummy:count-0 became nan"):
+        run.train()
+    run.logger.close()
