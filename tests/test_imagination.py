@@ -38,7 +38,7 @@ def test_shapes_and_no_gradient(start):
 
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_the_cached_rollout_equals_the_full_forward(start):
-    """One pass over context and imagined tokens gives every hidden state, reward and end of the step-by-step rollout."""
+    """One pass over context and imagined tokens gives every hidden state, reward and end of the rollout."""
     model, context, routing, rollout = dream(start)
     num_context = 5 if start == "prior" else 4
     past = replayed_latents(model, context)[:, :, :num_context]
@@ -86,8 +86,7 @@ def test_the_same_stream_gives_the_same_dream():
 
 def test_a_context_of_one_step_can_open_a_posterior_dream():
     model, policy = world_model().eval(), agent()
-    rollout = imagine(
-        model, policy, transitions(length=1), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="posterior"
-    )
+    stream = PhiloxState.from_seed(7, "cpu")
+    rollout = imagine(model, policy, transitions(length=1), model.route(), stream, horizon=2, start="posterior")
     assert rollout.hidden[:, :, 0].abs().sum() == 0
     assert rollout.hidden[:, :, 1].abs().sum() > 0

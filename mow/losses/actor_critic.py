@@ -18,7 +18,10 @@ def policy_loss(log_prob: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
 
 
 def entropy_bonus(entropy: Tensor, weight: Tensor) -> Tensor:
-    """Mean entropy of the policy, nats: [K, B, T] -> [K]. Subtracted with its coefficient."""
+    """Mean entropy of the policy, nats: [K, B, T] -> [K]; the actor's loss takes eta times it away.
+
+    Source: MoW section 3 (actor).
+    """
     return _weighted_mean(entropy, weight)
 
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mow.config import SharedConfig, WorldModelConfig
+from mow.kernels import RoutePlan
 from mow.models.modular import Stem
 from mow.models.router import Routing
-from mow.models.transformer import AttentionCache, RoutePlan, Transformer, Window
+from mow.models.transformer import AttentionCache, Transformer, Window
 
 
 class Experts(nn.Module):

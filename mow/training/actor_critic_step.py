@@ -1,6 +1,7 @@
 """One look at an imagined rollout: policy and value losses, per task. Tensors in, tensors out."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,11 +44,11 @@ def actor_critic_losses(
     with torch.no_grad():
         value = two_hot_decode(logits)  # [K, B, T + 1]
         slow_value = agent.value(state, embedding, slow=True)
-        bounds = {"discount": config.discount, "lam": config.lam, "storm_index": storm_index}
-        returns = imagined_return(dream.reward, dream.terminated, value, **bounds)  # [K, B, T]
+        blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
+        returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
         slow_target = slow_value[:, :, :-1]
         if config.slow_target == "lambda_return":
-            slow_target = imagined_return(dream.reward, dream.terminated, slow_value, **bounds)
+            slow_target = blend(dream.reward, dream.terminated, slow_value)
         weight = dream.alive[:, :, :-1] if config.survival_weight else torch.ones_like(dream.reward)
         return_range = scale.update(returns, weight)  # [K]
         advantage = (returns - value[:, :, :-1]) / return_range.view(-1, 1, 1)

@@ -27,7 +27,9 @@ class MetricMeans:
 
     def read(self) -> dict[str, list[float] | float]:
         """Means since the last reading: a list where there is one per task, else a number; starts anew."""
-        means = {name: (total / self._counts[name]).tolist() for name, total in self._sums.items()}
+        means: dict[str, list[float] | float] = {}
+        for name, total in self._sums.items():
+            means[name] = (total / self._counts[name]).tolist()
         self._sums, self._counts = {}, {}
         return means
 
@@ -65,10 +67,11 @@ class Logger:
         record: dict[str, object] = {"step": step, "frames": step * self.frame_skip, "updates": updates}
         record["seconds"] = round(time.monotonic() - self.started, 2)
         for name, values in means.items():
-            per_task = {name: values}
-            if not isinstance(values, float):
-                per_task = {f"{name}/{task}": value for task, value in zip(tasks, values, strict=True)}
-            for label, value in per_task.items():
+            if isinstance(values, float):
+                curves = {name: values}
+            else:
+                curves = {f"{name}/{task}": value for task, value in zip(tasks, values, strict=True)}
+            for label, value in curves.items():
                 if not math.isfinite(value):
                     raise FloatingPointError(
                         f"{label} became {value} near step {step}: lower optim.world_model_lr or optim.agent_lr, "

@@ -72,7 +72,9 @@ def test_other_scales():
     torch.testing.assert_close(routing.scale_KJ, 2 * routing.weight_KJ)
 
 
-@pytest.mark.parametrize(("method", "want"), [("hash", [[0, 1], [2, 3], [0, 4]]), ("cluster", [[0, 1], [0, 1], [2, 3]])])
+@pytest.mark.parametrize(
+    ("method", "want"), [("hash", [[0, 1], [2, 3], [0, 4]]), ("cluster", [[0, 1], [0, 1], [2, 3]])]
+)
 def test_fixed_routing(method, want):
     routing = fixed_routing(method, [0, 0, 1], EXPERTS, torch.device("cpu"))
     assert routing.plan.routes.tolist() == want

@@ -69,7 +69,7 @@ def test_every_switch_trains_every_parameter(config):
 
 def test_task_losses_reach_router_embeddings_and_the_chosen_experts_only():
     model = world_model()
-    posterior, prediction, _ = shapes(model)
+    _, prediction, _ = shapes(model)
     (prediction.termination_logits.sum() + prediction.next_latent_logits.square().sum()).backward()
     assert model.router.hidden.weight.grad.abs().sum() > 0
     assert (model.task_embedding.grad.abs().sum(dim=1) > 0).all()

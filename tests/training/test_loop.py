@@ -114,7 +114,7 @@ def test_every_step_is_taken(finished):
 
 
 def test_every_window_is_what_the_environment_emitted(finished):
-    run, envs, _, batches, *_ = finished
+    _, envs, _, batches, *_ = finished
     assert len(batches) > 40
     for tasks, batch in batches:
         for k, task in enumerate(tasks):
@@ -134,7 +134,7 @@ def test_every_window_is_what_the_environment_emitted(finished):
 
 
 def test_the_model_is_fed_nothing_else(finished):
-    run, envs, _, batches, acted, encoded, _ = finished
+    _, envs, _, _, _, encoded, _ = finished
     emitted = {entry[0].tobytes() for entries in envs.emitted.values() for entry in entries}
     emitted |= {frame.tobytes() for frame in envs.now[0]}
     for frame in encoded:
