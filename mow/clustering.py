@@ -112,14 +112,15 @@ def spherical_kmeans(unit: Vectors, num_clusters: int, *, restarts: int, seed: i
     best_score, best_labels = -np.inf, np.zeros(num_tasks, dtype=np.int64)
     for _ in range(restarts):
         centre = unit[_spread_out(unit, num_clusters, rng)]
-        labels = np.full(num_tasks, -1, dtype=np.int64)
+        score = -np.inf
         while True:
-            updated = _assign(unit @ centre.T, cap)
-            if np.array_equal(updated, labels):
-                break
-            labels = updated
+            labels = _assign(unit @ centre.T, cap)
             centre = unit_rows(np.stack([unit[labels == c].sum(axis=0) for c in range(num_clusters)]))
-        score = float((unit * centre[labels]).sum())
+            reached = float((unit * centre[labels]).sum())
+            # Only a rise counts: where groupings tie, rounding could swap them for ever.
+            if reached <= score + 1e-9:
+                break
+            score = reached
         if score > best_score + 1e-12:
             best_score, best_labels = score, labels
     return best_labels

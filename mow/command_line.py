@@ -80,26 +80,32 @@ def _one_line(box: str) -> str:
     """tyro's framed message without frame, advice and line breaks."""
     rows = [re.sub(r"[^\x20-\x7e]", " ", row).strip() for row in box.splitlines()]
     rows = [row for row in rows if row and not set(row) <= {"-", " "} and "--help" not in row]
-    return re.sub(r"\s+", " ", " ".join(rows)).removeprefix("Parsing error ")
+    said = re.sub(r"\s+", " ", " ".join(rows)).split(" Argument helptext")[0]
+    if said.startswith("Unrecognized"):
+        return f"{said}: write --field VALUE; --help lists the fields"
+    return re.sub(r"^(\w+ (error|choice|argument|options) )?(Error parsing Config: )?", "", said)
 
 
-def field_names(config: object, prefix: str = "") -> list[str]:
-    """All flags of a config, as typed: `total-steps`, `model.width`."""
-    names = []
+def flags(config: object, prefix: str = "") -> list[str]:
+    """All flags of a config, as typed: `--total-steps`, `--model.width`, `--model.no-task-head`."""
+    found = []
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
-        names += field_names(value, name + ".") if dataclasses.is_dataclass(value) else [name]
-    return names
+        value, name = getattr(config, field.name), field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            found += flags(value, f"{prefix}{name}.")
+        else:
+            found.append(f"--{prefix}{name}")
+        if isinstance(value, bool):
+            found.append(f"--{prefix}no-{name}")
+    return found
 
 
 def _check_fields(default: Config, arguments: Sequence[str]) -> None:
-    known = field_names(default)
-    # tyro spells a switch that is off by default --name and its opposite --no-name, inside the group: --model.no-x.
-    negated = {re.sub(r"([^.]+)$", r"no-\1", name) for name in known}
+    known = flags(default)
     for argument in arguments:
-        flag = argument.split("=")[0].removeprefix("--").replace("_", "-")
-        if argument.startswith("--") and flag not in (*known, *negated, "help"):
-            raise UsageError(f"unknown field --{flag}: {nearest(flag, known)}")
+        flag = argument.split("=")[0].replace("_", "-")
+        if argument.startswith("--") and flag not in (*known, "--help"):
+            raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")
 
 
 def fail(error: Exception) -> NoReturn:

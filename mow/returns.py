@@ -39,7 +39,7 @@ class ReturnScale:
     def __init__(self, num_tasks: int, decay: float, device: torch.device) -> None:
         self.decay = decay
         self.percentiles = torch.zeros(2, num_tasks, device=device)
-        self.weight = torch.zeros((), device=device)
+        self.weight = torch.zeros(num_tasks, device=device)
 
     def update(self, returns: Tensor, weight: Tensor) -> Tensor:
         """Take in returns [K, B, T] of states with weight > 0; give max(1, S): [K]."""
@@ -47,9 +47,9 @@ class ReturnScale:
         levels = torch.tensor([0.05, 0.95], device=returns.device)
         now = torch.nanquantile(counted, levels, dim=1)  # [2, K]
         # A task with no counted state this time keeps what it had.
-        now = torch.where(now.isnan(), self._corrected(), now)
-        self.percentiles.lerp_(now, 1.0 - self.decay)
-        self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
+        step = (1.0 - self.decay) * (weight > 0).flatten(1).any(dim=1)  # [K]
+        self.percentiles.lerp_(now.nan_to_num(), step)
+        self.weight.lerp_(torch.ones_like(self.weight), step)
         low, high = self._corrected()
         return (high - low).clamp_min(1.0)
 

@@ -17,7 +17,7 @@ def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
+        torch.save({**content, "format": FORMAT}, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -32,10 +32,11 @@ def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
 def load_checkpoint(path: Path, device: torch.device) -> dict:
     """Read a checkpoint; only tensors and plain values are accepted, code in it is never run.
 
-    Raises: FileNotFoundError if there is none; ValueError if it has another format.
+    Raises: FileNotFoundError if there is none; pickle.UnpicklingError if it holds code; ValueError if it is not a
+        checkpoint of this format.
     """
     content = torch.load(path, map_location=device, weights_only=True)
-    found = content.get("format")
+    found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path} has format {found}, this version reads {FORMAT}: use the mow that wrote it")
     return content

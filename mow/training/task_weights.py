@@ -24,8 +24,8 @@ class Uniform(nn.Module):
 class Harmony(nn.Module):
     """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or the same for every term of every task (`per_term`).
 
-    Source: MoW section 3. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the stationary point, which a
-    step of 1e-4 would reach only after tens of thousands of updates.
+    Source: MoW section 3. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the stationary point, which
+    Adam at the step size of the model, 1e-4, would reach only after tens of thousands of updates.
     """
 
     def __init__(self, num_tasks: int, num_terms: int, *, per_term: bool) -> None:

@@ -1,0 +1,82 @@
+"""Policy, entropy and value terms: by hand, weighted by survival, with their stop-gradients."""
+
+import math
+
+import pytest
+import torch
+
+from mow.losses import entropy_bonus, policy_loss, value_loss
+
+
+def test_policy_loss_by_hand() -> None:
+    # Task 0: -(1 * -2 * 1 + 3 * -1 * 0.5) / (1 + 0.5) = 3.5 / 1.5. Task 1: -(-1 * -2 + 2 * -1) / 2 = 0.
+    log_prob = torch.tensor([[[-2.0, -1.0]], [[-2.0, -1.0]]])
+    advantage = torch.tensor([[[1.0, 3.0]], [[-1.0, 2.0]]])
+    weight = torch.tensor([[[1.0, 0.5]], [[1.0, 1.0]]])
+    assert policy_loss(log_prob, advantage, weight).tolist() == pytest.approx([3.5 / 1.5, 0.0])
+
+
+def test_only_the_log_probability_carries_a_gradient() -> None:
+    log_prob = torch.randn(2, 3, 4, requires_grad=True)
+    advantage = torch.randn(2, 3, 4, requires_grad=True)
+    loss = policy_loss(log_prob, advantage, torch.ones(2, 3, 4)).sum()
+    to_log_prob, to_advantage = torch.autograd.grad(loss, (log_prob, advantage), materialize_grads=True)
+    assert to_advantage.count_nonzero() == 0
+    # B T = 12: gradient descent raises the log-probability of actions that did better than expected.
+    torch.testing.assert_close(to_log_prob, -advantage.detach() / 12, rtol=1e-6, atol=0)  # float32
+
+
+def test_entropy_by_hand() -> None:
+    entropy = torch.tensor([[[0.5, 1.0], [1.5, 9.0]]])
+    weight = torch.tensor([[[1.0, 1.0], [1.0, 0.0]]])
+    assert entropy_bonus(entropy, weight).tolist() == [1.0]  # (0.5 + 1 + 1.5) / 3
+
+
+def test_value_loss_by_hand() -> None:
+    # Bins -20, 0, 20 and a target of 0: -ln p_1. p = (1/4, 1/2, 1/4) costs ln 2, p = (1/2, 1/4, 1/4) costs ln 4.
+    logits = torch.tensor([[1 / 4, 1 / 2, 1 / 4], [1 / 2, 1 / 4, 1 / 4]]).log().view(1, 1, 2, 3)
+    got = value_loss(logits, torch.zeros(1, 1, 2), torch.tensor([[[1.0, 3.0]]]))
+    assert got.tolist() == pytest.approx([(math.log(2) + 3 * math.log(4)) / 4], rel=1e-6)  # float32
+
+
+def test_the_target_carries_no_gradient() -> None:
+    logits = torch.randn(1, 2, 3, 5, requires_grad=True)
+    target = torch.randn(1, 2, 3, requires_grad=True)
+    loss = value_loss(logits, target, torch.ones(1, 2, 3)).sum()
+    to_logits, to_target = torch.autograd.grad(loss, (logits, target), materialize_grads=True)
+    assert to_target.count_nonzero() == 0
+    assert to_logits.count_nonzero() == to_logits.numel()
+
+
+def test_states_after_the_end_do_not_count() -> None:
+    weight = torch.ones(2, 3, 4)
+    weight[0, 1, 2:] = 0.0
+    log_prob, advantage, entropy, target = torch.randn(4, 2, 3, 4).unbind()
+    logits = torch.randn(2, 3, 4, 7)
+
+    def losses() -> torch.Tensor:
+        return torch.stack(
+            [
+                policy_loss(log_prob, advantage, weight),
+                entropy_bonus(entropy, weight),
+                value_loss(logits, target, weight),
+            ]
+        )
+
+    before = losses()
+    for x in (log_prob, advantage, entropy, target, logits):
+        x[0, 1, 2:] = 1e6
+    assert torch.equal(losses(), before)
+    log_prob[0, 1, 1] = 1e6
+    assert losses()[0, 0] != before[0, 0], "the last state before the end does count"
+
+
+def test_a_task_without_states_costs_nothing() -> None:
+    weight = torch.ones(2, 1, 3)
+    weight[0] = 0.0
+    log_prob = torch.randn(2, 1, 3, requires_grad=True)
+    loss = policy_loss(log_prob, torch.ones(2, 1, 3), weight)
+    assert loss[0].item() == 0.0
+    (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
+    assert gradient[0].count_nonzero() == 0
+    assert gradient[1].count_nonzero() == 3

@@ -1,0 +1,54 @@
+"""Every recipe builds, names known tasks, and says of itself what the others rely on."""
+
+import dataclasses
+
+import pytest
+
+from mow import envs
+from mow.presets import ATARI26, PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_and_knows_its_name(name: str) -> None:
+    config = PRESETS[name]()
+    assert config.preset == name
+    assert dataclasses.replace(config) == config, "the checks pass a second time"
+    assert PRESETS[name].__doc__
+    for task in config.tasks:
+        envs.check_task(task)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_learns(name: str) -> None:
+    config = PRESETS[name]()
+    assert config.batch.length < config.prefill_steps < config.total_steps
+    assert 1 <= config.num_modules <= len(config.tasks)
+    assert config.world_model_updates > config.warmup_updates
+    # Grouping comes before the end, or the modules would never train apart.
+    assert config.warmup_updates < config.world_model_updates / 2
+
+
+def test_the_26_games_are_those_of_the_environments() -> None:
+    assert ATARI26 == envs.ATARI26
+    assert len(set(ATARI26)) == 26
+
+
+def test_numbers_of_the_paper() -> None:
+    config = PRESETS["atari26"]()
+    assert config.tasks == ATARI26
+    assert (config.total_steps, config.num_modules) == (100_000, 12)
+    assert (config.model.experts.num_experts, config.model.experts.experts_per_task) == (12, 2)
+    assert (config.imagination.horizon, config.actor_critic.discount, config.actor_critic.lam) == (16, 0.985, 0.95)
+    assert config.prefill_steps == config.warmup_updates == 5_000  # 5 % each
+    assert config.world_model_updates == 100_000
+
+
+def test_storm_is_one_task_without_anything_for_many() -> None:
+    config = PRESETS["storm"]()
+    assert len(config.tasks) == config.num_modules == config.model.experts.num_experts == 1
+    assert config.warmup_updates == 0
+    assert config.prefill_steps == 1_000
+    assert not config.model.task_head
+    assert config.model.embedding_size == 0
+    assert config.model.condition == ()
+    assert (config.loss.weighting, config.loss.balance) == ("uniform", 0.0)

@@ -1,0 +1,95 @@
+"""Written whole or not at all; nothing but tensors and plain values is read."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from mow.training.checkpoint import load_checkpoint, save_checkpoint
+
+CPU = torch.device("cpu")
+
+
+class Disk(OSError):
+    """A full or broken disk."""
+
+
+class Foreign:
+    """Code that a checkpoint must not bring along."""
+
+
+def test_what_is_saved_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "last.pt"
+    weight, rng = torch.randn(3, 2), torch.tensor([5, 6])
+    save_checkpoint(path, {"model": {"weight": weight}, "rng": rng, "step": 7, "order": (1, 0), "x": None})
+    got = load_checkpoint(path, CPU)
+    assert torch.equal(got["model"]["weight"], weight)
+    assert torch.equal(got["rng"], rng)
+    assert (got["step"], got["order"], got["x"]) == (7, (1, 0), None)
+    assert [p.name for p in path.parent.iterdir()] == ["last.pt"], "nothing temporary is left"
+
+
+def test_a_new_checkpoint_replaces_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    for step in (1, 2):
+        save_checkpoint(path, {"step": step})
+    assert load_checkpoint(path, CPU)["step"] == 2
+
+
+@pytest.mark.parametrize("broken", ["fsync", "write"])
+def test_a_crash_before_the_rename_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def crash(*_: object) -> None:
+        raise Disk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "fsync") if broken == "fsync" else (torch, "save")), crash)
+        with pytest.raises(Disk):
+            save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path, CPU)["step"] == 1
+    save_checkpoint(path, {"step": 3})  # over the debris
+    assert load_checkpoint(path, CPU)["step"] == 3
+
+
+def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def spy_fsync(descriptor: int) -> None:
+        events.append("folder" if Path(f"/proc/self/fd/{descriptor}").resolve() == tmp_path.resolve() else "file")
+        fsync(descriptor)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        events.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    save_checkpoint(tmp_path / "last.pt", {})
+    assert events == ["file", "rename", "folder"]
+
+
+def test_a_pickled_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"object": Foreign()})
+    with pytest.raises(pickle.UnpicklingError, match="Foreign"):
+        load_checkpoint(path, CPU)
+
+
+@pytest.mark.parametrize("found", [0, 99, None])
+def test_another_format_is_named(tmp_path: Path, found: int | None) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"step": 1} if found is None else {"format": found, "step": 1}, path)
+    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 1: use the mow that wrote"):
+        load_checkpoint(path, CPU)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "last.pt", CPU)
