@@ -6,21 +6,24 @@ from importlib import import_module
 
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
+from mow.envs.tiny_tasks import TASKS as _TINY_TASKS
 
 # A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
 # those who use it.
-SUITES: dict[str, str] = {"atari": "mow.envs.atari", "dummy": "mow.envs.dummy"}
+SUITES: dict[str, str] = {"atari": "mow.envs.atari", "dummy": "mow.envs.dummy", "tiny": "mow.envs.tiny"}
 
 # The options of each suite; see the class that takes them.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "atari": ("protocol", "action_set", "time_limit"),
     "dummy": ("fail_at", "hang_at"),
+    "tiny": (),
 }
 
 # What to install where a suite does not load.
 _REMEDIES: dict[str, str] = {
     "atari": "pip install gymnasium ale-py opencv-python-headless",
     "dummy": "pip install numpy",
+    "tiny": "pip install numpy",
 }
 
 # The games of the Atari-100k benchmark. Source: SimPLe (Kaiser et al. 2020), table of games.
@@ -32,6 +35,9 @@ ATARI26: tuple[str, ...] = tuple(
         "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
     )
 )
+
+# The five tasks that an agent learns in minutes.
+TINY5: tuple[str, ...] = tuple(f"tiny:{name}" for name in _TINY_TASKS)
 
 # The games that ale-py 0.12 registers as ALE/<Game>-v5.
 _ATARI_GAMES = (
@@ -52,7 +58,7 @@ _ATARI_GAMES = (
 
 def task_names() -> tuple[str, ...]:
     """All known tasks, "suite:Task"; loads no simulator."""
-    return tuple([f"atari:{game}" for game in _ATARI_GAMES] + [f"dummy:{variant}" for variant in VARIANTS])
+    return (*(f"atari:{game}" for game in _ATARI_GAMES), *(f"dummy:{variant}" for variant in VARIANTS), *TINY5)
 
 
 def check_task(name: str) -> None:

@@ -6,7 +6,7 @@ from ast import literal_eval
 
 import pytest
 
-from mow.envs import _REMEDIES, ATARI26, OPTIONS, SUITES, check_task, make, task_names
+from mow.envs import _REMEDIES, ATARI26, OPTIONS, SUITES, TINY5, check_task, make, task_names
 
 
 def test_names_are_known_and_unique() -> None:
@@ -14,6 +14,8 @@ def test_names_are_known_and_unique() -> None:
     assert len(set(names)) == len(names)
     assert len(set(ATARI26)) == 26
     assert set(ATARI26) < set(names)
+    assert TINY5 == ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
+    assert set(TINY5) < set(names)
     assert {"dummy:count", "dummy:count-0", "dummy:count-7", "dummy:slide"} < set(names)
     assert {name.split(":")[0] for name in names} == set(SUITES) == set(OPTIONS) == set(_REMEDIES)
     for name in names:
@@ -60,7 +62,7 @@ def test_import_needs_numpy_alone() -> None:
 import sys
 for name in ("torch", "gymnasium", "ale_py", "cv2", "scipy"):
     sys.modules[name] = None
-import mow.envs, mow.envs.base, mow.envs.dummy, mow.envs.task_group, mow.envs.vector
+import mow.envs, mow.envs.base, mow.envs.dummy, mow.envs.task_group, mow.envs.tiny, mow.envs.vector
 foreign = {name.split(".")[0] for name, module in sys.modules.items() if module} - set(sys.stdlib_module_names)
 print(sorted(name for name in foreign if not name.startswith("_")))
 """

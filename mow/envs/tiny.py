@@ -1,0 +1,156 @@
+"""The suite "tiny": its tasks by name, scripted experts, and the returns that scores are normalised with.
+
+`python -m mow.envs.tiny` measures the returns again and compares them with RETURNS.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mow.envs.base import Action
+from mow.envs.tiny_tasks import GRID, SLIDE_STEP, TASKS, Catch, Dodge, Goal, Pole, Slide, TinyEnv
+
+Policy = Callable[[TinyEnv], Action]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Mean returns of two policies, units of the task."""
+
+    random: float  # uniform over the actions
+    expert: float  # expert_action
+    episodes: int  # that each mean is over
+
+
+# Measured with `python -m mow.envs.tiny`, which checks them.
+RETURNS: dict[str, Reference] = {
+    "tiny:catch": Reference(random=-0.778, expert=1.0, episodes=1000),
+    "tiny:goal": Reference(random=-0.101, expert=0.919, episodes=1000),
+    "tiny:dodge": Reference(random=1.199, expert=4.0, episodes=1000),
+    "tiny:pole": Reference(random=0.948, expert=10.0, episodes=1000),
+    "tiny:slide": Reference(random=3.359, expert=13.759, episodes=1000),
+}
+
+
+def make(name: str, *, seed: int) -> TinyEnv:
+    """The task "tiny:<name>"."""
+    return TASKS[name](seed=seed)
+
+
+def normalised(task: str, score: float) -> float:
+    """0 for what a random policy gets, 1 for what the expert gets: (score - random) / (expert - random).
+
+    Args:
+        task: "tiny:<name>", a key of RETURNS.
+        score: return of an episode, or a mean of them; units of the task.
+    Raises: ValueError if the task has no measured returns.
+    """
+    if task not in RETURNS:
+        raise ValueError(f"task {task!r} has no measured returns: expected one of {', '.join(RETURNS)}")
+    reference = RETURNS[task]
+    return (score - reference.random) / (reference.expert - reference.random)
+
+
+@singledispatch
+def expert_action(env: TinyEnv) -> Action:
+    """What a good player does in the present state, which it reads from the task itself. Raises: TypeError."""
+    raise TypeError(f"no expert knows {type(env).__name__}: register one with expert_action")
+
+
+@expert_action.register
+def _(env: Catch) -> int:
+    return 1 + int(np.sign(env.column - env.paddle))
+
+
+@expert_action.register
+def _(env: Goal) -> int:
+    down, right = env.goal[0] - env.walker[0], env.goal[1] - env.walker[1]
+    if down != 0:
+        return 1 if down > 0 else 0
+    return 3 if right > 0 else 2
+
+
+@expert_action.register
+def _(env: Dodge) -> int:
+    # The blocks in the bottom row are past: they will be gone. The next to come is the lowest of the others.
+    falling = env.blocks[:-1]  # [7, 8]
+    next_row = np.flatnonzero(falling.any(axis=1))[-1]
+    distance = np.abs(np.arange(GRID) - env.agent) + GRID * falling[next_row]  # [8]
+    return 1 + int(np.sign(distance.argmin() - env.agent))
+
+
+@expert_action.register
+def _(env: Pole) -> int:
+    position, speed, angle, turn = env.state
+    return int(0.1 * position + 0.3 * speed + 3.0 * angle + turn > 0.0)
+
+
+@expert_action.register
+def _(env: Slide) -> NDArray[np.float32]:
+    return np.array([(env.marker - env.block) / SLIDE_STEP], np.float32).clip(-1.0, 1.0)  # [1]
+
+
+def register_gymnasium() -> None:
+    """Register the tasks as "mow/Catch-v0", "mow/Goal-v0", ... for gymnasium.make; once more changes nothing."""
+    import gymnasium
+
+    from mow.envs.tiny_gymnasium import ENTRY_POINT
+
+    for name in TASKS:
+        index = f"mow/{name.capitalize()}-v0"
+        if index not in gymnasium.registry:
+            gymnasium.register(index, entry_point=ENTRY_POINT, kwargs={"task": f"tiny:{name}"})
+
+
+def random_policy(seed: int) -> Policy:
+    """A policy that draws uniformly from the actions of whatever task it is shown."""
+    rng = np.random.default_rng(seed)
+
+    def act(env: TinyEnv) -> Action:
+        if env.task.discrete:
+            return int(rng.integers(env.task.num_actions))
+        return rng.uniform(-1.0, 1.0, env.task.num_actions).astype(np.float32)
+
+    return act
+
+
+def measure(name: str, policy: Policy, *, episodes: int, seed: int) -> NDArray[np.float64]:
+    """Returns of `episodes` episodes of "tiny:<name>" in a row: [episodes]."""
+    env = make(name, seed=seed)
+    returns = np.zeros(episodes)
+    for index in range(episodes):
+        env.reset()
+        ended = False
+        while not ended:
+            _, reward, terminated, truncated, _ = env.step(policy(env))
+            returns[index] += reward
+            ended = terminated or truncated
+    return returns
+
+
+def main() -> int:
+    """Print mean and standard deviation of all returns. Returns: 1 if a mean is not that of RETURNS, else 0."""
+    print(f"{'task':<12}{'policy':<8}{'mean':>9}{'std':>9}{'episodes':>10}{'stated':>9}")
+    wrong = []
+    for task, reference in RETURNS.items():
+        for kind, policy, stated in (
+            ("random", random_policy(seed=1), reference.random),
+            ("expert", expert_action, reference.expert),
+        ):
+            returns = measure(task.split(":")[1], policy, episodes=reference.episodes, seed=0)
+            mean, deviation = float(returns.mean()), float(returns.std(ddof=1))
+            print(f"{task:<12}{kind:<8}{mean:9.3f}{deviation:9.3f}{len(returns):10d}{stated:9.3f}")
+            # The constants have 3 decimals. The draws are those that they were taken from, so nothing else may differ.
+            if abs(mean - stated) > 0.0006:
+                wrong.append(f"{task}, {kind}: measured {mean:.3f}, stated {stated}")
+    for line in wrong:
+        print(f"not as stated: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
