@@ -134,8 +134,10 @@ class NinjaBuild(build_ext):
             self.run_ninja(ext, None, f"{cuda.nvcc} could not compile csrc/: MOW_BUILD=cuda shows its errors")
 
     def run_ninja(self, ext: Extension, cuda: Cuda | None, reason: str) -> None:
+        # Under pip's build isolation ninja is on the PATH; ninja.BIN_DIR knows the places of an installed package only.
         from ninja import BIN_DIR
 
+        ninja = shutil.which("ninja") or str(Path(BIN_DIR) / "ninja")
         folder = ROOT / "build" / f"ninja-{sysconfig.get_config_var('SOABI')}"
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ class NinjaBuild(build_ext):
         header = "".join(f"#define MOW_{name} {json.dumps(value)}\n" for name, value in config.items())
         write_if_new(folder / "mow_config.h", header)
         write_ninja(folder, target, cuda)
-        subprocess.run([f"{BIN_DIR}/ninja", "-C", str(folder), "-v"], check=True)
+        subprocess.run([ninja, "-C", str(folder), "-v"], check=True)
 
 
 if __name__ == "__main__":
