@@ -170,6 +170,8 @@ class LossConfig:
     dynamics: float = 0.5
     representation: float = 0.1
     balance: float = 0.1
+    reconstruct_every: int = 1
+    """Decode every n-th step of a window, others in the next update; 1 decodes all. Saves most of a decoder's time."""
     free_bits: float = 1.0
     """Nats below which a task's KL terms stop pulling."""
     weighting: Literal["harmony", "uniform", "per_term", "running_mean"] = "harmony"
@@ -178,6 +180,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name in ("reconstruction", "reward", "termination", "task", "dynamics", "representation", "balance"):
             _require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
+        _positive(self, "reconstruct_every")
         _require(self.free_bits >= 0, f"free_bits must be 0 or more, got {self.free_bits}")
 
 
@@ -293,6 +296,8 @@ class Config:
     """Environment steps per task between two progress lines."""
     checkpoint_every: int = 5000
     """Environment steps per task between two checkpoints; the last step always writes one."""
+    evaluation_episodes: int = 0
+    """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
     storm_compat: bool = False
     """STORM's released behaviour: windows blind to episode ends, lambda-return from V(s_t)."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -310,6 +315,14 @@ class Config:
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
         _require(not double, f"tasks must differ, got {', '.join(double)} more than once")
         _positive(self, "total_steps", "log_every", "checkpoint_every")
+        _require(
+            self.loss.reconstruct_every <= self.batch.length,
+            f"loss.reconstruct_every must be at most batch.length, got {self.loss.reconstruct_every} "
+            f"and {self.batch.length}",
+        )
+        _require(
+            self.evaluation_episodes >= 0, f"evaluation_episodes must be 0 or more, got {self.evaluation_episodes}"
+        )
         _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
         _require(
             self.total_steps > self.prefill_steps,

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mow.training.loop import Run
 
 
+# Agent steps per task: a full Atari episode may last 27,000.
+_LONGEST_EVALUATION = 200_000
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 when the run is done; leaves with 2 and one line when it cannot start."""
     try:
@@ -42,9 +46,11 @@ def run(config: Config) -> "Run":
     from mow.envs.vector import make_vector
     from mow.replay import ReplayBuffer
     from mow.training.collector import Collector
+    from mow.training.evaluator import evaluate
     from mow.training.learner import Learner
     from mow.training.logger import Logger, duration
     from mow.training.loop import Run
+    from mow.training.scores import Cost, write_scores
 
     device = _device(config.device)
     folder = _free_folder(config)
@@ -76,7 +82,16 @@ def run(config: Config) -> "Run":
         session = Run(config, collector, learner, logger, say)
         started = time.monotonic()
         session.train()
-        say(summary(session))
+        if config.evaluation_episodes:
+            fresh = stack.enter_context(
+                make_vector(session.tasks, seed=config.seed + 1, num_workers=num_workers(config), options=options)
+            )
+            say(f"scoring {config.evaluation_episodes} episodes per task")
+            results = evaluate(learner, fresh, episodes=config.evaluation_episodes, max_steps=_LONGEST_EVALUATION)
+            cost = Cost(session.step, learner.updates, time.monotonic() - started, time.process_time())
+            say(write_scores(folder / "scores.json", results, cost))
+        else:
+            say(summary(session))
         say(f"done in {duration(time.monotonic() - started)}; look: tensorboard --logdir {folder}")
     return session
 

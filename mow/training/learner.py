@@ -68,9 +68,9 @@ class Learner:
             {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
         ]
         groups = [group for group in groups if group["params"]]
-        self.world_model_optimiser = torch.optim.Adam(groups, eps=optim.world_model_eps)
+        self.world_model_optimiser = torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
         trained = [p for p in self.agent.parameters() if p.requires_grad]
-        self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps)
+        self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
 
     def _autocast(self) -> torch.autocast:
         precision = self.config.optim.precision
@@ -107,7 +107,9 @@ class Learner:
         self.world_model.train()
         with self._autocast():
             routing = self.routing(explore=True)
-            losses = world_model_losses(self.world_model, batch.to(self.device), routing, self.rng, config.loss)
+            losses = world_model_losses(
+                self.world_model, batch.to(self.device), routing, self.rng, config.loss, turn=self.updates
+            )
         total = self.task_weights(losses.weighted(config.loss))
         if losses.balance is not None:
             total = total + config.loss.balance * losses.balance

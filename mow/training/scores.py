@@ -1,0 +1,50 @@
+"""The score table at the end of a run, for eyes and for files."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mow.envs.references import normalised_return, reference_returns
+from mow.training.evaluator import TaskEvaluation
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the scores took."""
+
+    env_steps_per_task: int
+    world_model_updates: int
+    wall_seconds: float
+    cpu_seconds: float  # of this process, all threads
+
+
+def write_scores(path: Path, results: Sequence[TaskEvaluation], cost: Cost) -> str:
+    """Write scores.json and return the table: task, random, agent, expert (or human), normalised.
+
+    normalised = (agent - random) / (expert - random); the mean is over the tasks that have references.
+    """
+    tasks: dict[str, dict[str, object]] = {}
+    shares = []
+    lines = [f"{'task':<20}{'random':>10}{'agent':>10}{'expert':>10}{'normalised':>12}{'episodes':>10}"]
+    for result in results:
+        known = reference_returns(result.task)
+        agent = result.mean if result.returns else None
+        share = normalised_return(result.task, agent) if agent is not None else None
+        low, high = known if known else (None, None)
+        tasks[result.task] = {"random": low, "agent": agent, "expert": high, "normalised": share, **asdict(result)}
+        if share is not None:
+            shares.append(share)
+        row = "".join(_number(value, 10) for value in (low, agent, high)) + _number(share, 12)
+        lines.append(f"{result.task:<20}{row}{len(result.returns):>10}")
+    mean = float(np.mean(shares)) if shares else None
+    lines.append(f"{'mean':<20}{'':>30}{_number(mean, 12)}")
+    content = {"tasks": tasks, "mean_normalised": mean, **asdict(cost)}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.2f}"
