@@ -5,7 +5,7 @@ if __name__ != "mow.kernels":
 
 from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.dispatch import Backend, choose
-from mow.kernels.expert_linear import Activation, RoutePlan, expert_linear, route_plan
+from mow.kernels.expert_linear import Activation, RoutePlan, expert_linear, route_plan, rows_of
 from mow.kernels.lambda_return import lambda_return
 from mow.kernels.philox import PhiloxState, philox4x32, uniform
 from mow.kernels.sample_onehot import sample_onehot, unimix_prob
@@ -22,6 +22,7 @@ __all__ = [
     "lambda_return",
     "philox4x32",
     "route_plan",
+    "rows_of",
     "sample_onehot",
     "symexp",
     "symlog",

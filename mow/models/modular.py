@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import RoutePlan, expert_linear
+from mow.kernels import RoutePlan, expert_linear, rows_of
 
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
@@ -35,7 +35,7 @@ class ModularLinear(nn.Module):
         """[K, J or 1, R, I] -> [K, J, R, O]; `embedding` [K, d] is given exactly when the layer was built with one."""
         task_bias = None
         if embedding is not None:
-            embedding_weight = self.weight[:, :, self.in_features :][plan.routes]  # [K, J, O, d]
+            embedding_weight = rows_of(self.weight[:, :, self.in_features :], plan)  # [K, J, O, d]
             task_bias = torch.einsum("kjod,kd->kjo", embedding_weight, embedding)  # [K, J, O]
         return expert_linear(x, self.weight[:, :, : self.in_features], plan, bias=self.bias, task_bias=task_bias)
 
@@ -54,7 +54,7 @@ class ModularLayerNorm(nn.Module):
         if self.weight.shape[0] == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0], self.eps)
         affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
-        weight, bias = self.weight[plan.routes].view(affine), self.bias[plan.routes].view(affine)
+        weight, bias = rows_of(self.weight, plan).view(affine), rows_of(self.bias, plan).view(affine)
         return F.layer_norm(x, x.shape[-1:], eps=self.eps) * weight + bias
 
 

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import torch
+
+from mow.distributions import ActionMask
+from mow.envs.vector import SerialVectorEnv
+from mow.training.evaluator import TaskEvaluation, evaluate
+from mow.training.learner import Learner
+from mow.training.scores import Cost, write_scores
+from tests.small import run_config
+
+
+def played(episodes, max_steps=200):
+    config = run_config()
+    with SerialVectorEnv(config.tasks, seed=3, options={}) as envs:
+        layout = envs.layout
+        mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+        learner = Learner(config, mask, torch.device("cpu"))
+        before = {n: t.clone() for n, t in learner.world_model.state_dict().items()}
+        results = evaluate(learner, envs, episodes=episodes, max_steps=max_steps)
+        for name, tensor in learner.world_model.state_dict().items():
+            assert torch.equal(before[name], tensor), f"evaluation changed {name}"
+        return results
+
+
+def test_every_task_plays_the_same_number_of_whole_episodes():
+    results = played(3)
+    assert [r.task for r in results] == list(run_config().tasks)
+    for result in results:
+        assert len(result.returns) == len(result.lengths) == 3
+        assert all(7 <= n <= 13 for n in result.lengths)  # what the counting environment plays
+        assert all(0 <= r <= n for r, n in zip(result.returns, result.lengths, strict=True))
+
+
+def test_the_limit_ends_it():
+    assert all(len(r.returns) <= 2 for r in played(50, max_steps=15))
+
+
+def test_scores_by_hand(tmp_path):
+    results = [
+        TaskEvaluation("atari:Breakout", (30.5, 1.7), (10, 20)),
+        TaskEvaluation("tiny:pole", (10.0,), (100,)),
+        TaskEvaluation("dummy:slide", (), ()),
+    ]
+    table = write_scores(tmp_path / "scores.json", results, Cost(100, 50, 1.5, 2.5))
+    content = json.loads((tmp_path / "scores.json").read_text())
+    assert np.isclose(content["tasks"]["atari:Breakout"]["normalised"], 0.5)  # half the way from 1.7 to 30.5
+    assert content["tasks"]["tiny:pole"]["normalised"] == 1.0
+    assert content["tasks"]["dummy:slide"]["agent"] is None
+    assert np.isclose(content["mean_normalised"], 0.75)
+    assert content["env_steps_per_task"] == 100
+    assert content["world_model_updates"] == 50
+    assert content["cpu_seconds"] == 2.5
+    rows = table.splitlines()
+    assert rows[1].split() == ["atari:Breakout", "1.70", "16.10", "30.50", "0.50", "2"]
+    assert rows[3].split() == ["dummy:slide", "-", "-", "-", "-", "0"]
+    assert rows[-1].split() == ["mean", "0.75"]

@@ -1,0 +1,55 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mow.config import LossConfig
+from mow.kernels import PhiloxState
+from mow.losses import reconstruction_loss
+from mow.training.world_model_step import world_model_losses
+from tests.small import MODEL, transitions, world_model
+
+
+def losses(model, batch, config, turn=0):
+    return world_model_losses(model, batch, model.route(), PhiloxState.from_seed(0, "cpu"), config, turn=turn)
+
+
+def test_terms_and_their_weights():
+    config = LossConfig(reconstruction=2.0, reward=3.0, termination=5.0, task=7.0, dynamics=11.0, representation=13.0)
+    found = losses(world_model().eval(), transitions(), config)
+    assert list(found.terms) == ["reconstruction", "reward", "termination", "dynamics", "representation", "task"]
+    want = sum(w * found.terms[n] for n, w in vars(config).items() if n in found.terms)
+    torch.testing.assert_close(found.weighted(config).sum(dim=1), want)
+    assert found.balance.shape == ()
+    assert found.kl.shape == (3,)
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_the_turns_together_decode_every_step_once(every):
+    model, batch = world_model().eval(), transitions()
+    logits = model.encode(batch.frame)
+    latent = model.sample(logits, PhiloxState.from_seed(0, "cpu"))
+    whole = model.decode(latent)
+    total = torch.zeros(3)
+    for turn in range(every):
+        part = losses(model, batch, LossConfig(reconstruct_every=every), turn).terms["reconstruction"]
+        chosen = slice(turn, None, every)
+        steps = len(range(6)[chosen])
+        want = reconstruction_loss(whole[:, :, chosen], batch.frame[:, :, chosen])
+        torch.testing.assert_close(part, want, rtol=1e-4, atol=1e-4)  # float32 sums of 12,288 squares
+        total += part * steps / 6
+    torch.testing.assert_close(total, reconstruction_loss(whole, batch.frame), rtol=1e-4, atol=1e-4)
+
+
+def test_without_the_task_head_there_is_no_task_loss():
+    model = world_model(dataclasses.replace(MODEL, task_head=False))
+    assert "task" not in losses(model, transitions(), LossConfig()).terms
+
+
+def test_an_ended_episode_does_not_train_the_prior_across():
+    """Whatever the next episode begins with, the prior at the end of the last one gets no gradient from it."""
+    model = world_model()
+    batch = transitions(num_sequences=1, length=2)
+    batch.is_first[:] = True
+    losses(model, batch, LossConfig(free_bits=0.0)).terms["dynamics"].sum().backward()
+    assert model.heads.next_latent.weight.grad.abs().sum() == 0
