@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -30,11 +31,16 @@ _LONGEST_EVALUATION = 200_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when the run is done; leaves with 2 and one line when it cannot start."""
+    """Exit code: 0 the run is done, 1 its numbers broke, 2 it cannot start, 130 interrupted; one line says why."""
     try:
         run(parse(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         fail(error)
+    except FloatingPointError as error:
+        print(f"mow.train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -81,7 +87,11 @@ def run(config: Config) -> "Run":
         )
         session = Run(config, collector, learner, logger, say)
         started = time.monotonic()
-        session.train()
+        try:
+            session.train()
+        except KeyboardInterrupt:
+            say(f"interrupted; checkpoint: {session.save()}")
+            raise
         if config.evaluation_episodes:
             fresh = stack.enter_context(
                 make_vector(session.tasks, seed=config.seed + 1, num_workers=num_workers(config), options=options)
@@ -92,7 +102,8 @@ def run(config: Config) -> "Run":
             say(write_scores(folder / "scores.json", results, cost))
         else:
             say(summary(session))
-        say(f"done in {duration(time.monotonic() - started)}; look: tensorboard --logdir {folder}")
+        took, peak = duration(time.monotonic() - started), peak_memory_gb()
+        say(f"done in {took}, peak memory {peak:.1f} GB; look: tensorboard --logdir {folder}")
     return session
 
 
@@ -107,6 +118,11 @@ def num_workers(config: Config) -> int:
         return config.env.num_workers
     spare = len(os.sched_getaffinity(0)) - 1
     return min(spare, len(config.tasks)) if spare > 1 else 0
+
+
+def peak_memory_gb() -> float:
+    """Largest resident memory of this process so far, 10^9 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def summary(session: "Run") -> str:

@@ -82,3 +82,41 @@ def test_workers_follow_the_spare_cores(monkeypatch):
     for cores, want in ((1, 0), (2, 0), (3, 2), (16, 3)):
         monkeypatch.setattr(train.os, "sched_getaffinity", lambda _pid, n=cores: set(range(n)))
         assert train.num_workers(run_config()) == want
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path, capsys, monkeypatch):
+    from mow.training.collector import Collector
+
+    step = Collector.agent_step
+
+    def interrupted_at_ten(self, learner):
+        if self.replay.num_steps == 10:
+            raise KeyboardInterrupt
+        return step(self, learner)
+
+    monkeypatch.setattr(Collector, "agent_step", interrupted_at_ten)
+    assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run")]) == 130
+    assert "interrupted; checkpoint:" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000010.pt"]
+
+
+def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):
+    from mow.training.loop import Run
+
+    def broken(_self):
+        raise FloatingPointError("loss/reward/dummy:slide became nan near step 9")
+
+    monkeypatch.setattr(Run, "train", broken)
+    assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error == "mow.train: loss/reward/dummy:slide became nan near step 9\n"
+
+
+def test_scores_are_written_when_asked(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["quickstart", *DUMMY, "--folder", str(folder), "--evaluation-episodes", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "normalised" in said
+    scores = json.loads((folder / "scores.json").read_text())
+    assert len(scores["tasks"]["dummy:slide"]["returns"]) == 2
+    assert scores["env_steps_per_task"] == 20
