@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mow.models.world_model import WorldModel
 
-_PER_MODULE = ("encoder.", "decoder.", "heads.next_latent.", "heads.reward.", "heads.termination.")
+# Name prefixes of what every module has its own copy of.
+PER_MODULE = ("encoder.", "decoder.", "heads.next_latent.", "heads.reward.", "heads.termination.")
 _PER_TASK_AXIS = {"task_embedding": 0, "heads.task.output.weight": 1, "heads.task.output.bias": 1}
 
 
@@ -47,6 +48,6 @@ def _rearranged(name: str, source: Tensor, target: Tensor, order: Tensor, norm: 
         return source.index_select(_PER_TASK_AXIS[name], order)
     if norm == "bn_per_task" and ".norms." in name and name.startswith(("encoder.", "decoder.")):
         return source.index_select(0, order)
-    if name.startswith(_PER_MODULE):
+    if name.startswith(PER_MODULE):
         return source.expand(target.shape)  # one module -> M equal ones
     return source

@@ -16,7 +16,7 @@ from mow.config import Config
 from mow.distributions import ActionMask
 from mow.imagination import imagine
 from mow.kernels import PhiloxState
-from mow.models import Agent, Routing, WorldModel, grow
+from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import actor_critic_losses
 from mow.training.task_weights import make_task_weights
@@ -183,8 +183,7 @@ class Learner:
         model, config = self.world_model, self.config
         tasks = range(model.num_tasks)
         probe = grow(model, tasks, tasks, model.num_tasks).train()
-        names = ("encoder.", "decoder.", "heads.next_latent.", "heads.reward.", "heads.termination.")
-        module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(names)]
+        module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(PER_MODULE)]
         evidence = []
         for batch in batches:
             with self._autocast():
