@@ -44,7 +44,7 @@ def imagine(
     valid = torch.ones_like(context.terminated[:, :, -1])  # [K, B]
     if start == "prior":
         valid = ~(context.terminated | context.truncated)[:, :, -1]
-        state_latent = model.sample(model.predict(hidden).next_latent_logits, rng)  # [K, B, 1, Z]
+        state_latent = model.sample(model.predict(hidden, which_task=False).next_latent_logits, rng)  # [K, B, 1, Z]
     else:
         state_latent = latent[:, :, -1:]
         hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
@@ -56,7 +56,7 @@ def imagine(
         state = torch.cat([state_latent, hidden], dim=-1)  # [K, B, 1, Z + D]
         action, raw_action = agent.policy(state, embedding).sample(rng)
         hidden = model.remember(state_latent, action, window.rows(step, step + 1), routing, memory)
-        prediction = model.predict(hidden)
+        prediction = model.predict(hidden, which_task=False)
         state_latent = model.sample(prediction.next_latent_logits, rng)
         reward = two_hot_decode(prediction.reward_logits)
         steps.append((action, raw_action, reward, prediction.termination_logits > 0))

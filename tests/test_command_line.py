@@ -93,7 +93,7 @@ def test_unknown_field(typed: str, meant: str) -> None:
     [
         (["--seed", "-1"], ["seed must be 0 or more, got -1"]),
         (["--model.perception.unimix", "2"], ["unimix must lie in [0, 1], got 2.0"]),
-        (["--total-steps", "20"], ["total_steps must exceed the prefill of 25 steps", "got 20"]),
+        (["--total-steps", "5"], ["total_steps must exceed the prefill of 11 steps", "got 5"]),
         (["--model.width", "100", "--model.num-heads", "3"], ["width must be a multiple of num_heads, got 100 and 3"]),
         (["--tasks", "atari:Pong", "atari:Pong"], ["tasks must differ, got atari:Pong more than once"]),
         (["--seed", "x"], ["--seed", "int", "'x'"]),

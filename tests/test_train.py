@@ -70,7 +70,7 @@ def test_a_missing_simulator_names_the_remedy(tmp_path, capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "mow.envs.atari", raising=False)
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(SystemExit) as stopped:
-        main(["quickstart", "--device", "cpu", "--env.num-workers", "0"])
+        main(["atari4", "--device", "cpu", "--env.num-workers", "0"])
     assert stopped.value.code == 2
     assert "pip install" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -21,11 +21,15 @@ class Heads(nn.Module):
         self.termination = ModularMLP(num_modules, width, width, 1, embedding_size=d)
         self.task = ModularMLP(1, width, width, num_tasks) if config.task_head else None
 
-    def forward(self, hidden: Tensor, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None) -> Prediction:
-        """hidden [K, B, L, D]; `plan` names each task's module, `shared` sends every task to module 0."""
+    def forward(
+        self, hidden: Tensor, plan: RoutePlan, shared: RoutePlan | None, embedding: Tensor | None
+    ) -> Prediction:
+        """hidden [K, B, L, D]; `plan` names each task's module, `shared` leads to the task head (None: left out)."""
         rows = hidden.flatten(1, 2).unsqueeze(1)  # [K, 1, B * L, D]
         shape = hidden.shape[:3]
-        task_logits = None if self.task is None else self.task(rows, shared).view(*shape, -1)
+        task_logits = None
+        if self.task is not None and shared is not None:
+            task_logits = self.task(rows, shared).view(*shape, -1)
         return Prediction(
             next_latent_logits=self.next_latent(rows, plan, embedding).view(*shape, *self.latent_shape),
             reward_logits=self.reward(rows, plan, embedding).view(*shape, -1),

@@ -149,10 +149,10 @@ class WorldModel(nn.Module):
         hidden = self.remember(latent, batch.action, self.window(batch.is_first), routing)
         return Posterior(logits, latent, hidden)
 
-    def predict(self, hidden: Tensor) -> Prediction:
-        """All heads on h_t [K, B, L, D]."""
+    def predict(self, hidden: Tensor, *, which_task: bool = True) -> Prediction:
+        """The heads on h_t [K, B, L, D]; imagination has no use for the task head and leaves it out."""
         plan = self.plan if self.config.heads == "cluster" else self.shared_plan
-        return self.heads(hidden, plan, self.shared_plan, self.embedding("heads"))
+        return self.heads(hidden, plan, self.shared_plan if which_task else None, self.embedding("heads"))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latents [K, B, L, Z] -> frames float [K, B, L, 64, 64, 3], 0 black to 1 white."""
