@@ -104,6 +104,8 @@ def _check_fields(default: Config, arguments: Sequence[str]) -> None:
     known = flags(default)
     for argument in arguments:
         flag = argument.split("=")[0].replace("_", "-")
+        if flag == "--preset":
+            raise UsageError("the preset is the first word, without a flag: python -m mow.train atari4")
         if argument.startswith("--") and flag not in (*known, "--help"):
             raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")
 

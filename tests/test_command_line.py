@@ -105,6 +105,7 @@ def test_unknown_field(typed: str, meant: str) -> None:
         (["--seed"], ["--seed", "Expected 1"]),
         (["--storm-compat", "yes"], ["yes"]),
         (["atari4", "quickstart"], ["quickstart"]),
+        (["--preset", "atari4"], ["the preset is the first word"]),
         (["-x"], ["-x", "write --field VALUE"]),
     ],
 )
