@@ -36,10 +36,6 @@ class TransitionBatch:
         """The same windows on `device`; copies of pinned memory overlap with the device's work."""
         return TransitionBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
-    def tasks(self, index: Tensor) -> "TransitionBatch":
-        """The windows of the tasks `index` [k] alone, in that order."""
-        return TransitionBatch(*(getattr(self, f.name)[index] for f in fields(self)))
-
 
 @dataclass(frozen=True)
 class Posterior:

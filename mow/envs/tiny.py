@@ -41,20 +41,6 @@ def make(name: str, *, seed: int) -> TinyEnv:
     return TASKS[name](seed=seed)
 
 
-def normalised(task: str, score: float) -> float:
-    """0 for what a random policy gets, 1 for what the expert gets: (score - random) / (expert - random).
-
-    Args:
-        task: "tiny:<name>", a key of RETURNS.
-        score: return of an episode, or a mean of them; units of the task.
-    Raises: ValueError if the task has no measured returns.
-    """
-    if task not in RETURNS:
-        raise ValueError(f"task {task!r} has no measured returns: expected one of {', '.join(RETURNS)}")
-    reference = RETURNS[task]
-    return (score - reference.random) / (reference.expert - reference.random)
-
-
 @singledispatch
 def expert_action(env: TinyEnv) -> Action:
     """What a good player does in the present state, which it reads from the task itself. Raises: TypeError."""

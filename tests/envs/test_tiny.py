@@ -8,7 +8,7 @@ import pytest
 
 from mow.envs import TINY5
 from mow.envs.base import Action, Frame
-from mow.envs.tiny import RETURNS, Reference, expert_action, main, make, measure, normalised, random_policy
+from mow.envs.tiny import RETURNS, Reference, expert_action, main, make, measure, random_policy
 from mow.envs.tiny_tasks import MOVES, TASKS, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
 
 NAMES = [name.removeprefix("tiny:") for name in TINY5]
@@ -305,16 +305,6 @@ def test_policies_reach_the_stated_returns(name: str, kind: str) -> None:
     tolerance = 4 * returns.std(ddof=1) * math.sqrt(1 / 200 + 1 / reference.episodes) + 0.0005 + 1e-9
     assert abs(returns.mean() - getattr(reference, kind)) <= tolerance
     assert reference.episodes >= 1000
-
-
-def test_normalised_by_hand() -> None:
-    assert normalised("tiny:dodge", RETURNS["tiny:dodge"].random) == 0.0
-    assert normalised("tiny:dodge", 4.0) == 1.0
-    low, high = RETURNS["tiny:slide"].random, RETURNS["tiny:slide"].expert
-    assert normalised("tiny:slide", (low + high) / 2) == pytest.approx(0.5, abs=1e-12)  # float64 rounding
-    assert tuple(RETURNS) == TINY5
-    with pytest.raises(ValueError, match=r"'catch' has no measured returns: expected one of tiny:catch"):
-        normalised("catch", 1.0)
 
 
 def test_the_table_tells_a_wrong_constant(

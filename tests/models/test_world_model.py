@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from mow.batch import TransitionBatch
 from mow.config import ExpertsConfig, RoutingConfig, SharedConfig
 from mow.kernels import PhiloxState
 from mow.models import grow
@@ -153,7 +154,8 @@ class TestGrow:
             return m.encode(batch.frame), m.decode(latent), hidden, prediction
 
         encoded, decoded, hidden, prediction = everything(model, batch, latent)
-        got = everything(grown, batch.tasks(index), latent[index])
+        sorted_batch = TransitionBatch(*(tensor[index] for tensor in vars(batch).values()))
+        got = everything(grown, sorted_batch, latent[index])
         for new, old in zip(got[:3], (encoded, decoded, hidden), strict=True):
             torch.testing.assert_close(new, old[index], rtol=1e-4, atol=1e-5)  # float32, other matmul shapes
         torch.testing.assert_close(got[3].task_logits, prediction.task_logits[index][..., index], rtol=1e-4, atol=1e-5)
