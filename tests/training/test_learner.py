@@ -143,11 +143,14 @@ def test_regroup_sorts_whatever_belongs_to_a_task():
     learner.update_world_model(transitions())
     sigma = learner.task_weights.log_sigma.detach().clone()
     mask = learner.mask.continuous.clone()
+    routes = torch.tensor([[0, 1], [0, 2], [1, 2]])
+    learner.frozen_routes = routes
     grouping = dataclasses.replace(learner.group([transitions()] * 2), order=(2, 0, 1), module_of_task=(0, 1, 1))
     learner.regroup(grouping)
     index = torch.tensor([2, 0, 1])
     torch.testing.assert_close(learner.task_weights.log_sigma, sigma[index])
     assert torch.equal(learner.mask.continuous, mask[index])
+    assert torch.equal(learner.frozen_routes, routes[index])
     assert torch.equal(learner.agent.mask.continuous, mask[index])
     assert learner.world_model.module_of_task == (0, 1, 1)
 
