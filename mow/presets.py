@@ -94,7 +94,8 @@ def quickstart() -> Config:
     """Five tiny tasks that look and move differently, one small agent: the whole method in minutes on two CPU cores.
 
     Group norm: 109 ms per world-model update where batch norm per task took 146 ms, because the tasks of a module then
-    share their convolution calls; after 300 updates two tasks stood better, two worse, one equal (bench/results/LOG.md).
+    share their convolution calls; after 300 updates two tasks stood better, two worse, one equal
+    (bench/results/LOG.md).
     """
     return Config(
         preset="quickstart",
