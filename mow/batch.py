@@ -65,14 +65,14 @@ class Imagination:
     action: Tensor  # [K, B, T, A] as fed to the world model
     raw_action: Tensor  # [K, B, T, A] before the clip to [-1, 1]; what log-probabilities are taken of
     reward: Tensor  # [K, B, T] float32, after a_t
-    terminated: Tensor  # [K, B, T] bool, after a_t
+    terminated: Tensor  # [K, B, T] float32, probability that the episode ended after a_t; 0 or 1 where decided hard
     valid: Tensor  # [K, B] bool, False where the context had ended its episode: what follows it means nothing
 
     @property
     def alive(self) -> Tensor:
-        """1 where s_t was reached before the imagined episode ended, else 0: [K, B, T + 1] float32."""
-        going_on = torch.cat([self.valid.unsqueeze(-1), ~self.terminated], dim=-1)
-        return going_on.float().cumprod(dim=-1)
+        """Probability that the imagined episode had not ended before s_t: [K, B, T + 1] float32."""
+        going_on = torch.cat([self.valid.unsqueeze(-1).float(), 1.0 - self.terminated], dim=-1)
+        return going_on.cumprod(dim=-1)
 
     @property
     def state(self) -> Tensor:

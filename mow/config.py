@@ -42,8 +42,8 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class PerceptionConfig:
-    channels: tuple[int, int, int, int] = (32, 64, 128, 256)
-    """Channels of the four stride-2 convolutions, 64x64 down to 4x4; the decoder mirrors them."""
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    """Of the convolutions from 64x64 down to 4x4: four of stride 2, or three, the first of stride 4; mirrored back."""
     groups: int = 32
     """S: categoricals in a latent."""
     classes: int = 32
@@ -52,10 +52,19 @@ class PerceptionConfig:
     """Share of the uniform distribution mixed into every categorical."""
     norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
     """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
+    latent: Literal["dense", "spatial"] = "dense"
+    """Every group of the latent sees the whole picture, or only one of the 4x4 cells of the last feature map."""
+    posterior_gain: float = 1.0
+    """Scale of the posterior's weights at the start; above 1 the first latents already tell pictures apart."""
 
     def __post_init__(self) -> None:
+        _require(len(self.channels) in (3, 4), f"channels must be three or four numbers, got {self.channels}")
         _require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
-        _positive(self, "groups", "classes")
+        _positive(self, "groups", "classes", "posterior_gain")
+        _require(
+            self.latent == "dense" or self.groups % 16 == 0,
+            f"groups must be a multiple of 16, the cells of a spatial latent, got {self.groups}",
+        )
         _require(self.classes <= 256, f"classes must be at most 256, got {self.classes}")
         _fraction(self, "unimix")
 
@@ -210,6 +219,8 @@ class ImaginationConfig:
     """T: imagined steps."""
     start: Literal["prior", "posterior"] = "prior"
     """First imagined latent: predicted after the context, or the posterior of the context's last frame."""
+    ends: Literal["hard", "expected"] = "hard"
+    """An imagined episode ends where termination is likelier than not, or at every step by its probability."""
 
     def __post_init__(self) -> None:
         _positive(self, "num_sequences", "context", "horizon")
@@ -222,6 +233,12 @@ class ActorCriticConfig:
     discount: float = 0.985
     lam: float = 0.95
     entropy: float = 3e-4
+    rollout_epochs: int = 1
+    """Times that an imagined rollout is gone through; above 1 needs fewer rollouts, which cost most of the time."""
+    rollout_parts: int = 1
+    """Parts that a rollout's sequences are divided into, each a gradient step."""
+    clip: float = 0.2
+    """How far the policy may move on one rollout, as a ratio of probabilities; nothing to the first step."""
     critic: Literal["cluster", "shared", "per_task"] = "cluster"
     slow_decay: float = 0.98
     slow_target: Literal["value", "lambda_return"] = "value"
@@ -232,7 +249,7 @@ class ActorCriticConfig:
     """Weigh an imagined state by the probability that its trajectory had not ended before it."""
 
     def __post_init__(self) -> None:
-        _positive(self, "hidden", "num_layers")
+        _positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip")
         _fraction(self, "discount", "lam", "slow_decay", "return_decay")
         _require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
         _require(self.entropy >= 0, f"entropy must be 0 or more, got {self.entropy}")
@@ -298,6 +315,8 @@ class Config:
     """Environment steps per task between two checkpoints; the last step always writes one."""
     evaluation_episodes: int = 0
     """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
+    insight_every: int = 0
+    """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
     storm_compat: bool = False
     """STORM's released behaviour: windows blind to episode ends, lambda-return from V(s_t)."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -312,6 +331,11 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
+        _require(
+            self.actor_critic.rollout_parts <= self.imagination.num_sequences,
+            f"actor_critic.rollout_parts must be at most imagination.num_sequences, "
+            f"got {self.actor_critic.rollout_parts} and {self.imagination.num_sequences}",
+        )
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
         _require(not double, f"tasks must differ, got {', '.join(double)} more than once")
         _positive(self, "total_steps", "log_every", "checkpoint_every")
@@ -323,6 +347,7 @@ class Config:
         _require(
             self.evaluation_episodes >= 0, f"evaluation_episodes must be 0 or more, got {self.evaluation_episodes}"
         )
+        _require(self.insight_every >= 0, f"insight_every must be 0 or more, got {self.insight_every}")
         _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
         _require(
             self.total_steps > self.prefill_steps,

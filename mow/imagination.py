@@ -24,12 +24,15 @@ def imagine(
     *,
     horizon: int,
     start: str,
+    ends: str = "hard",
 ) -> Imagination:
     """Args:
         context: windows of C steps per trajectory, [K, B, C, ...].
         horizon: T, steps to imagine.
         start: `prior` = first imagined latent predicted after the whole context (STORM); `posterior` = the latent of
             the context's last frame, so that the first state is a real one and also the first state of an episode.
+        ends: `hard` = a step terminates where its logit is above 0 (STORM); `expected` = it does so by its probability,
+            so that a danger only half foreseen is felt too (DreamerV3).
     """
     latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
     num_context = latent.shape[2] if start == "prior" else latent.shape[2] - 1
@@ -44,7 +47,7 @@ def imagine(
     valid = torch.ones_like(context.terminated[:, :, -1])  # [K, B]
     if start == "prior":
         valid = ~(context.terminated | context.truncated)[:, :, -1]
-        state_latent = model.sample(model.predict(hidden, which_task=False).next_latent_logits, rng)  # [K, B, 1, Z]
+        state_latent = model.sample(model.foretell(hidden), rng)  # [K, B, 1, Z]
     else:
         state_latent = latent[:, :, -1:]
         hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
@@ -56,20 +59,21 @@ def imagine(
         state = torch.cat([state_latent, hidden], dim=-1)  # [K, B, 1, Z + D]
         action, raw_action = agent.policy(state, embedding).sample(rng)
         hidden = model.remember(state_latent, action, window.rows(step, step + 1), routing, memory)
-        prediction = model.predict(hidden, which_task=False)
-        state_latent = model.sample(prediction.next_latent_logits, rng)
-        reward = two_hot_decode(prediction.reward_logits)
-        steps.append((action, raw_action, reward, prediction.termination_logits > 0))
+        state_latent = model.sample(model.foretell(hidden), rng)
+        steps.append((action, raw_action))
         latents.append(state_latent)
         hiddens.append(hidden.float())
-    action, raw_action, reward, terminated = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
+    action, raw_action = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
+    remembered = torch.cat(hiddens, dim=2)  # [K, B, T + 1, D]
+    # What no step waits for is read off all steps at once.
+    reward_logits, termination_logits = model.outcome(remembered[:, :, 1:])
     return Imagination(
         latent=torch.cat(latents, dim=2),
-        hidden=torch.cat(hiddens, dim=2),
+        hidden=remembered,
         action=action,
         raw_action=raw_action,
-        reward=reward,
-        terminated=terminated,
+        reward=two_hot_decode(reward_logits),
+        terminated=(termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid(),
         valid=valid,
     )
 

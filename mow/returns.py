@@ -15,13 +15,13 @@ def imagined_return(
 
     Args:
         reward: [K, B, T], after action t.
-        terminated: [K, B, T] bool, the episode ended after action t.
+        terminated: [K, B, T], probability that the episode ended after action t (0 or 1 where it is known).
         value: [K, B, T + 1], of s_0 .. s_T.
         storm_index: put v(s_t) in the place of v(s_{t+1}), as STORM's released code does.
     Returns: [K, B, T].
     Source: MoW section 3. Differs: its line prints `lambda c_t` as the factor; read as discount times continuation.
     """
-    continuation = discount * (~terminated).float()
+    continuation = discount * (1.0 - terminated.float())
     if storm_index:
         # The recursion reads v at t + 1: hand it v(s_t) there, and at the end the blend of v(s_{T-1}) and v(s_T).
         last = (1.0 - lam) * value[..., -2:-1] + lam * value[..., -1:]

@@ -51,7 +51,7 @@ def test_the_cached_rollout_equals_the_full_forward(start):
     torch.testing.assert_close(rollout.hidden[:, :, 1:], hidden[:, :, num_context:], rtol=1e-5, atol=1e-5)
     prediction = model.predict(hidden[:, :, num_context:])
     torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
-    assert torch.equal(rollout.terminated, prediction.termination_logits > 0)
+    assert torch.equal(rollout.terminated, (prediction.termination_logits > 0).float())
 
 
 def test_a_posterior_start_is_the_last_real_state():
@@ -72,10 +72,27 @@ def test_a_prior_start_after_an_ended_context_counts_for_nothing():
 
 def test_alive_by_hand():
     _, _, _, rollout = dream("posterior")
-    object.__setattr__(rollout, "terminated", torch.tensor([[[False, True, False, False]]]))
+    object.__setattr__(rollout, "terminated", torch.tensor([[[0.0, 1.0, 0.0, 0.0]]]))
     object.__setattr__(rollout, "valid", torch.tensor([[True]]))
     # The state in which the end is caused still counts, those after it do not.
     assert rollout.alive.tolist() == [[[1, 1, 0, 0, 0]]]
+
+
+def test_alive_fades_with_expected_ends():
+    _, _, _, rollout = dream("posterior")
+    object.__setattr__(rollout, "terminated", torch.tensor([[[0.25, 0.5, 0.0, 1.0]]]))
+    object.__setattr__(rollout, "valid", torch.tensor([[True]]))
+    assert rollout.alive.tolist() == [[[1, 0.75, 0.375, 0.375, 0]]]
+
+
+def test_expected_ends_are_probabilities_of_the_same_dream():
+    model, context, routing, hard = dream("posterior")
+    stream = PhiloxState.from_seed(7, "cpu")
+    soft = imagine(model, agent(), context, routing, stream, horizon=4, start="posterior", ends="expected")
+    logits = model.outcome(soft.hidden[:, :, 1:])[1]
+    torch.testing.assert_close(soft.terminated, 1 / (1 + (-logits).exp()))
+    assert torch.equal(((soft.terminated > 0.5) == (logits > 0)).all(), torch.tensor(True))
+    assert set(hard.terminated.unique().tolist()) <= {0.0, 1.0}
 
 
 def test_the_same_stream_gives_the_same_dream():

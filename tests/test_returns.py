@@ -35,6 +35,13 @@ def test_nothing_counts_after_the_end() -> None:
     assert imagined_return(reward, terminated, value, discount=0.5, lam=0.5).tolist() == [[[1.0, 6.0]]]
 
 
+def test_an_expected_end_takes_its_share() -> None:
+    # R_1 = 2 + 1/2 * 8 = 6 for certain; R_0 = 1 + 1/2 (1 - 1/4) [1/2 * 4 + 1/2 * 6] = 2.875.
+    reward, value = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[9.0, 4.0, 8.0]]])
+    terminated = torch.tensor([[[0.25, 0.0]]])
+    assert imagined_return(reward, terminated, value, discount=0.5, lam=0.5).tolist() == [[[2.875, 6.0]]]
+
+
 def test_storm_index_by_hand() -> None:
     # R_1 = 2 + 1/2 (1/2 * 4 + 1/2 * 8) = 5; R_0 = 1 + 1/2 (1/2 * 9 + 1/2 * 5) = 4.5.
     reward, value = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[9.0, 4.0, 8.0]]])

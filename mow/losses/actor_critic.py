@@ -1,5 +1,6 @@
 """Policy and value, trained on imagined returns. Each term is averaged with the weight of its state, per task."""
 
+import torch
 from torch import Tensor
 
 from mow.kernels import two_hot_loss
@@ -9,12 +10,21 @@ def _weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
     return (x * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
 
 
-def policy_loss(log_prob: Tensor, advantage: Tensor, weight: Tensor) -> Tensor:
-    """Score-function loss: - mean sg(advantage) ln pi(a | s). All [K, B, T] -> [K].
+def policy_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, weight: Tensor, *, clip: float = 0.2
+) -> Tensor:
+    """Clipped surrogate: - mean min(r A, clip(r, 1 - clip, 1 + clip) A), r = pi(a | s) / pi_old(a | s), A constant.
 
-    Source: MoW section 3 (actor), with advantage = (R_t - v(s_t)) / max(1, S).
+    All [K, B, T] -> [K]. pi_old drew the actions; in the first step after that r = 1, and the gradient is that of the
+    score function, - A grad ln pi. Later steps on the same rollout stop pulling where the policy has moved by `clip`.
+
+    Source: MoW section 3 (actor: - sg(A) ln pi, one step per rollout), with A = (R_t - v(s_t)) / max(1, S); PPO
+    (arXiv 1707.06347) for several steps.
     """
-    return -_weighted_mean(advantage.detach() * log_prob, weight)
+    ratio = (log_prob - old_log_prob.detach()).exp()
+    advantage = advantage.detach()
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+    return -_weighted_mean(surrogate, weight)
 
 
 def entropy_bonus(entropy: Tensor, weight: Tensor) -> Tensor:

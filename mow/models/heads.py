@@ -21,21 +21,29 @@ class Heads(nn.Module):
         self.termination = ModularMLP(num_modules, width, width, 1, embedding_size=d)
         self.task = ModularMLP(1, width, width, num_tasks) if config.task_head else None
 
-    def forward(
-        self, hidden: Tensor, plan: RoutePlan, shared: RoutePlan | None, embedding: Tensor | None
-    ) -> Prediction:
-        """hidden [K, B, L, D]; `plan` names each task's module, `shared` leads to the task head (None: left out)."""
-        rows = hidden.flatten(1, 2).unsqueeze(1)  # [K, 1, B * L, D]
-        shape = hidden.shape[:3]
-        task_logits = None
-        if self.task is not None and shared is not None:
-            task_logits = self.task(rows, shared).view(*shape, -1)
+    def forward(self, hidden: Tensor, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None) -> Prediction:
+        """hidden [K, B, L, D]; `plan` names each task's module, `shared` leads to the task head."""
+        reward_logits, termination_logits = self.outcome(hidden, plan, embedding)
         return Prediction(
-            next_latent_logits=self.next_latent(rows, plan, embedding).view(*shape, *self.latent_shape),
-            reward_logits=self.reward(rows, plan, embedding).view(*shape, -1),
-            termination_logits=self.termination(rows, plan, embedding).view(shape),
-            task_logits=task_logits,
+            next_latent_logits=self.foretell(hidden, plan, embedding),
+            reward_logits=reward_logits,
+            termination_logits=termination_logits,
+            task_logits=None if self.task is None else self.task(_rows(hidden), shared).view(*hidden.shape[:3], -1),
         )
+
+    def foretell(self, hidden: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
+        """Prior logits of the next latent: [K, B, L, D] -> [K, B, L, S, C]."""
+        return self.next_latent(_rows(hidden), plan, embedding).view(*hidden.shape[:3], *self.latent_shape)
+
+    def outcome(self, hidden: Tensor, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Reward logits [K, B, L, V] and termination logits [K, B, L] of the action in h_t."""
+        rows = _rows(hidden)
+        reward = self.reward(rows, plan, embedding).view(*hidden.shape[:3], -1)
+        return reward, self.termination(rows, plan, embedding).view(hidden.shape[:3])
+
+
+def _rows(hidden: Tensor) -> Tensor:
+    return hidden.flatten(1, 2).unsqueeze(1)  # [K, 1, B * L, D]
 
 
 def same_for_all(num_tasks: int, num_modules: int, device: torch.device) -> RoutePlan:

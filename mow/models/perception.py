@@ -1,7 +1,10 @@
 """Seeing: one categorical VAE per cluster of tasks, conditioned on the task embedding.
 
-    encode:  frame [64, 64, 3] -> four convolutions -> [4, 4] features, e_k -> posterior logits [S, C]
-    decode:  latent [Z], e_k -> [4, 4] features -> four transposed convolutions -> frame
+    encode:  frame [64, 64, 3] -> three or four convolutions -> [4, 4] features, e_k -> posterior logits [S, C]
+    decode:  latent [Z], e_k -> [4, 4] features -> as many transposed convolutions -> frame
+
+A spatial latent splits its groups among the 4x4 cells, cell by cell through one small Linear each way, where a dense
+one puts a single large Linear between all features and all groups. Small things in a picture are then found sooner.
 
 Source: MoW section 3 (modular VAEs), STORM (the convolutions). The place where e_k enters is inferred.
 """
@@ -20,6 +23,7 @@ from mow.kernels import RoutePlan
 from mow.models.modular import ModularLinear, uniform_parameter
 
 Norm = Literal["bn_per_task", "bn_shared", "group"]
+CELLS = 16  # 4 x 4, what the convolutions leave of 64 x 64
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,23 @@ class GroupNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """Kernel 4, stride 2, padding 1, stacked on the module axis; halves (or, transposed, doubles) height and width."""
+    """Kernel 4, stacked on the module axis; halves (or, transposed, doubles) height and width.
 
-    def __init__(self, num_modules: int, in_channels: int, out_channels: int, *, transposed: bool, bias: bool) -> None:
+    `patches`: stride 4 instead, so that the kernels do not overlap: a quarter of the height and width (or four times).
+    """
+
+    def __init__(
+        self,
+        num_modules: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        transposed: bool = False,
+        bias: bool = False,
+        patches: bool = False,
+    ) -> None:
         super().__init__()
+        self.stride, self.padding = (4, 0) if patches else (2, 1)
         shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
         # torch counts the fan-in of a transposed convolution by its output channels; kept, as STORM's layers do.
         fan_in = shape[1] * 16
@@ -97,10 +114,10 @@ class Conv(nn.Module):
         self.bias = uniform_parameter(num_modules, out_channels, fan_in=fan_in) if bias else None
 
     def forward(self, x: Tensor, module: int) -> Tensor:
-        """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed."""
+        """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed; 4 in place of 2 for patches."""
         conv = F.conv_transpose2d if self.transposed else F.conv2d
         bias = None if self.bias is None else self.bias[module]
-        return conv(x, self.weight[module], bias, stride=2, padding=1)
+        return conv(x, self.weight[module], bias, stride=self.stride, padding=self.padding)
 
 
 def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]) -> nn.ModuleList:
@@ -108,6 +125,11 @@ def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels:
         return nn.ModuleList(GroupNorm(num_modules, c) for c in channels)
     num_rows = num_tasks if config.norm == "bn_per_task" else num_modules
     return nn.ModuleList(BatchNorm(num_rows, c) for c in channels)
+
+
+def _cells(config: PerceptionConfig) -> int:
+    """Parts of the picture that the latent's groups are split among."""
+    return CELLS if config.latent == "spatial" else 1
 
 
 class Encoder(nn.Module):
@@ -121,18 +143,26 @@ class Encoder(nn.Module):
         self.latent_shape = (config.groups, config.classes)
         widths = (3, *config.channels)
         self.convs = nn.ModuleList(
-            Conv(num_modules, i, o, transposed=False, bias=False) for i, o in pairwise(widths)
+            Conv(num_modules, i, o, patches=layer == 0 and len(config.channels) == 3)
+            for layer, (i, o) in enumerate(pairwise(widths))
         )
         self.norms = _norms(config, num_modules, len(module_of_task), config.channels)
+        self.cells = _cells(config)
         self.posterior = ModularLinear(
-            num_modules, config.channels[-1] * 16, config.latent_size, embedding_size=embedding_size
+            num_modules,
+            config.channels[-1] * CELLS // self.cells,
+            config.latent_size // self.cells,
+            embedding_size=embedding_size,
         )
+        with torch.no_grad():
+            self.posterior.weight.mul_(config.posterior_gain)
 
     def forward(self, frame: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """uint8 [K, N, 64, 64, 3] -> posterior logits [K, N, S, C]."""
         feature = self.features(frame)  # [K, N, F]
-        logits = self.posterior(feature.unsqueeze(1), plan, embedding)  # [K, 1, N, Z]
-        return logits.squeeze(1).unflatten(-1, self.latent_shape)
+        rows = feature.unflatten(2, (-1, self.cells)).transpose(2, 3).flatten(1, 2)  # [K, N * cells, F / cells]
+        logits = self.posterior(rows.unsqueeze(1), plan, embedding)  # [K, 1, N * cells, Z / cells]
+        return logits.view(*feature.shape[:2], *self.latent_shape)
 
     def features(self, frame: Tensor) -> Tensor:
         """uint8 [K, N, 64, 64, 3] -> convolution features [K, N, F]."""
@@ -155,18 +185,25 @@ class Decoder(nn.Module):
         super().__init__()
         self.groups = normalisation_groups(module_of_task, config.norm)
         widths = config.channels[::-1]
+        self.cells = _cells(config)
         self.input = ModularLinear(
-            num_modules, config.latent_size, widths[0] * 16, bias=False, embedding_size=embedding_size
+            num_modules,
+            config.latent_size // self.cells,
+            widths[0] * CELLS // self.cells,
+            bias=False,
+            embedding_size=embedding_size,
         )
-        self.convs = nn.ModuleList(
-            Conv(num_modules, i, o, transposed=True, bias=False) for i, o in pairwise(widths)
-        )
+        self.convs = nn.ModuleList(Conv(num_modules, i, o, transposed=True) for i, o in pairwise(widths))
         self.norms = _norms(config, num_modules, len(module_of_task), widths)
-        self.output = Conv(num_modules, widths[-1], 3, transposed=True, bias=True)
+        self.output = Conv(
+            num_modules, widths[-1], 3, transposed=True, bias=True, patches=len(config.channels) == 3
+        )
 
     def forward(self, latent: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """[K, N, Z] -> frames float [K, N, 64, 64, 3] on the scale where black is 0 and white is 1."""
-        feature = self.input(latent.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N, F]
+        rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
+        feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
+        feature = feature.unflatten(1, (-1, self.cells)).transpose(2, 3).flatten(2)  # [K, N, F]
         return torch.cat([self._frames_of(feature[group.tasks], group) for group in self.groups])
 
     def _frames_of(self, feature: Tensor, group: Group) -> Tensor:

@@ -123,8 +123,9 @@ class Transformer(nn.Module):
     def __init__(self, num_experts: int, num_layers: int, config: WorldModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        # The scale of torch.nn.Embedding, as STORM has it.
-        self.positions = nn.Parameter(torch.randn(num_experts, config.max_positions, config.width))
+        # Small beside the tokens (whose layer norm gives them length sqrt(D)), so that what is learnt at one position
+        # holds at the others from the start. Differs: STORM starts them as long as the tokens.
+        self.positions = nn.Parameter(0.02 * torch.randn(num_experts, config.max_positions, config.width))
         self.norm = ModularLayerNorm(num_experts, config.width, eps=1e-6)
         self.blocks = nn.ModuleList(Block(num_experts, config) for _ in range(num_layers))
 

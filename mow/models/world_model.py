@@ -149,10 +149,21 @@ class WorldModel(nn.Module):
         hidden = self.remember(latent, batch.action, self.window(batch.is_first), routing)
         return Posterior(logits, latent, hidden)
 
-    def predict(self, hidden: Tensor, *, which_task: bool = True) -> Prediction:
-        """The heads on h_t [K, B, L, D]; imagination has no use for the task head and leaves it out."""
-        plan = self.plan if self.config.heads == "cluster" else self.shared_plan
-        return self.heads(hidden, plan, self.shared_plan if which_task else None, self.embedding("heads"))
+    def predict(self, hidden: Tensor) -> Prediction:
+        """All heads on h_t [K, B, L, D]."""
+        return self.heads(hidden, self._head_plan, self.shared_plan, self.embedding("heads"))
+
+    def foretell(self, hidden: Tensor) -> Tensor:
+        """The prior alone, which is all that a rollout needs to go on: h_t [K, B, L, D] -> logits [K, B, L, S, C]."""
+        return self.heads.foretell(hidden, self._head_plan, self.embedding("heads"))
+
+    def outcome(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end."""
+        return self.heads.outcome(hidden, self._head_plan, self.embedding("heads"))
+
+    @property
+    def _head_plan(self) -> RoutePlan:
+        return self.plan if self.config.heads == "cluster" else self.shared_plan
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latents [K, B, L, Z] -> frames float [K, B, L, 64, 64, 3], 0 black to 1 white."""

@@ -1,6 +1,7 @@
-"""One look at an imagined rollout: policy and value losses, per task. Tensors in, tensors out."""
+"""Lessons from one imagined rollout: policy and value losses, per task. Tensors in, tensors out."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -8,10 +9,27 @@ from torch import Tensor
 
 from mow.batch import Imagination
 from mow.config import ActorCriticConfig
-from mow.kernels import two_hot_decode
 from mow.losses import entropy_bonus, policy_loss, value_loss
 from mow.models import Agent
 from mow.returns import ReturnScale, imagined_return
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a rollout teaches the agent; made once, without gradient, by the agent as it was then."""
+
+    state: Tensor  # [K, B, T, Z + D]
+    raw_action: Tensor  # [K, B, T, A]
+    log_prob: Tensor  # [K, B, T] nats, of the policy that acted
+    advantage: Tensor  # [K, B, T] (R - v) / max(1, S)
+    returns: Tensor  # [K, B, T] units of the task
+    slow_target: Tensor  # [K, B, T] units of the task
+    weight: Tensor  # [K, B, T] of the state in every mean
+
+    def parts(self, number: int) -> "Iterator[Lesson]":
+        """The sequences in `number` parts, as equal as can be."""
+        columns = [getattr(self, field.name).chunk(number, dim=1) for field in fields(self)]
+        return (Lesson(*part) for part in zip(*columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -20,7 +38,8 @@ class ActorCriticLosses:
     metrics: dict[str, Tensor]  # name -> [K]
 
 
-def actor_critic_losses(
+@torch.no_grad()
+def make_lesson(
     agent: Agent,
     dream: Imagination,
     scale: ReturnScale,
@@ -28,43 +47,54 @@ def actor_critic_losses(
     *,
     embedding: Tensor | None = None,
     storm_index: bool = False,
-) -> ActorCriticLosses:
-    """The actor and the critics on imagined states; the world model gets no gradient.
+) -> tuple[Lesson, dict[str, Tensor]]:
+    """Returns and advantages of a rollout, and their means for the log ([K] each).
 
-        L_actor  = - sg[(R_t - v(s_t)) / max(1, S_k)] ln pi(a_t | s_t) - eta H(pi)
+    Args: embedding: e_k [K, d] where actor or critic are told their task.
+    Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`).
+    """
+    value = agent.value(dream.state, embedding)  # [K, B, T + 1]
+    slow_value = agent.value(dream.state, embedding, slow=True)
+    blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
+    returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
+    slow_target = slow_value[:, :, :-1]
+    if config.slow_target == "lambda_return":
+        slow_target = blend(dream.reward, dream.terminated, slow_value)
+    weight = dream.alive[:, :, :-1] if config.survival_weight else torch.ones_like(dream.reward)
+    return_range = scale.update(returns, weight)  # [K]
+    state = dream.state[:, :, :-1]
+    lesson = Lesson(
+        state=state,
+        raw_action=dream.raw_action,
+        log_prob=agent.policy(state, embedding).log_prob(dream.raw_action),
+        advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
+        returns=returns,
+        slow_target=slow_target,
+        weight=weight,
+    )
+    mean_return = (returns * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
+    return lesson, {"imagined_return": mean_return, "return_range": return_range}
+
+
+def actor_critic_losses(
+    agent: Agent, lesson: Lesson, config: ActorCriticConfig, *, embedding: Tensor | None = None
+) -> ActorCriticLosses:
+    """The actor and the critics on a lesson; the world model gets no gradient.
+
+        L_actor  = - min(r A, clip(r) A) - eta H(pi),   A = sg[(R_t - v(s_t)) / max(1, S_k)],  r = pi / sg(pi_old)
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
 
-    Args: embedding: e_k [K, d] where actor or critic are told their task; carries no gradient here.
+    Args: embedding: as for the lesson; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
-    meaning for any number of tasks; states past an imagined end weigh nothing (`survival_weight`).
+    meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
     """
     embedding = None if embedding is None else embedding.detach()
-    state = dream.state  # [K, B, T + 1, Z + D]
-    logits = agent.value_logits(state, embedding)  # [K, B, T + 1, V]
-    with torch.no_grad():
-        value = two_hot_decode(logits)  # [K, B, T + 1]
-        slow_value = agent.value(state, embedding, slow=True)
-        blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
-        returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
-        slow_target = slow_value[:, :, :-1]
-        if config.slow_target == "lambda_return":
-            slow_target = blend(dream.reward, dream.terminated, slow_value)
-        weight = dream.alive[:, :, :-1] if config.survival_weight else torch.ones_like(dream.reward)
-        return_range = scale.update(returns, weight)  # [K]
-        advantage = (returns - value[:, :, :-1]) / return_range.view(-1, 1, 1)
-
-    policy = agent.policy(state[:, :, :-1], embedding)
-    actor = policy_loss(policy.log_prob(dream.raw_action), advantage, weight)  # [K]
-    entropy = entropy_bonus(policy.entropy(), weight)
-    step_logits = logits[:, :, :-1]
-    critic = value_loss(step_logits, returns, weight) + value_loss(step_logits, slow_target, weight)
+    policy = agent.policy(lesson.state, embedding)
+    log_prob = policy.log_prob(lesson.raw_action)
+    actor = policy_loss(log_prob, lesson.log_prob, lesson.advantage, lesson.weight, clip=config.clip)  # [K]
+    entropy = entropy_bonus(policy.entropy(), lesson.weight)
+    logits = agent.value_logits(lesson.state, embedding)  # [K, B, T, V]
+    critic = value_loss(logits, lesson.returns, lesson.weight) + value_loss(logits, lesson.slow_target, lesson.weight)
     total = (actor - config.entropy * entropy + critic).mean()
-    alive = weight.sum(dim=(1, 2)).clamp_min(1.0)
-    metrics = {
-        "policy": actor,
-        "value": critic,
-        "entropy": entropy,
-        "imagined_return": (returns * weight).sum(dim=(1, 2)) / alive,
-        "return_range": return_range,
-    }
+    metrics = {"policy": actor, "value": critic, "entropy": entropy}
     return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()})

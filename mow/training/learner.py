@@ -18,7 +18,7 @@ from mow.imagination import imagine
 from mow.kernels import PhiloxState
 from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
 from mow.returns import ReturnScale
-from mow.training.actor_critic_step import actor_critic_losses
+from mow.training.actor_critic_step import ActorCriticLosses, Lesson, actor_critic_losses, make_lesson
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
 
@@ -72,11 +72,18 @@ class Learner:
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision that the config asks for on this device."""
         precision = self.config.optim.precision
         on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         enabled = precision == "bf16" or (precision == "auto" and on_gpu)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers of world model and agent; the slow critics are copies and not counted."""
+        parameters = [*self.world_model.parameters(), *self.agent.parameters()]
+        return sum(p.numel() for p in parameters if p.requires_grad)
 
     # Routing ---------------------------------------------------------------------------------------------------------
 
@@ -105,7 +112,7 @@ class Learner:
         """One step of Adam on L_H + 0.1 L_bal. Source: MoW section 3."""
         config = self.config
         self.world_model.train()
-        with self._autocast():
+        with self.autocast():
             routing = self.routing(explore=True)
             losses = world_model_losses(
                 self.world_model, batch.to(self.device), routing, self.rng, config.loss, turn=self.updates
@@ -131,10 +138,10 @@ class Learner:
         return metrics
 
     def update_agent(self, context: TransitionBatch) -> Metrics:
-        """Imagine from replay contexts, then one step of Adam on actor and critics. Source: MoW section 3."""
+        """Imagine from replay contexts, then teach actor and critics with it. Source: MoW section 3."""
         config = self.config
         self.world_model.eval()
-        with self._autocast():
+        with self.autocast():
             dream = imagine(
                 self.world_model,
                 self.agent,
@@ -143,21 +150,35 @@ class Learner:
                 self.rng,
                 horizon=config.imagination.horizon,
                 start=config.imagination.start,
+                ends=config.imagination.ends,
             )
-            losses = actor_critic_losses(
+            embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
+            lesson, metrics = make_lesson(
                 self.agent,
                 dream,
                 self.return_scale,
                 config.actor_critic,
-                embedding=self.world_model.embedding("actor") if "actor" in config.model.condition else None,
+                embedding=embedding,
                 storm_index=config.storm_compat,
             )
+        for _ in range(config.actor_critic.rollout_epochs):
+            for part in lesson.parts(config.actor_critic.rollout_parts):
+                losses, norm = self._agent_step(part, embedding)
+        # Of the losses, those of the last step are as good as any.
+        metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
+        return {**metrics, "optim/agent_grad_norm": norm}
+
+    def _agent_step(self, lesson: Lesson, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
+        """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
+        config = self.config
+        with self.autocast():
+            losses = actor_critic_losses(self.agent, lesson, config.actor_critic, embedding=embedding)
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
         self.agent_optimiser.step()
         self.agent.follow(config.actor_critic.slow_decay)
-        return {**{f"agent/{name}": metric for name, metric in losses.metrics.items()}, "optim/agent_grad_norm": norm}
+        return losses, norm
 
     # Clustering ------------------------------------------------------------------------------------------------------
 
@@ -183,10 +204,12 @@ class Learner:
         model, config = self.world_model, self.config
         tasks = range(model.num_tasks)
         probe = grow(model, tasks, tasks, model.num_tasks).train()
-        module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(PER_MODULE)]
+        # Heads that all tasks share have one gradient for all: it says nothing about a single task.
+        own = PER_MODULE if config.model.heads == "cluster" else tuple(n for n in PER_MODULE if n[:6] != "heads.")
+        module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(own)]
         evidence = []
         for batch in batches:
-            with self._autocast():
+            with self.autocast():
                 routing = probe.route(temperature=self.temperature, frozen=self.frozen_routes)
                 losses = world_model_losses(probe, batch.to(self.device), routing, self.rng, config.loss)
             probe.zero_grad(set_to_none=True)
@@ -228,7 +251,7 @@ class Learner:
     def weighted_terms(self, batch: TransitionBatch) -> Tensor:
         """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
         self.world_model.eval()
-        with self._autocast():
+        with self.autocast():
             losses = world_model_losses(
                 self.world_model, batch.to(self.device), self.routing(), self.rng, self.config.loss
             )
@@ -268,7 +291,7 @@ class Learner:
                 Grouping(
                     order=tuple(grouping["order"]),
                     module_of_task=tuple(grouping["module_of_task"]),
-                    similarity=grouping["similarity"].numpy(),
+                    similarity=grouping["similarity"].cpu().numpy(),
                     silhouette=grouping["silhouette"],
                     stability=grouping["stability"],
                 )
@@ -280,7 +303,8 @@ class Learner:
         self.agent_optimiser.load_state_dict(state["agent_optimiser"])
         self.return_scale.load_state_dict(state["return_scale"])
         self.rng.load(state["rng"])
-        self.frozen_routes = state["frozen_routes"]
+        routes = state["frozen_routes"]
+        self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
 
 

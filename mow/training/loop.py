@@ -19,6 +19,7 @@ from mow.config import Config
 from mow.envs.base import Episode
 from mow.training.checkpoint import save_checkpoint
 from mow.training.collector import Collector
+from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, duration
 
@@ -63,7 +64,7 @@ class Run:
         self._begin(f"warm-up: {total:,} world-model updates, one module for {len(self.tasks)} tasks")
         every = max(1, total // 5)
         for update in range(1, total + 1):
-            self.means.add(self.learner.update_world_model(self._batch()))
+            self._update_world_model()
             if update % every == 0 or update == total:
                 self._report(f"warm-up {update:,}/{total:,}", done=update, total=total)
 
@@ -91,7 +92,7 @@ class Run:
             self._after_step(self.collector.agent_step(self.learner))
             done = self.step - start
             if done % schedule.world_model_every == 0:
-                self.means.add(self.learner.update_world_model(self._batch()))
+                self._update_world_model()
             if done % schedule.agent_every == 0:
                 self.means.add(self.learner.update_agent(self._context()))
                 self.agent_updates += 1
@@ -109,6 +110,15 @@ class Run:
         counters = {"step": self.step, "agent_updates": self.agent_updates, "tasks": self.tasks}
         save_checkpoint(path, {**counters, "learner": self.learner.state_dict()})
         return path
+
+    def _update_world_model(self) -> None:
+        """One update; every `insight_every` updates a look inside the model first, on the same batch."""
+        batch, every = self._batch(), self.config.insight_every
+        due = every > 0 and self.learner.updates % every == 0
+        insight = measure(self.learner, batch) if due else {}
+        # The losses first: if something is not finite, the logger names the first curve.
+        self.means.add(self.learner.update_world_model(batch))
+        self.means.add(insight)
 
     # Batches ---------------------------------------------------------------------------------------------------------
 

@@ -9,17 +9,27 @@ from mow.losses import entropy_bonus, policy_loss, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
-    # Task 0: -(1 * -2 * 1 + 3 * -1 * 0.5) / (1 + 0.5) = 3.5 / 1.5. Task 1: -(-1 * -2 + 2 * -1) / 2 = 0.
-    log_prob = torch.tensor([[[-2.0, -1.0]], [[-2.0, -1.0]]])
+    # Task 0, ratios 2 and 1: -(min(2 * 1, 1.2 * 1) * 1 + 3 * 0.5) / (1 + 0.5) = -2.7 / 1.5.
+    # Task 1, ratios 2 and 1/2: -(min(-2, -1.2) + min(2 / 2, 0.8 * 2)) / 2 = -(-2 + 1) / 2.
+    old = torch.full((2, 1, 2), -1.0)
+    log_prob = old + torch.tensor([[[2.0, 1.0]], [[2.0, 0.5]]]).log()
     advantage = torch.tensor([[[1.0, 3.0]], [[-1.0, 2.0]]])
     weight = torch.tensor([[[1.0, 0.5]], [[1.0, 1.0]]])
-    assert policy_loss(log_prob, advantage, weight).tolist() == pytest.approx([3.5 / 1.5, 0.0])
+    assert policy_loss(log_prob, old, advantage, weight, clip=0.2).tolist() == pytest.approx([-1.8, 0.5])
 
 
-def test_only_the_log_probability_carries_a_gradient() -> None:
+def test_a_policy_that_moved_far_enough_is_not_pulled_further() -> None:
+    # Ratio 2: a good action is likely enough already, a bad one is still to be unlearnt; at 1/2 the other way round.
+    log_prob = torch.tensor([[[2.0, 2.0, 0.5, 0.5]]]).log().requires_grad_()
+    advantage = torch.tensor([[[1.0, -1.0, 1.0, -1.0]]])
+    policy_loss(log_prob, torch.zeros(1, 1, 4), advantage, torch.ones(1, 1, 4)).sum().backward()
+    assert log_prob.grad.tolist() == [[[0.0, 0.5, -0.125, 0.0]]]
+
+
+def test_the_first_step_is_the_score_function() -> None:
     log_prob = torch.randn(2, 3, 4, requires_grad=True)
     advantage = torch.randn(2, 3, 4, requires_grad=True)
-    loss = policy_loss(log_prob, advantage, torch.ones(2, 3, 4)).sum()
+    loss = policy_loss(log_prob, log_prob, advantage, torch.ones(2, 3, 4)).sum()
     to_log_prob, to_advantage = torch.autograd.grad(loss, (log_prob, advantage), materialize_grads=True)
     assert to_advantage.count_nonzero() == 0
     # B T = 12: gradient descent raises the log-probability of actions that did better than expected.
@@ -51,13 +61,13 @@ def test_the_target_carries_no_gradient() -> None:
 def test_states_after_the_end_do_not_count() -> None:
     weight = torch.ones(2, 3, 4)
     weight[0, 1, 2:] = 0.0
-    log_prob, advantage, entropy, target = torch.randn(4, 2, 3, 4).unbind()
+    log_prob, old, advantage, entropy, target = torch.randn(5, 2, 3, 4).unbind()
     logits = torch.randn(2, 3, 4, 7)
 
     def losses() -> torch.Tensor:
         return torch.stack(
             [
-                policy_loss(log_prob, advantage, weight),
+                policy_loss(log_prob, old, advantage, weight),
                 entropy_bonus(entropy, weight),
                 value_loss(logits, target, weight),
             ]
@@ -75,7 +85,7 @@ def test_a_task_without_states_costs_nothing() -> None:
     weight = torch.ones(2, 1, 3)
     weight[0] = 0.0
     log_prob = torch.randn(2, 1, 3, requires_grad=True)
-    loss = policy_loss(log_prob, torch.ones(2, 1, 3), weight)
+    loss = policy_loss(log_prob, log_prob.detach(), torch.ones(2, 1, 3), weight)
     assert loss[0].item() == 0.0
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
     assert gradient[0].count_nonzero() == 0

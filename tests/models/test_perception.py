@@ -67,6 +67,67 @@ def test_a_grouped_batch_equals_a_loop_over_groups(norm, training):
         torch.testing.assert_close(got, y, rtol=1e-4, atol=1e-5)
 
 
+def test_a_spatial_latent_reads_and_draws_cell_by_cell():
+    """Groups c * 2 and c * 2 + 1 of 32 belong to cell c of the 4x4 features, row by row; one Linear for all cells."""
+    config = dataclasses.replace(MODEL.perception, groups=32, latent="spatial")
+    encoder, decoder = Encoder(config, 2, MODULES, 5), Decoder(config, 2, MODULES, 5)
+    assert encoder.posterior.weight.shape == (2, 2 * 4, 6 + 5)
+    assert decoder.input.weight.shape == (2, 6, 2 * 4 + 5)
+    frame = torch.randint(0, 256, (3, 2, 64, 64, 3), dtype=torch.uint8)
+    embedding = torch.randn(3, 5)
+    logits = encoder(frame, PLAN, embedding)
+    feature = encoder.features(frame).view(3, 2, 6, 4, 4)
+    for k, n, row, column in ((0, 1, 0, 3), (2, 0, 2, 1)):
+        x = torch.cat([feature[k, n, :, row, column], embedding[k]])
+        want = encoder.posterior.weight[MODULES[k]] @ x + encoder.posterior.bias[MODULES[k]]
+        got = logits[k, n].view(4, 4, 8)[row, column]
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+
+    # One cell's latent moves only what its transposed convolutions reach: 46 pixels, 15 beyond the cell on each side.
+    latent = torch.zeros(1, 1, 128)
+    other = latent.clone()
+    other[0, 0, :8] = 1.0
+    plan = RoutePlan(torch.zeros(1, 1, dtype=torch.long), 2)
+    lone = Decoder(dataclasses.replace(config, norm="bn_per_task"), 2, (0,), 5).eval()
+    moved = (lone(other, plan, embedding[:1]) - lone(latent, plan, embedding[:1])).abs().sum(dim=-1)[0, 0]
+    assert moved[:16, :16].max() > 0
+    assert moved[31:].max() == 0
+    assert moved[:, 31:].max() == 0
+
+
+def test_three_convolutions_begin_with_patches():
+    """The first convolution is a matmul over 4x4 patches, the last transposed one draws such patches."""
+    config = dataclasses.replace(MODEL.perception, channels=(3, 4, 5))
+    encoder, decoder = Encoder(config, 2, MODULES, 5), Decoder(config, 2, MODULES, 5)
+    embedding = torch.randn(3, 5)
+    frame = torch.randint(0, 256, (3, 2, 64, 64, 3), dtype=torch.uint8)
+    assert encoder.features(frame).shape == (3, 2, 5 * 16)
+    assert encoder(frame, PLAN, embedding).shape == (3, 2, 4, 4)
+    assert decoder(torch.randn(3, 2, 16), PLAN, embedding).shape == (3, 2, 64, 64, 3)
+
+    image = torch.randn(1, 3, 64, 64)
+    patch = image[0, :, 8:12, 20:24]  # row 2, column 5 of patches
+    want = (encoder.convs[0].weight[1] * patch).sum(dim=(1, 2, 3))
+    # 48 float32 products, summed in another order.
+    torch.testing.assert_close(encoder.convs[0](image, 1)[0, :, 2, 5], want, rtol=1e-5, atol=1e-5)
+    small = torch.zeros(1, 3, 16, 16)
+    small[0, :, 2, 5] = torch.tensor([1.0, 2.0, -1.0])
+    drawn = decoder.output(small, 0) - decoder.output.bias[0].view(1, 3, 1, 1)
+    want = torch.einsum("i,iohw->ohw", small[0, :, 2, 5], decoder.output.weight[0])
+    torch.testing.assert_close(drawn[0, :, 8:12, 20:24], want, rtol=1e-5, atol=1e-5)
+    drawn[0, :, 8:12, 20:24] = 0
+    assert drawn.abs().max() == 0
+
+
+def test_posterior_gain_scales_the_first_logits():
+    torch.manual_seed(0)
+    plain = Encoder(MODEL.perception, 1, (0,), 5)
+    torch.manual_seed(0)
+    loud = Encoder(dataclasses.replace(MODEL.perception, posterior_gain=8.0), 1, (0,), 5)
+    torch.testing.assert_close(loud.posterior.weight, 8 * plain.posterior.weight)
+    torch.testing.assert_close(loud.posterior.bias, plain.posterior.bias)
+
+
 def test_batch_norm_statistics_follow_each_row_alone():
     norm = BatchNorm(2, 3)
     x = torch.randn(50, 3, 4, 4) * 2 + 5

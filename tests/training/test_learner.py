@@ -63,6 +63,15 @@ def test_the_agents_update_leaves_the_world_model_alone():
         assert torch.equal(before[name], tensor), name
 
 
+@pytest.mark.parametrize(("epochs", "parts", "steps"), [(1, 1, 1), (3, 2, 6)])
+def test_a_rollout_is_used_as_often_as_told(epochs, parts, steps):
+    actor_critic = dataclasses.replace(run_config().actor_critic, rollout_epochs=epochs, rollout_parts=parts)
+    learner = grouped(make(actor_critic=actor_critic))
+    learner.update_agent(transitions(length=3))
+    (state, *_) = learner.agent_optimiser.state.values()
+    assert int(state["step"]) == steps
+
+
 def test_metrics_have_one_entry_per_task():
     learner = grouped(make())
     metrics = {**learner.update_world_model(transitions()), **learner.update_agent(transitions(length=3))}

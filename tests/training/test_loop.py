@@ -209,6 +209,20 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
         assert torch.equal(tensor, losses[1][1][name]), name
 
 
+def test_insight_comes_when_asked_and_changes_nothing(tmp_path):
+    runs = {}
+    for every in (0, 4):
+        run, *_ = wire(run_config(total_steps=16, insight_every=every), tmp_path / str(every))
+        run.train()
+        run.logger.close()
+        records = [json.loads(line) for line in (tmp_path / str(every) / "metrics.jsonl").read_text().splitlines()]
+        seen = [name for record in records for name in record if name.startswith("insight/")]
+        runs[every] = (run.last_loss, seen)
+    assert runs[0][0] == runs[4][0]
+    assert not runs[0][1]
+    assert any(name.startswith("insight/effective_rank/dummy:") for name in runs[4][1])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     run, *_ = wire(run_config(), tmp_path / "nan")
     with torch.no_grad():
