@@ -58,7 +58,7 @@ def run(config: Config) -> "Run":
     from mow.training.loop import Run
     from mow.training.scores import Cost, write_scores
 
-    device = _device(config.device)
+    device = pick_device(config.device)
     folder = _free_folder(config)
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
@@ -98,7 +98,8 @@ def run(config: Config) -> "Run":
             )
             say(f"scoring {config.evaluation_episodes} episodes per task")
             results = evaluate(learner, fresh, episodes=config.evaluation_episodes, max_steps=_LONGEST_EVALUATION)
-            cost = Cost(session.step, learner.updates, time.monotonic() - started, time.process_time())
+            seconds = time.monotonic() - started, time.process_time()
+            cost = Cost(learner.num_parameters, session.step, learner.updates, *seconds)
             say(write_scores(folder / "scores.json", results, cost))
         else:
             say(summary(session))
@@ -138,7 +139,8 @@ def summary(session: "Run") -> str:
     return "\n".join(lines)
 
 
-def _device(name: str) -> "torch.device":
+def pick_device(name: str) -> "torch.device":
+    """The device of a name on the command line. Raises: UsageError if it is unknown or not here."""
     import torch
 
     if name == "auto":

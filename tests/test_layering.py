@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "batch": set(),
     "config": set(),
+    "config_file": {"config"},
     "envs": set(),
     "distributions": {"kernels"},
     "returns": {"kernels"},
@@ -23,17 +24,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"batch", "config", "_C"},
     "imagination": {"kernels", "batch", "models"},
     "clustering": {"batch"},
-    "presets": {"config"},
+    "ablations": {"config"},
+    "ablation_runs": {"ablations", "command_line", "config", "presets"},
+    "ablation_table": set(),
+    "presets": {"ablations", "config"},
     "command_line": {"envs", "config", "presets"},
+    "ablate": {"ablation_runs", "ablation_table", "ablations", "command_line", "config", "envs", "presets"},
     "training": {
         "batch", "config", "distributions", "returns", "kernels", "models", "losses", "imagination", "clustering",
         "replay", "envs",
     },
 }
-BUILDERS = {"train", "evaluate"}  # the command lines: they wire everything
+BUILDERS = {"train", "evaluate", "film"}  # the command lines: they wire everything
 
 # Rooms that answer before torch could be loaded (over a second).
-WITHOUT_TORCH = ("envs", "config", "presets", "command_line")
+WITHOUT_TORCH = ("envs", "config", "config_file", "presets", "command_line")
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}
 FOLDERS = ("mow", "kernels", "csrc", "bench", "tests")

@@ -15,6 +15,7 @@ from mow.training.evaluator import TaskEvaluation
 class Cost:
     """What the scores took."""
 
+    parameters: int  # learned ones of world model and agent, all modules
     env_steps_per_task: int
     world_model_updates: int
     wall_seconds: float

@@ -43,7 +43,7 @@ def test_scores_by_hand(tmp_path):
         TaskEvaluation("tiny:pole", (10.0,), (100,)),
         TaskEvaluation("dummy:slide", (), ()),
     ]
-    table = write_scores(tmp_path / "scores.json", results, Cost(100, 50, 1.5, 2.5))
+    table = write_scores(tmp_path / "scores.json", results, Cost(7, 100, 50, 1.5, 2.5))
     content = json.loads((tmp_path / "scores.json").read_text())
     assert np.isclose(content["tasks"]["atari:Breakout"]["normalised"], 0.5)  # half the way from 1.7 to 30.5
     assert content["tasks"]["tiny:pole"]["normalised"] == 1.0

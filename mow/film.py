@@ -1,0 +1,314 @@
+"""See what a trained world model imagines: python -m mow.film RUN_FOLDER [--steps 16 ...]
+
+Plays episodes that training has never seen, lets the world model look at the first frames of some windows and imagine
+the rest along the actions that were taken. Writes film.png (real above, imagined below) and film.json (the errors).
+Nothing heavy is imported before the command line is understood.
+"""
+
+import argparse
+import json
+import math
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mow.command_line import UsageError
+from mow.config import Config
+from mow.config_file import read_config
+from mow.train import pick_device, say
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mow.envs.vector import VectorEnv
+    from mow.training.film_strip import Strip
+    from mow.training.foresight import Foresight, ForesightErrors
+    from mow.training.held_out import HeldOutWindows
+    from mow.training.learner import Learner
+
+_TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last one
+
+# Files of a run folder that a film's .json must not replace.
+_TAKEN = ("config", "versions", "scores")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the arguments")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 the film is written, 2 it cannot be made (one line says why), 130 interrupted."""
+    try:
+        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        print(f"mow.film: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "Film strips of what a trained world model imagines, and how far it is from what came."
+    parser = _Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
+    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train wrote")
+    parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN_FOLDER/checkpoints")
+    parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
+    parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")
+    parser.add_argument("--windows", type=int, default=8, help="per task, for the errors (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
+    parser.add_argument("--out", type=Path, help="picture to write; default: RUN_FOLDER/film.png")
+    parser.add_argument("--policy", choices=("agent", "random"), default="agent", help="who plays (%(default)s)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: as the run")
+    found = parser.parse_args(arguments)
+    for name in ("context", "steps", "windows"):
+        if getattr(found, name) < 1:
+            raise UsageError(f"--{name} must be 1 or more, got {getattr(found, name)}")
+    if found.seed < 0:
+        raise UsageError(f"--seed must be 0 or more, got {found.seed}")
+    if not found.run_folder.is_dir():
+        raise UsageError(f"no folder {found.run_folder}: name a run folder, as mow.train printed it")
+    found.out = found.out or found.run_folder / "film.png"
+    if found.out.suffix != ".png" or found.out.stem in _TAKEN or not found.out.parent.is_dir():
+        raise UsageError(f"--out {found.out} must be a .png in an existing folder and not {', '.join(_TAKEN)}")
+    return found
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Restore, play, foresee, draw, write. Raises: UsageError if something that is asked for is not to be had."""
+    config = _config(asked)
+    # Before torch is loaded: a folder without a checkpoint is answered at once.
+    path = asked.checkpoint or newest_checkpoint(asked.run_folder)
+
+    import numpy as np
+
+    from mow.envs.vector import make_vector
+    from mow.kernels import PhiloxState
+    from mow.training.foresight import foresee, foresight_errors, reconstruct, split
+    from mow.training.held_out import play_windows
+
+    device = pick_device(asked.device or config.device)
+    options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
+    try:
+        envs = make_vector(config.tasks, seed=asked.seed, num_workers=0, options=options)
+    except (ImportError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    with envs:
+        learner, step = restore(path, config, envs, device)
+        rng = PhiloxState.from_seed(asked.seed, device)  # one stream, so that play and imagination share no draw
+        try:
+            windows = play_windows(
+                learner,
+                envs,
+                player=asked.policy,
+                num_windows=asked.windows,
+                length=asked.context + asked.steps,
+                shortest=asked.context + 1,
+                rng=rng,
+                generator=np.random.default_rng(asked.seed),
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        played = [spec.name for spec in envs.specs]
+    foresight = foresee(learner.world_model, *split(windows.batch, asked.context), learner.routing(), rng)
+    reconstruction = reconstruct(learner.world_model, windows.batch.frame, rng)
+    errors = foresight_errors(foresight, reconstruction, windows)
+    order = [played.index(task) for task in config.tasks]  # the learner sorts its tasks by cluster
+    content: dict[str, Any] = {
+        "checkpoint": str(path),
+        "step": step,
+        **{name: getattr(asked, name) for name in ("policy", "context", "steps", "windows", "seed")},
+        "tasks": {played[k]: summary(errors, windows, foresight, k) for k in order},
+    }
+    strips = [_strip(played[k], windows, foresight, reconstruction, k) for k in order]
+    _write(asked, strips, content, _caption(asked, config, path))
+    say(table(content["tasks"]))
+    say(f"film: {asked.out}, numbers: {asked.out.with_suffix('.json')}")
+
+
+def _config(asked: argparse.Namespace) -> Config:
+    """The run's config, if what is asked goes with it."""
+    try:
+        config = read_config(asked.run_folder / "config.json")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    longest = config.model.max_positions
+    if asked.context + asked.steps > longest:
+        raise UsageError(
+            f"--context {asked.context} and --steps {asked.steps} exceed the model's {longest} positions: "
+            f"take at most {longest} together"
+        )
+    if asked.seed == config.seed:
+        raise UsageError(f"--seed {asked.seed} is that of the run, whose episodes were trained on: take another")
+    return config
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The one with the most steps. Raises: UsageError if the run has none."""
+    found = sorted((folder / "checkpoints").glob("step_*.pt"))
+    if not found:
+        raise UsageError(f"{folder} has no checkpoints/step_*.pt: let the run write one, or name it with --checkpoint")
+    return found[-1]
+
+
+def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
+    """The learner of a checkpoint, and the step it was written at; `envs` are sorted as its tasks are.
+
+    Raises: UsageError if the checkpoint cannot be read or is not of this config.
+    """
+    import torch
+
+    from mow.distributions import ActionMask
+    from mow.training.checkpoint import FORMAT, load_checkpoint
+    from mow.training.learner import Learner
+
+    layout = envs.layout
+    learner = Learner(
+        config, ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask)), device
+    )
+    try:
+        content = load_checkpoint(path, torch.device("cpu"))
+    except ValueError as error:  # of another format
+        raise UsageError(str(error)) from error
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UsageError(
+            f"{path} cannot be read as a checkpoint of format {FORMAT} ({type(error).__name__}): "
+            "name another with --checkpoint"
+        ) from error
+    tasks = content.get("tasks", [])
+    if sorted(tasks) != sorted(config.tasks):
+        raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own with --checkpoint")
+    try:
+        learner.load_state_dict(content["learner"])
+        step = int(content["step"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own with --checkpoint"
+        ) from error
+    if learner.grouping is not None:
+        envs.reorder(learner.grouping.order)
+    return learner, step
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+
+def summary(
+    errors: "ForesightErrors", windows: "HeldOutWindows", foresight: "Foresight", k: int
+) -> dict[str, Any]:
+    """Means of task k over the windows that live, for film.json; None where none does."""
+    num_steps = errors.reward.shape[-1]
+    acted = ~errors.reward[k].isnan()  # [B, T]
+    really = windows.batch.terminated[k, :, -num_steps - 1 : -1]
+    ahead = {}
+    for n in sorted({n for n in _TABLE_STEPS if n <= num_steps} | {num_steps}):
+        column = {name: getattr(errors, name)[k, :, n - 1] for name in ("imagined", "reconstructed", "repeated")}
+        count = int((~column["imagined"].isnan()).sum())
+        ahead[str(n)] = {**{name: _mean(error) for name, error in column.items()}, "windows": count}
+    return {
+        "ahead": ahead,
+        "reward_error": _mean(errors.reward[k]),
+        "no_reward_error": _mean(errors.no_reward[k]),
+        "termination_agreement": _mean(errors.agrees[k]),
+        "steps": int(acted.sum()),
+        "real_terminations": int((really & acted).sum()),
+        "imagined_terminations": int((foresight.terminated[k] & acted).sum()),
+    }
+
+
+def _mean(error: "Tensor") -> float | None:
+    mean = float(error.nanmean())
+    return None if math.isnan(mean) else mean
+
+
+def table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """The numbers for eyes: frames by steps ahead, then rewards and terminations."""
+    lines = [
+        "squared error per pixel channel, frames in [0, 1], of the imagined frame, of the posterior's reconstruction, "
+        "of the last seen frame repeated",
+        f"{'task':<24}{'steps ahead':>12}{'imagined':>12}{'reconstructed':>15}{'repeated':>12}{'windows':>9}",
+    ]
+    for task, numbers in tasks.items():
+        for ahead, row in numbers["ahead"].items():
+            shown = f"{_number(row['imagined'], 12)}{_number(row['reconstructed'], 15)}{_number(row['repeated'], 12)}"
+            lines.append(f"{task:<24}{ahead:>12}{shown}{row['windows']:>9}")
+    lines += [
+        "absolute error of the imagined reward and of expecting 0; share of steps whose termination is imagined right",
+        f"{'task':<24}{'reward':>12}{'0':>12}{'agreement':>12}{'steps':>8}{'ends':>7}{'imagined ends':>15}",
+    ]
+    for task, numbers in tasks.items():
+        shown = "".join(
+            _number(numbers[name], 12) for name in ("reward_error", "no_reward_error", "termination_agreement")
+        )
+        ends = f"{numbers['real_terminations']:>7}{numbers['imagined_terminations']:>15}"
+        lines.append(f"{task:<24}{shown}{numbers['steps']:>8}{ends}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.5f}"
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+def _strip(
+    name: str, windows: "HeldOutWindows", foresight: "Foresight", reconstruction: "Tensor", k: int
+) -> "Strip":
+    """The window of task k that lives longest, the first of these."""
+    import torch
+
+    from mow.training.film_strip import Strip
+
+    length = windows.length[k].tolist()
+    b = length.index(max(length))
+    num_columns, num_steps = windows.batch.reward.shape[2], foresight.reward.shape[2]
+    num_context = num_columns - num_steps
+    imagined = torch.cat([reconstruction[k, b, :num_context], foresight.frame[k, b]])  # [n, 64, 64, 3]
+    column = torch.arange(num_columns)
+    # Column t shows where the action of step t - 1 led; none led to the first.
+    real_end, imagined_end = torch.zeros(2, num_columns, dtype=torch.bool)
+    real_end[1:] = windows.batch.terminated[k, b, :-1].cpu()
+    imagined_end[num_context:] = foresight.terminated[k, b].cpu()
+    return Strip(
+        name=name,
+        real=windows.batch.frame[k, b].cpu().numpy(),
+        imagined=(255.0 * imagined.clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy(),
+        shown=(column < length[b]).numpy(),
+        real_end=real_end.numpy(),
+        imagined_end=(imagined_end & (column <= length[b])).numpy(),
+    )
+
+
+def _caption(asked: argparse.Namespace, config: Config, path: Path) -> tuple[str, ...]:
+    player = {"agent": "by the agent", "random": "at random"}[asked.policy]
+    return (
+        f"{config.preset}, {path.name}: {asked.context} real frames are seen, then {asked.steps} imagined along the "
+        f"actions that were taken ({player}, in episodes of seed {asked.seed})",
+        "numbers: steps ahead; below, left of the line: reconstructed; blank: the episode is over; "
+        "red bar: the task ends in this step, really or as imagined",
+    )
+
+
+def _write(asked: argparse.Namespace, strips: "list[Strip]", content: dict[str, Any], text: tuple[str, ...]) -> None:
+    """film.png and film.json."""
+    import cv2
+
+    from mow.training.film_strip import draw_film
+
+    picture = draw_film(strips, text, num_context=asked.context)
+    _, encoded = cv2.imencode(".png", picture[:, :, ::-1])
+    try:
+        asked.out.write_bytes(encoded.tobytes())
+        asked.out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
