@@ -93,7 +93,7 @@ def test_unknown_field(typed: str, meant: str) -> None:
     [
         (["--seed", "-1"], ["seed must be 0 or more, got -1"]),
         (["--model.perception.unimix", "2"], ["unimix must lie in [0, 1], got 2.0"]),
-        (["--total-steps", "5"], ["total_steps must exceed the prefill of 11 steps", "got 5"]),
+        (["--total-steps", "5"], ["total_steps must exceed the prefill of 9 steps", "got 5"]),
         (["--model.width", "100", "--model.num-heads", "3"], ["width must be a multiple of num_heads, got 100 and 3"]),
         (["--tasks", "atari:Pong", "atari:Pong"], ["tasks must differ, got atari:Pong more than once"]),
         (["--seed", "x"], ["--seed", "int", "'x'"]),
@@ -101,7 +101,7 @@ def test_unknown_field(typed: str, meant: str) -> None:
         (["--loss.task", "much"], ["--loss.task", "float", "much"]),
         (["--env.protocol", "200k"], ["'200k'", "--env.protocol", "100k", "storm"]),
         (["--model.condition", "hed"], ["'hed'", "--model.condition", "heads"]),
-        (["--model.perception.channels", "1", "2", "3"], ["--model.perception.channels", "4"]),
+        (["--model.perception.channels", "1", "2"], ["channels must be three or four numbers, got (1, 2)"]),
         (["--seed"], ["--seed", "Expected 1"]),
         (["--storm-compat", "yes"], ["yes"]),
         (["atari4", "quickstart"], ["quickstart"]),

@@ -1,0 +1,225 @@
+"""The runs of a grid of methods and seeds: which there are, which are finished, and running the others.
+
+A run is a process of its own, `python -m mow.train PARENT --field VALUE ...`: a method is written as the overrides that
+turn the parent preset into it, so that every run can be repeated by hand, and its config.json says all of it. Folders:
+
+    ROOT/METHOD/seed-0/          the run folder of mow.train (storm: one more level, a run per task)
+    ROOT/METHOD/seed-0.log       what the run said
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from mow.ablations import flat, variants
+from mow.command_line import UsageError
+from mow.config import Config
+from mow.presets import PRESETS
+
+# What may differ between a finished run and the one that is asked for: nothing of it is learnt from.
+_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "env.num_workers")
+_STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the grid."""
+
+    method: str
+    seed: int
+    config: Config  # with the run folder
+    arguments: tuple[str, ...]  # of python -m mow.train
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.folder)
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def name(self) -> str:
+        """`no_experts seed 1`, or `storm seed 1 tiny:goal`."""
+        return " ".join([self.method, f"seed {self.seed}", *(self.config.tasks if self.method == "storm" else ())])
+
+
+@dataclass
+class _Running:
+    number: int
+    job: Job
+    process: subprocess.Popen
+    started: float
+
+
+def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list[Job]:
+    """All runs, seed by seed, so that a grid that is stopped early still compares all methods.
+
+    Raises: ValueError if a method makes no sense for this parent.
+    """
+    jobs = []
+    for seed in range(seeds):
+        for method in methods:
+            for config in variants(parent, method):
+                folder = root / method / f"seed-{seed}"
+                if method == "storm":
+                    folder = folder / config.tasks[0].replace(":", "-")
+                told = replace(config, seed=seed, folder=str(folder))
+                arguments = (parent.preset, *overrides(PRESETS[parent.preset](), told))
+                jobs.append(Job(method, seed, told, arguments))
+    return jobs
+
+
+def overrides(base: Config, config: Config) -> list[str]:
+    """The words of a command line that turn `base` into `config`, the preset's name aside."""
+    words, old = [], flat(base)
+    for path, value in flat(config).items():
+        if path == "preset" or value == old[path]:
+            continue
+        group, _, name = path.replace("_", "-").rpartition(".")
+        flag = f"--{group}." if group else "--"
+        if isinstance(value, bool):
+            words.append(f"{flag}{name}" if value else f"{flag}no-{name}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"{flag}{name}", *(str(one) for one in values)]
+    return words
+
+
+def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+    """The jobs without scores; what an interrupted one left is removed, since a run cannot be picked up half-way.
+
+    Raises: UsageError if a finished run was told something else, or a folder holds something else than a run.
+    """
+    left = []
+    for job in jobs:
+        if (job.folder / "scores.json").exists():
+            check_same(job.folder / "config.json", job.config)
+            continue
+        left.append(job)
+    for job in left:
+        if not job.folder.exists() or not any(job.folder.iterdir()):
+            continue
+        if not (job.folder / "config.json").exists():
+            raise UsageError(f"{job.folder} holds something else than a run: give another --folder")
+        say(f"{job.name} was not finished: {job.folder} is removed, it starts afresh")
+        shutil.rmtree(job.folder)
+    return left
+
+
+def check_same(path: Path, config: Config) -> None:
+    """Raises: UsageError if the config saved at `path` is not `config`: results of two kinds would be mixed."""
+    saved = _flat_json(json.loads(path.read_text(encoding="utf-8")))
+    wanted = _flat_json(json.loads(json.dumps(asdict(config))))
+    for name in wanted:
+        if name not in _ASIDE and saved.get(name) != wanted[name]:
+            raise UsageError(
+                f"{path} was made with {name} {saved.get(name)}, now it is {wanted[name]}: give another --folder"
+            )
+
+
+def train_command(job: Job) -> list[str]:
+    return [sys.executable, "-m", "mow.train", *job.arguments]
+
+
+def run_all(
+    jobs: Sequence[Job],
+    *,
+    at_once: int,
+    say: Callable[[str], None],
+    command: Callable[[Job], list[str]] = train_command,
+) -> int:
+    """Run every job in a process of its own, `at_once` at a time; a failed one is said and does not stop the others.
+
+    Several at a time share the cores: each gets OMP_NUM_THREADS = cores // at_once. An interruption ends the children.
+    Returns: how many failed.
+    """
+    env = dict(os.environ)
+    if at_once > 1:
+        env["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // at_once))
+    waiting, running, failed, started = deque(enumerate(jobs, 1)), list[_Running](), 0, time.monotonic()
+    tasks_left = sum(len(job.config.tasks) for job in jobs)
+    tasks_done = 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                number, job = waiting.popleft()
+                say(f"[{number}/{len(jobs)}] {job.name}: started, log: {job.log}")
+                running.append(_start(number, job, command(job), env))
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                # A single-task run is shorter than one of all tasks, so time is counted by task.
+                tasks_done += len(one.job.config.tasks)
+                tasks_left -= len(one.job.config.tasks)
+                eta = (time.monotonic() - started) / tasks_done * tasks_left
+                failed += not _succeeded(one)
+                say(f"[{one.number}/{len(jobs)}] {_outcome(one)}, ETA {_clock(eta)}")
+            time.sleep(0.1)
+    finally:
+        _stop(running)
+    return failed
+
+
+def _start(number: int, job: Job, command: list[str], env: dict[str, str]) -> _Running:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(job.log, "w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
+    return _Running(number, job, process, time.monotonic())
+
+
+def _succeeded(one: _Running) -> bool:
+    return one.process.returncode == 0 and (one.job.folder / "scores.json").exists()
+
+
+def _outcome(one: _Running) -> str:
+    took = _clock(time.monotonic() - one.started)
+    if not _succeeded(one):
+        lines = one.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"{one.job.name}: FAILED after {took} with exit code {one.process.returncode}, {one.job.log}: {last}"
+    mean = json.loads((one.job.folder / "scores.json").read_text(encoding="utf-8"))["mean_normalised"]
+    return f"{one.job.name}: score {'-' if mean is None else f'{mean:.2f}'} in {took}"
+
+
+def _stop(running: Sequence[_Running]) -> None:
+    """Interrupt, as Ctrl-C does, so that environment workers end with their run; kill what does not end in time.
+
+    A second Ctrl-C ends the waiting, and the children with it.
+    """
+    for one in running:
+        one.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + _STOP_SECONDS
+    try:
+        for one in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    finally:
+        for one in running:
+            if one.process.poll() is None:
+                one.process.kill()
+                one.process.wait()
+
+
+def _flat_json(nested: dict, prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            found.update(_flat_json(value, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _clock(seconds: float) -> str:
+    """0:04:05."""
+    return str(timedelta(seconds=round(seconds)))
