@@ -95,7 +95,7 @@ def quickstart() -> Config:
     """Five tiny tasks that look and move differently, one small agent: the whole method in minutes on two CPU cores.
 
     Differs from the presets of the paper's size where ten minutes ask for it (bench/results/LOG.md has the numbers):
-    a spatial latent with a loud start finds small things in a tenth of the updates, patches in the first convolution
+    a spatial latent with a loud start finds small things in fewer updates, patches in the first convolution
     save a quarter of the time, group norm lets the tasks of a module share their convolution calls, and an imagined
     rollout is used for six steps, because making it costs more than learning from it.
     """
