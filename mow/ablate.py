@@ -12,22 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
 from mow import envs
 from mow.ablation_runs import check_same, plan, run_all, unfinished
 from mow.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.ablations import BASELINES, METHODS, meaning, variants
-from mow.command_line import UsageError, nearest, parse
+from mow.command_line import Parser, UsageError, nearest, parse, say
 from mow.config import Config
 from mow.presets import PRESETS
 
 REMEDY = 'pip install -e ".[ablate]"'
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,11 +53,6 @@ def _ablate(arguments: list[str]) -> int:
     if failed:
         say(f"{failed} of {len(left)} runs failed; the same command tries them again")
     return max(_tabulate(root), int(failed > 0))
-
-
-def say(line: str) -> None:
-    """One line to the console, at once even when it goes to a file."""
-    print(line, flush=True)
 
 
 def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | None, extra: Sequence[str]) -> Config:
@@ -124,7 +113,7 @@ def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if "--" in arguments:
         at = arguments.index("--")
         arguments, extra = arguments[:at], arguments[at + 1 :]
-    parser = _Parser(
+    parser = Parser(
         prog="python -m mow.ablate",
         usage="python -m mow.ablate [--methods NAME ...] [--seeds N] [...] [-- --field VALUE ...]",
         description="Compare a preset with baselines and with itself less one part; a stopped grid goes on.",

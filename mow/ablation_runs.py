@@ -17,17 +17,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from mow.ablations import flat, variants
 from mow.command_line import UsageError
 from mow.config import Config
+from mow.config_file import read_config
 from mow.presets import PRESETS
 
 # What may differ between a finished run and the one that is asked for: nothing of it is learnt from.
-_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "env.num_workers")
+_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "insight_every", "env.num_workers")
 _STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 
@@ -119,13 +120,13 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
 
 def check_same(path: Path, config: Config) -> None:
     """Raises: UsageError if the config saved at `path` is not `config`: results of two kinds would be mixed."""
-    saved = _flat_json(json.loads(path.read_text(encoding="utf-8")))
-    wanted = _flat_json(json.loads(json.dumps(asdict(config))))
-    for name in wanted:
-        if name not in _ASIDE and saved.get(name) != wanted[name]:
-            raise UsageError(
-                f"{path} was made with {name} {saved.get(name)}, now it is {wanted[name]}: give another --folder"
-            )
+    try:
+        saved = flat(read_config(path))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    for name, wanted in flat(config).items():
+        if name not in _ASIDE and saved[name] != wanted:
+            raise UsageError(f"{path} was made with {name} {saved[name]}, now it is {wanted}: give another --folder")
 
 
 def train_command(job: Job) -> list[str]:
@@ -208,16 +209,6 @@ def _stop(running: Sequence[_Running]) -> None:
             if one.process.poll() is None:
                 one.process.kill()
                 one.process.wait()
-
-
-def _flat_json(nested: dict, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in nested.items():
-        if isinstance(value, dict):
-            found.update(_flat_json(value, f"{prefix}{name}."))
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _clock(seconds: float) -> str:

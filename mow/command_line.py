@@ -1,5 +1,6 @@
 """The command line: a preset's name, then overrides; every mistake is answered in one line that names the remedy."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -25,6 +26,18 @@ Every field of the preset can be overridden; --help after a preset lists them al
 
 class UsageError(ValueError):
     """What the user typed cannot be run; the message is one line with the remedy."""
+
+
+class Parser(argparse.ArgumentParser):
+    """For the commands that take no config: what is wrong is a UsageError and not argparse's page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists the arguments")
+
+
+def say(line: str) -> None:
+    """One line to the console, at once even when it goes to a file."""
+    print(line, flush=True)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

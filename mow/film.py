@@ -12,12 +12,12 @@ import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from mow.command_line import UsageError
+from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
-from mow.train import pick_device, say
+from mow.train import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +35,6 @@ _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last o
 _TAKEN = ("config", "versions", "scores")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; --help lists the arguments")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the film is written, 2 it cannot be made (one line says why), 130 interrupted."""
     try:
@@ -55,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Film strips of what a trained world model imagines, and how far it is from what came."
-    parser = _Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
+    parser = Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
     parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train wrote")
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN_FOLDER/checkpoints")
     parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow import __version__
-from mow.command_line import UsageError, fail, parse
+from mow.command_line import UsageError, fail, parse, say
 from mow.config import Config
 
 if TYPE_CHECKING:
@@ -106,11 +106,6 @@ def run(config: Config) -> "Run":
         took, peak = duration(time.monotonic() - started), peak_memory_gb()
         say(f"done in {took}, peak memory {peak:.1f} GB; look: tensorboard --logdir {folder}")
     return session
-
-
-def say(line: str) -> None:
-    """One line to the console, at once even when it goes to a file."""
-    print(line, flush=True)
 
 
 def num_workers(config: Config) -> int:

@@ -83,6 +83,30 @@ def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1)
     )
 
 
+def meta_models(config: Config, discrete: int, continuous: int = 0) -> tuple[WorldModel, Agent]:
+    """The models of a config once its tasks are grouped, on the meta device: to be counted, not run."""
+    num_tasks, num_modules = len(config.tasks), config.num_modules
+    modules = [k * num_modules // num_tasks for k in range(num_tasks)]
+    with torch.device("meta"):
+        mask = ActionMask(
+            torch.ones(num_tasks, discrete, dtype=torch.bool), torch.ones(num_tasks, continuous, dtype=torch.bool)
+        )
+        model = WorldModel(
+            config.model, action_size=mask.action_size, module_of_task=modules, num_modules=num_modules
+        )
+        made = Agent(
+            config.actor_critic,
+            state_size=config.model.perception.latent_size + config.model.width,
+            num_bins=config.model.num_bins,
+            mask=mask,
+            module_of_task=modules,
+            num_modules=num_modules,
+            embedding_size=config.model.embedding_size,
+            condition=config.model.condition,
+        )
+    return model, made
+
+
 def transitions(num_tasks: int = 3, num_sequences: int = 2, length: int = 6, *, seed: int = 0) -> TransitionBatch:
     """Random windows, an episode start in the middle of some."""
     rng = torch.Generator().manual_seed(seed)

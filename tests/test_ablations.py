@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from mow.ablations import (
     ABLATIONS,
@@ -25,12 +24,10 @@ from mow.ablations import (
     widened,
 )
 from mow.config import BatchConfig, EnvConfig, ImaginationConfig, SharedConfig
-from mow.distributions import ActionMask
 from mow.envs.vector import SerialVectorEnv
-from mow.models import Agent, WorldModel
 from mow.presets import PRESETS, quickstart
 from mow.train import run
-from tests.small import run_config
+from tests.small import meta_models, run_config
 
 SMALL = run_config(
     total_steps=17,
@@ -148,31 +145,13 @@ def test_a_parent_that_nobody_has_measured_is_refused():
 
 
 def learned_parameters(config):
-    """Of world model and agent once the tasks are grouped; on the meta device, so nothing is allocated."""
-    num_tasks, num_modules = len(config.tasks), config.num_modules
-    modules = [k * num_modules // num_tasks for k in range(num_tasks)]
+    """Of world model and agent once the tasks are grouped."""
     discrete, continuous = 18, 0  # Atari
     if config.tasks[0].startswith("tiny:"):
         layout = SerialVectorEnv(config.tasks, seed=0, options={}).layout
         discrete, continuous = layout.num_discrete, layout.num_continuous
-    with torch.device("meta"):
-        mask = ActionMask(
-            torch.ones(num_tasks, discrete, dtype=torch.bool), torch.ones(num_tasks, continuous, dtype=torch.bool)
-        )
-        model = WorldModel(
-            config.model, action_size=mask.action_size, module_of_task=modules, num_modules=num_modules
-        )
-        agent = Agent(
-            config.actor_critic,
-            state_size=config.model.perception.latent_size + config.model.width,
-            num_bins=config.model.num_bins,
-            mask=mask,
-            module_of_task=modules,
-            num_modules=num_modules,
-            embedding_size=config.model.embedding_size,
-            condition=config.model.condition,
-        )
-    return sum(p.numel() for module in (model, agent) for p in module.parameters() if p.requires_grad)
+    models = meta_models(config, discrete, continuous)
+    return sum(p.numel() for module in models for p in module.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", WIDENING)

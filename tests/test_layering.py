@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imagination": {"kernels", "batch", "models"},
     "clustering": {"batch"},
     "ablations": {"config"},
-    "ablation_runs": {"ablations", "command_line", "config", "presets"},
+    "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets"},
     "ablation_table": set(),
     "presets": {"ablations", "config"},
     "command_line": {"envs", "config", "presets"},

@@ -28,7 +28,7 @@ class Lesson:
 
     def parts(self, number: int) -> "Iterator[Lesson]":
         """The sequences in `number` parts, as equal as can be."""
-        columns = [getattr(self, field.name).chunk(number, dim=1) for field in fields(self)]
+        columns = [getattr(self, field.name).tensor_split(number, dim=1) for field in fields(self)]
         return (Lesson(*part) for part in zip(*columns, strict=True))
 
 

@@ -1,34 +1,20 @@
 """The models have the sizes that the papers report; built on the meta device, so nothing is allocated."""
 
-import pytest
-import torch
+import dataclasses
 
-from mow.distributions import ActionMask
-from mow.models import Agent, WorldModel
+import pytest
+
 from mow.presets import PRESETS
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import num_terms
+from tests.small import meta_models
 
 
-def build(name, num_modules=None):
+def build(name, **clustering):
     config = PRESETS[name]()
-    num_tasks, num_modules = len(config.tasks), num_modules or config.num_modules
-    modules = [k * num_modules // num_tasks for k in range(num_tasks)]
-    with torch.device("meta"):
-        mask = ActionMask(torch.ones(num_tasks, 18, dtype=torch.bool), torch.ones(num_tasks, 0, dtype=torch.bool))
-        model = WorldModel(config.model, action_size=18, module_of_task=modules, num_modules=num_modules)
-        agent = Agent(
-            config.actor_critic,
-            state_size=config.model.perception.latent_size + config.model.width,
-            num_bins=config.model.num_bins,
-            mask=mask,
-            module_of_task=modules,
-            num_modules=num_modules,
-            embedding_size=config.model.embedding_size,
-            condition=config.model.condition,
-        )
-        weights = make_task_weights(config.loss, num_tasks, num_terms(config.model.task_head))
-    return model, agent, weights
+    config = dataclasses.replace(config, clustering=dataclasses.replace(config.clustering, **clustering))
+    weights = make_task_weights(config.loss, len(config.tasks), num_terms(config.model.task_head))
+    return *meta_models(config, discrete=18), weights
 
 
 def test_atari26_is_the_papers_972_mib():
@@ -49,5 +35,5 @@ def test_storm_has_storms_parameters():
 @pytest.mark.parametrize(("modules", "mib"), [(3, 434), (6, 614)])
 def test_fewer_modules(modules, mib):
     """The same model with 3 or 6 modules for 26 tasks."""
-    values = sum(t.numel() for module in build("atari26", modules) for t in module.state_dict().values())
+    values = sum(t.numel() for module in build("atari26", num_modules=modules) for t in module.state_dict().values())
     assert round(values * 4 / 2**20) == mib

@@ -66,6 +66,7 @@ def test_parts_hold_every_sequence_once(policy):
     lesson, _ = lesson_of(policy, rollout())
     parts = list(lesson.parts(2))
     assert [part.returns.shape[1] for part in parts] == [3, 2]
+    assert [part.returns.shape[1] for part in lesson.parts(4)] == [2, 1, 1, 1], "as many as asked for"
     for field in dataclasses.fields(lesson):
         together = torch.cat([getattr(part, field.name) for part in parts], dim=1)
         assert torch.equal(together, getattr(lesson, field.name)), field.name
