@@ -47,8 +47,17 @@ class Posterior:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """What the heads read: a step as the agent left it, and what the sequence model makes of it and its past."""
+
+    latent: Tensor  # z_t [K, B, L, Z] one-hot
+    action: Tensor  # a_t [K, B, L, A]
+    hidden: Tensor  # h_t [K, B, L, D], has seen z_t and a_t
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What the heads read off h_t."""
+    """What the heads say of a moment."""
 
     next_latent_logits: Tensor  # [K, B, L, S, C] of p(z_{t+1} | h_t, e_k)
     reward_logits: Tensor  # [K, B, L, V]

@@ -7,24 +7,33 @@ own config and never the whole tree; what an environment tells us (action counts
 from dataclasses import dataclass, field
 from typing import Literal
 
-Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"]
+from mow.config_checks import fraction, not_negative, positive, require
+from mow.config_model import (
+    Condition,
+    ExpertsConfig,
+    PerceptionConfig,
+    RoutingConfig,
+    SharedConfig,
+    WorldModelConfig,
+)
 
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise ValueError(message)
-
-
-def _positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value > 0, f"{name} must be above 0, got {value}")
-
-
-def _fraction(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(0.0 <= value <= 1.0, f"{name} must lie in [0, 1], got {value}")
+__all__ = [
+    "ActorCriticConfig",
+    "BatchConfig",
+    "ClusteringConfig",
+    "Condition",
+    "Config",
+    "EnvConfig",
+    "ExpertsConfig",
+    "ImaginationConfig",
+    "LossConfig",
+    "OptimConfig",
+    "PerceptionConfig",
+    "RoutingConfig",
+    "ScheduleConfig",
+    "SharedConfig",
+    "WorldModelConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -37,125 +46,7 @@ class EnvConfig:
     """Processes that step the environments; 0 steps them here, -1 takes one per spare core."""
 
     def __post_init__(self) -> None:
-        _require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
-
-
-@dataclass(frozen=True)
-class PerceptionConfig:
-    channels: tuple[int, ...] = (32, 64, 128, 256)
-    """Of the convolutions from 64x64 down to 4x4: four of stride 2, or three, the first of stride 4; mirrored back."""
-    groups: int = 32
-    """S: categoricals in a latent."""
-    classes: int = 32
-    """C: classes of each categorical."""
-    unimix: float = 0.01
-    """Share of the uniform distribution mixed into every categorical."""
-    norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
-    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
-    latent: Literal["dense", "spatial"] = "dense"
-    """Every group of the latent sees the whole picture, or only one of the 4x4 cells of the last feature map."""
-    posterior_gain: float = 1.0
-    """Scale of the posterior's weights at the start; above 1 the first latents already tell pictures apart."""
-
-    def __post_init__(self) -> None:
-        _require(len(self.channels) in (3, 4), f"channels must be three or four numbers, got {self.channels}")
-        _require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
-        _positive(self, "groups", "classes", "posterior_gain")
-        _require(
-            self.latent == "dense" or self.groups % 16 == 0,
-            f"groups must be a multiple of 16, the cells of a spatial latent, got {self.groups}",
-        )
-        _require(self.classes <= 256, f"classes must be at most 256, got {self.classes}")
-        _fraction(self, "unimix")
-
-    @property
-    def latent_size(self) -> int:
-        return self.groups * self.classes
-
-
-@dataclass(frozen=True)
-class RoutingConfig:
-    method: Literal["learned", "hash", "cluster"] = "learned"
-    """Learned from the task embedding, a fixed balanced assignment, or one set of experts per cluster."""
-    hidden: int = 512
-    temperature_start: float = 5.0
-    temperature_end: float = 1.0
-    anneal_fraction: float = 0.2
-    """Share of all world-model updates over which the temperature falls; then the choice of experts is frozen."""
-    noise: float = 0.25
-    """Gumbel noise on the router's logits is scaled by noise * (temperature - temperature_end)."""
-    scale: Literal["straight_through", "none", "plain"] = "straight_through"
-    """How routing weights touch the expert outputs: gradient only, not at all, or as factors."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "hidden", "temperature_start", "temperature_end")
-        _fraction(self, "anneal_fraction")
-        _require(self.noise >= 0, f"noise must be 0 or more, got {self.noise}")
-
-
-@dataclass(frozen=True)
-class ExpertsConfig:
-    num_experts: int = 12
-    experts_per_task: int = 2
-    num_layers: int = 2
-
-    def __post_init__(self) -> None:
-        _positive(self, "num_experts", "experts_per_task", "num_layers")
-        _require(
-            self.experts_per_task <= self.num_experts,
-            f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}",
-        )
-
-
-@dataclass(frozen=True)
-class SharedConfig:
-    kind: Literal["transformer", "mlp", "none"] = "transformer"
-    """After the experts: stem and Transformer, the stem alone, or nothing (then experts_per_task must be 1)."""
-    num_layers: int = 1
-
-    def __post_init__(self) -> None:
-        _positive(self, "num_layers")
-
-
-@dataclass(frozen=True)
-class WorldModelConfig:
-    width: int = 512
-    num_heads: int = 8
-    feedforward: int = 1024
-    dropout: float = 0.1
-    max_positions: int = 64
-    embedding_size: int = 256
-    """d: entries of the unit-length task embedding; 0 builds a model that is not told its task."""
-    condition: tuple[Condition, ...] = ("encoder", "decoder", "heads", "mixer", "shared")
-    """Where the task embedding enters."""
-    heads: Literal["cluster", "shared"] = "cluster"
-    """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
-    task_head: bool = True
-    """Predict the task from h_t (the task loss)."""
-    num_bins: int = 255
-    """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
-    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
-    routing: RoutingConfig = field(default_factory=RoutingConfig)
-    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
-    shared: SharedConfig = field(default_factory=SharedConfig)
-
-    def __post_init__(self) -> None:
-        _positive(self, "width", "num_heads", "feedforward", "max_positions")
-        _require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
-        _require(self.embedding_size >= 0, f"embedding_size must be 0 or more, got {self.embedding_size}")
-        _require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")
-        _require(
-            self.width % self.num_heads == 0,
-            f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}",
-        )
-        _require(
-            self.shared.kind != "none" or self.experts.experts_per_task == 1,
-            "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts",
-        )
-        _require(
-            self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
-            "routing.method learned needs embedding_size above 0: the router reads the task embedding",
-        )
+        require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
 
 
 @dataclass(frozen=True)
@@ -166,8 +57,8 @@ class BatchConfig:
     """L: steps per window."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_sequences")
-        _require(self.length >= 2, f"length must be at least 2, got {self.length}")
+        positive(self, "num_sequences")
+        require(self.length >= 2, f"length must be at least 2, got {self.length}")
 
 
 @dataclass(frozen=True)
@@ -187,10 +78,9 @@ class LossConfig:
     """Task weights: one learned scale per task, none, one per task and term, or 1 / running mean of the loss."""
 
     def __post_init__(self) -> None:
-        for name in ("reconstruction", "reward", "termination", "task", "dynamics", "representation", "balance"):
-            _require(getattr(self, name) >= 0, f"{name} must be 0 or more, got {getattr(self, name)}")
-        _positive(self, "reconstruct_every")
-        _require(self.free_bits >= 0, f"free_bits must be 0 or more, got {self.free_bits}")
+        not_negative(self, "reconstruction", "reward", "termination", "task", "dynamics", "representation", "balance")
+        not_negative(self, "free_bits")
+        positive(self, "reconstruct_every")
 
 
 @dataclass(frozen=True)
@@ -205,8 +95,8 @@ class ClusteringConfig:
     restarts: int = 50
 
     def __post_init__(self) -> None:
-        _positive(self, "num_modules", "restarts")
-        _require(self.num_batches >= 2, f"num_batches must be 2 or more (halves are compared), got {self.num_batches}")
+        positive(self, "num_modules", "restarts")
+        require(self.num_batches >= 2, f"num_batches must be 2 or more (halves are compared), got {self.num_batches}")
 
 
 @dataclass(frozen=True)
@@ -223,7 +113,7 @@ class ImaginationConfig:
     """An imagined episode ends where termination is likelier than not, or at every step by its probability."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_sequences", "context", "horizon")
+        positive(self, "num_sequences", "context", "horizon")
 
 
 @dataclass(frozen=True)
@@ -239,6 +129,8 @@ class ActorCriticConfig:
     """Parts that a rollout's sequences are divided into, each a gradient step."""
     clip: float = 0.2
     """How far the policy may move on one rollout, as a ratio of probabilities; nothing to the first step."""
+    memory_gain: float = 1.0
+    """h_t, of length sqrt(D), times this is what the agent sees of it; small where z_t says nearly all."""
     critic: Literal["cluster", "shared", "per_task"] = "cluster"
     slow_decay: float = 0.98
     slow_target: Literal["value", "lambda_return"] = "value"
@@ -249,10 +141,10 @@ class ActorCriticConfig:
     """Weigh an imagined state by the probability that its trajectory had not ended before it."""
 
     def __post_init__(self) -> None:
-        _positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip")
-        _fraction(self, "discount", "lam", "slow_decay", "return_decay")
-        _require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
-        _require(self.entropy >= 0, f"entropy must be 0 or more, got {self.entropy}")
+        positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
+        fraction(self, "discount", "lam", "slow_decay", "return_decay")
+        require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
+        not_negative(self, "entropy")
 
 
 @dataclass(frozen=True)
@@ -260,17 +152,24 @@ class OptimConfig:
     world_model_lr: float = 1e-4
     world_model_eps: float = 1e-8
     world_model_clip: float = 1000.0
+    matrices: Literal["adam", "muon"] = "adam"
+    """Who moves the world model's matrices: Adam like all else, or Muon (orthogonalised momentum)."""
+    matrix_lr: float = 2e-3
+    """Step size of Muon: root mean square of a step's entries."""
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
     agent_clip: float = 100.0
     weighting_lr: float = 1e-3
     """Step size of the harmony scales, a parameter group of their own."""
+    final_lr: float = 1.0
+    """Share of every step size that is left at the end; they fall linearly with the world-model updates."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp32 elsewhere."""
 
     def __post_init__(self) -> None:
-        _positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
-        _positive(self, "weighting_lr")
+        positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
+        positive(self, "matrix_lr", "weighting_lr")
+        fraction(self, "final_lr")
 
 
 @dataclass(frozen=True)
@@ -289,9 +188,9 @@ class ScheduleConfig:
     """Steps that the agent remembers while acting."""
 
     def __post_init__(self) -> None:
-        _fraction(self, "prefill_fraction", "random_action")
-        _require(self.warmup_fraction >= 0, f"warmup_fraction must be 0 or more, got {self.warmup_fraction}")
-        _positive(self, "world_model_every", "agent_every", "acting_context")
+        fraction(self, "prefill_fraction", "random_action")
+        not_negative(self, "warmup_fraction")
+        positive(self, "world_model_every", "agent_every", "acting_context")
 
 
 @dataclass(frozen=True)
@@ -330,26 +229,22 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        _require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
-        _require(
+        require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
+        require(
             self.actor_critic.rollout_parts <= self.imagination.num_sequences,
             f"actor_critic.rollout_parts must be at most imagination.num_sequences, "
             f"got {self.actor_critic.rollout_parts} and {self.imagination.num_sequences}",
         )
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
-        _require(not double, f"tasks must differ, got {', '.join(double)} more than once")
-        _positive(self, "total_steps", "log_every", "checkpoint_every")
-        _require(
+        require(not double, f"tasks must differ, got {', '.join(double)} more than once")
+        positive(self, "total_steps", "log_every", "checkpoint_every")
+        require(
             self.loss.reconstruct_every <= self.batch.length,
             f"loss.reconstruct_every must be at most batch.length, got {self.loss.reconstruct_every} "
             f"and {self.batch.length}",
         )
-        _require(
-            self.evaluation_episodes >= 0, f"evaluation_episodes must be 0 or more, got {self.evaluation_episodes}"
-        )
-        _require(self.insight_every >= 0, f"insight_every must be 0 or more, got {self.insight_every}")
-        _require(self.seed >= 0, f"seed must be 0 or more, got {self.seed}")
-        _require(
+        not_negative(self, "evaluation_episodes", "insight_every", "seed")
+        require(
             self.total_steps > self.prefill_steps,
             f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
             f"got {self.total_steps}",
@@ -357,7 +252,7 @@ class Config:
         longest = max(
             self.batch.length, self.imagination.context + self.imagination.horizon, self.schedule.acting_context
         )
-        _require(
+        require(
             self.model.max_positions >= longest,
             f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}",
         )

@@ -9,7 +9,7 @@ and in evaluation mode, which the caller sets.
 import torch
 from torch import Tensor
 
-from mow.batch import Imagination, TransitionBatch
+from mow.batch import Imagination, Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.models import Agent, Routing, WorldModel
 
@@ -47,7 +47,8 @@ def imagine(
     valid = torch.ones_like(context.terminated[:, :, -1])  # [K, B]
     if start == "prior":
         valid = ~(context.terminated | context.truncated)[:, :, -1]
-        state_latent = model.sample(model.foretell(hidden), rng)  # [K, B, 1, Z]
+        last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
+        state_latent = model.sample(model.foretell(last), rng)  # [K, B, 1, Z]
     else:
         state_latent = latent[:, :, -1:]
         hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
@@ -59,14 +60,16 @@ def imagine(
         state = torch.cat([state_latent, hidden], dim=-1)  # [K, B, 1, Z + D]
         action, raw_action = agent.policy(state, embedding).sample(rng)
         hidden = model.remember(state_latent, action, window.rows(step, step + 1), routing, memory)
-        state_latent = model.sample(model.foretell(hidden), rng)
+        state_latent = model.sample(model.foretell(Moment(state_latent, action, hidden)), rng)
         steps.append((action, raw_action))
         latents.append(state_latent)
         hiddens.append(hidden.float())
     action, raw_action = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
     remembered = torch.cat(hiddens, dim=2)  # [K, B, T + 1, D]
     # What no step waits for is read off all steps at once.
-    reward_logits, termination_logits = model.outcome(remembered[:, :, 1:])
+    reward_logits, termination_logits = model.outcome(
+        Moment(torch.cat(latents[:-1], dim=2), action, remembered[:, :, 1:])
+    )
     return Imagination(
         latent=torch.cat(latents, dim=2),
         hidden=remembered,

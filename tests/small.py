@@ -36,6 +36,11 @@ MODEL = WorldModelConfig(
     experts=ExpertsConfig(num_experts=3, experts_per_task=2, num_layers=2),
 )
 
+# The same with a cell of the latent to each sixteenth of the picture, foretold cell by cell.
+LOCAL = dataclasses.replace(
+    MODEL, prior="local", perception=dataclasses.replace(MODEL.perception, groups=32, classes=4, latent="spatial")
+)
+
 
 def run_config(**changes: object) -> Config:
     """A whole run on the counting environment, seconds long."""
@@ -73,7 +78,8 @@ def action_mask(num_tasks: int = 3) -> ActionMask:
 def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **changes: object) -> Agent:
     return Agent(
         dataclasses.replace(ActorCriticConfig(hidden=8), **changes),
-        state_size=config.perception.latent_size + config.width,
+        latent_size=config.perception.latent_size,
+        hidden_size=config.width,
         num_bins=config.num_bins,
         mask=action_mask(len(modules)),
         module_of_task=modules,
@@ -96,7 +102,8 @@ def meta_models(config: Config, discrete: int, continuous: int = 0) -> tuple[Wor
         )
         made = Agent(
             config.actor_critic,
-            state_size=config.model.perception.latent_size + config.model.width,
+            latent_size=config.model.perception.latent_size,
+            hidden_size=config.model.width,
             num_bins=config.model.num_bins,
             mask=mask,
             module_of_task=modules,

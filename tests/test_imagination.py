@@ -1,14 +1,15 @@
 import pytest
 import torch
 
+from mow.batch import Moment
 from mow.imagination import imagine
 from mow.kernels import PhiloxState, two_hot_decode
-from tests.small import agent, transitions, world_model
+from tests.small import LOCAL, MODEL, agent, transitions, world_model
 
 
-def dream(start, horizon=4, seed=0):
+def dream(start, horizon=4, seed=0, config=MODEL):
     torch.manual_seed(seed)
-    model, policy = world_model().eval(), agent()
+    model, policy = world_model(config).eval(), agent(config)
     # Heads that start at zero would make every reward 0 and hide mistakes.
     torch.nn.init.normal_(model.heads.reward.output.weight, std=0.5)
     context = transitions(length=5)
@@ -36,10 +37,11 @@ def test_shapes_and_no_gradient(start):
     assert not rollout.state.requires_grad
 
 
+@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
 @pytest.mark.parametrize("start", ["prior", "posterior"])
-def test_the_cached_rollout_equals_the_full_forward(start):
+def test_the_cached_rollout_equals_the_full_forward(start, config):
     """One pass over context and imagined tokens gives every hidden state, reward and end of the rollout."""
-    model, context, routing, rollout = dream(start)
+    model, context, routing, rollout = dream(start, config=config)
     num_context = 5 if start == "prior" else 4
     past = replayed_latents(model, context)[:, :, :num_context]
     latent = torch.cat([past, rollout.latent[:, :, :-1]], dim=2)
@@ -49,7 +51,7 @@ def test_the_cached_rollout_equals_the_full_forward(start):
     hidden = model.remember(latent, action, model.window(is_first), routing)
     # 1e-5: float32 sums over other shapes; nothing else differs.
     torch.testing.assert_close(rollout.hidden[:, :, 1:], hidden[:, :, num_context:], rtol=1e-5, atol=1e-5)
-    prediction = model.predict(hidden[:, :, num_context:])
+    prediction = model.predict(Moment(*(x[:, :, num_context:] for x in (latent, action, hidden))))
     torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(rollout.terminated, (prediction.termination_logits > 0).float())
 
@@ -89,7 +91,7 @@ def test_expected_ends_are_probabilities_of_the_same_dream():
     model, context, routing, hard = dream("posterior")
     stream = PhiloxState.from_seed(7, "cpu")
     soft = imagine(model, agent(), context, routing, stream, horizon=4, start="posterior", ends="expected")
-    logits = model.outcome(soft.hidden[:, :, 1:])[1]
+    logits = model.outcome(Moment(soft.latent[:, :, :-1], soft.action, soft.hidden[:, :, 1:]))[1]
     torch.testing.assert_close(soft.terminated, 1 / (1 + (-logits).exp()))
     assert torch.equal(((soft.terminated > 0.5) == (logits > 0)).all(), torch.tensor(True))
     assert set(hard.terminated.unique().tolist()) <= {0.0, 1.0}

@@ -14,7 +14,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "kernels": set(),
     "batch": set(),
-    "config": set(),
+    "config": {"config_checks", "config_model"},
+    "config_checks": set(),
+    "config_model": {"config_checks"},
     "config_file": {"config"},
     "envs": set(),
     "distributions": {"kernels"},
@@ -38,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 BUILDERS = {"train", "evaluate", "film"}  # the command lines: they wire everything
 
 # Rooms that answer before torch could be loaded (over a second).
-WITHOUT_TORCH = ("envs", "config", "config_file", "presets", "command_line")
+WITHOUT_TORCH = ("envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line")
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}
 FOLDERS = ("mow", "kernels", "csrc", "bench", "tests")

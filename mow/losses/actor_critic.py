@@ -1,9 +1,13 @@
 """Policy and value, trained on imagined returns. Each term is averaged with the weight of its state, per task."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from mow.kernels import two_hot_loss
+
+MAX_RATIO = 3.0
 
 
 def _weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
@@ -16,12 +20,13 @@ def policy_loss(
     """Clipped surrogate: - mean min(r A, clip(r, 1 - clip, 1 + clip) A), r = pi(a | s) / pi_old(a | s), A constant.
 
     All [K, B, T] -> [K]. pi_old drew the actions; in the first step after that r = 1, and the gradient is that of the
-    score function, - A grad ln pi. Later steps on the same rollout stop pulling where the policy has moved by `clip`.
+    score function, - A grad ln pi. Later steps on the same rollout stop pulling where the policy has moved by `clip`,
+    and where it has moved towards an action by more than MAX_RATIO: a bad action would else pull without bound.
 
     Source: MoW section 3 (actor: - sg(A) ln pi, one step per rollout), with A = (R_t - v(s_t)) / max(1, S); PPO
-    (arXiv 1707.06347) for several steps.
+    (arXiv 1707.06347) for several steps, Ye et al. 2020 (arXiv 1912.09729) for the bound of 3.
     """
-    ratio = (log_prob - old_log_prob.detach()).exp()
+    ratio = (log_prob - old_log_prob.detach()).clamp(max=math.log(MAX_RATIO)).exp()
     advantage = advantage.detach()
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
     return -_weighted_mean(surrogate, weight)

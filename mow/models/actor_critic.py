@@ -17,7 +17,7 @@ class Agent(nn.Module):
     """pi(a | s) and v_i(s) on agent states s = (z, h).
 
     Args:
-        state_size: Z + D.
+        latent_size, hidden_size: Z and D.
         mask: legal actions of each task.
         module_of_task: cluster of each task.
         num_modules: M.
@@ -30,7 +30,8 @@ class Agent(nn.Module):
         self,
         config: ActorCriticConfig,
         *,
-        state_size: int,
+        latent_size: int,
+        hidden_size: int,
         num_bins: int,
         mask: ActionMask,
         module_of_task: Sequence[int],
@@ -40,6 +41,8 @@ class Agent(nn.Module):
     ) -> None:
         super().__init__()
         self.condition, self.mask = tuple(condition), mask
+        self.latent_size, self.memory_gain = latent_size, config.memory_gain
+        state_size = latent_size + hidden_size
         num_tasks = len(module_of_task)
         routes = {
             "cluster": (list(module_of_task), num_modules),
@@ -66,26 +69,29 @@ class Agent(nn.Module):
     def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
         """States [K, B, T, Z + D] -> pi(a | s)."""
         plan = same_for_all(state.shape[0], 1, state.device)
-        outputs = self.actor(_rows(state), plan, embedding if "actor" in self.condition else None)
+        outputs = self.actor(self._rows(state), plan, embedding if "actor" in self.condition else None)
         return Policy(outputs.view(*state.shape[:3], -1), self.mask)
 
     def value_logits(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
         """States [K, B, T, Z + D] -> two-hot logits of the value [K, B, T, V] by each task's own critic."""
         critic = self.slow_critic if slow else self.critic
         plan = RoutePlan(self.critic_routes, self.num_critics)
-        logits = critic(_rows(state), plan, embedding if "critic" in self.condition else None)
+        logits = critic(self._rows(state), plan, embedding if "critic" in self.condition else None)
         return logits.view(*state.shape[:3], -1)
 
     def value(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
         """v(s) [K, B, T], units of the return."""
         return two_hot_decode(self.value_logits(state, embedding, slow=slow))
 
+    def _rows(self, state: Tensor) -> Tensor:
+        rows = state.flatten(1, 2).unsqueeze(1)  # [K, 1, B * T, Z + D]
+        if self.memory_gain == 1.0:
+            return rows
+        latent, hidden = rows.tensor_split((self.latent_size,), dim=-1)
+        return torch.cat([latent, self.memory_gain * hidden], dim=-1)
+
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
         for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
             slow.lerp_(fast, 1.0 - decay)
-
-
-def _rows(state: Tensor) -> Tensor:
-    return state.flatten(1, 2).unsqueeze(1)  # [K, 1, B * T, Z + D]

@@ -12,8 +12,8 @@ from torch import Tensor
 from mow.models.world_model import WorldModel
 
 # Name prefixes of what every module has its own copy of.
-PER_MODULE = ("encoder.", "decoder.", "heads.next_latent.", "heads.reward.", "heads.termination.")
-_PER_TASK_AXIS = {"task_embedding": 0, "heads.task.output.weight": 1, "heads.task.output.bias": 1}
+PER_MODULE = ("encoder.", "decoder.", "heads.prior.", "heads.reward.", "heads.termination.")
+_PER_TASK_AXIS = {"task_embedding": 0, "background": 0, "heads.task.output.weight": 1, "heads.task.output.bias": 1}
 
 
 def grow(model: WorldModel, order: Sequence[int], module_of_task: Sequence[int], num_modules: int) -> WorldModel:

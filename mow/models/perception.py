@@ -157,20 +157,25 @@ class Encoder(nn.Module):
         with torch.no_grad():
             self.posterior.weight.mul_(config.posterior_gain)
 
-    def forward(self, frame: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
-        """uint8 [K, N, 64, 64, 3] -> posterior logits [K, N, S, C]."""
-        feature = self.features(frame)  # [K, N, F]
+    def forward(
+        self, frame: Tensor, plan: RoutePlan, embedding: Tensor | None, background: Tensor | None = None
+    ) -> Tensor:
+        """uint8 frames [K, N, 64, 64, 3] less uint8 backgrounds [K, 64, 64, 3] -> posterior logits [K, N, S, C]."""
+        feature = self.features(frame, background)  # [K, N, F]
         rows = feature.unflatten(2, (-1, self.cells)).transpose(2, 3).flatten(1, 2)  # [K, N * cells, F / cells]
         logits = self.posterior(rows.unsqueeze(1), plan, embedding)  # [K, 1, N * cells, Z / cells]
         return logits.view(*feature.shape[:2], *self.latent_shape)
 
-    def features(self, frame: Tensor) -> Tensor:
-        """uint8 [K, N, 64, 64, 3] -> convolution features [K, N, F]."""
-        return torch.cat([self._features_of(frame[group.tasks], group) for group in self.groups])
+    def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
+        """Frames and backgrounds, as above -> convolution features [K, N, F]."""
+        return torch.cat([self._features_of(frame[group.tasks], group, background) for group in self.groups])
 
-    def _features_of(self, frame: Tensor, group: Group) -> Tensor:
+    def _features_of(self, frame: Tensor, group: Group, background: Tensor | None) -> Tensor:
         # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
-        x = frame.flatten(0, 1).permute(0, 3, 1, 2).float() / 255.0  # [k * N, 3, 64, 64]
+        seen = frame.float() / 255.0
+        if background is not None:
+            seen = seen - background[group.tasks].unsqueeze(1) / 255.0
+        x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = norm(conv(x, group.module), group.norm_row).relu()
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
@@ -199,12 +204,15 @@ class Decoder(nn.Module):
             num_modules, widths[-1], 3, transposed=True, bias=True, patches=len(config.channels) == 3
         )
 
-    def forward(self, latent: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
-        """[K, N, Z] -> frames float [K, N, 64, 64, 3] on the scale where black is 0 and white is 1."""
+    def forward(
+        self, latent: Tensor, plan: RoutePlan, embedding: Tensor | None, background: Tensor | None = None
+    ) -> Tensor:
+        """[K, N, Z] -> frames float [K, N, 64, 64, 3], where black is 0 and white is 1; uint8 backgrounds are added."""
         rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
         feature = feature.unflatten(1, (-1, self.cells)).transpose(2, 3).flatten(2)  # [K, N, F]
-        return torch.cat([self._frames_of(feature[group.tasks], group) for group in self.groups])
+        frame = torch.cat([self._frames_of(feature[group.tasks], group) for group in self.groups])
+        return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
     def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
         x = feature.flatten(0, 1).unflatten(1, (-1, 4, 4))  # [k * N, C, 4, 4]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mow.batch import Posterior, Prediction, TransitionBatch
+from mow.batch import Moment, Posterior, Prediction, TransitionBatch
 from mow.config import Condition, WorldModelConfig
 from mow.kernels import PhiloxState, RoutePlan, sample_onehot
 from mow.models.experts import Experts, Shared, unit_length
@@ -44,6 +44,7 @@ class WorldModel(nn.Module):
     """
 
     module_routes: Tensor
+    background: Tensor | None  # [K, 64, 64, 3] uint8
 
     def __init__(
         self,
@@ -65,9 +66,12 @@ class WorldModel(nn.Module):
         self.experts = Experts(config, action_size, sizes.get("mixer", 0))
         self.shared = Shared(config, sizes.get("shared", 0)) if config.shared.kind != "none" else None
         self.num_head_sets = num_modules if config.heads == "cluster" else 1
-        self.heads = Heads(config, self.num_head_sets, num_tasks, sizes.get("heads", 0))
+        self.heads = Heads(config, self.num_head_sets, num_tasks, action_size, sizes.get("heads", 0))
         learned = config.routing.method == "learned" and config.experts.num_experts > 1
         self.router = Router(d, config.experts, config.routing) if learned else None
+        shape = (num_tasks, 64, 64, 3)
+        has_background = config.perception.background != "none"
+        self.register_buffer("background", torch.zeros(shape, dtype=torch.uint8) if has_background else None)
         # Rebuilt from module_of_task, so not part of the state_dict.
         self.register_buffer("module_routes", torch.tensor(self.module_of_task).unsqueeze(1), persistent=False)
 
@@ -107,9 +111,19 @@ class WorldModel(nn.Module):
         embedding = unit_length(self.task_embedding)
         return self.router(embedding, temperature=temperature, noise=noise, rng=rng, frozen=frozen)
 
+    @torch.no_grad()
+    def set_background(self, frame: Tensor) -> None:
+        """The median over uint8 frames [K, N, 64, 64, 3] of each task is what its pictures share; no gradient.
+
+        Raises: ValueError if the model was built without a background.
+        """
+        if self.background is None:
+            raise ValueError("this model has no background: build it with perception.background median")
+        self.background.copy_(frame.median(dim=1).values)
+
     def encode(self, frame: Tensor) -> Tensor:
         """uint8 frames [K, B, L, 64, 64, 3] -> posterior logits [K, B, L, S, C]."""
-        logits = self.encoder(frame.flatten(1, 2), self.plan, self.embedding("encoder"))
+        logits = self.encoder(frame.flatten(1, 2), self.plan, self.embedding("encoder"), self.background)
         return logits.unflatten(1, frame.shape[1:3])
 
     def sample(self, logits: Tensor, rng: PhiloxState) -> Tensor:
@@ -149,17 +163,17 @@ class WorldModel(nn.Module):
         hidden = self.remember(latent, batch.action, self.window(batch.is_first), routing)
         return Posterior(logits, latent, hidden)
 
-    def predict(self, hidden: Tensor) -> Prediction:
-        """All heads on h_t [K, B, L, D]."""
-        return self.heads(hidden, self._head_plan, self.shared_plan, self.embedding("heads"))
+    def predict(self, moment: Moment) -> Prediction:
+        """All heads."""
+        return self.heads(moment, self._head_plan, self.shared_plan, self.embedding("heads"))
 
-    def foretell(self, hidden: Tensor) -> Tensor:
-        """The prior alone, which is all that a rollout needs to go on: h_t [K, B, L, D] -> logits [K, B, L, S, C]."""
-        return self.heads.foretell(hidden, self._head_plan, self.embedding("heads"))
+    def foretell(self, moment: Moment) -> Tensor:
+        """The prior alone, which is all that a rollout needs to go on: logits [K, B, L, S, C]."""
+        return self.heads.foretell(moment, self._head_plan, self.embedding("heads"))
 
-    def outcome(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def outcome(self, moment: Moment) -> tuple[Tensor, Tensor]:
         """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end."""
-        return self.heads.outcome(hidden, self._head_plan, self.embedding("heads"))
+        return self.heads.outcome(moment, self._head_plan, self.embedding("heads"))
 
     @property
     def _head_plan(self) -> RoutePlan:
@@ -167,5 +181,5 @@ class WorldModel(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Latents [K, B, L, Z] -> frames float [K, B, L, 64, 64, 3], 0 black to 1 white."""
-        frame = self.decoder(latent.flatten(1, 2), self.plan, self.embedding("decoder"))
+        frame = self.decoder(latent.flatten(1, 2), self.plan, self.embedding("decoder"), self.background)
         return frame.unflatten(1, latent.shape[1:3])

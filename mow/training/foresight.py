@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from mow.batch import TransitionBatch
+from mow.batch import Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.models import Routing, WorldModel
 from mow.training.held_out import HeldOutWindows
@@ -68,16 +68,18 @@ def foresee(
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*latent.shape[:2], num_ahead)], dim=-1)
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
-    hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)[:, :, -1:]
-    hiddens, frames = [], []
+    hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
+    moments = [Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden[:, :, -1:])]
+    frames = []
     for step in range(num_ahead + 1):
-        latent = model.sample(model.foretell(hidden), rng)
-        hiddens.append(hidden)
+        latent = model.sample(model.foretell(moments[-1]), rng)
         frames.append(model.decode(latent))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)
-            hidden = model.remember(latent, action[:, :, step : step + 1], rows, routing, memory)
-    reward_logits, termination_logits = model.outcome(torch.cat(hiddens, dim=2))
+            taken = action[:, :, step : step + 1]
+            moments.append(Moment(latent, taken, model.remember(latent, taken, rows, routing, memory)))
+    joined = (torch.cat([getattr(moment, f.name) for moment in moments], dim=2) for f in fields(Moment))
+    reward_logits, termination_logits = model.outcome(Moment(*joined))
     return Foresight(torch.cat(frames, dim=2), two_hot_decode(reward_logits), termination_logits > 0)
 
 

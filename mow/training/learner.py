@@ -19,6 +19,7 @@ from mow.kernels import PhiloxState
 from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson, actor_critic_losses, make_lesson
+from mow.training.muon import Muon, hidden_matrices
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
 
@@ -52,7 +53,8 @@ class Learner:
         config, model = self.config, self.world_model
         return Agent(
             config.actor_critic,
-            state_size=config.model.perception.latent_size + config.model.width,
+            latent_size=config.model.perception.latent_size,
+            hidden_size=config.model.width,
             num_bins=config.model.num_bins,
             mask=self.mask,
             module_of_task=model.module_of_task,
@@ -63,14 +65,28 @@ class Learner:
 
     def _new_optimisers(self) -> None:
         optim = self.config.optim
+        matrices = hidden_matrices(self.world_model) if optim.matrices == "muon" else []
+        moved = {id(p) for p in matrices}
         groups: list[dict[str, object]] = [
-            {"params": list(self.world_model.parameters()), "lr": optim.world_model_lr},
+            {"params": [p for p in self.world_model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},
             {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
         ]
         groups = [group for group in groups if group["params"]]
-        self.world_model_optimiser = torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
+        self.world_model_optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
+        ]
+        if matrices:
+            self.world_model_optimisers.append(Muon(matrices, lr=optim.matrix_lr))
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
+
+    def _anneal(self) -> None:
+        """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
+        progress = min(1.0, self.updates / self.config.world_model_updates)
+        share = 1.0 - (1.0 - self.config.optim.final_lr) * progress
+        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+            for group in optimiser.param_groups:
+                group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
     def autocast(self) -> torch.autocast:
         """The precision that the config asks for on this device."""
@@ -109,7 +125,7 @@ class Learner:
     # Updates ---------------------------------------------------------------------------------------------------------
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
-        """One step of Adam on L_H + 0.1 L_bal. Source: MoW section 3."""
+        """One step on L_H + 0.1 L_bal. Source: MoW section 3."""
         config = self.config
         self.world_model.train()
         with self.autocast():
@@ -120,11 +136,14 @@ class Learner:
         total = self.task_weights(losses.weighted(config.loss))
         if losses.balance is not None:
             total = total + config.loss.balance * losses.balance
-        self.world_model_optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.world_model_optimisers:
+            optimiser.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
-        self.world_model_optimiser.step()
+        for optimiser in self.world_model_optimisers:
+            optimiser.step()
         self.updates += 1
+        self._anneal()
         return self._world_model_metrics(losses, total, norm)
 
     def _world_model_metrics(self, losses: WorldModelLosses, total: Tensor, norm: Tensor) -> Metrics:
@@ -225,7 +244,8 @@ class Learner:
         evidence = []
         for batch in batches:
             frame = batch.frame.to(self.device).flatten(1, 2)
-            feature = self.world_model.encoder.features(frame).float().mean(dim=1)  # [K, F]
+            feature = self.world_model.encoder.features(frame, self.world_model.background)  # [K, N, F]
+            feature = feature.float().mean(dim=1)  # [K, F]
             evidence.append(unit_rows((feature - feature.mean(dim=0)).double().cpu().numpy()))
         return evidence
 
@@ -266,7 +286,7 @@ class Learner:
             "world_model": self.world_model.state_dict(),
             "task_weights": self.task_weights.state_dict(),
             "agent": self.agent.state_dict(),
-            "world_model_optimiser": self.world_model_optimiser.state_dict(),
+            "world_model_optimisers": [optimiser.state_dict() for optimiser in self.world_model_optimisers],
             "agent_optimiser": self.agent_optimiser.state_dict(),
             "return_scale": self.return_scale.state_dict(),
             "rng": self.rng.state(),
@@ -299,7 +319,8 @@ class Learner:
         self.world_model.load_state_dict(state["world_model"])
         self.task_weights.load_state_dict(state["task_weights"])
         self.agent.load_state_dict(state["agent"])
-        self.world_model_optimiser.load_state_dict(state["world_model_optimiser"])
+        for optimiser, kept in zip(self.world_model_optimisers, state["world_model_optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.agent_optimiser.load_state_dict(state["agent_optimiser"])
         self.return_scale.load_state_dict(state["return_scale"])
         self.rng.load(state["rng"])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mow.batch import TransitionBatch
 from mow.config import Config
@@ -24,7 +25,7 @@ from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, duration
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
-WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM = 0, 1, 2
+WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM, BACKGROUND_STREAM = 0, 1, 2, 3
 
 
 class Run:
@@ -58,6 +59,8 @@ class Run:
 
     def warm_up(self) -> None:
         """World-model updates with one module for all tasks."""
+        if self.config.model.perception.background != "none":
+            self.learner.world_model.set_background(self._prefill_frames())
         total = self.config.warmup_updates
         if total == 0:
             return
@@ -133,6 +136,12 @@ class Run:
         return self.collector.replay.sample(
             imagination.num_sequences, imagination.context, counter=self.agent_updates, stream=IMAGINATION_STREAM
         )
+
+    def _prefill_frames(self) -> Tensor:
+        """A few hundred frames of each task: uint8 [K, N, 64, 64, 3]."""
+        length = self.config.batch.length
+        batch = self.collector.replay.sample(max(1, 256 // length), length, counter=0, stream=BACKGROUND_STREAM)
+        return batch.frame.flatten(1, 2).to(self.learner.device)
 
     def _clustering_batches(self) -> Iterator[TransitionBatch]:
         batch = self.config.batch

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mow.batch import TransitionBatch
+from mow.batch import Moment, TransitionBatch
 from mow.config import LossConfig
 from mow.kernels import PhiloxState
 from mow.losses import (
@@ -52,7 +52,7 @@ def world_model_losses(
     Source: MoW section 3. Differs: it decodes every step; windows start anywhere, so a part has the same mean.
     """
     posterior = model.observe(batch, routing, rng)
-    prediction = model.predict(posterior.hidden)
+    prediction = model.predict(Moment(posterior.latent, batch.action, posterior.hidden))
     is_first = torch.zeros_like(batch.is_first) if model.across_episodes else batch.is_first
     latent = latent_losses(
         posterior.logits,

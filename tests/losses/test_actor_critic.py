@@ -90,3 +90,12 @@ def test_a_task_without_states_costs_nothing() -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), log_prob)
     assert gradient[0].count_nonzero() == 0
     assert gradient[1].count_nonzero() == 3
+
+
+def test_a_bad_action_that_became_far_likelier_does_not_pull_without_bound() -> None:
+    # Ratio 100 counts as 3, with no gradient; without the bound the pull would be 100.
+    log_prob = torch.tensor([[[100.0, 2.5]]]).log().requires_grad_()
+    loss = policy_loss(log_prob, torch.zeros(1, 1, 2), torch.tensor([[[-1.0, -1.0]]]), torch.ones(1, 1, 2))
+    assert loss.item() == pytest.approx((3.0 + 2.5) / 2)
+    loss.sum().backward()
+    assert log_prob.grad.flatten().tolist() == pytest.approx([0.0, 1.25])

@@ -48,3 +48,16 @@ def test_one_actor_serves_all_tasks():
     x = torch.randn(1, 2, 4, 32).expand(3, -1, -1, -1)
     outputs = net.policy(x).outputs
     torch.testing.assert_close(outputs[0], outputs[2])
+
+
+def test_memory_is_turned_down_and_the_latent_is_not():
+    loud, quiet = agent(), agent(memory_gain=0.1)
+    quiet.load_state_dict(loud.state_dict())
+    state = states()
+    softer = state * torch.cat([torch.ones(16), torch.full((16,), 0.1)])
+    for network in ("policy", "value_logits"):
+        want, got = getattr(loud, network)(softer), getattr(quiet, network)(state)
+        if network == "policy":
+            want, got = want.outputs, got.outputs
+        torch.testing.assert_close(got, want)
+    assert not torch.equal(quiet.policy(state).outputs, loud.policy(state).outputs)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from mow.batch import TransitionBatch
+from mow.batch import Moment, TransitionBatch
 from mow.config import ExpertsConfig, RoutingConfig, SharedConfig
 from mow.kernels import PhiloxState
 from mow.models import grow
@@ -17,7 +17,7 @@ def rng():
 def shapes(model):
     batch = transitions()
     posterior = model.observe(batch, model.route(), rng())
-    prediction = model.predict(posterior.hidden)
+    prediction = model.predict(Moment(posterior.latent, batch.action, posterior.hidden))
     return posterior, prediction, model.decode(posterior.latent)
 
 
@@ -103,11 +103,11 @@ def test_a_batch_of_tasks_equals_one_task_at_a_time(slots):
 
 def test_the_task_head_never_reads_the_embedding():
     model = world_model()
-    hidden = torch.randn(3, 1, 1, 16)
-    before = model.predict(hidden).task_logits
+    moment = Moment(torch.randn(3, 1, 1, 16), torch.randn(3, 1, 1, ACTION_SIZE), torch.randn(3, 1, 1, 16))
+    before = model.predict(moment).task_logits
     with torch.no_grad():
         model.task_embedding.neg_()
-    torch.testing.assert_close(model.predict(hidden).task_logits, before)
+    torch.testing.assert_close(model.predict(moment).task_logits, before)
 
 
 def test_latents_are_one_hot_and_follow_the_logits():
@@ -150,7 +150,7 @@ class TestGrow:
 
         def everything(m, batch, latent):
             hidden = m.remember(latent, batch.action, m.window(batch.is_first), m.route())
-            prediction = m.predict(hidden)
+            prediction = m.predict(Moment(latent, batch.action, hidden))
             return m.encode(batch.frame), m.decode(latent), hidden, prediction
 
         encoded, decoded, hidden, prediction = everything(model, batch, latent)
@@ -187,3 +187,38 @@ def test_memory_holds_a_whole_rollout():
 
 def test_action_size_is_part_of_the_token():
     assert world_model().experts.mixer.input.in_features == 16 + ACTION_SIZE
+
+
+class TestBackground:
+    config = dataclasses.replace(MODEL, perception=dataclasses.replace(MODEL.perception, background="median"))
+
+    def test_it_is_the_median_of_each_task(self):
+        model = world_model(self.config)
+        frame = torch.randint(0, 256, (3, 5, 64, 64, 3), dtype=torch.uint8)
+        model.set_background(frame)
+        assert model.background.dtype == torch.uint8
+        want = frame.sort(dim=1).values[:, 2]
+        assert torch.equal(model.background, want)
+
+    def test_off_before_the_encoder_and_back_after_the_decoder(self):
+        """A picture that is the background looks like black did, and black's latent decodes to the background."""
+        with_one, without = world_model(self.config).eval(), world_model().eval()
+        background = torch.randint(0, 256, (3, 1, 64, 64, 3), dtype=torch.uint8)
+        with_one.load_state_dict({**without.state_dict(), "background": background[:, 0]})
+        black = torch.zeros(3, 2, 4, 64, 64, 3, dtype=torch.uint8)
+        seen = background.unsqueeze(1).expand_as(black)
+        # Exact: x / 255 - x / 255 is 0 as 0 / 255 is.
+        assert torch.equal(with_one.encode(seen), without.encode(black))
+        latent = torch.randn(3, 2, 4, 16)
+        torch.testing.assert_close(with_one.decode(latent), without.decode(latent) + background.unsqueeze(1) / 255.0)
+
+    def test_every_task_keeps_its_own_when_tasks_are_sorted(self):
+        model = world_model(self.config, (0, 0, 0))
+        model.set_background(torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1, 1).expand(3, 1, 64, 64, 3))
+        grown = grow(model, (2, 0, 1), (0, 0, 1), 2)
+        assert grown.background[:, 0, 0, 0].tolist() == [2, 0, 1]
+
+    def test_a_model_without_one_says_so(self):
+        with pytest.raises(ValueError, match="no background"):
+            world_model().set_background(torch.zeros(3, 1, 64, 64, 3, dtype=torch.uint8))
+        assert "background" not in world_model().state_dict()

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from mow.batch import TransitionBatch
+from mow.batch import Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.training.foresight import Foresight, alive, foresee, foresight_errors, reconstruct, split
 from mow.training.held_out import HeldOutWindows
-from tests.small import transitions, world_model
+from tests.small import LOCAL, MODEL, transitions, world_model
 
 CONTEXT, STEPS = 3, 4
 
@@ -16,10 +16,10 @@ def stream():
     return PhiloxState.from_seed(7, "cpu")
 
 
-def foreseen(*, context=CONTEXT, change=None):
+def foreseen(*, context=CONTEXT, change=None, config=MODEL):
     """A model whose heads say something, windows of one episode each, and what it foresees in them."""
     torch.manual_seed(0)
-    model = world_model().eval()
+    model = world_model(config).eval()
     # A head that starts at zero would make every reward 0 and hide mistakes.
     torch.nn.init.normal_(model.heads.reward.output.weight, std=0.5)
     batch = transitions(length=context + STEPS)
@@ -47,13 +47,15 @@ def test_shapes_and_no_gradient():
     assert not foresight.frame.requires_grad
 
 
+@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
 @pytest.mark.parametrize("context", [1, 3])
-def test_the_first_step_is_the_teacher_forced_prediction(context):
+def test_the_first_step_is_the_teacher_forced_prediction(context, config):
     """With the same draws, one step ahead open loop and one pass over the seen tokens are the same thing."""
-    model, batch, foresight = foreseen(context=context)
+    model, batch, foresight = foreseen(context=context, config=config)
     rng = stream()
     posterior = model.observe(split(batch, context)[0], model.route(), rng)
-    prediction = model.predict(posterior.hidden[:, :, -1:])
+    seen = (posterior.latent, batch.action[:, :, :context], posterior.hidden)
+    prediction = model.predict(Moment(*(x[:, :, -1:] for x in seen)))
     latent = model.sample(prediction.next_latent_logits, rng)
     # 1e-5: float32 sums, with and without the cache of keys and values.
     torch.testing.assert_close(foresight.frame[:, :, :1], model.decode(latent), rtol=1e-5, atol=1e-5)
@@ -62,9 +64,10 @@ def test_the_first_step_is_the_teacher_forced_prediction(context):
     assert torch.equal(foresight.terminated[:, :, :1], prediction.termination_logits > 0)
 
 
-def test_every_step_is_one_pass_over_its_own_latents():
+@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+def test_every_step_is_one_pass_over_its_own_latents(config):
     """The cached rollout, redone without a cache: rewards and ends of all steps from one forward."""
-    model, batch, foresight = foreseen()
+    model, batch, foresight = foreseen(config=config)
     rng, drawn = stream(), []
     sample = model.sample
 
@@ -76,7 +79,8 @@ def test_every_step_is_one_pass_over_its_own_latents():
     foresee(model, *split(batch, CONTEXT), model.route(), rng)
     latent = torch.cat(drawn, dim=2)[:, :, :-1]  # the last one is only looked at
     hidden = model.remember(latent, batch.action[:, :, :-1], model.window(batch.is_first[:, :, :-1]), model.route())
-    prediction = model.predict(hidden[:, :, CONTEXT - 1 :])
+    tokens = (latent, batch.action[:, :, :-1], hidden)
+    prediction = model.predict(Moment(*(x[:, :, CONTEXT - 1 :] for x in tokens)))
     # As above.
     torch.testing.assert_close(foresight.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(foresight.terminated, prediction.termination_logits > 0)

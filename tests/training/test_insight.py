@@ -329,16 +329,18 @@ class CountingReLU(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("prior", ["dense", "local"])
 @pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
-def test_every_relu_is_watched(norm):
+def test_every_relu_is_watched(norm, prior):
     """The layers before a ReLU are known by name; a new one must be added there."""
-    perception = dataclasses.replace(PERCEPTION, norm=norm)
-    learner = grouped(make(model=dataclasses.replace(MODEL, perception=perception)), 0, 1, 1)
+    perception = dataclasses.replace(PERCEPTION, norm=norm, groups=16, latent="spatial")
+    learner = grouped(make(model=dataclasses.replace(MODEL, perception=perception, prior=prior)), 0, 1, 1)
     model = learner.world_model
     with CountingReLU() as relus:
         world_model_losses(model, transitions(), model.route(), learner.rng, learner.config.loss)
-    activity, _ = insight._watch(model)
+    activity, hidden = insight._watch(model)
     world_model_losses(model, transitions(), model.route(), learner.rng, learner.config.loss)
+    assert [h.shape for h in hidden] == [(3, 2, 6, 16)]
     assert sum(len(calls) for calls in activity.values()) == relus.count - 1  # the router's: one row per task only
 
 
@@ -426,9 +428,9 @@ def everything(learner):
     tensors = {}
     for owner in (model, learner.agent, learner.task_weights):
         tensors |= {f"{type(owner).__name__}.{name}": value.clone() for name, value in owner.state_dict().items()}
-    for optimiser in ("world_model_optimiser", "agent_optimiser"):
-        for index, state in getattr(learner, optimiser).state_dict()["state"].items():
-            tensors |= {f"{optimiser}.{index}.{name}": value.clone() for name, value in state.items()}
+    for number, optimiser in enumerate([*learner.world_model_optimisers, learner.agent_optimiser]):
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{index}.{name}": value.clone() for name, value in state.items()}
     tensors |= {f"{name}.grad": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return tensors | {
         "rng": learner.rng.state(),

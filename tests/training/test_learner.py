@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mow.config import ClusteringConfig, LossConfig
+from mow.config import ClusteringConfig, LossConfig, OptimConfig
 from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.learner import Learner
 from mow.training.world_model_step import world_model_losses
@@ -24,11 +24,13 @@ def grouped(learner, num_batches=3):
     return learner
 
 
-def test_one_batch_can_be_learnt_by_heart():
+@pytest.mark.parametrize("matrices", ["adam", "muon"])
+def test_one_batch_can_be_learnt_by_heart(matrices):
     """The first thing to ask of a world model: every loss that can fall, falls, on one batch seen again and again."""
-    learner = make()
-    for group in learner.world_model_optimiser.param_groups:
-        group["lr"] = 3e-3
+    learner = make(optim=OptimConfig(matrices=matrices))
+    for optimiser in learner.world_model_optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3
     batch = transitions(num_sequences=1, length=4)
     first = learner.update_world_model(batch)
     for _ in range(150):
@@ -237,3 +239,31 @@ def test_storm_architecture_trains():
     learner.update_agent(transitions(num_tasks=1, length=3))
     assert "loss/task" not in metrics
     assert "loss/balance" not in metrics
+
+
+def test_step_sizes_fall_to_their_share():
+    learner = make(optim=OptimConfig(matrices="muon", final_lr=0.2))
+    total = learner.config.world_model_updates
+
+    def sizes():
+        optimisers = (*learner.world_model_optimisers, learner.agent_optimiser)
+        return [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+
+    before = sizes()
+    for update in range(total):
+        learner.update_world_model(transitions())
+        want = [lr * (1 - 0.8 * (update + 1) / total) for lr in before]
+        assert sizes() == pytest.approx(want)
+    learner.update_world_model(transitions())  # as a caller may who counts otherwise
+    assert sizes() == pytest.approx([0.2 * lr for lr in before])
+
+
+def test_step_sizes_go_on_falling_after_a_restart(tmp_path):
+    learner = make(optim=OptimConfig(final_lr=0.0))
+    learner.update_world_model(transitions())
+    resumed = make(optim=OptimConfig(final_lr=0.0))
+    resumed.load_state_dict(learner.state_dict())
+    for other in (learner, resumed):
+        other.update_world_model(transitions(seed=1))
+    (one,), (two,) = learner.world_model_optimisers, resumed.world_model_optimisers
+    assert one.param_groups[0]["lr"] == two.param_groups[0]["lr"] < 1e-4

@@ -52,4 +52,4 @@ def test_an_ended_episode_does_not_train_the_prior_across():
     batch = transitions(num_sequences=1, length=2)
     batch.is_first[:] = True
     losses(model, batch, LossConfig(free_bits=0.0)).terms["dynamics"].sum().backward()
-    assert model.heads.next_latent.weight.grad.abs().sum() == 0
+    assert model.heads.prior.next_latent.weight.grad.abs().sum() == 0

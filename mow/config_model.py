@@ -1,0 +1,135 @@
+"""What a world model can be told: its networks, their sizes and what they are shown. See mow.config."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mow.config_checks import fraction, not_negative, positive, require
+
+Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"]
+
+
+@dataclass(frozen=True)
+class PerceptionConfig:
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    """Of the convolutions from 64x64 down to 4x4: four of stride 2, or three, the first of stride 4; mirrored back."""
+    groups: int = 32
+    """S: categoricals in a latent."""
+    classes: int = 32
+    """C: classes of each categorical."""
+    unimix: float = 0.01
+    """Share of the uniform distribution mixed into every categorical."""
+    norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
+    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
+    latent: Literal["dense", "spatial"] = "dense"
+    """Every group of the latent sees the whole picture, or only one of the 4x4 cells of the last feature map."""
+    posterior_gain: float = 1.0
+    """Scale of the posterior's weights at the start; above 1 the first latents already tell pictures apart."""
+    background: Literal["none", "median"] = "none"
+    """median: the median frame of a task's prefill is taken off before the encoder and put back after the decoder."""
+
+    def __post_init__(self) -> None:
+        require(len(self.channels) in (3, 4), f"channels must be three or four numbers, got {self.channels}")
+        require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
+        positive(self, "groups", "classes", "posterior_gain")
+        require(
+            self.latent == "dense" or self.groups % 16 == 0,
+            f"groups must be a multiple of 16, the cells of a spatial latent, got {self.groups}",
+        )
+        require(self.classes <= 256, f"classes must be at most 256, got {self.classes}")
+        fraction(self, "unimix")
+
+    @property
+    def latent_size(self) -> int:
+        return self.groups * self.classes
+
+
+@dataclass(frozen=True)
+class RoutingConfig:
+    method: Literal["learned", "hash", "cluster"] = "learned"
+    """Learned from the task embedding, a fixed balanced assignment, or one set of experts per cluster."""
+    hidden: int = 512
+    temperature_start: float = 5.0
+    temperature_end: float = 1.0
+    anneal_fraction: float = 0.2
+    """Share of all world-model updates over which the temperature falls; then the choice of experts is frozen."""
+    noise: float = 0.25
+    """Gumbel noise on the router's logits is scaled by noise * (temperature - temperature_end)."""
+    scale: Literal["straight_through", "none", "plain"] = "straight_through"
+    """How routing weights touch the expert outputs: gradient only, not at all, or as factors."""
+
+    def __post_init__(self) -> None:
+        positive(self, "hidden", "temperature_start", "temperature_end")
+        fraction(self, "anneal_fraction")
+        not_negative(self, "noise")
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    num_experts: int = 12
+    experts_per_task: int = 2
+    num_layers: int = 2
+
+    def __post_init__(self) -> None:
+        positive(self, "num_experts", "experts_per_task", "num_layers")
+        require(
+            self.experts_per_task <= self.num_experts,
+            f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}",
+        )
+
+
+@dataclass(frozen=True)
+class SharedConfig:
+    kind: Literal["transformer", "mlp", "none"] = "transformer"
+    """After the experts: stem and Transformer, the stem alone, or nothing (then experts_per_task must be 1)."""
+    num_layers: int = 1
+
+    def __post_init__(self) -> None:
+        positive(self, "num_layers")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    width: int = 512
+    num_heads: int = 8
+    feedforward: int = 1024
+    dropout: float = 0.1
+    max_positions: int = 64
+    embedding_size: int = 256
+    """d: entries of the unit-length task embedding; 0 builds a model that is not told its task."""
+    condition: tuple[Condition, ...] = ("encoder", "decoder", "heads", "mixer", "shared")
+    """Where the task embedding enters."""
+    prior: Literal["dense", "local"] = "dense"
+    """What foretells the next latent: a Linear on h_t, or one small network for every cell of a spatial latent that
+    reads h_t, the action, the cell and its neighbours."""
+    heads: Literal["cluster", "shared"] = "cluster"
+    """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
+    task_head: bool = True
+    """Predict the task from h_t (the task loss)."""
+    num_bins: int = 255
+    """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
+    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    shared: SharedConfig = field(default_factory=SharedConfig)
+
+    def __post_init__(self) -> None:
+        positive(self, "width", "num_heads", "feedforward", "max_positions")
+        require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        not_negative(self, "embedding_size")
+        require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")
+        require(
+            self.width % self.num_heads == 0,
+            f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}",
+        )
+        require(
+            self.shared.kind != "none" or self.experts.experts_per_task == 1,
+            "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts",
+        )
+        require(
+            self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
+            "routing.method learned needs embedding_size above 0: the router reads the task embedding",
+        )
+        require(
+            self.prior == "dense" or self.perception.latent == "spatial",
+            "prior local needs perception.latent spatial: a dense latent has no cells",
+        )

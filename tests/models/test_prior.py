@@ -1,0 +1,130 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mow.batch import Moment
+from mow.config import PerceptionConfig, WorldModelConfig
+from mow.kernels import RoutePlan
+from mow.models import grow
+from mow.models.prior import LocalPrior
+from tests.small import ACTION_SIZE, LOCAL, MODEL, world_model
+
+MODULES = (0, 0, 1)
+PLAN = RoutePlan(torch.tensor(MODULES).unsqueeze(1), 2)
+
+
+def moment(config=LOCAL):
+    rng = torch.Generator().manual_seed(0)
+    shape = (3, 2, 1, config.perception.groups)
+    latent = torch.zeros(*shape, 4).scatter_(-1, torch.randint(0, 4, (*shape, 1), generator=rng), 1.0)
+    action, hidden = (torch.randn(3, 2, 1, size, generator=rng) for size in (ACTION_SIZE, config.width))
+    return Moment(latent.flatten(-2), action, hidden)
+
+
+class Unchanged(torch.nn.Module):
+    def forward(self, x, plan):
+        return x
+
+
+def test_one_cell_by_hand():
+    """All weights 1, norm and all other inputs switched off: each cell counts what is in it and around it."""
+    config = dataclasses.replace(
+        MODEL, width=4, prior="local", perception=PerceptionConfig(groups=16, classes=1, latent="spatial")
+    )
+    prior = LocalPrior(config, 1, action_size=1, embedding_size=0)
+    with torch.no_grad():
+        prior.neighbours.weight.fill_(1.0)
+        prior.hidden.bias.zero_()
+    prior.norm = Unchanged()
+    grid = torch.zeros(4, 4)
+    grid[0, 0], grid[1, 2] = 1.0, 10.0
+    moment = Moment(grid.view(1, 1, 1, 16), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 4))
+    got = prior._features(moment, RoutePlan(torch.zeros(1, 1, dtype=torch.long), 1), None)
+    assert got.shape == (1, 1, 16, 4)
+    assert got[0, 0, :, 0].view(4, 4).tolist() == [[1, 11, 10, 10], [1, 11, 10, 10], [0, 10, 10, 10], [0, 0, 0, 0]]
+
+
+def test_the_formula_cell_by_cell():
+    torch.manual_seed(0)
+    config = dataclasses.replace(LOCAL, width=8)
+    prior = LocalPrior(config, 2, action_size=3, embedding_size=4).double()
+    torch.nn.init.normal_(prior.place)
+    torch.nn.init.normal_(prior.norm.weight)
+    latent, action, hidden = (torch.randn(3, 2, 1, size, dtype=torch.float64) for size in (128, 3, 8))
+    embedding = torch.randn(3, 4, dtype=torch.float64)
+    logits, events = prior(Moment(latent, action, hidden), PLAN, embedding)
+    assert logits.shape == (3, 1, 2, 128)
+    assert events.shape == (3, 1, 2, 2)
+    for k, i in enumerate(MODULES):
+        e = embedding[k]
+        for n in range(2):
+            a, h, seen = action[k, n, 0], hidden[k, n, 0], []
+            for c in range(16):
+                # The weight's columns: the nine places row by row, with all entries of the cell that is there.
+                around = torch.zeros(3, 3, 8, dtype=torch.float64)
+                for y in range(3):
+                    for x in range(3):
+                        row, column = c // 4 + y - 1, c % 4 + x - 1
+                        if 0 <= row < 4 and 0 <= column < 4:
+                            around[y, x] = latent[k, n, 0].view(16, 8)[4 * row + column]
+                total = prior.neighbours.weight[i] @ around.flatten() + prior.action.weight[i] @ a + prior.place[i, c]
+                total += prior.hidden.weight[i] @ torch.cat([h, e]) + prior.hidden.bias[i]
+                u = torch.nn.functional.layer_norm(total, (8,), prior.norm.weight[i], prior.norm.bias[i]).relu()
+                cell = prior.next_cell.weight[i] @ torch.cat([u, e]) + prior.next_cell.bias[i]
+                torch.testing.assert_close(logits[k, 0, n].view(16, 8)[c], cell)
+                ahead = cell.view(2, 4).softmax(dim=-1).flatten()
+                seen.append((prior.event.weight[i] @ torch.cat([u, ahead, e]) + prior.event.bias[i]).relu())
+            torch.testing.assert_close(events[k, 0, n], torch.stack(seen).amax(dim=0))
+
+
+@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+def test_the_parts_are_the_whole(config):
+    model, given = world_model(config), moment(config)
+    whole = model.predict(given)
+    torch.testing.assert_close(model.foretell(given), whole.next_latent_logits)
+    for part, want in zip(model.outcome(given), (whole.reward_logits, whole.termination_logits), strict=True):
+        torch.testing.assert_close(part, want)
+
+
+@pytest.mark.parametrize(("cell", "seen_by"), [(0, {0, 1, 4, 5}), (6, {1, 2, 3, 5, 6, 7, 9, 10, 11})])
+def test_the_prior_of_a_cell_sees_its_neighbours_only(cell, seen_by):
+    model, before = world_model(LOCAL), moment()
+    latent = before.latent.clone().view(3, 2, 1, 16, 8)
+    latent[:, :, :, cell] = latent[:, :, :, cell].roll(1, dims=-1)
+    after = dataclasses.replace(before, latent=latent.flatten(-2))
+    moved = (model.foretell(before) != model.foretell(after)).view(3, 2, 1, 16, 8)
+    assert {c for c in range(16) if moved[:, :, :, c].any()} == seen_by
+
+
+@pytest.mark.parametrize("field", ["action", "hidden"])
+def test_action_and_memory_reach_every_cell(field):
+    model, before = world_model(LOCAL), moment()
+    after = dataclasses.replace(before, **{field: getattr(before, field) + 1.0 * torch.eye(3)[0].view(3, 1, 1, 1)})
+    moved = (model.foretell(before) != model.foretell(after)).view(3, 2, 16, 8).any(dim=-1)
+    assert moved[0].all()
+    assert not moved[1:].any(), "a task saw another one's"
+
+
+def test_reward_and_end_follow_from_what_happens_anywhere():
+    model, before = world_model(LOCAL), moment()
+    torch.nn.init.normal_(model.heads.reward.output.weight)  # starts at zero
+    for cell in range(16):
+        latent = before.latent.clone().view(3, 2, 1, 16, 8)
+        latent[:, :, :, cell] = 5.0
+        after = model.outcome(dataclasses.replace(before, latent=latent.flatten(-2)))
+        for old, new in zip(model.outcome(before), after, strict=True):
+            assert not torch.equal(old, new), cell
+
+
+def test_every_cluster_gets_a_copy():
+    model = world_model(LOCAL, (0, 0, 0))
+    grown = grow(model, (0, 1, 2), MODULES, 2)
+    assert grown.heads.prior.neighbours.weight.shape[0] == 2
+    torch.testing.assert_close(grown.foretell(moment()), model.foretell(moment()), rtol=1e-5, atol=1e-5)  # float32
+
+
+def test_a_dense_latent_has_no_cells():
+    with pytest.raises(ValueError, match=r"prior local needs perception\.latent spatial"):
+        dataclasses.replace(MODEL, prior="local")
+    assert WorldModelConfig().prior == "dense"

@@ -1,0 +1,118 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mow.config import OptimConfig
+from mow.training.learner import Learner
+from mow.training.muon import Muon, hidden_matrices, orthogonalised
+from tests.small import LOCAL, MODEL, action_mask, run_config, transitions, world_model
+
+
+def test_one_step_by_hand():
+    """diag(3, 4) has norm 5; p(x) = 3.4445 x - 4.775 x^3 + 2.0315 x^5 at 0.6 and 0.8."""
+    got = orthogonalised(torch.diag(torch.tensor([3.0, 4.0])), num_steps=1)
+    torch.testing.assert_close(got, torch.diag(torch.tensor([1.193269, 0.976482])))
+
+
+def test_the_singular_vectors_stay_and_the_values_come_near_one():
+    matrices = torch.randn(3, 6, 20, dtype=torch.float64)
+    for given in (matrices, matrices.mT, 1e-4 * matrices):
+        u, values, v = torch.linalg.svd(given, full_matrices=False)
+        got = u.mT @ orthogonalised(given, num_steps=5) @ v.mT  # diagonal: the new singular values
+        diagonal = got.diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(got, torch.diag_embed(diagonal))
+        # The quintic has no fixed point at 1: it keeps values in about 0.68 to 1.13.
+        assert diagonal.min() > 0.65
+        assert diagonal.max() < 1.2
+        assert values.max() / values.min() > 1.5, "nothing to do"
+
+
+def test_zero_stays_zero():
+    assert not orthogonalised(torch.zeros(2, 3, 4)).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 24), (2, 24, 8), (3, 8, 5, 2, 2)])
+def test_a_first_step_has_the_size_asked_for(shape):
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.zeros(shape))
+    parameter.grad = 1e3 * torch.randn(shape)
+    Muon([parameter], lr=0.01).step()
+    # One over the root of the longer side is the entries' root mean square when all singular values are 1;
+    # three steps leave them between 0.3 and 1.2.
+    size = parameter.detach().flatten(1).square().mean(dim=1).sqrt()
+    assert ((size > 0.003) & (size < 0.012)).all()
+    assert (parameter.detach() * parameter.grad).sum() < 0, "downhill"
+
+
+def test_momentum_remembers():
+    parameter = torch.nn.Parameter(torch.zeros(1, 1, 1))
+    optimiser = Muon([parameter], lr=1.0, momentum=0.5)
+    parameter.grad = torch.full((1, 1, 1), 4.0)
+    optimiser.step()
+    assert optimiser.state[parameter]["momentum"].item() == 2.0
+    parameter.grad = torch.full((1, 1, 1), -1.0)
+    before = parameter.item()
+    optimiser.step()
+    assert optimiser.state[parameter]["momentum"].item() == 0.5
+    assert parameter.item() > before, "0.5 * 0.5 - 0.5 * 1 < 0: the newest gradient counts most"
+    parameter.grad = None
+    before = parameter.item()
+    optimiser.step()
+    assert parameter.item() == before
+
+
+def test_modules_of_a_stack_do_not_touch_each_other():
+    torch.manual_seed(0)
+    gradient = torch.randn(2, 4, 6)
+    together, alone = torch.nn.Parameter(torch.zeros(2, 4, 6)), torch.nn.Parameter(torch.zeros(1, 4, 6))
+    together.grad, alone.grad = gradient * torch.tensor([1.0, 100.0]).view(2, 1, 1), gradient[:1].clone()
+    for parameter in (together, alone):
+        Muon([parameter], lr=0.1).step()
+    torch.testing.assert_close(together.detach()[:1], alone.detach())
+
+
+@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+def test_what_muon_moves(config):
+    model = world_model(config)
+    chosen = {id(p) for p in hidden_matrices(model)}
+    names = [n for n, p in model.named_parameters() if id(p) in chosen]
+    assert len(names) == len(chosen) == len(hidden_matrices(model))
+    for part in ("encoder.convs.0.weight", "decoder.output.weight", "experts.transformer.blocks.0.query.weight",
+                 "shared.stem.input.weight", "shared.stem.output.weight"):  # fmt: skip
+        assert part in names
+    for part in ("task_embedding", "router.", "positions", "norm", "bias", "place", "heads.reward", "heads.task"):
+        assert not any(part in name for name in names), part
+
+
+def learner(matrices):
+    torch.manual_seed(0)
+    optim = OptimConfig(matrices=matrices, world_model_lr=1e-3)
+    return Learner(run_config(model=LOCAL, optim=optim), action_mask(), torch.device("cpu"))
+
+
+def test_every_parameter_has_one_optimiser():
+    made = learner("muon")
+    groups = [group for optimiser in made.world_model_optimisers for group in optimiser.param_groups]
+    held = [id(p) for group in groups for p in group["params"]]
+    own = [*made.world_model.parameters(), *made.task_weights.parameters()]
+    assert sorted(held) == sorted(id(p) for p in own)
+    assert len(learner("adam").world_model_optimisers) == 1
+
+
+def test_a_kept_state_goes_on_bit_for_bit():
+    straight, halted = learner("muon"), learner("muon")
+    for i in range(2):
+        straight.update_world_model(transitions(seed=i))
+        halted.update_world_model(transitions(seed=i))
+    resumed = learner("muon")
+    resumed.load_state_dict(halted.state_dict())
+    straight.update_world_model(transitions(seed=5))
+    resumed.update_world_model(transitions(seed=5))
+    for (name, old), new in zip(straight.world_model.named_parameters(), resumed.world_model.parameters(), strict=True):
+        assert torch.equal(old, new), name
+
+
+def test_bad_step_size():
+    with pytest.raises(ValueError, match="matrix_lr"):
+        dataclasses.replace(OptimConfig(), matrix_lr=0.0)
