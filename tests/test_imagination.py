@@ -4,6 +4,7 @@ import torch
 from mow.batch import Moment
 from mow.imagination import imagine
 from mow.kernels import PhiloxState, two_hot_decode
+from mow.models import WorldModel
 from tests.small import LOCAL, MODEL, agent, transitions, world_model
 
 
@@ -54,6 +55,24 @@ def test_the_cached_rollout_equals_the_full_forward(start, config):
     prediction = model.predict(Moment(*(x[:, :, num_context:] for x in (latent, action, hidden))))
     torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(rollout.terminated, (prediction.termination_logits > 0).float())
+
+
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_every_latent_is_foretold_from_the_moment_before_it(start):
+    moments, foretell = [], WorldModel.foretell
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorldModel, "foretell", lambda self, moment: moments.append(moment) or foretell(self, moment))
+        model, context, _, rollout = dream(start, config=LOCAL)
+    if start == "prior":
+        first = moments.pop(0)
+        assert torch.equal(first.latent, replayed_latents(model, context)[:, :, -1:])
+        assert torch.equal(first.action, context.action[:, :, -1:])
+    assert len(moments) == 4
+    for step, moment in enumerate(moments):
+        at = slice(step, step + 1)
+        assert torch.equal(moment.latent, rollout.latent[:, :, at])
+        assert torch.equal(moment.action, rollout.action[:, :, at])
+        assert torch.equal(moment.hidden, rollout.hidden[:, :, step + 1 : step + 2])
 
 
 def test_a_posterior_start_is_the_last_real_state():

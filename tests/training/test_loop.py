@@ -1,5 +1,6 @@
 """The whole loop on the counting environment: what is emitted is what is stored is what the model is fed."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mow.training.collector import Collector
 from mow.training.learner import Learner
 from mow.training.logger import Logger
 from mow.training.loop import Run
-from tests.small import run_config
+from tests.small import MODEL, run_config
 
 
 class Recorder:
@@ -230,3 +231,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="loss/reconstruction/dummy:count-0 became nan"):
         run.train()
     run.logger.close()
+
+
+def test_the_background_is_what_the_random_steps_share(tmp_path):
+    config = run_config(
+        model=dataclasses.replace(MODEL, perception=dataclasses.replace(MODEL.perception, background="median"))
+    )
+    run, envs, _ = wire(config, tmp_path / "run")
+    run.prefill()
+    run.warm_up()
+    run.logger.close()
+    for k, task in enumerate(run.tasks):
+        seen = np.stack([entry[0] for entry in envs.emitted[task]])
+        background = run.learner.world_model.background[k].numpy()
+        # A median of frames drawn again and again: every value of it is one that was there.
+        assert (background == seen).any(axis=0).all()
+        assert background.any()

@@ -47,15 +47,15 @@ def test_a_first_step_has_the_size_asked_for(shape):
 
 def test_momentum_remembers():
     parameter = torch.nn.Parameter(torch.zeros(1, 1, 1))
-    optimiser = Muon([parameter], lr=1.0, momentum=0.5)
+    optimiser = Muon([parameter], lr=1.0, momentum=0.75)
     parameter.grad = torch.full((1, 1, 1), 4.0)
     optimiser.step()
-    assert optimiser.state[parameter]["momentum"].item() == 2.0
-    parameter.grad = torch.full((1, 1, 1), -1.0)
+    assert optimiser.state[parameter]["momentum"].item() == 1.0
+    parameter.grad = torch.full((1, 1, 1), -2.0)
     before = parameter.item()
     optimiser.step()
-    assert optimiser.state[parameter]["momentum"].item() == 0.5
-    assert parameter.item() > before, "0.5 * 0.5 - 0.5 * 1 < 0: the newest gradient counts most"
+    assert optimiser.state[parameter]["momentum"].item() == 0.25
+    assert parameter.item() > before, "0.75 * 0.25 - 0.25 * 2 < 0: the newest gradient counts again"
     parameter.grad = None
     before = parameter.item()
     optimiser.step()
