@@ -96,9 +96,9 @@ def quickstart() -> Config:
 
     Differs from the presets of the paper's size where ten minutes ask for it (bench/results/LOG.md has the numbers):
     a spatial latent with a loud start, less the median frame, finds small things in fewer updates; the local prior and
-    Muon learn in hundreds of updates how things move, where a Linear on h_t and Adam need thousands; patches in the
-    first convolution and group norm save time; an imagined rollout is used for six steps, because making it costs more
-    than learning from it.
+    Muon learn in a few hundred updates how most things move, where a Linear on h_t and Adam had not after 800; patches
+    in the first convolution and group norm save time; an imagined rollout is used for six steps, because making it
+    costs more than learning from it.
     """
     return Config(
         preset="quickstart",

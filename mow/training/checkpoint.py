@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-FORMAT = 1
+FORMAT = 2  # 1: before the heads read moments, with one optimiser for the world model
 
 
 def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:

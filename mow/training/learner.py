@@ -82,7 +82,7 @@ class Learner:
 
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
-        progress = min(1.0, self.updates / self.config.world_model_updates)
+        progress = min(1.0, self.updates / max(1, self.config.world_model_updates))
         share = 1.0 - (1.0 - self.config.optim.final_lr) * progress
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             for group in optimiser.param_groups:
