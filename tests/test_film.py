@@ -193,7 +193,7 @@ def test_checkpoints_of_something_else(capsys, copied):
     path = newest_checkpoint(copied)
     state = torch.load(path, weights_only=True)
     torch.save({**state, "format": 99}, path)
-    assert "has format 99, this version reads 1" in mistake(capsys, copied)
+    assert "has format 99, this version reads 2" in mistake(capsys, copied)
     torch.save({**state, "tasks": ["tiny:pole"]}, path)
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])
