@@ -11,7 +11,8 @@ Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "
 @dataclass(frozen=True)
 class PerceptionConfig:
     channels: tuple[int, ...] = (32, 64, 128, 256)
-    """Of the convolutions from 64x64 down to 4x4: four of stride 2, or three, the first of stride 4; mirrored back."""
+    """Of the convolutions, mirrored back by the decoder: four of stride 2, from 64x64 down to 4x4; or three or two, the
+    first of stride 4 and the others of stride 2, down to 4x4 or 8x8."""
     groups: int = 32
     """S: categoricals in a latent."""
     classes: int = 32
@@ -21,19 +22,20 @@ class PerceptionConfig:
     norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
     """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
     latent: Literal["dense", "spatial"] = "dense"
-    """Every group of the latent sees the whole picture, or only one of the 4x4 cells of the last feature map."""
+    """Every group of the latent sees the whole picture, or only one cell of the last feature map."""
     posterior_gain: float = 1.0
     """Scale of the posterior's weights at the start; above 1 the first latents already tell pictures apart."""
     background: Literal["none", "median"] = "none"
     """median: the median frame of a task's prefill is taken off before the encoder and put back after the decoder."""
 
     def __post_init__(self) -> None:
-        require(len(self.channels) in (3, 4), f"channels must be three or four numbers, got {self.channels}")
+        require(len(self.channels) in (2, 3, 4), f"channels must be two to four numbers, got {self.channels}")
         require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
         positive(self, "groups", "classes", "posterior_gain")
+        cells = self.side**2
         require(
-            self.latent == "dense" or self.groups % 16 == 0,
-            f"groups must be a multiple of 16, the cells of a spatial latent, got {self.groups}",
+            self.latent == "dense" or self.groups % cells == 0,
+            f"groups must be a multiple of {cells}, the cells of a spatial latent, got {self.groups}",
         )
         require(self.classes <= 256, f"classes must be at most 256, got {self.classes}")
         fraction(self, "unimix")
@@ -41,6 +43,16 @@ class PerceptionConfig:
     @property
     def latent_size(self) -> int:
         return self.groups * self.classes
+
+    @property
+    def patches(self) -> bool:
+        """Whether the first convolution has stride 4, its kernels side by side."""
+        return len(self.channels) < 4
+
+    @property
+    def side(self) -> int:
+        """Cells along each side of the last feature map."""
+        return 8 if len(self.channels) == 2 else 4
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,8 @@ class WorldModelConfig:
     prior: Literal["dense", "local"] = "dense"
     """What foretells the next latent: a Linear on h_t, or one small network for every cell of a spatial latent that
     reads h_t, the action, the cell and its neighbours."""
+    prior_width: int = 128
+    """Of the local prior's hidden layer; it has half as many events."""
     heads: Literal["cluster", "shared"] = "cluster"
     """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
     task_head: bool = True
@@ -113,7 +127,7 @@ class WorldModelConfig:
     shared: SharedConfig = field(default_factory=SharedConfig)
 
     def __post_init__(self) -> None:
-        positive(self, "width", "num_heads", "feedforward", "max_positions")
+        positive(self, "width", "prior_width", "num_heads", "feedforward", "max_positions")
         require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         not_negative(self, "embedding_size")
         require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")

@@ -48,7 +48,7 @@ def imagine(
     if start == "prior":
         valid = ~(context.terminated | context.truncated)[:, :, -1]
         last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
-        state_latent = model.sample(model.foretell(last), rng)  # [K, B, 1, Z]
+        state_latent = model.sample(model.foretell(last)[0], rng)  # [K, B, 1, Z]
     else:
         state_latent = latent[:, :, -1:]
         hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
@@ -60,16 +60,15 @@ def imagine(
         state = torch.cat([state_latent, hidden], dim=-1)  # [K, B, 1, Z + D]
         action, raw_action = agent.policy(state, embedding).sample(rng)
         hidden = model.remember(state_latent, action, window.rows(step, step + 1), routing, memory)
-        state_latent = model.sample(model.foretell(Moment(state_latent, action, hidden)), rng)
-        steps.append((action, raw_action))
+        logits, events = model.foretell(Moment(state_latent, action, hidden))
+        state_latent = model.sample(logits, rng)
+        steps.append((action, raw_action, events))
         latents.append(state_latent)
         hiddens.append(hidden.float())
-    action, raw_action = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
+    action, raw_action, happened = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
     remembered = torch.cat(hiddens, dim=2)  # [K, B, T + 1, D]
     # What no step waits for is read off all steps at once.
-    reward_logits, termination_logits = model.outcome(
-        Moment(torch.cat(latents[:-1], dim=2), action, remembered[:, :, 1:])
-    )
+    reward_logits, termination_logits = model.outcome(remembered[:, :, 1:], happened)
     return Imagination(
         latent=torch.cat(latents, dim=2),
         hidden=remembered,

@@ -59,7 +59,7 @@ def test_flat_by_hand():
     assert found["model.perception.unimix"] == config.model.perception.unimix
     assert found["actor_critic.critic"] == "cluster"
     assert "model" not in found
-    assert field_of(config, "model.perception.unimix") == 0.01
+    assert field_of(config, "model.perception.unimix") == 0.003
 
 
 def test_every_ablation_is_a_preset():
@@ -123,7 +123,7 @@ def test_baselines_are_a_ladder():
     parent = quickstart()
     assert changed(storm_multitask(parent), storm_vaes(parent)) == {"clustering.method"}
     assert changed(storm_multitask(parent), storm_multitask_wide(parent)) == {
-        "model.width", "model.feedforward", "model.perception.channels", "actor_critic.hidden",
+        "model.width", "model.feedforward", "model.prior_width", "model.perception.channels", "actor_critic.hidden",
     }  # fmt: skip
     assert storm_multitask(parent).model.condition == ("encoder", "decoder", "heads", "mixer", "actor", "critic")
     assert storm_multitask(parent).world_model_updates == parent.world_model_updates
@@ -132,11 +132,11 @@ def test_baselines_are_a_ladder():
 def test_widened_by_hand():
     wide = widened(storm_multitask(quickstart()), 2.0)
     assert (wide.model.width, wide.model.feedforward, wide.actor_critic.hidden) == (256, 512, 256)
-    assert wide.model.perception.channels == (32, 64, 128)
-    # 1.3 x 128 = 166.4: four heads take multiples of 16; 1.3 x 16 = 20.8; 1.3 x 32 = 41.6 lies nearest to 48.
+    assert (wide.model.prior_width, wide.model.perception.channels) == (128, (64, 128))
+    # 1.3 x 128 = 166.4: four heads take multiples of 16; 1.3 x 32 = 41.6 and 1.3 x 64 = 83.2 lie nearest to 48 and 80.
     wide = widened(storm_multitask(quickstart()), 1.3)
-    assert wide.model.width == 160
-    assert wide.model.perception.channels == (21, 48, 80)
+    assert (wide.model.width, wide.model.prior_width) == (160, 83)
+    assert wide.model.perception.channels == (48, 80)
 
 
 def test_a_parent_that_nobody_has_measured_is_refused():

@@ -101,7 +101,7 @@ def test_unknown_field(typed: str, meant: str) -> None:
         (["--loss.task", "much"], ["--loss.task", "float", "much"]),
         (["--env.protocol", "200k"], ["'200k'", "--env.protocol", "100k", "storm"]),
         (["--model.condition", "hed"], ["'hed'", "--model.condition", "heads"]),
-        (["--model.perception.channels", "1", "2"], ["channels must be three or four numbers, got (1, 2)"]),
+        (["--model.perception.channels", "1"], ["channels must be two to four numbers, got (1,)"]),
         (["--seed"], ["--seed", "Expected 1"]),
         (["--storm-compat", "yes"], ["yes"]),
         (["atari4", "quickstart"], ["quickstart"]),

@@ -46,7 +46,7 @@ def config(**changes: object) -> Config:
         (lambda: EnvConfig(num_workers=-2), "num_workers must be -1 (auto), 0 or more, got -2"),
         (lambda: PerceptionConfig(channels=(8, 0, 8, 8)), "channels must all be above 0, got (8, 0, 8, 8)"),
         (lambda: PerceptionConfig(groups=0), "groups must be above 0, got 0"),
-        (lambda: PerceptionConfig(channels=(8, 8)), "channels must be three or four numbers, got (8, 8)"),
+        (lambda: PerceptionConfig(channels=(8,)), "channels must be two to four numbers, got (8,)"),
         (lambda: PerceptionConfig(posterior_gain=0.0), "posterior_gain must be above 0, got 0.0"),
         (lambda: PerceptionConfig(latent="spatial", groups=20), "groups must be a multiple of 16, the cells of a"),
         (lambda: ActorCriticConfig(rollout_epochs=0), "rollout_epochs must be above 0, got 0"),

@@ -75,7 +75,7 @@ def test_a_file_by_hand(tmp_path):
         (("imagination", "start"), ["prior"], ": imagination.start must be one of prior, posterior, got ['prior']"),
         (("tasks",), "tiny:catch", ": tasks must be a list, got 'tiny:catch'"),
         (("tasks",), ["tiny:catch", 3], ": tasks[1] must be of type str, got 3"),
-        (("model", "perception", "channels"), [1, 2], ": model.perception: channels must be three or four"),
+        (("model", "perception", "channels"), [1], ": model.perception: channels must be two to four"),
         (("model", "condition"), ["ears"], ": model.condition[0] must be one of encoder, decoder,"),
         (("model", "experts"), 12, ": model.experts must be an object with named fields, got 12"),
         (("model", "width"), -8, ": model: width must be above 0, got -8"),

@@ -110,7 +110,7 @@ def test_expected_ends_are_probabilities_of_the_same_dream():
     model, context, routing, hard = dream("posterior")
     stream = PhiloxState.from_seed(7, "cpu")
     soft = imagine(model, agent(), context, routing, stream, horizon=4, start="posterior", ends="expected")
-    logits = model.outcome(Moment(soft.latent[:, :, :-1], soft.action, soft.hidden[:, :, 1:]))[1]
+    logits = model.predict(Moment(soft.latent[:, :, :-1], soft.action, soft.hidden[:, :, 1:])).termination_logits
     torch.testing.assert_close(soft.terminated, 1 / (1 + (-logits).exp()))
     assert torch.equal(((soft.terminated > 0.5) == (logits > 0)).all(), torch.tensor(True))
     assert set(hard.terminated.unique().tolist()) <= {0.0, 1.0}

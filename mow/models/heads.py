@@ -34,30 +34,30 @@ class Heads(nn.Module):
 
     def forward(self, moment: Moment, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None) -> Prediction:
         """`plan` names each task's module, `shared` leads to the task head."""
-        logits, events = self.prior(moment, plan, embedding)
-        reward_logits, termination_logits = self._outcome(moment, events, plan, embedding)
-        shape = moment.hidden.shape[:3]
+        logits, events = self.foretell(moment, plan, embedding)
+        reward_logits, termination_logits = self.outcome(moment.hidden, events, plan, embedding)
+        task_logits = None
+        if self.task is not None:
+            task_logits = self.task(rows_in(moment.hidden), shared).view(*moment.hidden.shape[:3], -1)
         return Prediction(
-            next_latent_logits=logits.view(*shape, *self.latent_shape),
+            next_latent_logits=logits,
             reward_logits=reward_logits,
             termination_logits=termination_logits,
-            task_logits=None if self.task is None else self.task(rows_in(moment.hidden), shared).view(*shape, -1),
+            task_logits=task_logits,
         )
 
-    def foretell(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
-        """Prior logits of the next latent [K, B, L, S, C]."""
-        logits = self.prior.foretell(moment, plan, embedding)
-        return logits.view(*moment.hidden.shape[:3], *self.latent_shape)
-
-    def outcome(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L] of the action a_t."""
-        return self._outcome(moment, self.prior.events(moment, plan, embedding), plan, embedding)
-
-    def _outcome(
-        self, moment: Moment, events: Tensor, plan: RoutePlan, embedding: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        rows = torch.cat([rows_in(moment.hidden), events], dim=-1)  # [K, 1, B * L, D + X]
+    def foretell(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `outcome`."""
+        logits, events = self.prior(moment, plan, embedding)
         shape = moment.hidden.shape[:3]
+        return logits.view(*shape, *self.latent_shape), events.view(*shape, -1)
+
+    def outcome(
+        self, hidden: Tensor, events: Tensor, plan: RoutePlan, embedding: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Reward logits [K, B, L, V] and termination logits [K, B, L] from h_t [K, B, L, D] and events [K, B, L, X]."""
+        rows = rows_in(torch.cat([hidden, events], dim=-1))  # [K, 1, B * L, D + X]
+        shape = hidden.shape[:3]
         reward = self.reward(rows, plan, embedding).view(*shape, -1)
         return reward, self.termination(rows, plan, embedding).view(shape)
 

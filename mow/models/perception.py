@@ -1,9 +1,9 @@
 """Seeing: one categorical VAE per cluster of tasks, conditioned on the task embedding.
 
-    encode:  frame [64, 64, 3] -> three or four convolutions -> [4, 4] features, e_k -> posterior logits [S, C]
-    decode:  latent [Z], e_k -> [4, 4] features -> as many transposed convolutions -> frame
+    encode:  frame [64, 64, 3] -> two to four convolutions -> [n, n] features, e_k -> posterior logits [S, C]
+    decode:  latent [Z], e_k -> [n, n] features -> as many transposed convolutions -> frame
 
-A spatial latent splits its groups among the 4x4 cells, cell by cell through one small Linear each way, where a dense
+n is 8 after two convolutions, else 4. A spatial latent splits its groups among these cells, cell by cell through one small Linear each way, where a dense
 one puts a single large Linear between all features and all groups. Small things in a picture are then found sooner.
 
 Source: MoW section 3 (modular VAEs), STORM (the convolutions). The place where e_k enters is inferred.
@@ -23,7 +23,6 @@ from mow.kernels import RoutePlan
 from mow.models.modular import ModularLinear, uniform_parameter
 
 Norm = Literal["bn_per_task", "bn_shared", "group"]
-CELLS = 16  # 4 x 4, what the convolutions leave of 64 x 64
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels:
 
 def _cells(config: PerceptionConfig) -> int:
     """Parts of the picture that the latent's groups are split among."""
-    return CELLS if config.latent == "spatial" else 1
+    return config.side**2 if config.latent == "spatial" else 1
 
 
 class Encoder(nn.Module):
@@ -143,14 +142,14 @@ class Encoder(nn.Module):
         self.latent_shape = (config.groups, config.classes)
         widths = (3, *config.channels)
         self.convs = nn.ModuleList(
-            Conv(num_modules, i, o, patches=layer == 0 and len(config.channels) == 3)
+            Conv(num_modules, i, o, patches=layer == 0 and config.patches)
             for layer, (i, o) in enumerate(pairwise(widths))
         )
         self.norms = _norms(config, num_modules, len(module_of_task), config.channels)
         self.cells = _cells(config)
         self.posterior = ModularLinear(
             num_modules,
-            config.channels[-1] * CELLS // self.cells,
+            config.channels[-1] * config.side**2 // self.cells,
             config.latent_size // self.cells,
             embedding_size=embedding_size,
         )
@@ -190,18 +189,18 @@ class Decoder(nn.Module):
         super().__init__()
         self.groups = normalisation_groups(module_of_task, config.norm)
         widths = config.channels[::-1]
-        self.cells = _cells(config)
+        self.side, self.cells = config.side, _cells(config)
         self.input = ModularLinear(
             num_modules,
             config.latent_size // self.cells,
-            widths[0] * CELLS // self.cells,
+            widths[0] * config.side**2 // self.cells,
             bias=False,
             embedding_size=embedding_size,
         )
         self.convs = nn.ModuleList(Conv(num_modules, i, o, transposed=True) for i, o in pairwise(widths))
         self.norms = _norms(config, num_modules, len(module_of_task), widths)
         self.output = Conv(
-            num_modules, widths[-1], 3, transposed=True, bias=True, patches=len(config.channels) == 3
+            num_modules, widths[-1], 3, transposed=True, bias=True, patches=config.patches
         )
 
     def forward(
@@ -215,7 +214,7 @@ class Decoder(nn.Module):
         return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
     def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
-        x = feature.flatten(0, 1).unflatten(1, (-1, 4, 4))  # [k * N, C, 4, 4]
+        x = feature.flatten(0, 1).unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
         x = self.norms[0](x, group.norm_row).relu()
         for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
             x = norm(conv(x, group.module), group.norm_row).relu()

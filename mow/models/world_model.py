@@ -167,13 +167,16 @@ class WorldModel(nn.Module):
         """All heads."""
         return self.heads(moment, self._head_plan, self.shared_plan, self.embedding("heads"))
 
-    def foretell(self, moment: Moment) -> Tensor:
-        """The prior alone, which is all that a rollout needs to go on: logits [K, B, L, S, C]."""
+    def foretell(self, moment: Moment) -> tuple[Tensor, Tensor]:
+        """What a rollout needs to go on: prior logits [K, B, L, S, C]; and the events [K, B, L, X] that come of it."""
         return self.heads.foretell(moment, self._head_plan, self.embedding("heads"))
 
-    def outcome(self, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end."""
-        return self.heads.outcome(moment, self._head_plan, self.embedding("heads"))
+    def outcome(self, hidden: Tensor, events: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end.
+
+        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them.
+        """
+        return self.heads.outcome(hidden, events, self._head_plan, self.embedding("heads"))
 
     @property
     def _head_plan(self) -> RoutePlan:

@@ -69,18 +69,19 @@ def foresee(
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
     hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
-    moments = [Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden[:, :, -1:])]
-    frames = []
+    moment = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden[:, :, -1:])
+    steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
-        latent = model.sample(model.foretell(moments[-1]), rng)
-        frames.append(model.decode(latent))
+        logits, events = model.foretell(moment)
+        latent = model.sample(logits, rng)
+        steps.append((model.decode(latent), moment.hidden, events))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)
             taken = action[:, :, step : step + 1]
-            moments.append(Moment(latent, taken, model.remember(latent, taken, rows, routing, memory)))
-    joined = (torch.cat([getattr(moment, f.name) for moment in moments], dim=2) for f in fields(Moment))
-    reward_logits, termination_logits = model.outcome(Moment(*joined))
-    return Foresight(torch.cat(frames, dim=2), two_hot_decode(reward_logits), termination_logits > 0)
+            moment = Moment(latent, taken, model.remember(latent, taken, rows, routing, memory))
+    frame, remembered, happened = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
+    reward_logits, termination_logits = model.outcome(remembered, happened)
+    return Foresight(frame, two_hot_decode(reward_logits), termination_logits > 0)
 
 
 @torch.no_grad()

@@ -95,13 +95,14 @@ def test_a_spatial_latent_reads_and_draws_cell_by_cell():
     assert moved[:, 31:].max() == 0
 
 
-def test_three_convolutions_begin_with_patches():
+@pytest.mark.parametrize(("channels", "side"), [((3, 4, 5), 4), ((3, 5), 8)])
+def test_two_or_three_convolutions_begin_with_patches(channels, side):
     """The first convolution is a matmul over 4x4 patches, the last transposed one draws such patches."""
-    config = dataclasses.replace(MODEL.perception, channels=(3, 4, 5))
+    config = dataclasses.replace(MODEL.perception, channels=channels)
     encoder, decoder = Encoder(config, 2, MODULES, 5), Decoder(config, 2, MODULES, 5)
     embedding = torch.randn(3, 5)
     frame = torch.randint(0, 256, (3, 2, 64, 64, 3), dtype=torch.uint8)
-    assert encoder.features(frame).shape == (3, 2, 5 * 16)
+    assert encoder.features(frame).shape == (3, 2, 5 * side**2)
     assert encoder(frame, PLAN, embedding).shape == (3, 2, 4, 4)
     assert decoder(torch.randn(3, 2, 16), PLAN, embedding).shape == (3, 2, 64, 64, 3)
 

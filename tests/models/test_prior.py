@@ -29,9 +29,8 @@ class Unchanged(torch.nn.Module):
 
 def test_one_cell_by_hand():
     """All weights 1, norm and all other inputs switched off: each cell counts what is in it and around it."""
-    config = dataclasses.replace(
-        MODEL, width=4, prior="local", perception=PerceptionConfig(groups=16, classes=1, latent="spatial")
-    )
+    seen = PerceptionConfig(groups=16, classes=1, latent="spatial")
+    config = dataclasses.replace(MODEL, width=4, prior="local", prior_width=4, perception=seen)
     prior = LocalPrior(config, 1, action_size=1, embedding_size=0)
     with torch.no_grad():
         prior.neighbours.weight.fill_(1.0)
@@ -47,7 +46,7 @@ def test_one_cell_by_hand():
 
 def test_the_formula_cell_by_cell():
     torch.manual_seed(0)
-    config = dataclasses.replace(LOCAL, width=8)
+    config = dataclasses.replace(LOCAL, width=8, prior_width=8)
     prior = LocalPrior(config, 2, action_size=3, embedding_size=4).double()
     torch.nn.init.normal_(prior.place)
     torch.nn.init.normal_(prior.norm.weight)
@@ -55,7 +54,7 @@ def test_the_formula_cell_by_cell():
     embedding = torch.randn(3, 4, dtype=torch.float64)
     logits, events = prior(Moment(latent, action, hidden), PLAN, embedding)
     assert logits.shape == (3, 1, 2, 128)
-    assert events.shape == (3, 1, 2, 2)
+    assert events.shape == (3, 1, 2, 4)
     for k, i in enumerate(MODULES):
         e = embedding[k]
         for n in range(2):
@@ -82,9 +81,11 @@ def test_the_formula_cell_by_cell():
 def test_the_parts_are_the_whole(config):
     model, given = world_model(config), moment(config)
     whole = model.predict(given)
-    torch.testing.assert_close(model.foretell(given), whole.next_latent_logits)
-    for part, want in zip(model.outcome(given), (whole.reward_logits, whole.termination_logits), strict=True):
-        torch.testing.assert_close(part, want)
+    logits, events = model.foretell(given)
+    torch.testing.assert_close(logits, whole.next_latent_logits)
+    reward_logits, termination_logits = model.outcome(given.hidden, events)
+    torch.testing.assert_close(reward_logits, whole.reward_logits)
+    torch.testing.assert_close(termination_logits, whole.termination_logits)
 
 
 @pytest.mark.parametrize(("cell", "seen_by"), [(0, {0, 1, 4, 5}), (6, {1, 2, 3, 5, 6, 7, 9, 10, 11})])
@@ -93,15 +94,27 @@ def test_the_prior_of_a_cell_sees_its_neighbours_only(cell, seen_by):
     latent = before.latent.clone().view(3, 2, 1, 16, 8)
     latent[:, :, :, cell] = latent[:, :, :, cell].roll(1, dims=-1)
     after = dataclasses.replace(before, latent=latent.flatten(-2))
-    moved = (model.foretell(before) != model.foretell(after)).view(3, 2, 1, 16, 8)
+    moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 1, 16, 8)
     assert {c for c in range(16) if moved[:, :, :, c].any()} == seen_by
+
+
+def test_two_convolutions_leave_8x8_cells():
+    fine = PerceptionConfig(channels=(4, 6), groups=64, classes=4, latent="spatial")
+    model = world_model(dataclasses.replace(MODEL, prior="local", perception=fine))
+    before = moment(model.config)
+    latent = before.latent.clone().view(3, 2, 1, 64, 4)
+    latent[:, :, :, 19] = latent[:, :, :, 19].roll(1, dims=-1)  # row 2, column 3
+    after = dataclasses.replace(before, latent=latent.flatten(-2))
+    moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 1, 64, 4)
+    assert {c for c in range(64) if moved[:, :, :, c].any()} == {10, 11, 12, 18, 19, 20, 26, 27, 28}
+    assert model.decode(before.latent).shape == (3, 2, 1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("field", ["action", "hidden"])
 def test_action_and_memory_reach_every_cell(field):
     model, before = world_model(LOCAL), moment()
     after = dataclasses.replace(before, **{field: getattr(before, field) + 1.0 * torch.eye(3)[0].view(3, 1, 1, 1)})
-    moved = (model.foretell(before) != model.foretell(after)).view(3, 2, 16, 8).any(dim=-1)
+    moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 16, 8).any(dim=-1)
     assert moved[0].all()
     assert not moved[1:].any(), "a task saw another one's"
 
@@ -112,16 +125,17 @@ def test_reward_and_end_follow_from_what_happens_anywhere():
     for cell in range(16):
         latent = before.latent.clone().view(3, 2, 1, 16, 8)
         latent[:, :, :, cell] = 5.0
-        after = model.outcome(dataclasses.replace(before, latent=latent.flatten(-2)))
-        for old, new in zip(model.outcome(before), after, strict=True):
-            assert not torch.equal(old, new), cell
+        after = model.predict(dataclasses.replace(before, latent=latent.flatten(-2)))
+        assert not torch.equal(after.reward_logits, model.predict(before).reward_logits), cell
+        assert not torch.equal(after.termination_logits, model.predict(before).termination_logits), cell
 
 
 def test_every_cluster_gets_a_copy():
     model = world_model(LOCAL, (0, 0, 0))
     grown = grow(model, (0, 1, 2), MODULES, 2)
     assert grown.heads.prior.neighbours.weight.shape[0] == 2
-    torch.testing.assert_close(grown.foretell(moment()), model.foretell(moment()), rtol=1e-5, atol=1e-5)  # float32
+    # 1e-5: float32.
+    torch.testing.assert_close(grown.foretell(moment())[0], model.foretell(moment())[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_dense_latent_has_no_cells():
