@@ -19,7 +19,7 @@ from mow.kernels import PhiloxState
 from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson, actor_critic_losses, make_lesson
-from mow.training.muon import Muon, hidden_matrices
+from mow.training.muon import Muon, hidden_matrices, native_dtype
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
 
@@ -76,7 +76,7 @@ class Learner:
             torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
         ]
         if matrices:
-            self.world_model_optimisers.append(Muon(matrices, lr=optim.matrix_lr))
+            self.world_model_optimisers.append(Muon(matrices, lr=optim.matrix_lr, dtype=native_dtype(self.device)))
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
 

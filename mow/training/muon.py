@@ -4,6 +4,7 @@
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (Nesterov momentum, the quintic);
 Liu et al. 2025 (arXiv 2502.16982) for the factor, which gives entries of root mean square lr whatever the shape.
+As there, the iteration runs in bfloat16 where the device multiplies it natively: it only has to come near U V^T.
 """
 
 from collections.abc import Iterable
@@ -37,11 +38,21 @@ def orthogonalised(matrices: Tensor, num_steps: int = STEPS) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """For stacked matrices [M, n, m] and kernels [M, n, m, h, w], which count as [M, n, m h w].
 
-    Args: lr: root mean square of a step's entries.
+    Args:
+        lr: root mean square of a step's entries.
+        dtype: of the Newton-Schulz steps; momentum and parameters keep their own. See native_dtype.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -57,8 +68,14 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         mean = state["momentum"].lerp_(gradient, 1.0 - momentum)
         ahead = gradient.lerp(mean, momentum).flatten(2)  # [M, n, m]
-        step = orthogonalised(ahead).view_as(parameter)
+        step = orthogonalised(ahead.to(self.dtype)).to(parameter.dtype).view_as(parameter)
         parameter.add_(step, alpha=-lr * max(ahead.shape[1:]) ** 0.5)
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where `device` multiplies matrices of it in hardware, else float32."""
+    native = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    return torch.bfloat16 if native else torch.float32
 
 
 def hidden_matrices(model: WorldModel) -> list[nn.Parameter]:
