@@ -128,7 +128,11 @@ class Run:
     def _batch(self) -> TransitionBatch:
         batch = self.config.batch
         return self.collector.replay.sample(
-            batch.num_sequences, batch.length, counter=self.learner.updates, stream=WORLD_MODEL_STREAM
+            batch.num_sequences,
+            batch.length,
+            counter=self.learner.updates,
+            stream=WORLD_MODEL_STREAM,
+            end_share=batch.end_share,
         )
 
     def _context(self) -> TransitionBatch:
