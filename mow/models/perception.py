@@ -3,8 +3,9 @@
     encode:  frame [64, 64, 3] -> two to four convolutions -> [n, n] features, e_k -> posterior logits [S, C]
     decode:  latent [Z], e_k -> [n, n] features -> as many transposed convolutions -> frame
 
-n is 8 after two convolutions, else 4. A spatial latent splits its groups among these cells, cell by cell through one small Linear each way, where a dense
-one puts a single large Linear between all features and all groups. Small things in a picture are then found sooner.
+n is 8 after two convolutions, else 4. A spatial latent splits its groups among these cells, cell by cell through one
+small Linear each way, where a dense one puts a single large Linear between all features and all groups. Small things in
+a picture are then found sooner.
 
 Source: MoW section 3 (modular VAEs), STORM (the convolutions). The place where e_k enters is inferred.
 """
