@@ -55,13 +55,9 @@ class BatchConfig:
     """B: replay windows per task and world-model update."""
     length: int = 64
     """L: steps per window."""
-    end_share: float = 0.0
-    """Share of the windows of a task that are drawn around terminations: where ends are rare, and what they pay with
-    them, they are seen more often; the model then also expects them more often where it cannot tell."""
 
     def __post_init__(self) -> None:
         positive(self, "num_sequences")
-        fraction(self, "end_share")
         require(self.length >= 2, f"length must be at least 2, got {self.length}")
 
 

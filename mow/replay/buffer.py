@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
-from mow.replay.sampler import Backend, draw_windows, gather_windows, philox, takes_compiled
+from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
 
 # The fields of TransitionBatch, in their order, and how a step of each is stored.
 FIELD_DTYPES: dict[str, type[np.generic]] = {
@@ -124,14 +124,7 @@ class ReplayBuffer:
         self._num_steps += 1
 
     def sample(
-        self,
-        num_sequences: int,
-        length: int,
-        *,
-        counter: int,
-        stream: int,
-        end_share: float = 0.0,
-        pin: bool = False,
+        self, num_sequences: int, length: int, *, counter: int, stream: int, pin: bool = False
     ) -> TransitionBatch:
         """Draw B windows of L steps per task, uniformly over all windows held; is_first is true at index 0 of each.
 
@@ -140,7 +133,6 @@ class ReplayBuffer:
             length: L, in steps.
             counter: of the batch; the same buffer, counter and stream give the same windows.
             stream: what the batch is for, 0 to 2^32 - 1.
-            end_share: so much of the B windows, rounded, is drawn around terminations instead, wherever a task has one.
             pin: put the batch into page-locked memory, from where copies to a GPU need not wait.
         Returns: tensors in main memory that the buffer does not touch again.
         Raises: ValueError if a task has fewer than L steps, or for pin without a CUDA device.
@@ -151,9 +143,6 @@ class ReplayBuffer:
         head = np.full(num_tasks, self._num_steps % self._capacity, dtype=np.int64)
         start = draw_windows(self._seed, counter, stream, self.size, head, self._capacity, num_sequences, length,
                              backend=self._backend)  # [K, B]
-        num_ends = round(end_share * num_sequences)
-        if num_ends:
-            self._move_to_ends(start[:, :num_ends], length, counter, stream)
         window = {
             name: torch.empty((num_tasks, num_sequences, length, *ring.shape[2:]),
                               dtype=torch.from_numpy(ring[:0]).dtype, pin_memory=pin)
@@ -163,25 +152,6 @@ class ReplayBuffer:
                        backend=self._backend)
         window["is_first"][:, :, 0] = True
         return TransitionBatch(**window)
-
-    def _move_to_ends(self, start: NDArray[np.int64], length: int, counter: int, stream: int) -> None:
-        """Let window starts [K, n] hold an end each: any termination, at any place of the window, all alike.
-
-        Near the border of what is held a window is moved inwards. Tasks without a termination keep their windows.
-        """
-        size = int(self.size[0])
-        oldest = (self._num_steps - size) % self._capacity
-        words = np.zeros((start.size, 4), dtype=np.uint32)
-        # The stream's upper half is for this: no other draw of the run has the same counter.
-        words[:, 0] = np.arange(start.size)
-        words[:, 1:] = stream | 1 << 31, counter & 0xFFFFFFFF, counter >> 32
-        draws = philox(words, self._seed).reshape(*start.shape, 4) / 2.0**32  # [K, n, 4] in [0, 1)
-        for k, row in enumerate(self._rows):
-            ends = np.flatnonzero(self._rings["terminated"][row, : min(self._num_steps, self._capacity)])
-            if len(ends):
-                end = ends[(draws[k, :, 0] * len(ends)).astype(np.int64)]  # [n] ring positions
-                age = (end - oldest) % self._capacity - (draws[k, :, 1] * length).astype(np.int64)
-                start[k] = (oldest + age.clip(0, size - length)) % self._capacity
 
     def reorder(self, order: Sequence[int] | NDArray[np.int64]) -> None:
         """Renumber the tasks: task k becomes what was task order[k]. No step is moved.

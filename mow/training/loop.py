@@ -128,11 +128,7 @@ class Run:
     def _batch(self) -> TransitionBatch:
         batch = self.config.batch
         return self.collector.replay.sample(
-            batch.num_sequences,
-            batch.length,
-            counter=self.learner.updates,
-            stream=WORLD_MODEL_STREAM,
-            end_share=batch.end_share,
+            batch.num_sequences, batch.length, counter=self.learner.updates, stream=WORLD_MODEL_STREAM
         )
 
     def _context(self) -> TransitionBatch:

@@ -132,56 +132,6 @@ def test_is_first_is_forced_in_the_batch_and_not_in_the_ring() -> None:
     assert buffer.sample(1, 8, counter=0, stream=0).is_first.tolist() == [[[True] + [False] * 7]]
 
 
-def with_ends(num_steps: int, ends: set[int], capacity: int = 40) -> ReplayBuffer:
-    """One task, which terminates at the steps `ends` alone."""
-    buffer = make_buffer(1, capacity)
-    for index in range(num_steps):
-        buffer.add(**{**step_of(index, 1), "terminated": np.array([index in ends])})
-    return buffer
-
-
-@pytest.mark.parametrize("num_steps", [40, 57], ids=["full", "wrapped"])
-def test_a_share_of_the_windows_holds_an_end(num_steps: int) -> None:
-    """Two ends far from the borders: half of the windows hold one, at any place, both alike; the others are as ever."""
-    ends = {num_steps - 10, num_steps - 25}
-    buffer = with_ends(num_steps, ends)
-    places, chosen = [], []
-    for counter in range(200):
-        batch, plain = (buffer.sample(4, 6, counter=counter, stream=1, end_share=share) for share in (0.5, 0.0))
-        assert torch.equal(batch.reward[:, 2:], plain.reward[:, 2:])
-        place = batch.terminated[0, :2].nonzero()
-        assert len(place) == 2, "one end in each of the two"
-        places += place[:, 1].tolist()
-        chosen += batch.reward[0, :2][batch.terminated[0, :2]].tolist()
-    counts = np.bincount(places, minlength=6)
-    # 400 draws over six places: 67 expected, standard deviation 7.5; 200 of each end, standard deviation 10.
-    assert np.all(np.abs(counts - 400 / 6) < 4 * 7.5)
-    assert set(chosen) == ends
-    assert abs(chosen.count(min(ends)) - 200) < 4 * 10
-
-
-@pytest.mark.parametrize(("end", "first"), [(17, {17}), (56, {51})], ids=["oldest", "newest"])
-def test_windows_around_ends_stay_within_what_is_held(end: int, first: set[int]) -> None:
-    """57 steps into 40 places: 17 to 56 are held. Windows of 6 that would lie over a border are moved inwards."""
-    batch = with_ends(57, {end}).sample(64, 6, counter=0, stream=0, end_share=1.0)
-    assert batch.terminated.any(dim=-1).all()
-    assert set(batch.reward[0, :, 0].tolist()) == first
-    assert (batch.reward.diff(dim=-1) == 1).all()
-
-
-def test_a_task_without_ends_keeps_its_windows() -> None:
-    buffer = with_ends(30, set())
-    assert same(buffer.sample(4, 6, counter=0, stream=0, end_share=1.0), buffer.sample(4, 6, counter=0, stream=0))
-
-
-def test_windows_around_ends_follow_seed_counter_and_stream() -> None:
-    buffer = with_ends(40, {5, 15, 25})
-    first = buffer.sample(8, 6, counter=3, stream=2, end_share=1.0)
-    assert same(first, buffer.sample(8, 6, counter=3, stream=2, end_share=1.0))
-    assert not same(first, buffer.sample(8, 6, counter=4, stream=2, end_share=1.0))
-    assert not same(first, buffer.sample(8, 6, counter=3, stream=1, end_share=1.0))
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_reorder_renumbers_what_is_held_and_what_comes(backend: Backend) -> None:
     buffer = fill(make_buffer(backend=backend), 30)
