@@ -111,9 +111,12 @@ class ImaginationConfig:
     """First imagined latent: predicted after the context, or the posterior of the context's last frame."""
     ends: Literal["hard", "expected"] = "hard"
     """An imagined episode ends where termination is likelier than not, or at every step by its probability."""
+    temperature: float = 1.0
+    """Of the draws of imagined latents. Below 1 the likelier class is taken more often than the prior says: what lies
+    across several groups of a latent, each drawn by itself, then falls apart less often."""
 
     def __post_init__(self) -> None:
-        positive(self, "num_sequences", "context", "horizon")
+        positive(self, "num_sequences", "context", "horizon", "temperature")
 
 
 @dataclass(frozen=True)

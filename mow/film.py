@@ -110,7 +110,13 @@ def run(asked: argparse.Namespace) -> None:
         except ValueError as error:
             raise UsageError(str(error)) from error
         played = [spec.name for spec in envs.specs]
-    foresight = foresee(learner.world_model, *split(windows.batch, asked.context), learner.routing(), rng)
+    foresight = foresee(
+        learner.world_model,
+        *split(windows.batch, asked.context),
+        learner.routing(),
+        rng,
+        temperature=learner.config.imagination.temperature,
+    )
     reconstruction = reconstruct(learner.world_model, windows.batch.frame, rng)
     errors = foresight_errors(foresight, reconstruction, windows)
     order = [played.index(task) for task in config.tasks]  # the learner sorts its tasks by cluster

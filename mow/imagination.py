@@ -25,6 +25,7 @@ def imagine(
     horizon: int,
     start: str,
     ends: str = "hard",
+    temperature: float = 1.0,
 ) -> Imagination:
     """Args:
         context: windows of C steps per trajectory, [K, B, C, ...].
@@ -33,6 +34,7 @@ def imagine(
             the context's last frame, so that the first state is a real one and also the first state of an episode.
         ends: `hard` = a step terminates where its logit is above 0 (STORM); `expected` = it does so by its probability,
             so that a danger only half foreseen is felt too (DreamerV3).
+        temperature: of the draws from the prior, above 0; below 1 they take the likelier class more often.
     """
     latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
     num_context = latent.shape[2] if start == "prior" else latent.shape[2] - 1
@@ -48,7 +50,7 @@ def imagine(
     if start == "prior":
         valid = ~(context.terminated | context.truncated)[:, :, -1]
         last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
-        state_latent = model.sample(model.foretell(last)[0], rng)  # [K, B, 1, Z]
+        state_latent = model.sample(model.foretell(last)[0] / temperature, rng)  # [K, B, 1, Z]
     else:
         state_latent = latent[:, :, -1:]
         hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
@@ -61,7 +63,7 @@ def imagine(
         action, raw_action = agent.policy(state, embedding).sample(rng)
         hidden = model.remember(state_latent, action, window.rows(step, step + 1), routing, memory)
         logits, events = model.foretell(Moment(state_latent, action, hidden))
-        state_latent = model.sample(logits, rng)
+        state_latent = model.sample(logits / temperature, rng)
         steps.append((action, raw_action, events))
         latents.append(state_latent)
         hiddens.append(hidden.float())

@@ -114,11 +114,13 @@ def quickstart() -> Config:
             dropout=0.0,
             embedding_size=16,
             prior="local",
+            prior_width=64,
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
             perception=PerceptionConfig(
-                channels=(16, 32, 64),
-                groups=32,
-                classes=16,
+                channels=(32, 64),
+                groups=128,
+                classes=8,
+                unimix=0.001,
                 norm="group",
                 latent="spatial",
                 posterior_gain=8.0,
@@ -128,10 +130,10 @@ def quickstart() -> Config:
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=1),
         ),
         batch=BatchConfig(num_sequences=4, length=8),
-        loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.2),
+        loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.1),
         clustering=ClusteringConfig(num_modules=4, num_batches=8),
         imagination=ImaginationConfig(
-            num_sequences=30, context=2, horizon=8, start="posterior", ends="expected"
+            num_sequences=30, context=2, horizon=8, start="posterior", ends="expected", temperature=0.5
         ),
         actor_critic=ActorCriticConfig(
             hidden=128, discount=0.97, entropy=1e-2, rollout_epochs=2, rollout_parts=3, memory_gain=0.1

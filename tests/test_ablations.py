@@ -59,7 +59,7 @@ def test_flat_by_hand():
     assert found["model.perception.unimix"] == config.model.perception.unimix
     assert found["actor_critic.critic"] == "cluster"
     assert "model" not in found
-    assert field_of(config, "model.perception.unimix") == 0.003
+    assert field_of(config, "model.perception.unimix") == 0.001
 
 
 def test_every_ablation_is_a_preset():

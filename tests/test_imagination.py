@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -114,6 +116,24 @@ def test_expected_ends_are_probabilities_of_the_same_dream():
     torch.testing.assert_close(soft.terminated, 1 / (1 + (-logits).exp()))
     assert torch.equal(((soft.terminated > 0.5) == (logits > 0)).all(), torch.tensor(True))
     assert set(hard.terminated.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_a_low_temperature_takes_the_likeliest_class():
+    """At 1e-4 nothing is left to chance but the unimix: the draws of two streams agree, and with the prior's maximum."""
+    model = world_model(MODEL)
+    no_mix = dataclasses.replace(MODEL.perception, unimix=0.0)
+    model.config = dataclasses.replace(MODEL, perception=no_mix)
+    seen = []
+    foretell = WorldModel.foretell
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorldModel, "foretell", lambda self, moment: seen.append(foretell(self, moment)) or seen[-1])
+        stream = PhiloxState.from_seed(7, "cpu")
+        cold = imagine(
+            model, agent(), transitions(), model.route(), stream, horizon=4, start="posterior", temperature=1e-4
+        )
+    for step, (logits, _) in enumerate(seen):
+        likeliest = torch.nn.functional.one_hot(logits.argmax(dim=-1), 4).flatten(-2)
+        assert torch.equal(cold.latent[:, :, step + 1 : step + 2], likeliest.float())
 
 
 def test_the_same_stream_gives_the_same_dream():

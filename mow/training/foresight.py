@@ -53,13 +53,20 @@ def split(batch: TransitionBatch, num_context: int) -> tuple[TransitionBatch, Te
 
 @torch.no_grad()
 def foresee(
-    model: WorldModel, context: TransitionBatch, action: Tensor, routing: Routing, rng: PhiloxState
+    model: WorldModel,
+    context: TransitionBatch,
+    action: Tensor,
+    routing: Routing,
+    rng: PhiloxState,
+    *,
+    temperature: float = 1.0,
 ) -> Foresight:
     """Imagine T steps from contexts of C steps.
 
     Args:
         context: [K, B, C, ...]; its last action leads to the first imagined frame.
         action: [K, B, T - 1, A], the actions after it.
+        temperature: of the draws, as the agent's rollouts have it.
     Source: as mow.imagination.imagine with start prior; here the actions are given.
     """
     latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
@@ -73,7 +80,7 @@ def foresee(
     steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
         logits, events = model.foretell(moment)
-        latent = model.sample(logits, rng)
+        latent = model.sample(logits / temperature, rng)
         steps.append((model.decode(latent), moment.hidden, events))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)

@@ -170,6 +170,7 @@ class Learner:
                 horizon=config.imagination.horizon,
                 start=config.imagination.start,
                 ends=config.imagination.ends,
+                temperature=config.imagination.temperature,
             )
             embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
             lesson, metrics = make_lesson(
