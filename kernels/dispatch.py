@@ -1,6 +1,9 @@
 """Which implementation of an op runs, and in which precision: decided here, said once, never changed in silence."""
 
+import importlib.util
 import logging
+import os
+from functools import cache
 from typing import Literal
 
 import torch
@@ -9,6 +12,48 @@ from torch import Tensor
 Backend = Literal["auto", "reference", "triton"]
 
 _CHOSEN: dict[tuple[str, str, tuple[str, ...]], str] = {}
+
+# Looked for without loading it: triton takes longer to import than all of this package.
+_TRITON = importlib.util.find_spec("triton") is not None
+# Triton's interpreter runs kernels on the CPU, one program at a time: for tests, never for speed. Triton reads the
+# switch while it is imported, so it holds for the whole process.
+INTERPRETED = _TRITON and os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def _offers(on_gpu: bool, triton: bool, interpreted: bool) -> tuple[str, ...]:
+    if triton and interpreted:
+        return ("reference", "triton")
+    return ("triton", "reference") if triton and on_gpu else ("reference",)
+
+
+_ON_GPU = _offers(True, _TRITON, INTERPRETED)
+_ON_CPU = _offers(False, _TRITON, INTERPRETED)
+
+
+def backends(tensor: Tensor) -> tuple[str, ...]:
+    """The implementations that an op with a Triton kernel has where `tensor` lies, best first.
+
+    On a GPU Triton comes first. On the CPU there is the reference; where TRITON_INTERPRET=1 was set before the start,
+    the kernels too, but last, so that they run only for who asks for them by name.
+    """
+    if not tensor.is_cuda:
+        return _ON_CPU
+    if not _TRITON:
+        _say_that_triton_is_missing()
+    return _ON_GPU
+
+
+@cache
+def _warn_once() -> None:
+    logging.getLogger("mow").warning("triton is not installed: every op runs as plain PyTorch; pip install triton")
+
+
+def _say_that_triton_is_missing() -> None:
+    _warn_once()
+
+
+# As with choose below: torch.compile runs it while tracing.
+torch.compiler.assume_constant_result(_say_that_triton_is_missing)
 
 
 def choose(op: str, backend: Backend, available: tuple[str, ...]) -> str:

@@ -4,9 +4,10 @@ import logging
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from mow.kernels import dispatch
-from mow.kernels.dispatch import choose, compute_dtype
+from mow.kernels.dispatch import backends, choose, compute_dtype
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +47,43 @@ def test_compute_dtype() -> None:
     assert compute_dtype(half, double) == torch.float64
     with pytest.raises(ValueError, match=r"got torch.int64: convert with .float\(\)"):
         compute_dtype(single, torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("triton", "interpreted", "on_gpu", "on_cpu"),
+    [
+        (True, False, ("triton", "reference"), ("reference",)),
+        (False, False, ("reference",), ("reference",)),
+        (True, True, ("reference", "triton"), ("reference", "triton")),
+    ],
+)
+def test_offers(triton: bool, interpreted: bool, on_gpu: tuple[str, ...], on_cpu: tuple[str, ...]) -> None:
+    assert dispatch._offers(True, triton, interpreted) == on_gpu
+    assert dispatch._offers(False, triton, interpreted) == on_cpu
+
+
+def test_backends_follow_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_TRITON", True)
+    monkeypatch.setattr(dispatch, "_ON_GPU", ("triton", "reference"))
+    monkeypatch.setattr(dispatch, "_ON_CPU", ("reference",))
+    with FakeTensorMode():  # a CUDA tensor without a GPU
+        assert backends(torch.empty(1, device="cuda")) == ("triton", "reference")
+    assert backends(torch.empty(1)) == ("reference",)
+
+
+def test_missing_triton_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(dispatch, "_TRITON", False)
+    monkeypatch.setattr(dispatch, "_ON_GPU", ("reference",))
+    dispatch._warn_once.cache_clear()
+    with FakeTensorMode():
+        on_gpu = torch.empty(1, device="cuda")
+    assert [backends(on_gpu), backends(on_gpu)] == [("reference",)] * 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "triton is not installed: every op runs as plain PyTorch; pip install triton"
+    ]
+
+
+def test_backends_leave_one_graph_under_compile() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: x + len(backends(x)), backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(1)).item() == len(backends(torch.zeros(1)))
