@@ -2,10 +2,8 @@
 
 from torch import Tensor
 
-from mow.kernels.dispatch import Backend, choose, compute_dtype
-from mow.kernels.sample_onehot import unimix_prob
-
-_BACKENDS = ("reference",)
+from mow.kernels.dispatch import Backend, backends, choose, compute_dtype
+from mow.kernels.sample_onehot import check_unimix, unimix_prob
 
 
 def categorical_kl(
@@ -24,7 +22,8 @@ def categorical_kl(
         dynamics: [...] nats, float64 if a tensor has it, else float32; its gradient reaches the prior alone.
         representation: [...] the same numbers; their gradient reaches the posterior alone. Rounding can put either a
         little below zero.
-    Raises: ValueError if the shapes differ or lack [S, C], a dtype is not floating, or unimix is outside [0, 1].
+    Raises: ValueError if the shapes or devices differ, [S, C] is lacking, a dtype is not floating, or unimix is outside
+        [0, 1].
     Source: MoW section 3 (dynamics and representation loss), before free bits and means.
     """
     if posterior_logits.shape != prior_logits.shape or posterior_logits.dim() < 2:
@@ -32,7 +31,18 @@ def categorical_kl(
             "posterior and prior logits must share one shape [..., S, C], "
             f"got {list(posterior_logits.shape)} and {list(prior_logits.shape)}: align their time steps first"
         )
-    choose("categorical_kl", backend, _BACKENDS)
+    if posterior_logits.device != prior_logits.device:
+        raise ValueError(
+            f"posterior and prior must share a device, got {posterior_logits.device} and {prior_logits.device}: "
+            "move one with .to()"
+        )
+    check_unimix(unimix)
+    compute_dtype(posterior_logits, prior_logits)
+    if choose("categorical_kl", backend, backends(posterior_logits)) == "triton":
+        # Loaded when first chosen: triton takes longer to import than all of this package.
+        from mow.kernels.categorical_kl_triton import categorical_kl_triton
+
+        return categorical_kl_triton(posterior_logits, prior_logits, unimix)
     return _reference(posterior_logits, prior_logits, unimix)
 
 

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from mow.kernels.dispatch import Backend, choose, compute_dtype
-
-_BACKENDS = ("reference",)
+from mow.kernels.dispatch import Backend, backends, choose, compute_dtype
 
 
 def lambda_return(
@@ -22,7 +20,7 @@ def lambda_return(
         lam: 0 gives one-step targets, 1 the full return.
         backend: "auto", or the name of an implementation.
     Returns: [K, B, T], float64 if a tensor has it, else float32; carries no gradient.
-    Raises: ValueError if value lacks the extra step, shapes or dtypes are wrong, or lam is outside [0, 1].
+    Raises: ValueError if value lacks the extra step, shapes, dtypes or devices are wrong, or lam is outside [0, 1].
     Source: MoW section 3 (critic target); Sutton and Barto, section 12.8.
     """
     if reward.dim() < 1 or continuation.shape != reward.shape or value.shape[:-1] != reward.shape[:-1]:
@@ -37,8 +35,18 @@ def lambda_return(
         )
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"lam must be in [0, 1], got {lam}: 0.95 is the usual value")
-    choose("lambda_return", backend, _BACKENDS)
+    if not reward.device == continuation.device == value.device:
+        raise ValueError(
+            "reward, continuation and value must share a device, got "
+            f"{reward.device}, {continuation.device} and {value.device}: move them with .to()"
+        )
+    compute_dtype(reward, continuation, value)
     with torch.no_grad():
+        if choose("lambda_return", backend, backends(reward)) == "triton":
+            # Loaded when first chosen: triton takes longer to import than all of this package.
+            from mow.kernels.lambda_return_triton import lambda_return_triton
+
+            return lambda_return_triton(reward, continuation, value, lam)
         return _reference(reward, continuation, value, lam)
 
 

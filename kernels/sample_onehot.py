@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from mow.kernels.dispatch import Backend, choose, compute_dtype
+from mow.kernels.dispatch import Backend, backends, choose, compute_dtype
 from mow.kernels.philox import PhiloxState, uniform
 
-_BACKENDS = ("reference",)
 _MAX_CLASSES = 256  # the index of a class is one byte
 
 
@@ -40,12 +39,22 @@ def sample_onehot(
             f"the stream is on {rng.seed_offset.device} and the logits on {logits.device}: "
             "make it with PhiloxState.from_seed(seed, logits.device)"
         )
-    choose("sample_onehot", backend, _BACKENDS)
-    prob = unimix_prob(logits, unimix)
-    u = uniform(rng, prob[..., 0].numel()).view(prob.shape[:-1])  # [..., S]
-    onehot, index = _reference(prob, u)
+    check_unimix(unimix)
+    compute_dtype(logits)
+    if choose("sample_onehot", backend, backends(logits)) == "triton":
+        # Loaded when first chosen: triton takes longer to import than all of this package.
+        from mow.kernels.sample_onehot_triton import sample_onehot_triton
+
+        onehot, index = sample_onehot_triton(logits, rng, unimix)
+    else:
+        onehot, index = _reference(logits, rng, unimix)
     rng.advance()
     return onehot, index
+
+
+def check_unimix(unimix: float) -> None:
+    if not 0.0 <= unimix <= 1.0:
+        raise ValueError(f"unimix is a share in [0, 1], got {unimix}: 0.01 is the usual value")
 
 
 def unimix_prob(logits: Tensor, unimix: float) -> Tensor:
@@ -60,13 +69,14 @@ def unimix_prob(logits: Tensor, unimix: float) -> Tensor:
     Raises: ValueError if unimix is outside [0, 1] or the logits are not floating.
     Source: DreamerV3 (1 % uniform mixture).
     """
-    if not 0.0 <= unimix <= 1.0:
-        raise ValueError(f"unimix is a share in [0, 1], got {unimix}: 0.01 is the usual value")
+    check_unimix(unimix)
     prob = logits.to(compute_dtype(logits)).softmax(dim=-1)
     return (1.0 - unimix) * prob + unimix / logits.shape[-1]
 
 
-def _reference(prob: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def _reference(logits: Tensor, rng: PhiloxState, unimix: float) -> tuple[Tensor, Tensor]:
+    prob = unimix_prob(logits, unimix)
+    u = uniform(rng, prob[..., 0].numel()).view(prob.shape[:-1])  # [..., S]
     cdf = prob.cumsum(dim=-1)
     # The sum is read off the cdf. Then u * sum < sum also after rounding (u <= 1 - 2^-24), so the last class never
     # counts and the index needs no clamp.

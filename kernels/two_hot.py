@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from mow.kernels.dispatch import Backend, choose, compute_dtype
-
-_BACKENDS = ("reference",)
+from mow.kernels.dispatch import Backend, backends, choose, compute_dtype
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -33,7 +31,7 @@ def two_hot_loss(
         high: last bin; a target on a bin has the one-hot code of that bin exactly.
         backend: "auto", or the name of an implementation.
     Returns: [...] nats, float64 if a tensor has it, else float32.
-    Raises: ValueError if a shape or dtype is wrong, or low >= high.
+    Raises: ValueError if a shape, dtype or device is wrong, or low >= high.
     Source: MoW section 3 (reward head, critic); bins as STORM.
     """
     _check_bins(logits, low, high)
@@ -42,7 +40,16 @@ def two_hot_loss(
             f"target must have the shape of the logits without the bins, {list(logits.shape[:-1])}, "
             f"got {list(target.shape)}: squeeze or index it"
         )
-    choose("two_hot_loss", backend, _BACKENDS)
+    if target.device != logits.device:
+        raise ValueError(
+            f"target and logits must share a device, got {target.device} and {logits.device}: move one with .to()"
+        )
+    compute_dtype(logits, target)
+    if choose("two_hot_loss", backend, backends(logits)) == "triton":
+        # Loaded when first chosen: triton takes longer to import than all of this package.
+        from mow.kernels.two_hot_triton import two_hot_loss_triton
+
+        return two_hot_loss_triton(logits, target.detach(), low, high)
     return _loss_reference(logits, target.detach(), low, high)
 
 
@@ -61,7 +68,11 @@ def two_hot_decode(logits: Tensor, *, low: float = -20.0, high: float = 20.0, ba
     Source: STORM's form: the mean is taken before symexp.
     """
     _check_bins(logits, low, high)
-    choose("two_hot_decode", backend, _BACKENDS)
+    compute_dtype(logits)
+    if choose("two_hot_decode", backend, backends(logits)) == "triton":
+        from mow.kernels.two_hot_decode_triton import two_hot_decode_triton
+
+        return two_hot_decode_triton(logits, low, high)
     return _decode_reference(logits, low, high)
 
 

@@ -1,0 +1,170 @@
+"""The Triton side of two_hot_decode: the mean over the bins, taken in mirrored pairs, and its symexp."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mow.kernels.dispatch import compute_dtype
+from mow.kernels.row_layout_triton import row_offset
+from mow.kernels.sample_onehot_triton import load_logits
+from mow.kernels.two_hot_triton import divide, from_centre, run
+
+
+@triton.jit
+def _expm1(x):  # type: ignore[no-untyped-def]
+    """exp(x) - 1, x >= 0. As _log1p: near zero the quotient puts back what exp dropped."""
+    w = tl.exp(x)
+    is_small = (x < 1.0) & (w > 1.0)
+    corrected = (w - 1.0) * divide(x, tl.where(is_small, tl.log(w), 1.0))
+    return tl.where(is_small, corrected, tl.where(x < 1.0, x, w - 1.0))
+
+
+@triton.jit
+def _mirrored_softmax(  # type: ignore[no-untyped-def]
+    upper_ptr, lower_ptr, middle_ptr, is_row, is_pair, V: tl.constexpr, dtype: tl.constexpr
+):
+    """Rows as pairs of mirrored bins: exp(z - max) of both sides and of the middle bin, and their sum.
+
+    An even number of bins has no middle one; its place counts 0.
+    """
+    upper = load_logits(upper_ptr, is_row, is_pair, dtype)
+    lower = load_logits(lower_ptr, is_row, is_pair, dtype)
+    largest = tl.max(tl.maximum(upper, lower), axis=1)
+    if V % 2 == 1:
+        middle = tl.load(middle_ptr, mask=is_row, other=0.0).to(dtype)
+        largest = tl.maximum(largest, middle)
+        middle = tl.exp(middle - largest)
+    else:
+        middle = tl.zeros_like(largest)
+    upper = tl.exp(upper - largest[:, None])
+    lower = tl.exp(lower - largest[:, None])
+    return upper, lower, middle, tl.sum(upper + lower, axis=1) + middle
+
+
+@triton.jit
+def two_hot_decode_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,
+    value_ptr,
+    num_rows,
+    inner,
+    outer_stride,
+    inner_stride,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+):
+    """Mirrored bins are subtracted first, as in the reference: what is symmetric decodes to exactly the centre."""
+    dtype: tl.constexpr = value_ptr.dtype.element_ty
+    half: tl.constexpr = V // 2
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pair = tl.arange(0, BLOCK)
+    is_row, is_pair = row < num_rows, pair < half
+    start = logits_ptr + row_offset(row, inner, outer_stride, inner_stride)
+    upper, lower, _, total = _mirrored_softmax(
+        start[:, None] + (V - half + pair)[None, :],
+        start[:, None] + (half - 1 - pair)[None, :],
+        start + half,
+        is_row,
+        is_pair,
+        V,
+        dtype,
+    )
+    distance = tl.where(is_pair, from_centre(V - half + pair, V, LOW, HIGH, dtype), 0.0)
+    x = tl.sum((upper - lower) * distance[None, :], axis=1) / total + (LOW + HIGH) / 2
+    magnitude = _expm1(tl.abs(x))
+    tl.store(value_ptr + row, tl.where(x < 0.0, -magnitude, magnitude), mask=is_row)
+
+
+@triton.jit
+def two_hot_decode_backward_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,
+    grad_ptr,
+    logits_grad_ptr,
+    num_rows,
+    inner,
+    outer_stride,
+    inner_stride,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+):
+    """dz_i = g exp|x| p_i (bin_i - x),   x = sum_i p_i bin_i; nothing where x is 0, as autograd has it for sign(x)."""
+    dtype: tl.constexpr = grad_ptr.dtype.element_ty
+    half: tl.constexpr = V // 2
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pair = tl.arange(0, BLOCK)
+    is_row, is_pair = row < num_rows, pair < half
+    inside = is_row[:, None] & is_pair[None, :]
+    start = logits_ptr + row_offset(row, inner, outer_stride, inner_stride)
+    above, below = (V - half + pair)[None, :], (half - 1 - pair)[None, :]
+    upper, lower, middle, total = _mirrored_softmax(
+        start[:, None] + above, start[:, None] + below, start + half, is_row, is_pair, V, dtype
+    )
+    distance = tl.where(is_pair, from_centre(V - half + pair, V, LOW, HIGH, dtype), 0.0)
+    mean = tl.sum((upper - lower) * distance[None, :], axis=1) / total  # from the centre
+    x = mean + (LOW + HIGH) / 2
+    scale = tl.load(grad_ptr + row, mask=is_row, other=0.0) * tl.exp(tl.abs(x)) / total
+    scale = tl.where(x == 0.0, 0.0, scale)
+    upper_grad = scale[:, None] * upper * (distance[None, :] - mean[:, None])
+    lower_grad = scale[:, None] * lower * (-distance[None, :] - mean[:, None])
+    place = logits_grad_ptr + row.to(tl.int64) * V
+    grad_dtype: tl.constexpr = logits_grad_ptr.dtype.element_ty
+    tl.store(place[:, None] + above, upper_grad.to(grad_dtype), mask=inside)
+    tl.store(place[:, None] + below, lower_grad.to(grad_dtype), mask=inside)
+    if V % 2 == 1:
+        tl.store(place + half, (-scale * middle * mean).to(grad_dtype), mask=is_row)
+
+
+def two_hot_decode_triton(logits: Tensor, low: float, high: float) -> Tensor:
+    """two_hot_decode; arguments already checked."""
+    value: Tensor = torch.ops.mow.two_hot_decode(logits, low, high)
+    return value
+
+
+def _launch(logits: Tensor, low: float, high: float) -> Tensor:
+    value = _fake(logits, low, high)
+    run(two_hot_decode_kernel, logits, (value,), low, high, logits.shape[-1] // 2)
+    return value
+
+
+def _fake(logits: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty(logits.shape[:-1], dtype=compute_dtype(logits), device=logits.device)
+
+
+def _launch_backward(grad: Tensor, logits: Tensor, low: float, high: float) -> Tensor:
+    logits_grad = _fake_backward(grad, logits, low, high)
+    others = (grad.contiguous(), logits_grad)
+    run(two_hot_decode_backward_kernel, logits, others, low, high, logits.shape[-1] // 2)
+    return logits_grad
+
+
+def _fake_backward(grad: Tensor, logits: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+    logits, ctx.low, ctx.high = inputs
+    ctx.save_for_backward(logits)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return torch.ops.mow.two_hot_decode_backward(grad, *ctx.saved_tensors, ctx.low, ctx.high), None, None
+
+
+# Defined by hand: the decorator torch.library.custom_op costs several times as much per call, and a rollout makes
+# hundreds of calls.
+_LIBRARY = torch.library.Library("mow", "FRAGMENT")
+_LIBRARY.define("two_hot_decode(Tensor logits, float low, float high) -> Tensor")
+_LIBRARY.define("two_hot_decode_backward(Tensor grad, Tensor logits, float low, float high) -> Tensor")
+_LIBRARY.impl("two_hot_decode", _launch, "CompositeExplicitAutograd")
+_LIBRARY.impl("two_hot_decode_backward", _launch_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("mow::two_hot_decode", _fake, lib=_LIBRARY)
+torch.library.register_fake("mow::two_hot_decode_backward", _fake_backward, lib=_LIBRARY)
+torch.library.register_autograd("mow::two_hot_decode", _backward, setup_context=_setup_context, lib=_LIBRARY)

@@ -1,0 +1,210 @@
+"""The Triton side of two_hot_loss: reads the logits once and forms no code over the bins.
+
+Also what two_hot_decode_triton shares with it: the bins, the tiles, the launch.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mow.kernels.dispatch import INTERPRETED, compute_dtype
+from mow.kernels.row_layout_triton import row_layout, row_offset
+from mow.kernels.sample_onehot_triton import load_logits
+
+# Elements of a tile: sixteen per thread. The interpreter gets small ones, so that small tests have several programs.
+_TILE = 256 if INTERPRETED else 2048
+_ELEMENTS_PER_WARP = 512
+_MIN_WARPS, _MAX_WARPS = 4, 16
+
+
+@triton.jit
+def divide(x, y):  # type: ignore[no-untyped-def]
+    """x / y rounded to nearest, so that x / x is 1; the plain division of float32 is approximate."""
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, y)
+    return x / y
+
+
+@triton.jit
+def _log1p(x):  # type: ignore[no-untyped-def]
+    """ln(1 + x), x >= 0. Where 1 + x drops bits of x, the quotient puts back what was lost."""
+    w = 1.0 + x
+    is_small = (x < 1.0) & (w > 1.0)
+    corrected = tl.log(w) * divide(x, tl.where(is_small, w - 1.0, 1.0))
+    return tl.where(is_small, corrected, tl.where(x < 1.0, x, tl.log(w)))
+
+
+@triton.jit
+def from_centre(bin, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Bin number -> its distance from (low + high) / 2, by the reference's formula: exact at both ends."""
+    twice = (2 * bin - (V - 1)).to(dtype)
+    return divide(twice, tl.full(twice.shape, V - 1, dtype)) * ((HIGH - LOW) / 2)
+
+
+@triton.jit
+def _two_hot_code(target, bin, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[rows] targets -> the lower bin, and the weight of the bin above it. A NaN gives a weight that is NaN."""
+    centre: tl.constexpr = (LOW + HIGH) / 2
+    magnitude = _log1p(tl.abs(target))
+    y = tl.where(target < 0.0, -magnitude, magnitude)
+    position = from_centre(bin, V, LOW, HIGH, dtype) + centre  # [V]
+    num_below = tl.sum(((position[None, :] < y[:, None]) & (bin < V)[None, :]).to(tl.int32), axis=1)
+    lower = tl.minimum(tl.maximum(num_below - 1, 0), V - 2)
+    below = from_centre(lower, V, LOW, HIGH, dtype) + centre
+    above = from_centre(lower + 1, V, LOW, HIGH, dtype) + centre
+    weight = divide(y - below, above - below)
+    # Beyond the ends the end bin is meant. Written so that a NaN passes: minimum and maximum would drop it.
+    return lower, tl.where(weight < 0.0, 0.0, tl.where(weight > 1.0, 1.0, weight))
+
+
+@triton.jit
+def two_hot_loss_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,
+    target_ptr,
+    loss_ptr,
+    num_rows,
+    inner,
+    outer_stride,
+    inner_stride,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+):
+    dtype: tl.constexpr = loss_ptr.dtype.element_ty
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    bin = tl.arange(0, BLOCK)
+    is_row = row < num_rows
+    start = row_offset(row, inner, outer_stride, inner_stride)
+    z = load_logits(logits_ptr + start[:, None] + bin[None, :], is_row, bin < V, dtype)
+    target = tl.load(target_ptr + row, mask=is_row, other=0.0).to(dtype)
+    lower, weight = _two_hot_code(target, bin, V, LOW, HIGH, dtype)
+    # Two logits per row, read again from the cache: cheaper than two more sums over the bins.
+    z_lower = tl.load(logits_ptr + start + lower, mask=is_row, other=0.0).to(dtype)
+    z_upper = tl.load(logits_ptr + start + lower + 1, mask=is_row, other=0.0).to(dtype)
+    largest = tl.max(z, axis=1)
+    log_total = tl.log(tl.sum(tl.exp(z - largest[:, None]), axis=1))
+    log_p_lower = z_lower - largest - log_total
+    log_p_upper = z_upper - largest - log_total
+    tl.store(loss_ptr + row, -(1.0 - weight) * log_p_lower - weight * log_p_upper, mask=is_row)
+
+
+@triton.jit
+def two_hot_loss_backward_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,
+    target_ptr,
+    grad_ptr,
+    logits_grad_ptr,
+    num_rows,
+    inner,
+    outer_stride,
+    inner_stride,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    V: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+):
+    """dz = g (p - code)."""
+    dtype: tl.constexpr = grad_ptr.dtype.element_ty
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    bin = tl.arange(0, BLOCK)
+    is_row, is_bin = row < num_rows, bin < V
+    start = row_offset(row, inner, outer_stride, inner_stride)
+    z = load_logits(logits_ptr + start[:, None] + bin[None, :], is_row, is_bin, dtype)
+    target = tl.load(target_ptr + row, mask=is_row, other=0.0).to(dtype)
+    grad = tl.load(grad_ptr + row, mask=is_row, other=0.0)
+    lower, weight = _two_hot_code(target, bin, V, LOW, HIGH, dtype)
+    e = tl.exp(z - tl.max(z, axis=1)[:, None])
+    # The weights add up to 1, or to a NaN, which then reaches all bins as in the reference.
+    scale = ((1.0 - weight) + weight) / tl.sum(e, axis=1)
+    code = tl.where(bin[None, :] == lower[:, None], (1.0 - weight)[:, None], 0.0)
+    code = tl.where(bin[None, :] == lower[:, None] + 1, weight[:, None], code)
+    logits_grad = grad[:, None] * (e * scale[:, None] - code)
+    place = row.to(tl.int64)[:, None] * V + bin[None, :]
+    logits_grad = logits_grad.to(logits_grad_ptr.dtype.element_ty)
+    tl.store(logits_grad_ptr + place, logits_grad, mask=is_row[:, None] & is_bin[None, :])
+
+
+def tile_of(width: int) -> tuple[int, int, int]:
+    """The padded width, the rows of a tile and the warps of a program, for rows of `width` bins or pairs of bins."""
+    block = triton.next_power_of_2(width)
+    return block, max(1, _TILE // block), min(_MAX_WARPS, max(_MIN_WARPS, block // _ELEMENTS_PER_WARP))
+
+
+def two_hot_loss_triton(logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
+    """two_hot_loss; arguments already checked, the target detached."""
+    loss: Tensor = torch.ops.mow.two_hot_loss(logits, target, low, high)
+    return loss
+
+
+def run(kernel: Any, logits: Tensor, others: tuple[Tensor, ...], low: float, high: float, width: int) -> None:
+    """Launch one of the four kernels: they take the logits, `others`, and the same sizes; `width` as in tile_of."""
+    num_bins = logits.shape[-1]
+    num_rows = logits.numel() // num_bins
+    if num_rows == 0:
+        return
+    layout = row_layout(logits, 1)
+    block, block_rows, num_warps = tile_of(width)
+    # Triton launches on the current device, which need not be the one of the tensors.
+    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+        kernel[(triton.cdiv(num_rows, block_rows),)](
+            layout.tensor,
+            *others,
+            num_rows,
+            *layout.strides,
+            LOW=low,
+            HIGH=high,
+            V=num_bins,
+            BLOCK=block,
+            BLOCK_ROWS=block_rows,
+            num_warps=num_warps,
+            enable_fp_fusion=True,
+        )
+
+
+def _launch(logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
+    loss = _fake(logits, target, low, high)
+    run(two_hot_loss_kernel, logits, (target.contiguous(), loss), low, high, logits.shape[-1])
+    return loss
+
+
+def _fake(logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty(target.shape, dtype=compute_dtype(logits, target), device=logits.device)
+
+
+def _launch_backward(grad: Tensor, logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
+    logits_grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    others = (target.contiguous(), grad.contiguous(), logits_grad)
+    run(two_hot_loss_backward_kernel, logits, others, low, high, logits.shape[-1])
+    return logits_grad
+
+
+def _fake_backward(grad: Tensor, logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float, float], output: Tensor) -> None:
+    logits, target, ctx.low, ctx.high = inputs
+    ctx.save_for_backward(logits, target)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    return torch.ops.mow.two_hot_loss_backward(grad, *ctx.saved_tensors, ctx.low, ctx.high), None, None, None
+
+
+# Defined by hand: the decorator torch.library.custom_op costs several times as much per call, and a rollout makes
+# hundreds of calls.
+_LIBRARY = torch.library.Library("mow", "FRAGMENT")
+_LIBRARY.define("two_hot_loss(Tensor logits, Tensor target, float low, float high) -> Tensor")
+_LIBRARY.define("two_hot_loss_backward(Tensor grad, Tensor logits, Tensor target, float low, float high) -> Tensor")
+_LIBRARY.impl("two_hot_loss", _launch, "CompositeExplicitAutograd")
+_LIBRARY.impl("two_hot_loss_backward", _launch_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("mow::two_hot_loss", _fake, lib=_LIBRARY)
+torch.library.register_fake("mow::two_hot_loss_backward", _fake_backward, lib=_LIBRARY)
+torch.library.register_autograd("mow::two_hot_loss", _backward, setup_context=_setup_context, lib=_LIBRARY)
