@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.config import WorldModelConfig
-from mow.kernels import RoutePlan
+from mow.kernels import RoutePlan, decode_attention
 from mow.models.modular import ModularLayerNorm, ModularLinear
 
 
@@ -66,6 +66,10 @@ class AttentionCache:
         self.values[layer][..., self.length : stop, :] = value
         return self.keys[layer][..., :stop, :], self.values[layer][..., :stop, :]
 
+    def step(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Append one token and attend from it: three [K, J, B, heads, D / heads], mask [K, B, cached + 1]."""
+        return decode_attention(query, key, value, self.keys[layer], self.values[layer], mask, self.length)
+
 
 class Block(nn.Module):
     """x -> norm(x + attention(x)) -> norm(x + feed_forward(x)), for the expert of each (task, slot) pair."""
@@ -100,10 +104,16 @@ class Block(nn.Module):
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
 
+        projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
+        # A step of a rollout. Dropout, which no rollout has, is left to the general path.
+        if cache is not None and length == 1 and not self.training:
+            token = (y.view(*rows.shape[:3], self.num_heads, -1) for y in projected)  # [K, J, B, heads, D / heads]
+            return cache.step(layer, *token, mask[:, :, 0]).view(rows.shape)
+
         def heads(y: Tensor) -> Tensor:  # [K, J, B * L, D] -> [K, J, B, heads, L, D / heads]
             return y.view(num_tasks, num_slots, num_sequences, length, self.num_heads, -1).transpose(3, 4)
 
-        query, key, value = heads(self.query(rows, plan)), heads(self.key(rows, plan)), heads(self.value(rows, plan))
+        query, key, value = (heads(y) for y in projected)
         if cache is not None:
             key, value = cache.append(layer, key, value)
         pairs_mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
