@@ -19,17 +19,25 @@ _MAX_WARPS = 4
 
 
 @triton.jit
-def _mixed(z, is_inside, UNIMIX: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
-    """softmax s, p = (1 - unimix) s + unimix / C and ln p of [groups, classes]; ln p is 0 in the padding."""
-    z = z - tl.max(z, axis=1)[:, None]
-    e = tl.exp(z)
-    total = tl.sum(e, axis=1)[:, None]
-    s = e / total
+def _compare(z, y, is_class, UNIMIX: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Logits of both sides, [groups, classes] -> s = softmax(z), t = softmax(y), p, ln(p / q), (1 - unimix) t p / q.
+
+    p, q = (1 - unimix) s, t + unimix / C. The padding adds nothing to any sum with p or s.
+    """
+    z -= tl.max(z, axis=1)[:, None]
+    y -= tl.max(y, axis=1)[:, None]
+    e, f = tl.exp(z), tl.exp(y)
+    total_z, total_y = tl.sum(e, axis=1), tl.sum(f, axis=1)
+    s, t = e * (1.0 / total_z)[:, None], f * (1.0 / total_y)[:, None]  # one division per group
     if UNIMIX == 0.0:
-        # Without the floor p underflows, and only this form of its logarithm stays finite.
-        return s, s, tl.where(is_inside, z - tl.log(total), 0.0)
+        # Without the floor p and q underflow: only this form of the logarithm stays finite, and t p / q is p.
+        # In the padding -inf - -inf would not be a number.
+        difference = tl.where(is_class[None, :], z, 0.0) - tl.where(is_class[None, :], y, 0.0)
+        return s, t, s, difference - (tl.log(total_z) - tl.log(total_y))[:, None], s
+    # With it p / q is far from the ends of the range, and its logarithm is one instead of two.
     p = s * (1.0 - UNIMIX) + UNIMIX / C
-    return s, p, tl.where(is_inside, tl.log(p), 0.0)
+    ratio = p / (t * (1.0 - UNIMIX) + UNIMIX / C)
+    return s, t, p, tl.log(ratio), (1.0 - UNIMIX) * t * ratio
 
 
 @triton.jit
@@ -60,11 +68,11 @@ def categorical_kl_kernel(  # type: ignore[no-untyped-def]
     for first in range(0, S, BLOCK_GROUPS):
         group = first + tl.arange(0, BLOCK_GROUPS)
         is_group = group < S
-        is_inside = is_group[:, None] & is_class[None, :]
         place = group[:, None] * C + c[None, :]
-        _, p, log_p = _mixed(load_logits(posterior_ptr + place, is_group, is_class, dtype), is_inside, UNIMIX, C)
-        _, _, log_q = _mixed(load_logits(prior_ptr + place, is_group, is_class, dtype), is_inside, UNIMIX, C)
-        kl += tl.sum(p * (log_p - log_q), axis=1)
+        z = load_logits(posterior_ptr + place, is_group, is_class, dtype)
+        y = load_logits(prior_ptr + place, is_group, is_class, dtype)
+        _, _, p, log_ratio, _ = _compare(z, y, is_class, UNIMIX, C)
+        kl += tl.sum(p * log_ratio, axis=1)
     total = tl.sum(kl, axis=0)
     tl.store(dynamics_ptr + state, total)
     tl.store(representation_ptr + state, total)
@@ -92,7 +100,7 @@ def categorical_kl_backward_kernel(  # type: ignore[no-untyped-def]
 ):
     """The gradient of `dynamics` goes to the prior, that of `representation` to the posterior. With s, t = softmax:
 
-        d posterior = g_rep (1 - unimix) s (d - sum(s d)),   d = ln p - ln q
+        d posterior = g_rep (1 - unimix) s (d - sum(s d)),   d = ln(p / q)
         d prior     = g_dyn (t sum(p w) - p w),              w = (1 - unimix) t / q
     """
     dtype: tl.constexpr = dynamics_grad_ptr.dtype.element_ty
@@ -109,13 +117,11 @@ def categorical_kl_backward_kernel(  # type: ignore[no-untyped-def]
         is_group = group < S
         is_inside = is_group[:, None] & is_class[None, :]
         place = group[:, None] * C + c[None, :]
-        s, p, log_p = _mixed(load_logits(posterior_ptr + place, is_group, is_class, dtype), is_inside, UNIMIX, C)
-        t, q, log_q = _mixed(load_logits(prior_ptr + place, is_group, is_class, dtype), is_inside, UNIMIX, C)
+        z = load_logits(posterior_ptr + place, is_group, is_class, dtype)
+        y = load_logits(prior_ptr + place, is_group, is_class, dtype)
+        s, t, _, d, pw = _compare(z, y, is_class, UNIMIX, C)
         # The 1 of d(p ln p) = ln p + 1 is left out: constants drop out of d - sum(s d).
-        d = log_p - log_q
         posterior_grad = representation_grad * s * (d - tl.sum(s * d, axis=1)[:, None])
-        # Without the floor w is 1 by its definition, also where t underflows to 0 / 0.
-        pw = p if UNIMIX == 0.0 else p * ((1.0 - UNIMIX) * t / q)
         prior_grad = dynamics_grad * (t * tl.sum(pw, axis=1)[:, None] - pw)
         tl.store(posterior_grad_ptr + start + place, posterior_grad.to(posterior_grad_ptr.dtype.element_ty), is_inside)
         tl.store(prior_grad_ptr + start + place, prior_grad.to(prior_grad_ptr.dtype.element_ty), is_inside)

@@ -29,7 +29,7 @@ def load_logits(pointer, is_row, is_class, dtype: tl.constexpr):  # type: ignore
 def softmax_rows(z):  # type: ignore[no-untyped-def]
     """softmax over the last axis of [rows, classes]; a row with a NaN becomes all NaN."""
     e = tl.exp(z - tl.max(z, axis=1)[:, None])
-    return e / tl.sum(e, axis=1)[:, None]
+    return e * (1.0 / tl.sum(e, axis=1))[:, None]  # one division per row
 
 
 @triton.jit

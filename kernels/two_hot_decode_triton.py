@@ -10,15 +10,15 @@ from torch import Tensor
 from mow.kernels.dispatch import compute_dtype
 from mow.kernels.row_layout_triton import row_offset
 from mow.kernels.sample_onehot_triton import load_logits
-from mow.kernels.two_hot_triton import divide, from_centre, run
+from mow.kernels.two_hot_triton import from_centre, run
 
 
 @triton.jit
 def _expm1(x):  # type: ignore[no-untyped-def]
-    """exp(x) - 1, x >= 0. As _log1p: near zero the quotient puts back what exp dropped."""
+    """exp(x) - 1, x >= 0. Near zero, the quotient x / ln(exp(x)) puts back what the rounding of exp(x) dropped."""
     w = tl.exp(x)
     is_small = (x < 1.0) & (w > 1.0)
-    corrected = (w - 1.0) * divide(x, tl.where(is_small, tl.log(w), 1.0))
+    corrected = (w - 1.0) * x / tl.where(is_small, tl.log(w), 1.0)
     return tl.where(is_small, corrected, tl.where(x < 1.0, x, w - 1.0))
 
 

@@ -15,50 +15,46 @@ from mow.kernels.dispatch import INTERPRETED, compute_dtype
 from mow.kernels.row_layout_triton import row_layout, row_offset
 from mow.kernels.sample_onehot_triton import load_logits
 
-# Elements of a tile: sixteen per thread. The interpreter gets small ones, so that small tests have several programs.
-_TILE = 256 if INTERPRETED else 2048
-_ELEMENTS_PER_WARP = 512
-_MIN_WARPS, _MAX_WARPS = 4, 16
-
-
-@triton.jit
-def divide(x, y):  # type: ignore[no-untyped-def]
-    """x / y rounded to nearest, so that x / x is 1; the plain division of float32 is approximate."""
-    if x.dtype == tl.float32:
-        return tl.div_rn(x, y)
-    return x / y
+# A program is one warp and some rows, 32 elements per thread: sums along a row need no word between warps, and what is
+# computed once per row is computed once per warp. The interpreter gets small tiles, so that small tests have several
+# programs.
+_TILE = 256 if INTERPRETED else 1024
+_MAX_WARPS = 16
 
 
 @triton.jit
 def _log1p(x):  # type: ignore[no-untyped-def]
-    """ln(1 + x), x >= 0. Where 1 + x drops bits of x, the quotient puts back what was lost."""
+    """ln(1 + x), x >= 0: the logarithm of the rounded sum, and to first order the part that rounding dropped."""
     w = 1.0 + x
-    is_small = (x < 1.0) & (w > 1.0)
-    corrected = tl.log(w) * divide(x, tl.where(is_small, w - 1.0, 1.0))
-    return tl.where(is_small, corrected, tl.where(x < 1.0, x, tl.log(w)))
+    dropped = tl.where(x < 1e6, x - (w - 1.0), 0.0)  # beyond, it is nothing beside ln(w); at infinity, not a number
+    return tl.log(w) + dropped / w
 
 
 @triton.jit
 def from_centre(bin, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Bin number -> its distance from (low + high) / 2, by the reference's formula: exact at both ends."""
-    twice = (2 * bin - (V - 1)).to(dtype)
-    return divide(twice, tl.full(twice.shape, V - 1, dtype)) * ((HIGH - LOW) / 2)
+    """Bin number -> its distance from (low + high) / 2, exactly antisymmetric; the reference's up to one rounding."""
+    return (2 * bin - (V - 1)).to(dtype) * ((HIGH - LOW) / (2 * (V - 1)))
 
 
 @triton.jit
-def _two_hot_code(target, bin, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[rows] targets -> the lower bin, and the weight of the bin above it. A NaN gives a weight that is NaN."""
+def _two_hot_code(target, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
+    """[rows] targets -> the lower bin, and the weight of the bin above it; exact at both ends and in the centre.
+
+    A NaN gives a weight that is NaN. Works on rows alone: a search among the bins would cost each of them.
+    """
     centre: tl.constexpr = (LOW + HIGH) / 2
+    bins_per_unit: tl.constexpr = (V - 1) / (HIGH - LOW)
     magnitude = _log1p(tl.abs(target))
     y = tl.where(target < 0.0, -magnitude, magnitude)
-    position = from_centre(bin, V, LOW, HIGH, dtype) + centre  # [V]
-    num_below = tl.sum(((position[None, :] < y[:, None]) & (bin < V)[None, :]).to(tl.int32), axis=1)
-    lower = tl.minimum(tl.maximum(num_below - 1, 0), V - 2)
-    below = from_centre(lower, V, LOW, HIGH, dtype) + centre
-    above = from_centre(lower + 1, V, LOW, HIGH, dtype) + centre
-    weight = divide(y - below, above - below)
-    # Beyond the ends the end bin is meant. Written so that a NaN passes: minimum and maximum would drop it.
-    return lower, tl.where(weight < 0.0, 0.0, tl.where(weight > 1.0, 1.0, weight))
+    # Written so that a NaN passes: minimum and maximum would drop it. Only the bin number must not be one.
+    y = tl.where(y < LOW, LOW, tl.where(y > HIGH, HIGH, y))
+    lower = tl.minimum((tl.where(y == y, y - LOW, 0.0) * bins_per_unit).to(tl.int32), V - 2)
+    # Rounding can put a target that is on a bin, or next to it, on the other side: compare with the bins themselves.
+    lower = tl.where((y < from_centre(lower, V, LOW, HIGH, dtype) + centre) & (lower > 0), lower - 1, lower)
+    is_past = (y >= from_centre(lower + 1, V, LOW, HIGH, dtype) + centre) & (lower < V - 2)
+    lower = tl.where(is_past, lower + 1, lower)
+    weight = (y - (from_centre(lower, V, LOW, HIGH, dtype) + centre)) * bins_per_unit
+    return lower, tl.where(y == LOW, 0.0, tl.where(y == HIGH, 1.0, weight))
 
 
 @triton.jit
@@ -83,7 +79,7 @@ def two_hot_loss_kernel(  # type: ignore[no-untyped-def]
     start = row_offset(row, inner, outer_stride, inner_stride)
     z = load_logits(logits_ptr + start[:, None] + bin[None, :], is_row, bin < V, dtype)
     target = tl.load(target_ptr + row, mask=is_row, other=0.0).to(dtype)
-    lower, weight = _two_hot_code(target, bin, V, LOW, HIGH, dtype)
+    lower, weight = _two_hot_code(target, V, LOW, HIGH, dtype)
     # Two logits per row, read again from the cache: cheaper than two more sums over the bins.
     z_lower = tl.load(logits_ptr + start + lower, mask=is_row, other=0.0).to(dtype)
     z_upper = tl.load(logits_ptr + start + lower + 1, mask=is_row, other=0.0).to(dtype)
@@ -119,7 +115,7 @@ def two_hot_loss_backward_kernel(  # type: ignore[no-untyped-def]
     z = load_logits(logits_ptr + start[:, None] + bin[None, :], is_row, is_bin, dtype)
     target = tl.load(target_ptr + row, mask=is_row, other=0.0).to(dtype)
     grad = tl.load(grad_ptr + row, mask=is_row, other=0.0)
-    lower, weight = _two_hot_code(target, bin, V, LOW, HIGH, dtype)
+    lower, weight = _two_hot_code(target, V, LOW, HIGH, dtype)
     e = tl.exp(z - tl.max(z, axis=1)[:, None])
     # The weights add up to 1, or to a NaN, which then reaches all bins as in the reference.
     scale = ((1.0 - weight) + weight) / tl.sum(e, axis=1)
@@ -134,7 +130,7 @@ def two_hot_loss_backward_kernel(  # type: ignore[no-untyped-def]
 def tile_of(width: int) -> tuple[int, int, int]:
     """The padded width, the rows of a tile and the warps of a program, for rows of `width` bins or pairs of bins."""
     block = triton.next_power_of_2(width)
-    return block, max(1, _TILE // block), min(_MAX_WARPS, max(_MIN_WARPS, block // _ELEMENTS_PER_WARP))
+    return block, max(1, _TILE // block), min(_MAX_WARPS, max(1, block // _TILE))
 
 
 def two_hot_loss_triton(logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
