@@ -98,17 +98,16 @@ class Block(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
-    def _attend(
-        self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int
-    ) -> Tensor:
+    def _attend(self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
 
         projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
         # A step of a rollout. Dropout, which no rollout has, is left to the general path.
         if cache is not None and length == 1 and not self.training:
-            token = (y.view(*rows.shape[:3], self.num_heads, -1) for y in projected)  # [K, J, B, heads, D / heads]
-            return cache.step(layer, *token, mask[:, :, 0]).view(rows.shape)
+            token = (*rows.shape[:3], self.num_heads, rows.shape[3] // self.num_heads)  # [K, J, B, heads, D / heads]
+            query, key, value = (y.view(token) for y in projected)
+            return cache.step(layer, query, key, value, mask[:, :, 0]).view(rows.shape)
 
         def heads(y: Tensor) -> Tensor:  # [K, J, B * L, D] -> [K, J, B, heads, L, D / heads]
             return y.view(num_tasks, num_slots, num_sequences, length, self.num_heads, -1).transpose(3, 4)
