@@ -1,16 +1,15 @@
 """One linear layer whose weight depends on the task: experts, cluster heads, cluster embeddings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mow.kernels.dispatch import Backend, choose
-
-_BACKENDS = ("reference",)
+from mow.kernels.dispatch import Backend, backends, choose
+from mow.kernels.route_plan import RoutePlan, rows_of
+from mow.kernels.tuned import tiling
 
 Activation = Literal["none", "relu", "silu", "gelu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -19,40 +18,6 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
 }
-
-
-@dataclass(frozen=True)
-class RoutePlan:
-    """Which expert serves which task in which slot; made and checked by route_plan, once per change of routing."""
-
-    routes: Tensor  # [K, J] int64 in [0, num_experts)
-    num_experts: int
-
-
-def route_plan(routes: Tensor, num_experts: int) -> RoutePlan:
-    """Check routes [K, J] int64 and keep them. Reads their values on the host, so it waits for the device.
-
-    Raises: ValueError if the shape or dtype is wrong or an index is outside [0, num_experts).
-    """
-    if routes.dtype != torch.int64 or routes.dim() != 2:
-        raise ValueError(f"routes must be int64 [K, J], got {routes.dtype} {list(routes.shape)}: convert them")
-    if routes.numel() == 0:
-        raise ValueError(f"routes need a task and a slot, got {list(routes.shape)}: give every task an expert")
-    smallest, largest = int(routes.min()), int(routes.max())
-    if smallest < 0 or largest >= num_experts:
-        raise ValueError(
-            f"routes must be in [0, {num_experts}), got {smallest} to {largest}: num_experts counts the weights"
-        )
-    return RoutePlan(routes=routes, num_experts=num_experts)
-
-
-def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
-    """What belongs to the expert of each pair: stacked [E, ...] -> [K, J, ...].
-
-    Same as stacked[plan.routes]; but index_select adds gradients up by index_add, where indexing scatters them one by
-    one, several times slower.
-    """
-    return stacked.index_select(0, plan.routes.flatten()).unflatten(0, plan.routes.shape)
 
 
 def expert_linear(
@@ -84,17 +49,60 @@ def expert_linear(
         backend: "auto", or the name of an implementation.
     Returns: [K, J, R, N] in the dtype of the matmul (under autocast that of autocast), promoted with the residual's.
         An expert that no pair uses gets gradient zero.
-    Raises: ValueError if a shape does not fit the plan, input and weight differ in dtype outside autocast, or the
-        activation is unknown.
+    Raises: ValueError if a shape does not fit the plan, a tensor is elsewhere than the input or not of a floating
+        dtype, input and weight differ in dtype outside autocast, or the activation is unknown.
     Source: MoW section 3 (experts of a task, modules of a cluster).
     """
     _check_shapes(input, weight, plan, bias, task_bias, residual)
-    if input.dtype != weight.dtype and not torch.is_autocast_enabled(input.device.type):
+    _check_kinds(input, weight, plan, bias, task_bias, residual)
+    autocast = torch.is_autocast_enabled(input.device.type)
+    if input.dtype != weight.dtype and not autocast:
         raise ValueError(f"input is {input.dtype} and weight {weight.dtype}: convert one, or switch autocast on")
     if activation not in _ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}: choose one of {sorted(_ACTIVATIONS)}")
-    choose("expert_linear", backend, _BACKENDS)
-    return _reference(input, weight, plan, bias, task_bias, _ACTIVATIONS[activation], residual)
+    dtype = torch.get_autocast_dtype(input.device.type) if autocast else input.dtype
+    if choose(*_offer(input, weight, plan, dtype, backend)) == "reference":
+        return _reference(input, weight, plan, bias, task_bias, _ACTIVATIONS[activation], residual)
+    # Loaded only here: without a GPU nobody should wait for triton.
+    from mow.kernels.expert_linear_triton import launch
+
+    return launch(input.to(dtype), weight, plan, bias, task_bias, activation, residual)
+
+
+def _offer(
+    input: Tensor, weight: Tensor, plan: RoutePlan, dtype: torch.dtype, backend: Backend
+) -> tuple[str, Backend, tuple[str, ...]]:
+    """The arguments of choose for this call: on a GPU a table says for which sizes cuBLAS comes before our kernels."""
+    available = backends(input)
+    if len(available) == 1:
+        return "expert_linear", backend, available
+    if torch.float64 in (input.dtype, weight.dtype, dtype):
+        return "expert_linear in float64", backend, ("reference",)
+    if available[0] == "triton" and backend == "auto":
+        # A lone expert is one plain matmul, which nobody does better.
+        sizes = input.shape[2], weight.shape[1], weight.shape[2]
+        if plan.num_experts == 1 or tiling("forward", input.device, dtype, *sizes).implementation == "bmm":
+            return "expert_linear of sizes that suit cuBLAS", backend, ("reference", "triton")
+    return "expert_linear", backend, available
+
+
+def _check_kinds(
+    input: Tensor,
+    weight: Tensor,
+    plan: RoutePlan,
+    bias: Tensor | None,
+    task_bias: Tensor | None,
+    residual: Tensor | None,
+) -> None:
+    tensors = (("weight", weight), ("bias", bias), ("task_bias", task_bias), ("residual", residual))
+    for name, tensor in (("input", input), *tensors):
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(f"{name} must be of a floating dtype, got {tensor.dtype}: convert with .float()")
+    for name, tensor in (*tensors, ("the plan", plan.routes)):
+        if tensor is not None and tensor.device != input.device:
+            raise ValueError(
+                f"input is on {input.device} and {name} on {tensor.device}: move them to one device with .to(...)"
+            )
 
 
 def _check_shapes(

@@ -1,0 +1,76 @@
+"""Which weights serve which task: checked once per change of routing, then read by every modular layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RoutePlan:
+    """Which expert serves which task in which slot; made and checked by route_plan, once per change of routing."""
+
+    routes: Tensor  # [K, J] int64 in [0, num_experts)
+    num_experts: int
+
+    def by_expert(self) -> tuple[Tensor, Tensor]:
+        """The (task, slot) pairs in the order of their experts, as the kernels walk them. See pairs_by_expert.
+
+        Made when first asked for and kept, so a plan that many layers share is grouped once.
+        """
+        kept = self.__dict__.get("_by_expert")
+        if kept is None:
+            kept = pairs_by_expert(self.routes, self.num_experts)
+            # What is made while a CUDA graph is captured or a function compiled lives in the memory of that graph,
+            # which a later call outside of it must not read.
+            if not torch.compiler.is_compiling() and not _captures(self.routes):
+                self.__dict__["_by_expert"] = kept
+        return kept
+
+
+def route_plan(routes: Tensor, num_experts: int) -> RoutePlan:
+    """Check routes [K, J] int64 and keep them. Reads their values on the host, so it waits for the device.
+
+    Raises: ValueError if the shape or dtype is wrong or an index is outside [0, num_experts).
+    """
+    if routes.dtype != torch.int64 or routes.dim() != 2:
+        raise ValueError(f"routes must be int64 [K, J], got {routes.dtype} {list(routes.shape)}: convert them")
+    if routes.numel() == 0:
+        raise ValueError(f"routes need a task and a slot, got {list(routes.shape)}: give every task an expert")
+    smallest, largest = int(routes.min()), int(routes.max())
+    if smallest < 0 or largest >= num_experts:
+        raise ValueError(
+            f"routes must be in [0, {num_experts}), got {smallest} to {largest}: num_experts counts the weights"
+        )
+    return RoutePlan(routes=routes, num_experts=num_experts)
+
+
+def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
+    """What belongs to the expert of each pair: stacked [E, ...] -> [K, J, ...].
+
+    Same as stacked[plan.routes]; but index_select adds gradients up by index_add, where indexing scatters them one by
+    one, several times slower.
+    """
+    return stacked.index_select(0, plan.routes.flatten()).unflatten(0, plan.routes.shape)
+
+
+def pairs_by_expert(routes: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """Group the pairs p = k * J + j by their expert, without waiting for the device.
+
+    Both results have a size that does not depend on the routing, so a CUDA graph captured with one routing serves the
+    next one.
+
+    Args:
+        routes: [K, J] int64 in [0, num_experts).
+        num_experts: E.
+    Returns:
+        member_P: [K * J] int32, the pairs, first those of expert 0, each group in ascending order.
+        offset_E: [E + 1] int32; the pairs of expert e are member_P[offset_E[e] : offset_E[e + 1]].
+    """
+    expert_P, member_P = routes.flatten().sort(stable=True)
+    offset_E = torch.searchsorted(expert_P, torch.arange(num_experts + 1, device=routes.device), out_int32=True)
+    return member_P.int(), offset_E
+
+
+def _captures(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
