@@ -13,7 +13,7 @@ from mow.kernels.row_layout_triton import row_layout, row_offset
 from mow.kernels.sample_onehot_triton import load_logits
 
 # Elements of a tile. A state with more groups than fit takes several turns.
-_TILE = 128 if INTERPRETED else 2048
+_TILE = 256 if INTERPRETED else 2048
 _ELEMENTS_PER_WARP = 512  # sixteen per thread and grid
 _MAX_WARPS = 4
 

@@ -14,7 +14,7 @@ from mow.kernels.philox_triton import uniform_rows
 from mow.kernels.row_layout_triton import row_layout, row_offset
 
 # Elements of a tile: sixteen per thread. The interpreter gets small ones, so that small tests have several programs.
-_TILE = 256 if INTERPRETED else 2048
+_TILE = 512 if INTERPRETED else 2048
 _NUM_WARPS = 4
 
 

@@ -18,7 +18,7 @@ from mow.kernels.sample_onehot_triton import load_logits
 # A program is one warp and some rows, 32 elements per thread: sums along a row need no word between warps, and what is
 # computed once per row is computed once per warp. The interpreter gets small tiles, so that small tests have several
 # programs.
-_TILE = 256 if INTERPRETED else 1024
+_TILE = 512 if INTERPRETED else 1024
 _MAX_WARPS = 16
 
 
@@ -26,7 +26,8 @@ _MAX_WARPS = 16
 def _log1p(x):  # type: ignore[no-untyped-def]
     """ln(1 + x), x >= 0: the logarithm of the rounded sum, and to first order the part that rounding dropped."""
     w = 1.0 + x
-    dropped = tl.where(x < 1e6, x - (w - 1.0), 0.0)  # beyond, it is nothing beside ln(w); at infinity, not a number
+    is_small = x < 1e6  # beyond, what was dropped is nothing beside ln(w), and at infinity it would not be a number
+    dropped = tl.where(is_small, x, 0.0) - (tl.where(is_small, w, 1.0) - 1.0)
     return tl.log(w) + dropped / w
 
 
