@@ -139,6 +139,7 @@ def _launch(
             BLOCK_T=_BLOCK_T,
             BLOCK_SIZE=block_size,
             num_warps=_NUM_WARPS,
+            enable_fp_fusion=True,
         )
     return output
 

@@ -1,0 +1,262 @@
+"""Does the grouped matmul pay?  python -m bench -k expert_linear
+
+Forward with bias and ReLU, forward alone, gradient of the input, gradient of the weights; weights of several tasks that
+share an expert are one weight. Peers:
+- loop: one F.linear per expert over the rows of its tasks.
+- bmm: weights gathered per (task, slot), untimed since once per optimiser step will do; input expanded, bmm, epilogue.
+- grouped_mm: rows gathered in the order of experts, one grouped matmul, epilogue that also restores the order.
+- reference: this package's own plain PyTorch, where the kernel is another one.
+Epilogues of the peers are compiled on a GPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench import floors
+from bench.floors import ExpertShape
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from mow.kernels import Backend, RoutePlan, expert_linear, route_plan
+
+_LARGE = [ExpertShape(26, 2, 8, 1024, 512, 1024), ExpertShape(26, 4, 12, 1024, 512, 2048)]
+_SMALL = [
+    ExpertShape(26, 2, 8, 64, 512, 1024),
+    ExpertShape(26, 2, 8, 39, 512, 1024),
+    ExpertShape(26, 4, 12, 39, 512, 2048),
+    ExpertShape(50, 2, 8, 20, 512, 1024),
+]
+_CPU_LARGE, _CPU_SMALL = [ExpertShape(4, 2, 3, 128, 64, 128)], [ExpertShape(4, 2, 3, 5, 64, 128)]
+LARGE, SMALL = (_LARGE, _SMALL) if torch.cuda.is_available() else (_CPU_LARGE, _CPU_SMALL)
+
+GROUPED_MM: Any = getattr(F, "grouped_mm", getattr(torch, "_grouped_mm", None))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Everything that op and peers read, made outside of the clock."""
+
+    shape: ExpertShape
+    plan: RoutePlan
+    input: Tensor  # [K, 1, R, I]
+    weight: Tensor  # [E, N, I]
+    bias: Tensor  # [E, N]
+    task_bias: Tensor  # [K, J, N]
+    upstream: Tensor  # [K, J, R, N], gradient of the output
+    gathered: Tensor  # [K * J, N, I], the weights of all pairs
+    members: list[Tensor]  # pairs of each expert
+    order: Tensor  # [K * J], pairs sorted by expert
+    inverse: Tensor  # [K * J], where each pair is in that order
+    ends: Tensor  # [E] int32, where the rows of each expert end
+
+
+def make_layer(shape: ExpertShape, device: str) -> tuple[Layer]:
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    # Every expert in turn, shuffled over tasks: what a balanced router arrives at.
+    experts = torch.stack([torch.randperm(shape.E)[: shape.J] for _ in range(shape.K)])
+    plan = route_plan(experts.to(device), shape.E)
+    flat = experts.flatten()
+    order = flat.argsort(stable=True)
+    counts = torch.bincount(flat, minlength=shape.E)
+
+    def normal(*size: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(size, device=device) * scale).to(dtype)
+
+    weight = normal(shape.E, shape.N, shape.I, scale=shape.I**-0.5)
+    return (
+        Layer(
+            shape=shape,
+            plan=plan,
+            input=normal(shape.K, 1, shape.R, shape.I).requires_grad_(),
+            weight=weight.requires_grad_(),
+            bias=normal(shape.E, shape.N),
+            task_bias=normal(shape.K, shape.J, shape.N),
+            upstream=normal(shape.K, shape.J, shape.R, shape.N),
+            gathered=weight.detach()[flat.to(device)],
+            members=[pairs.to(device) for pairs in order.split(counts.tolist())],
+            order=order.to(device),
+            inverse=order.argsort().to(device),
+            ends=(counts.cumsum(0) * shape.R).int().to(device),
+        ),
+    )
+
+
+def _epilogue(output: Tensor, layer_bias: Tensor, task_bias: Tensor, routes: Tensor) -> Tensor:
+    """Bias of expert and pair, then ReLU: [K, J, R, N]."""
+    return (output.view(*routes.shape, -1, output.shape[-1]) + (layer_bias[routes] + task_bias).unsqueeze(2)).relu()
+
+
+def _reordering_epilogue(
+    output: Tensor, inverse: Tensor, layer_bias: Tensor, task_bias: Tensor, routes: Tensor
+) -> Tensor:
+    return _epilogue(output.view(routes.numel(), -1, output.shape[-1])[inverse], layer_bias, task_bias, routes)
+
+
+def _expanded(layer: Layer) -> Tensor:
+    """The rows of every pair: [K * J, R, I], a copy."""
+    return layer.input.expand(-1, layer.shape.J, -1, -1).reshape(-1, layer.shape.R, layer.shape.I)
+
+
+def loop(layer: Layer) -> Tensor:
+    shape = layer.shape
+    output = layer.input.new_empty(shape.K * shape.J, shape.R, shape.N)
+    for expert, pairs in enumerate(layer.members):
+        rows = layer.input[pairs // shape.J, 0]
+        biased = F.linear(rows, layer.weight[expert], layer.bias[expert])
+        output[pairs] = (biased + layer.task_bias.flatten(0, 1)[pairs].unsqueeze(1)).relu()
+    return output.view(shape.K, shape.J, shape.R, shape.N)
+
+
+def bmm_chain(layer: Layer, epilogue: Callable[..., Tensor]) -> Tensor:
+    return epilogue(bmm_alone(layer), layer.bias, layer.task_bias, layer.plan.routes)
+
+
+def bmm_alone(layer: Layer) -> Tensor:
+    return torch.bmm(_expanded(layer), layer.gathered.mT).view(layer.shape.K, layer.shape.J, layer.shape.R, -1)
+
+
+def grouped_chain(layer: Layer, epilogue: Callable[..., Tensor]) -> Tensor:
+    rows = layer.input[layer.order // layer.shape.J, 0].flatten(0, 1)
+    output = GROUPED_MM(rows, layer.weight.mT, offs=layer.ends)
+    return epilogue(output, layer.inverse, layer.bias, layer.task_bias, layer.plan.routes)
+
+
+def bmm_dx(layer: Layer) -> Tensor:
+    of_pair = torch.bmm(layer.upstream.flatten(0, 1), layer.gathered)  # [K * J, R, I]
+    return of_pair.unflatten(0, layer.plan.routes.shape).sum(dim=1, keepdim=True)
+
+
+def bmm_dw(layer: Layer) -> Tensor:
+    of_pair = torch.bmm(layer.upstream.flatten(0, 1).mT, _expanded(layer))  # [K * J, N, I]
+    zeros = torch.zeros(layer.weight.shape, dtype=torch.float32, device=of_pair.device)
+    return zeros.index_add_(0, layer.plan.routes.flatten(), of_pair.float()).to(layer.weight.dtype)
+
+
+def _without_gradient(call: Contestant) -> Contestant:
+    return torch.no_grad()(call)
+
+
+def grouped_peer(device: str) -> dict[str, Contestant]:
+    """grouped_mm where this torch has it. On other GPUs than Hopper and data-centre Blackwell it waits for the host."""
+    if GROUPED_MM is None:
+        return {}
+    call = _without_gradient(partial(grouped_chain, epilogue=compiled(_reordering_epilogue, device)))
+    fast = device == "cpu" or torch.cuda.get_device_capability() in ((9, 0), (10, 0))
+    return {"grouped_mm": call if fast else Eager(call)}
+
+
+def truth(layer: Layer, *, epilogue: bool) -> Tensor:
+    output = layer.input.detach().double() @ layer.gathered.double().unflatten(0, layer.plan.routes.shape).mT
+    if not epilogue:
+        return output
+    return _epilogue(output, layer.bias.double(), layer.task_bias.double(), layer.plan.routes)
+
+
+def check_forward(output: Tensor, inputs: tuple[Layer], *, epilogue: bool) -> None:
+    close_to(truth(inputs[0], epilogue=epilogue), output, TOLERANCE[inputs[0].input.dtype])
+
+
+def check_dx(output: Tensor, inputs: tuple[Layer]) -> None:
+    (layer,) = inputs
+    upstream, weights = layer.upstream.double(), layer.gathered.double().unflatten(0, layer.plan.routes.shape)
+    close_to((upstream @ weights).sum(dim=1, keepdim=True), output, TOLERANCE[layer.input.dtype])
+
+
+def check_dw(output: Tensor, inputs: tuple[Layer]) -> None:
+    (layer,) = inputs
+    of_pair = layer.upstream.double().mT @ layer.input.detach().double()  # [K, J, N, I]
+    want = torch.zeros(layer.weight.shape, dtype=torch.float64, device=of_pair.device)
+    want.index_add_(0, layer.plan.routes.flatten(), of_pair.flatten(0, 1))
+    close_to(want, output, TOLERANCE[layer.input.dtype])
+
+
+def forward_of(backend: Backend, *, epilogue: bool) -> Contestant:
+    def call(layer: Layer) -> Tensor:
+        if not epilogue:
+            return expert_linear(layer.input, layer.weight, layer.plan, backend=backend)
+        return expert_linear(
+            layer.input,
+            layer.weight,
+            layer.plan,
+            bias=layer.bias,
+            task_bias=layer.task_bias,
+            activation="relu",
+            backend=backend,
+        )
+
+    return _without_gradient(call)
+
+
+def gradient_of(backend: Backend, name: str) -> Contestant:
+    """The backward pass towards `name` alone; the forward pass runs once per set of inputs, outside of the clock."""
+    outputs: dict[int, Tensor] = {}
+
+    def call(layer: Layer) -> Tensor:
+        if id(layer) not in outputs:
+            input = layer.input if name == "input" else layer.input.detach()
+            weight = layer.weight if name == "weight" else layer.weight.detach()
+            outputs[id(layer)] = expert_linear(input, weight, layer.plan, backend=backend)
+        wanted = layer.input if name == "input" else layer.weight
+        return torch.autograd.grad(outputs[id(layer)], wanted, layer.upstream, retain_graph=True)[0]
+
+    return Eager(call)
+
+
+def reference_peer(backend: Backend, call: Callable[[Backend], Contestant]) -> dict[str, Contestant]:
+    return {} if backend == "reference" else {"reference": call("reference")}
+
+
+@pytest.mark.parametrize("shape", LARGE + SMALL, ids=str)
+def test_forward(race: Race, shape: ExpertShape) -> None:
+    kind = race.device.kind
+    peers = {
+        "bmm": _without_gradient(partial(bmm_chain, epilogue=compiled(_epilogue, kind))),
+        "loop": _without_gradient(loop),
+        **grouped_peer(kind),
+        **reference_peer(race.backend, partial(forward_of, epilogue=True)),
+    }
+    race.run(
+        forward_of(race.backend, epilogue=True),
+        peers,
+        make=partial(make_layer, shape, kind),
+        check=partial(check_forward, epilogue=True),
+        work=floors.expert_linear(shape, 2 if kind == "cuda" else 4),
+    )
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_matmul_alone(race: Race, shape: ExpertShape) -> None:
+    race.run(
+        forward_of(race.backend, epilogue=False),
+        {"bmm": _without_gradient(bmm_alone)},
+        make=partial(make_layer, shape, race.device.kind),
+        check=partial(check_forward, epilogue=False),
+        work=floors.expert_linear(shape, 2 if race.device.kind == "cuda" else 4),
+    )
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_gradient_of_input(race: Race, shape: ExpertShape) -> None:
+    race.run(
+        gradient_of(race.backend, "input"),
+        {"bmm": _without_gradient(bmm_dx)},
+        make=partial(make_layer, shape, race.device.kind),
+        check=check_dx,
+        work=floors.expert_linear_dx(shape, 2 if race.device.kind == "cuda" else 4),
+    )
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_gradient_of_weight(race: Race, shape: ExpertShape) -> None:
+    race.run(
+        gradient_of(race.backend, "weight"),
+        {"bmm": _without_gradient(bmm_dw)},
+        make=partial(make_layer, shape, race.device.kind),
+        check=check_dw,
+        work=floors.expert_linear_dw(shape, 2 if race.device.kind == "cuda" else 4),
+    )

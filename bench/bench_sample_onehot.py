@@ -1,0 +1,124 @@
+"""Does the fused draw of latents pay?  python -m bench -k sample_onehot
+
+Imagination: the draw alone. Training: the draw and its straight-through backward. Peers:
+- distributions: torch.distributions as it comes, with its checks, which wait for the device.
+- lean: one exponential number per class and an argmax; the same under torch.compile on a GPU.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import OneHotCategoricalStraightThrough
+from torch.nn import functional as F
+
+from bench import floors
+from bench.floors import LatentShape
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from mow.kernels import PhiloxState, sample_onehot
+
+_UNIMIX = 0.01
+SHAPES = (
+    [LatentShape(26 * 1024, 32, 32), LatentShape(1024, 32, 32)]
+    if torch.cuda.is_available()
+    else [LatentShape(256, 8, 16)]
+)
+# The largest of some thousand standard normal numbers exceeds this once in a hundred thousand runs.
+_MAX_SIGMA = 6.0
+
+Batch = tuple[Tensor, Tensor, PhiloxState]
+
+
+def make_batch(shape: LatentShape, device: str) -> Batch:
+    """Logits [N, S, C], gradient of the one-hot, stream."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    logits = (2 * torch.randn(shape.N, shape.S, shape.C, device=device)).to(dtype).requires_grad_()
+    return logits, torch.randn(logits.shape, device=device), PhiloxState.from_seed(0, device)
+
+
+def _prob(logits: Tensor) -> Tensor:
+    number = logits if logits.dtype == torch.float64 else logits.float()
+    return (1 - _UNIMIX) * number.softmax(dim=-1) + _UNIMIX / logits.shape[-1]
+
+
+def distributions(logits: Tensor) -> Tensor:
+    sample: Tensor = OneHotCategoricalStraightThrough(probs=_prob(logits)).rsample()
+    return sample
+
+
+def lean(logits: Tensor) -> Tensor:
+    prob = _prob(logits)
+    index = (prob / torch.empty_like(prob).exponential_()).argmax(dim=-1)
+    return F.one_hot(index, prob.shape[-1]) + (prob - prob.detach())
+
+
+def alone(draw: Callable[[Tensor], Tensor]) -> Contestant:
+    return torch.no_grad()(lambda logits, upstream, rng: draw(logits))
+
+
+def with_backward(draw: Callable[[Tensor], Tensor]) -> Contestant:
+    """-> the one-hot and the gradient of the logits."""
+
+    def call(logits: Tensor, upstream: Tensor, rng: PhiloxState) -> tuple[Tensor, Tensor]:
+        onehot = draw(logits)
+        return onehot.detach(), torch.autograd.grad(onehot, logits, upstream)[0]
+
+    return Eager(call)
+
+
+def check_draw(onehot: Tensor, inputs: Batch) -> None:
+    """One class per group, and every class of every group as often as its probabilities over the states say."""
+    prob = _prob(inputs[0].detach().double())
+    near = ((onehot.double() - onehot.round()).abs() < 1e-5).all()  # eager straight-through rounds
+    assert near, "not one-hot"
+    assert (onehot.round().sum(dim=-1) == 1).all(), "not one class per group"
+    deviation = (onehot.double() - prob).sum(dim=0) / (prob * (1 - prob)).sum(dim=0).sqrt()  # [S, C]
+    worst = float(deviation.abs().max())
+    assert worst < _MAX_SIGMA, f"a class is drawn {worst:.1f} standard deviations off its probability"
+
+
+def check_training(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
+    logits, upstream, _ = inputs
+    check_draw(output[0], inputs)
+    exact = logits.detach().double().requires_grad_()
+    (want,) = torch.autograd.grad(_prob(exact), exact, upstream.double())
+    close_to(want, output[1], TOLERANCE[logits.dtype])
+
+
+def peers_of(wrap: Callable[[Callable[[Tensor], Tensor]], Contestant], kind: str) -> dict[str, Contestant]:
+    peers: dict[str, Contestant] = {"distributions": Eager(wrap(distributions)), "lean": wrap(lean)}
+    if kind == "cuda":
+        peers["lean, compiled"] = wrap(compiled(lean, kind))
+    return peers
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_imagination(race: Race, shape: LatentShape) -> None:
+    kind = race.device.kind
+    race.run(
+        torch.no_grad()(lambda logits, upstream, rng: sample_onehot(logits, rng, backend=race.backend)[0]),
+        peers_of(alone, kind),
+        make=partial(make_batch, shape, kind),
+        check=check_draw,
+        work=floors.sample_onehot(shape, 2 if kind == "cuda" else 4),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_training(race: Race, shape: LatentShape) -> None:
+    kind = race.device.kind
+
+    def subject(logits: Tensor, upstream: Tensor, rng: PhiloxState) -> tuple[Tensor, Tensor]:
+        drawn = with_backward(lambda logits: sample_onehot(logits, rng, backend=race.backend)[0])
+        result: tuple[Tensor, Tensor] = drawn(logits, upstream, rng)
+        return result
+
+    race.run(
+        Eager(subject),
+        peers_of(with_backward, kind),
+        make=partial(make_batch, shape, kind),
+        check=check_training,
+        work=floors.sample_onehot_training(shape, 2 if kind == "cuda" else 4),
+    )

@@ -1,0 +1,108 @@
+"""Do the two-hot loss and decoding pay?  python -m bench -k two_hot
+
+Loss: forward and backward. Peers write the target as a dense [N, V] tensor, as most code does; the same under
+torch.compile on a GPU.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import floors
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from mow.kernels import symexp, symlog, two_hot_decode, two_hot_loss
+
+_LOW, _HIGH, _BINS = -20.0, 20.0, 255
+# 26 x 1,024 rollouts of 17 states.
+ROWS = [452_608, 17_408] if torch.cuda.is_available() else [512]
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def make_batch(num_rows: int, device: str) -> Batch:
+    """Logits [N, V], targets [N], gradient of the loss [N]."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    logits = torch.randn(num_rows, _BINS, device=device).to(dtype).requires_grad_()
+    return logits, 100 * torch.randn(num_rows, device=device), torch.rand(num_rows, device=device)
+
+
+def _bins(like: Tensor) -> Tensor:
+    return torch.linspace(_LOW, _HIGH, _BINS, device=like.device, dtype=like.dtype)
+
+
+def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """-sum_i target_i ln p_i with the whole row of targets written out; in the dtype of the target."""
+    bins, y = _bins(target), symlog(target).clamp(_LOW, _HIGH)
+    step = (_HIGH - _LOW) / (_BINS - 1)
+    two_hot = (1 - (y.unsqueeze(-1) - bins).abs() / step).clamp_min(0)  # [N, V]
+    return -(two_hot * logits.to(target.dtype).log_softmax(dim=-1)).sum(dim=-1)
+
+
+def dense_decode(logits: Tensor) -> Tensor:
+    return symexp((logits.float().softmax(dim=-1) * _bins(logits.float())).sum(dim=-1))
+
+
+def with_backward(loss: Callable[[Tensor, Tensor], Tensor]) -> Contestant:
+    """-> loss [N] and the gradient of the logits [N, V]."""
+
+    def call(logits: Tensor, target: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        value = loss(logits, target)
+        return value.detach(), torch.autograd.grad(value, logits, upstream)[0]
+
+    return Eager(call)
+
+
+def decoding(decode: Callable[[Tensor], Tensor]) -> Contestant:
+    return torch.no_grad()(lambda logits, target, upstream: decode(logits))
+
+
+def check_loss(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
+    logits, target, upstream = inputs
+    exact = logits.detach().double().requires_grad_()
+    loss = dense_loss(exact, target.double())
+    (gradient,) = torch.autograd.grad(loss, exact, upstream.double())
+    # Float32 logarithms of 255 probabilities; the weights of a target between bins have lost some digits to symlog.
+    close_to(loss.detach(), output[0], 1e-5)
+    close_to(gradient, output[1], max(1e-4, TOLERANCE[output[1].dtype]))
+
+
+def check_decode(output: Tensor, inputs: Batch) -> None:
+    prob = inputs[0].detach().double().softmax(dim=-1)
+    # The terms of the mean nearly cancel in float32.
+    close_to(symexp((prob * _bins(prob)).sum(dim=-1)), output, 1e-4)
+
+
+def peers_of(
+    name: str, function: Callable[..., Tensor], wrap: Callable[..., Contestant], kind: str
+) -> dict[str, Contestant]:
+    peers = {name: wrap(function)}
+    if kind == "cuda":
+        peers["compiled"] = wrap(compiled(function, kind))
+    return peers
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_loss(race: Race, num_rows: int) -> None:
+    kind = race.device.kind
+    race.run(
+        with_backward(lambda logits, target: two_hot_loss(logits, target, backend=race.backend)),
+        peers_of("dense target", dense_loss, with_backward, kind),
+        make=partial(make_batch, num_rows, kind),
+        check=check_loss,
+        work=floors.two_hot_loss_training(num_rows, _BINS, 2 if kind == "cuda" else 4),
+    )
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_decode(race: Race, num_rows: int) -> None:
+    kind = race.device.kind
+    race.run(
+        decoding(lambda logits: two_hot_decode(logits, backend=race.backend)),
+        peers_of("softmax, sum", dense_decode, decoding, kind),
+        make=partial(make_batch, num_rows, kind),
+        check=check_decode,
+        work=floors.two_hot_decode(num_rows, _BINS, 2 if kind == "cuda" else 4),
+    )

@@ -1,0 +1,32 @@
+"""What the device really does: the rates against which shares are given, measured in the same run as the ops."""
+
+import statistics
+
+import torch
+
+from bench.clock import Device
+from bench.floors import Ceilings
+
+_ROUNDS = 10
+
+
+def measure_ceilings(device: Device) -> Ceilings:
+    """A GPU: 8,192^3 bf16 matmul of random numbers (zeros run faster), copy of 4.3 GB (8.6 GB read and written), less
+    where memory is short. A CPU: 512^3 float32 and 64 MB, on as many threads as torch has."""
+    if device.kind == "cpu":
+        return _measure(device, 512, torch.float32, 2**26)
+    free, _ = torch.cuda.mem_get_info()
+    return _measure(device, 8192, torch.bfloat16, min(4_300_000_000, free // 4))
+
+
+def _measure(device: Device, size: int, dtype: torch.dtype, num_bytes: int) -> Ceilings:
+    left, right = (torch.randn(size, size, device=device.kind, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    source = torch.randint(0, 255, (num_bytes,), dtype=torch.uint8, device=device.kind)
+    target = torch.empty_like(source)
+    for _ in range(3):
+        torch.mm(left, right, out=product)
+        target.copy_(source)
+    matmul = statistics.median(device.seconds(lambda: torch.mm(left, right, out=product)) for _ in range(_ROUNDS))
+    copy = statistics.median(device.seconds(lambda: target.copy_(source)) for _ in range(_ROUNDS))
+    return Ceilings(2.0 * size**3 / matmul, 2.0 * num_bytes / copy)

@@ -1,0 +1,60 @@
+"""Fixtures of the benchmarks: the device and its clock, ceilings measured once per run, and the race itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.ceilings import measure_ceilings
+from bench.clock import Device, device_timer, this_device
+from bench.floors import Ceilings
+from bench.machine import describe
+from bench.race import Race
+from mow.kernels.dispatch import Backend, backends
+
+_ROUNDS = {"cuda": 30, "cpu": 21}
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    # Files here are named after what they time. Those given on the command line pytest finds itself.
+    if file_path.match("bench_*.py") and not parent.session.isinitpath(file_path):
+        module: pytest.Module = pytest.Module.from_parent(parent, path=file_path)
+        return module
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            group = item.path.stem.removeprefix("bench_")
+            item.add_marker(pytest.mark.benchmark(group=group, timer=device_timer))
+            # What a compiler has to say about an old driver is no reason to measure nothing.
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["mow"] = describe(this_device())
+
+
+@pytest.fixture(scope="session")
+def device() -> Device:
+    return this_device()
+
+
+@pytest.fixture(scope="session")
+def ceilings(device: Device) -> Ceilings:
+    return measure_ceilings(device)
+
+
+@pytest.fixture
+def race(benchmark: Any, device: Device, ceilings: Ceilings) -> Race:
+    torch.manual_seed(0)
+    torch.compiler.reset()  # a compiled peer belongs to one benchmark, and their number is limited
+    backend: Backend = "triton" if backends(torch.empty(0, device=device.kind))[0] == "triton" else "reference"
+    benchmark.extra_info["machine"] = describe(device)
+    benchmark.extra_info["ceilings"] = {
+        "tflop_per_s": ceilings.flops_per_second / 1e12,
+        "gb_per_s": ceilings.bytes_per_second / 1e9,
+    }
+    return Race(benchmark, device, ceilings, backend, _ROUNDS[device.kind])

@@ -1,0 +1,157 @@
+"""One benchmark: an op against its peers on the same inputs, first for truth, then for time.
+
+All contestants are checked against float64 before a clock starts. Then they run in turn, round after round, so that
+they share clock rates and heat. The op runs once more as its own peer: what it gains against itself is noise, and
+smaller gains over others are noise too.
+"""
+
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.clock import CLOCK, Device
+from bench.floors import Ceilings, Work
+from mow.kernels import Backend
+
+# Below this floor a launch costs as much as the work: such shapes are timed inside CUDA graphs.
+_SMALL_SECONDS = 30e-6
+_CALLS_PER_GRAPH = 16
+
+AGAIN = "the same again"
+
+Inputs = tuple[Any, ...]
+Contestant = Callable[..., Any]
+Check = Callable[[Any, Inputs], None]
+
+
+@dataclass(frozen=True)
+class Eager:
+    """A contestant that cannot be captured in a CUDA graph, because it waits for the device or runs autograd."""
+
+    call: Contestant
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.call(*inputs)
+
+
+@dataclass(frozen=True)
+class Race:
+    """What the fixture `race` gives to a benchmark.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        backend: of the op under test; "triton" where the doors offer it, else "reference".
+        rounds: how often every contestant runs.
+    """
+
+    benchmark: Any
+    device: Device
+    ceilings: Ceilings
+    backend: Backend
+    rounds: int
+
+    def run(
+        self,
+        subject: Contestant,
+        peers: Mapping[str, Contestant],
+        *,
+        make: Callable[[], Inputs],
+        check: Check,
+        work: Work,
+    ) -> None:
+        """Check and time `subject` and `peers`; the numbers go to the benchmark's extra_info.
+
+        Args:
+            subject: the op; takes what `make` returns.
+            peers: by name, same arguments. A peer may return something else than the op if `check` knows it.
+            make: fresh random inputs.
+            check: raises AssertionError if an output is not what float64 says about the inputs.
+            work: the least that the op must do.
+        Raises: AssertionError naming the contestant whose output is wrong.
+        """
+        small = self.device.kind == "cuda" and work.floor_seconds(self.ceilings) < _SMALL_SECONDS
+        sets = [make() for _ in range(self.device.sets_needed(work.bytes) if small else 1)]
+        contestants = {"subject": subject, AGAIN: subject, **peers}
+        for name, contestant in contestants.items():
+            try:
+                check(contestant(*sets[0]), sets[0])
+            except AssertionError as error:
+                raise AssertionError(f"{name} is wrong, so nothing is timed: {error}") from error
+        timers = {name: self._timer(contestant, sets, small) for name, contestant in contestants.items()}
+        for timer in timers.values():  # compiles, allocates and warms up whatever is left to be
+            timer()
+        times: dict[str, list[float]] = {name: [] for name in timers if name != "subject"}
+
+        def others_first() -> None:
+            for name, samples in times.items():
+                samples.append(timers[name]())
+
+        self.benchmark.pedantic(
+            lambda: CLOCK.advance(timers["subject"]()), setup=others_first, rounds=self.rounds, iterations=1
+        )
+        if self.benchmark.stats is None:  # --benchmark-disable: it has run and was right, and that is all
+            return
+        median = self.benchmark.stats.stats.median
+        self.benchmark.extra_info.update(self._report(median, times, work))
+        if small:
+            waits = {name: self._wall(contestant, sets[0]) for name, contestant in contestants.items()}
+            self.benchmark.extra_info["call_us"] = {name: seconds * 1e6 for name, seconds in waits.items()}
+            eager = [name for name, contestant in contestants.items() if isinstance(contestant, Eager)]
+            self.benchmark.extra_info["timed_without_graph"] = eager
+
+    def _timer(self, contestant: Contestant, sets: Sequence[Inputs], small: bool) -> Callable[[], float]:
+        if small and not isinstance(contestant, Eager):
+            num_calls = max(_CALLS_PER_GRAPH, len(sets))
+            turns = itertools.islice(itertools.cycle(sets), num_calls)
+            call = self.device.together([partial(contestant, *inputs) for inputs in turns])
+            return lambda: self.device.seconds(call) / num_calls
+        turn = itertools.cycle(sets)
+        return lambda: self.device.seconds(partial(contestant, *next(turn)))
+
+    def _wall(self, contestant: Contestant, inputs: Inputs) -> float:
+        return statistics.median(self.device.wall_seconds(partial(contestant, *inputs)) for _ in range(self.rounds))
+
+    def _report(self, median: float, times: Mapping[str, list[float]], work: Work) -> dict[str, Any]:
+        floor = work.floor_seconds(self.ceilings)
+        medians = {name: statistics.median(samples) for name, samples in times.items()}
+        return {
+            "backend": self.backend,
+            "device": self.device.name,
+            "kind": self.device.kind,
+            "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: they say nothing about a GPU",
+            "median_us": median * 1e6,
+            "floor_us": floor * 1e6,
+            "floor_share": floor / median,
+            "gb_per_s": work.bytes / median / 1e9,
+            "tflop_per_s": work.flops / median / 1e12,
+            "copy_share": work.bytes / median / self.ceilings.bytes_per_second,
+            "matmul_share": work.flops / median / self.ceilings.flops_per_second,
+            "noise": medians[AGAIN] / median,
+            "peers": {
+                name: {"median_us": seconds * 1e6, "speedup": seconds / median}
+                for name, seconds in medians.items()
+                if name != AGAIN
+            },
+        }
+
+
+def compiled(function: Contestant, kind: str) -> Contestant:
+    """torch.compile for these shapes on a GPU; as it is on a CPU, where compiling takes longer than all benchmarks."""
+    return torch.compile(function, dynamic=False) if kind == "cuda" else function
+
+
+def close_to(want: Tensor, got: Tensor, tolerance: float) -> None:
+    """Raises: AssertionError if the Frobenius norm of the difference exceeds `tolerance` times that of `want`."""
+    assert got.shape == want.shape, f"got shape {list(got.shape)}, expected {list(want.shape)}"
+    error = float((got.double() - want).norm() / want.norm().clamp_min(1e-30))
+    assert error <= tolerance, f"relative error {error:.1e} against float64, at most {tolerance:.0e} is rounding"
+
+
+# Rounding of outputs, as a share of their norm: of float32 sums, and of bf16 results.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 8e-3}
