@@ -128,10 +128,11 @@ def two_hot_loss_backward_kernel(  # type: ignore[no-untyped-def]
     tl.store(logits_grad_ptr + place, logits_grad, mask=is_row[:, None] & is_bin[None, :])
 
 
-def tile_of(width: int) -> tuple[int, int, int]:
-    """The padded width, the rows of a tile and the warps of a program, for rows of `width` bins or pairs of bins."""
-    block = triton.next_power_of_2(width)
-    return block, max(1, _TILE // block), min(_MAX_WARPS, max(1, block // _TILE))
+def tile_of(num_bins: int, width: int) -> tuple[int, int, int]:
+    """The padded width, the rows of a tile and the warps of a program, for kernels that hold a row as one block of its
+    bins or as two blocks, the `width` of which is half of them."""
+    padded = triton.next_power_of_2(num_bins)
+    return triton.next_power_of_2(width), max(1, _TILE // padded), min(_MAX_WARPS, max(1, padded // _TILE))
 
 
 def two_hot_loss_triton(logits: Tensor, target: Tensor, low: float, high: float) -> Tensor:
@@ -147,7 +148,7 @@ def run(kernel: Any, logits: Tensor, others: tuple[Tensor, ...], low: float, hig
     if num_rows == 0:
         return
     layout = row_layout(logits, 1)
-    block, block_rows, num_warps = tile_of(width)
+    block, block_rows, num_warps = tile_of(num_bins, width)
     # Triton launches on the current device, which need not be the one of the tensors.
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
         kernel[(triton.cdiv(num_rows, block_rows),)](
