@@ -49,8 +49,8 @@ class Layer:
     task_bias: Tensor  # [K, J, N]
     upstream: Tensor  # [K, J, R, N], gradient of the output
     gathered: Tensor  # [K * J, N, I], the weights of all pairs
-    members: list[Tensor]  # pairs of each expert
-    order: Tensor  # [K * J], pairs sorted by expert
+    members: list[tuple[Tensor, Tensor]]  # pairs of each expert and their tasks
+    tasks: Tensor  # [K * J], tasks of the pairs sorted by expert
     inverse: Tensor  # [K * J], where each pair is in that order
     ends: Tensor  # [E] int32, where the rows of each expert end
 
@@ -78,8 +78,8 @@ def make_layer(shape: ExpertShape, device: str) -> tuple[Layer]:
             task_bias=normal(shape.K, shape.J, shape.N),
             upstream=normal(shape.K, shape.J, shape.R, shape.N),
             gathered=weight.detach()[flat.to(device)],
-            members=[pairs.to(device) for pairs in order.split(counts.tolist())],
-            order=order.to(device),
+            members=[(pairs, pairs // shape.J) for pairs in order.to(device).split(counts.tolist())],
+            tasks=(order // shape.J).to(device),
             inverse=order.argsort().to(device),
             ends=(counts.cumsum(0) * shape.R).int().to(device),
         ),
@@ -105,9 +105,8 @@ def _expanded(layer: Layer) -> Tensor:
 def loop(layer: Layer) -> Tensor:
     shape = layer.shape
     output = layer.input.new_empty(shape.K * shape.J, shape.R, shape.N)
-    for expert, pairs in enumerate(layer.members):
-        rows = layer.input[pairs // shape.J, 0]
-        biased = F.linear(rows, layer.weight[expert], layer.bias[expert])
+    for expert, (pairs, tasks) in enumerate(layer.members):
+        biased = F.linear(layer.input[tasks, 0], layer.weight[expert], layer.bias[expert])
         output[pairs] = (biased + layer.task_bias.flatten(0, 1)[pairs].unsqueeze(1)).relu()
     return output.view(shape.K, shape.J, shape.R, shape.N)
 
@@ -121,7 +120,7 @@ def bmm_alone(layer: Layer) -> Tensor:
 
 
 def grouped_chain(layer: Layer, epilogue: Callable[..., Tensor]) -> Tensor:
-    rows = layer.input[layer.order // layer.shape.J, 0].flatten(0, 1)
+    rows = layer.input[layer.tasks, 0].flatten(0, 1)
     output = GROUPED_MM(rows, layer.weight.mT, offs=layer.ends)
     return epilogue(output, layer.inverse, layer.bias, layer.task_bias, layer.plan.routes)
 

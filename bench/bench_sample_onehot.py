@@ -69,14 +69,22 @@ def with_backward(draw: Callable[[Tensor], Tensor]) -> Contestant:
 
 
 def check_draw(onehot: Tensor, inputs: Batch) -> None:
-    """One class per group, and every class of every group as often as its probabilities over the states say."""
+    """One class per group; classes as often, and drawn ones as probable, as chance has it over all states."""
     prob = _prob(inputs[0].detach().double())
-    near = ((onehot.double() - onehot.round()).abs() < 1e-5).all()  # eager straight-through rounds
-    assert near, "not one-hot"
-    assert (onehot.round().sum(dim=-1) == 1).all(), "not one class per group"
-    deviation = (onehot.double() - prob).sum(dim=0) / (prob * (1 - prob)).sum(dim=0).sqrt()  # [S, C]
-    worst = float(deviation.abs().max())
-    assert worst < _MAX_SIGMA, f"a class is drawn {worst:.1f} standard deviations off its probability"
+    drawn = onehot.double().round()
+    assert ((onehot - drawn).abs() < 1e-5).all(), "not one-hot"  # eager straight-through rounds
+    assert (drawn.sum(dim=-1) == 1).all(), "not one class per group"
+    spread = (prob * (1 - prob)).sum(dim=0).sqrt()
+    _likely((drawn - prob).sum(dim=0) / spread, "how often a class is drawn")  # [S, C]
+    # p of the drawn class has mean sum p^2 and second moment sum p^3. Always taking the likeliest fails here only.
+    mean, second = (prob**2).sum(dim=-1), (prob**3).sum(dim=-1)  # [N, S]
+    surplus = ((drawn * prob).sum(dim=-1) - mean).sum() / (second - mean**2).sum().sqrt()
+    _likely(surplus, "the probability of what is drawn")
+
+
+def _likely(sigma: Tensor, what: str) -> None:
+    worst = float(sigma.abs().max())
+    assert worst < _MAX_SIGMA, f"{what} is {worst:.1f} standard deviations off"
 
 
 def check_training(output: tuple[Tensor, Tensor], inputs: Batch) -> None:

@@ -50,8 +50,8 @@ def render(data: dict[str, Any], file: str) -> str:
     lines = [
         f"{title}: {place}, commit {version}, {str(data.get('datetime', 'no date'))[:10]}.",
         f"`python -m bench`, then `python -m bench.render {file}`. Medians of device time; floor and shares against a "
-        f"matmul of {ceilings['tflop_per_s']:.3g} TFLOP/s and a copy of {ceilings['gb_per_s']:.4g} GB/s measured in the "
-        "same run. Noise is what an op gained on itself.",
+        f"matmul of {ceilings['tflop_per_s']:.3g} TFLOP/s and a copy of {ceilings['gb_per_s']:.4g} GB/s measured in "
+        "the same run. Noise is what an op gained on itself.",
         "",
         "| op | shape | µs | floor µs | of floor | rate | against | noise |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
