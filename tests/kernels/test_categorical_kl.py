@@ -138,6 +138,7 @@ def test_half_precision_strides_empty_autocast() -> None:
         (torch.zeros(3), torch.zeros(3), 0.01, r"must share one shape \[..., S, C\], got \[3\]"),
         (torch.zeros(2, 3), torch.zeros(2, 3), 2.0, r"unimix is a share in \[0, 1\], got 2.0"),
         (torch.zeros(2, 3), torch.zeros(2, 3).int(), 0.01, "expected floating-point tensors, got torch.int32"),
+        (torch.zeros(2, 3), torch.zeros(2, 3, device="meta"), 0.01, "must share a device, got cpu and meta: move one"),
     ],
 )
 def test_errors(posterior: Tensor, prior: Tensor, unimix: float, message: str) -> None:

@@ -113,6 +113,11 @@ def test_errors(shapes: tuple[tuple[int, ...], ...], lam: float, message: str) -
         lambda_return(*(torch.zeros(shape) for shape in shapes), lam=lam)
 
 
+def test_two_devices_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"must share a device, got cpu, cpu and meta: move them with \.to\(\)"):
+        lambda_return(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 4, device="meta"), lam=0.9)
+
+
 def test_bool_continuation_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"expected floating-point tensors, got torch\.bool"):
         lambda_return(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 4), lam=0.9)

@@ -111,8 +111,8 @@ def test_two_hot(dtype: str, cc: int) -> None:
         block, block_rows, num_warps = two_hot_triton.tile_of(NUM_BINS, width)
         constants = bins | {"BLOCK": block, "BLOCK_ROWS": block_rows, "num_warps": num_warps}
         cubin = compiled(kernel, pointers, ["num_rows"], constants, cc)
-        # Rows of 255 are not aligned, so no access is wide. One warp per program: no sum waits at a barrier. (Triton 3.6
-        # has one where a layout changes.)
+        # Rows of 255 are not aligned, so no access is wide. One warp per program: no sum waits at a barrier; triton 3.6
+        # has one where a layout changes.
         assert cubin.count("BAR") <= 1
         assert cubin.registers <= 96
 

@@ -164,6 +164,7 @@ def test_half_precision_strides_empty_autocast() -> None:
         (torch.zeros(2, 5), torch.zeros(2), {"low": 3.0, "high": 3.0}, "low must be below high, got 3.0 and 3.0"),
         (torch.zeros(2, 5), torch.zeros(2, 1), {}, r"without the bins, \[2\], got \[2, 1\]: squeeze or index it"),
         (torch.zeros(2, 5), torch.zeros(2).int(), {}, "expected floating-point tensors, got torch.int32"),
+        (torch.zeros(2, 5), torch.zeros(2, device="meta"), {}, "must share a device, got meta and cpu: move one"),
     ],
 )
 def test_errors(logits: Tensor, target: Tensor, bins: dict[str, float], message: str) -> None:
