@@ -105,7 +105,7 @@ def packed_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def tma_kernel(  # type: ignore[no-untyped-def]
-    x_desc, w_desc, y_desc, pre_desc, residual_desc, bias_ptr, task_bias_ptr, route_ptr,
+    x_desc, w_desc, y_desc, pre_desc, bias_ptr, task_bias_ptr, route_ptr,
     num_groups, num_slots, num_rows, N, K,
     ACTIVATION: tl.constexpr, SUM_SLOTS: tl.constexpr, SHARED_INPUT: tl.constexpr, TRANSPOSED: tl.constexpr,
     PROGRAMS: tl.constexpr, UPCAST: tl.constexpr,
@@ -114,8 +114,8 @@ def tma_kernel(  # type: ignore[no-untyped-def]
     """Persistent programs that go through the tiles of all groups; tiles travel by the copy engine.
 
     A group is a (task, slot) pair; or, for the gradient of an input that the slots of a task share (SUM_SLOTS), a
-    task, whose slots are then summed over together with the outputs. Descriptors: x, y, pre, residual 4-d [task, slot,
-    row, column] and w [expert, n, k], or [expert, k, n] if TRANSPOSED. The copy engine fills what lies outside with
+    task, whose slots are then summed over together with the outputs. Descriptors: x, y, pre 4-d [task, slot, row,
+    column] and w [expert, n, k], or [expert, k, n] if TRANSPOSED. The copy engine fills what lies outside with
     zeros and drops what is written there, so R, N and K need not be multiples of the block.
     """
     row_tiles = tl.cdiv(num_rows, BLOCK_M)
@@ -154,8 +154,6 @@ def tma_kernel(  # type: ignore[no-untyped-def]
         if pre_desc is not None:
             pre_desc.store([task, slot, m, n], acc.to(pre_desc.dtype).reshape(1, 1, BLOCK_M, BLOCK_N))
         acc = activate(acc, ACTIVATION)
-        if residual_desc is not None:
-            acc += residual_desc.load([task, slot, m, n]).reshape(BLOCK_M, BLOCK_N).to(tl.float32)
         y_desc.store([task, slot, m, n], acc.to(y_desc.dtype).reshape(1, 1, BLOCK_M, BLOCK_N))
 
 

@@ -47,11 +47,16 @@ class Tiling:
 # (op, precision, bucket, N, K) -> Tiling; N and K are 0 in the rows that serve every other size.
 Table = dict[tuple[Op, Precision, int, int, int], Tiling]
 
-# For operands that the copy engine cannot address; fits every GPU.
-UNALIGNED_TILING = Tiling("packed", 128, 128, 32, 8, 4)
+# Where a row says tma but the copy engine cannot write the output, or a residual comes along, for which its kernel has
+# no room.
+POINTER_TILING = Tiling("packed", 128, 128, 32, 8, 4)
+
+# Where outputs are not a multiple of 16, 16-bit numbers are stored one by one, whose addresses need registers: larger
+# tiles would spill them.
+ODD_TILING = Tiling("packed", 64, 64, 64, 8, 3)
 
 # One program takes some 10 ms under the interpreter, so tiles are as small as tl.dot permits.
-INTERPRETED_TILING = Tiling("packed", 16, 32, 16, 4, 1)
+INTERPRETED_TILING = Tiling("packed", 16, 32, 32, 4, 1)
 
 
 def class_of(major: int, minor: int) -> str:

@@ -12,7 +12,7 @@ from mow.kernels import Activation, RoutePlan, expert_linear, expert_linear_laun
 from mow.kernels.expert_linear_launch import chunk_rows, most_tiles, stages_asked
 from mow.kernels.tuned import Tiling
 
-TILES = {"packed": Tiling("packed", 16, 32, 16, 4, 1), "tma": Tiling("tma", 16, 32, 16, 4, 1)}
+TILES = {"packed": Tiling("packed", 16, 32, 32, 4, 1), "tma": Tiling("tma", 16, 32, 32, 4, 1)}
 # Expert 1 serves every task, expert 2 none; with one slot, two tasks share an expert.
 ROUTES = {
     1: [[0], [1], [1]],
@@ -139,7 +139,7 @@ def test_views(implementation: str) -> None:
     exact = wide.detach().double().requires_grad_()
     expected = expert_linear(rows.permute(1, 2, 0, 3).double(), exact[..., 32:56], plan, backend="reference")
     assert error(got, expected) < TOLERANCE[torch.float16]
-    cotangent = torch.randn(got.shape[:3] + (1,)).half().expand(got.shape)  # as the gradient of a sum
+    cotangent = torch.randn(*got.shape[:3], 1).half().expand(got.shape)  # as the gradient of a sum
     (dw,) = torch.autograd.grad(got, wide, cotangent)
     (truth,) = torch.autograd.grad(expected, exact, cotangent.double())
     assert error(dw, truth) < TOLERANCE[torch.float16]

@@ -232,6 +232,11 @@ def test_plan_errors(routes: Tensor, message: str) -> None:
         ({"task_bias": torch.zeros(3, 7)}, r"task_bias must be \[3, 2, 7\], got \[3, 7\]"),
         ({"residual": torch.zeros(3, 1, 3, 7)}, r"residual must be \[3, 2, 3, 7\], got \[3, 1, 3, 7\]"),
         ({"weight": torch.zeros(4, 7, 5).bfloat16()}, "input is torch.float32 and weight torch.bfloat16: convert one"),
+        ({"weight": torch.zeros(4, 7, 5).long()}, r"weight must be of a floating dtype, got torch.int64: convert with"),
+        ({"input": torch.zeros(3, 1, 3, 5).int()}, "input must be of a floating dtype, got torch.int32"),
+        ({"bias": torch.zeros(4, 7, device="meta")}, r"input is on cpu and bias on meta: move them to one device"),
+        ({"plan": RoutePlan(ROUTES.to("meta"), 4)}, "input is on cpu and the plan on meta: move them to one device"),
+        ({"plan": route_plan(ROUTES[:2], 4)}, r"input must be \[2, 2 or 1, R, I\] to fit the plan, got \[3, 1, 3, 5\]"),
         ({"activation": "tanh"}, r"unknown activation 'tanh': choose one of \['gelu', 'none', 'relu', 'silu'\]"),
     ],
 )
@@ -239,3 +244,23 @@ def test_call_errors(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"input": torch.zeros(3, 1, 3, 5), "weight": torch.zeros(4, 7, 5), "plan": PLAN}
     with pytest.raises(ValueError, match=message):
         expert_linear(**{**arguments, **change})
+
+
+def test_pairs_are_grouped_by_expert() -> None:
+    member, offset = PLAN.by_expert()
+    assert member.dtype == offset.dtype == torch.int32
+    assert member.tolist() == [0, 5, 1, 2, 4, 3]  # pair = 2 k + j; each group ascending
+    assert offset.tolist() == [0, 2, 5, 5, 6]  # expert 2 is idle
+
+
+def test_pairs_are_grouped_once() -> None:
+    plan = route_plan(ROUTES, num_experts=4)
+    assert plan.by_expert() is plan.by_expert()
+
+
+def test_pairs_grouped_while_compiling_are_not_kept() -> None:
+    torch.compiler.reset()
+    plan = route_plan(ROUTES, num_experts=4)
+    compiled = torch.compile(lambda: plan.by_expert()[0] + 0, backend="eager", fullgraph=True)
+    assert compiled().tolist() == [0, 5, 1, 2, 4, 3]
+    assert "_by_expert" not in vars(plan)  # the next graph must not read the memory of this one
