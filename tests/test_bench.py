@@ -77,7 +77,8 @@ class FakeBenchmark:
 
     def __init__(self, disabled: bool = False) -> None:
         self.extra_info: dict[str, Any] = {}
-        self.disabled, self.stats = disabled, None
+        self.disabled = disabled
+        self.stats: Any = None
         self.rounds: list[float] = []
 
     def pedantic(self, target: Callable[[], None], setup: Callable[[], None], rounds: int, iterations: int) -> None:
@@ -87,7 +88,7 @@ class FakeBenchmark:
             target()
             self.rounds.append(device_timer() - before)
         if not self.disabled:
-            self.stats: Any = SimpleNamespace(stats=SimpleNamespace(median=sorted(self.rounds)[rounds // 2]))
+            self.stats = SimpleNamespace(stats=SimpleNamespace(median=sorted(self.rounds)[rounds // 2]))
 
 
 class FakeDevice:
@@ -357,7 +358,7 @@ def planted(kind: str = "cuda") -> dict[str, Any]:
         "driver": "580.1", "threads": 2,
     }  # fmt: skip
     bench = {"group": "expert_linear", "name": "test_forward[K26 R1024]", "param": "K26 R1024", "extra_info": info}
-    untimed = {"group": "expert_linear", "name": "test_other", "param": None, "extra_info": {}}
+    untimed: dict[str, Any] = {"group": "expert_linear", "name": "test_other", "param": None, "extra_info": {}}
     return {
         "machine_info": {"mow": machine},
         "commit_info": {"id": "0123456789", "dirty": False},
@@ -434,6 +435,30 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_files_are_named_after_device_and_date() -> None:
     assert file_stem(CpuDevice("NVIDIA GeForce RTX 4090"), "2027-01-31") == "nvidia-geforce-rtx-4090-2027-01-31"
+
+
+def test_a_whole_run_is_kept_under_its_name_unless_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = importlib.import_module("bench.__main__")
+    commands: list[list[str]] = []
+
+    def run(arguments: list[str]) -> int:
+        commands.append(arguments)
+        for argument in arguments:
+            if argument.startswith("--benchmark-json="):
+                Path(argument.split("=")[1]).write_text(f"run {len(commands)}", encoding="utf-8")
+        return statuses.pop()
+
+    monkeypatch.setattr(pytest, "main", run)
+    monkeypatch.setattr(command, "this_device", lambda: CpuDevice("Test 7"))
+    statuses = [0, 1, 0]
+    assert command.main(["-k", "two_hot"], tmp_path) == 0
+    assert commands[0][1:] == ["--benchmark-only", "-k", "two_hot"]
+    assert command.main([], tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert command.main([], tmp_path) == 0
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("test-7-20")
+    assert kept.read_text(encoding="utf-8") == "run 3"
 
 
 def test_pytest_benchmark_holds_device_time(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The decode attention kernel under the interpreter against float64; what it must not read is NaN."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,10 +57,31 @@ def test_strided_tokens_and_expanded_masks() -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_masks_whose_tokens_lie_apart() -> None:
+    step = random_step((2, 2, 3, 2, 8), 9, 12)
+    step = replace(step, mask=step.mask.mT.contiguous().mT)
+    assert step.mask.stride(-1) == 3
+    got = decode_attention(*step.arguments(), backend="triton")
+    assert relative_error(got, in_float64(step)[0]) < TOLERANCE[torch.float32]
+
+
+def test_what_is_not_seen_does_not_drown_what_is() -> None:
+    """Hidden scores of thousands, above which the weights of what is seen would vanish in float32."""
+    step = random_step((2, 2, 3, 2, 8), 9, 12)
+    step.mask[..., [3, 9]] = False
+    step = replace(step, key=1000 * step.query)
+    step.keys[..., 3, :] = 1000 * step.query
+    got = decode_attention(*step.arguments(), backend="triton")
+    seen = replace(step, key=torch.zeros_like(step.key))
+    seen.keys[..., 3, :] = 0.0
+    assert relative_error(got, in_float64(seen)[0]) < TOLERANCE[torch.float32]
+
+
 def test_no_sequences_is_no_launch() -> None:
     step = random_step((2, 2, 1, 2, 8), 1, 3)
-    empty = (x[:, :, :0] for x in step.arguments()[:5])
-    assert decode_attention(*empty, step.mask[:, :0], 1, backend="triton").shape == (2, 2, 0, 2, 8)
+    tensors = {name: getattr(step, name)[:, :, :0] for name in ("query", "key", "value", "keys", "values")}
+    empty = replace(step, mask=step.mask[:, :0], **tensors)
+    assert decode_attention(*empty.in_place(), backend="triton").shape == (2, 2, 0, 2, 8)
 
 
 def test_signatures_agree() -> None:
@@ -82,11 +104,8 @@ def test_one_graph_under_compile() -> None:
     step = random_step((2, 1, 3, 2, 8), 4, 6)
     torch.compiler.reset()
 
-    def call(*arguments: torch.Tensor) -> torch.Tensor:
-        return decode_attention(*arguments, 4, backend="triton")  # type: ignore[call-arg, misc]
-
     arguments = step.arguments()
-    got = torch.compile(call, backend="aot_eager", fullgraph=True)(*arguments[:6])
+    got = torch.compile(decode_attention, backend="aot_eager", fullgraph=True)(*arguments, backend="triton")
     again = step.arguments()
     assert torch.equal(got, decode_attention(*again, backend="triton"))
     assert torch.equal(arguments[3][..., :5, :], again[3][..., :5, :])  # the append reaches the caller's cache

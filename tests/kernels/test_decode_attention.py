@@ -120,7 +120,7 @@ def test_missing_backend_is_an_error() -> None:
 
 
 GOOD = random_step(SHAPE, 3, 7)
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "position must be in \\[0, 7\\), got 7": {"position": 7},
     "position must be in \\[0, 7\\), got -1": {"position": -1},
     "keys and values must be contiguous .*preallocate both alike": {"keys": GOOD.keys[0]},
@@ -138,9 +138,8 @@ BAD = {
 
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_an_error_before_anything_is_written(message: str) -> None:
-    change: dict[str, Any] = BAD[message]
     with pytest.raises(ValueError, match=message):
-        decode_attention(*replace(GOOD, **change).in_place())
+        decode_attention(*replace(GOOD, **BAD[message]).in_place())
     assert GOOD.keys[..., 3, :].isnan().all()
     assert GOOD.values[..., 3, :].isnan().all()
 
