@@ -1,8 +1,8 @@
 """The Triton side of decode_attention: append and attention in one pass over the cache.
 
-One program serves some (sequence, head) rows, eight cached tokens at a time. It reads every cached number once, writes
+One program serves some (sequence, head) rows and walks their cached tokens. It reads every cached number once, writes
 the new row on the way, and its softmax runs online, so the cache may have any length. With one query per row no matrix
-unit is of use: the step is bound by the bytes of the cache.
+unit is of use: the step is bound by the bytes of the cache, and what counts is that enough of them are on their way.
 """
 
 import math
@@ -13,12 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# A row belongs to the threads of one warp that read 16 bytes each of a token, and the tokens of a tile lie along its
-# first axis. So a thread has the same numbers of all tokens: sums over tokens stay in its registers, sums over a head
-# take a few shuffles, and no warp waits for another. Eight keys and eight values per thread are then on their way at
-# once, which takes 80 registers; sixteen take twice as many.
+# A row belongs to threads of one warp that have 16 bytes each of a token: no warp waits for another's sum.
 _NUM_WARPS = 4
-_BLOCK_T = 8
+# Keys and values of the next three tokens are copied to shared memory (4 KB a token) while one is worked on. A program
+# has 40 registers per thread and 12 KB, so a multiprocessor holds about a dozen, with over 100 KB on their way.
+_STAGES = 4
 
 
 @triton.jit(do_not_specialize=["position"])
@@ -42,8 +41,8 @@ def decode_attention_kernel(  # type: ignore[no-untyped-def]
     SCALE: tl.constexpr,  # log2(e) / sqrt(d)
     SIZE: tl.constexpr,  # d
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_T: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     dtype: tl.constexpr = tl.float64 if keys_ptr.dtype.element_ty == tl.float64 else tl.float32
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -69,23 +68,18 @@ def decode_attention_kernel(  # type: ignore[no-untyped-def]
     largest = tl.where(sees_itself, tl.sum(query * key.to(dtype), axis=1), -float("inf"))  # [rows]
     total = tl.where(sees_itself, 1.0, 0.0).to(dtype)
     output = tl.where(sees_itself[:, None], value.to(dtype), 0.0)  # [rows, d]
-    for start in range(0, position, BLOCK_T):
-        step = start + tl.arange(0, BLOCK_T)
-        is_past = (step < position)[:, None] & is_row[None, :]
-        place = (step * SIZE)[:, None, None] + cache[None, :, :]
-        is_cached = is_past[:, :, None] & is_size[None, None, :]
-        past_key = tl.load(keys_ptr + place, mask=is_cached, other=0.0)  # [steps, rows, d]
-        past_value = tl.load(values_ptr + place, mask=is_cached, other=0.0)
-        sees = tl.load((step * mask_stride_token)[:, None] + seen[None, :], mask=is_past, other=0) != 0
-        score = tl.sum(query[None, :, :] * past_key.to(dtype), axis=2)
-        score = tl.where(sees, score, -float("inf"))  # [steps, rows]
-        larger = tl.maximum(largest, tl.max(score, axis=0))
-        # While nothing is visible the maximum is -inf, and -inf - -inf is not a number: 0 in its place gives weights 0.
+    for step in tl.range(0, position, num_stages=STAGES):
+        place = cache + step * SIZE
+        past_key = tl.load(keys_ptr + place, mask=inside, other=0.0).to(dtype)  # [rows, d]
+        past_value = tl.load(values_ptr + place, mask=inside, other=0.0).to(dtype)
+        sees = tl.load(seen + step * mask_stride_token, mask=is_row, other=0) != 0
+        score = tl.where(sees, tl.sum(query * past_key, axis=1), -float("inf"))  # [rows]
+        larger = tl.maximum(largest, score)
+        # While nothing is visible the maximum is -inf, and -inf - -inf is not a number: with 0 the weights are 0.
         shift = tl.where(larger == -float("inf"), 0.0, larger)
-        weight = tl.exp2(score - shift[None, :])
-        fade = tl.exp2(largest - shift)
-        total = total * fade + tl.sum(weight, axis=0)
-        output = output * fade[:, None] + tl.sum(weight[:, :, None] * past_value.to(dtype), axis=0)
+        weight, fade = tl.exp2(score - shift), tl.exp2(largest - shift)
+        total = total * fade + weight
+        output = output * fade[:, None] + weight[:, None] * past_value
         largest = larger
     output = output / tl.where(total > 0.0, total, 1.0)[:, None]
     tl.store(output_ptr + token, output.to(output_ptr.dtype.element_ty), mask=inside)
@@ -136,8 +130,8 @@ def _launch(
             SCALE=math.log2(math.e) / math.sqrt(size),
             SIZE=size,
             BLOCK_ROWS=block_rows,
-            BLOCK_T=_BLOCK_T,
             BLOCK_SIZE=block_size,
+            STAGES=_STAGES,
             num_warps=_NUM_WARPS,
             enable_fp_fusion=True,
         )

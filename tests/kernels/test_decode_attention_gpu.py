@@ -14,7 +14,7 @@ SHAPES = [(2, 2, 39, 8, 64), (3, 1, 13, 4, 32), (1, 2, 5, 3, 24), (1, 1, 2, 1, 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("position", [0, 1, 7, 8, 9, 23])
+@pytest.mark.parametrize("position", [0, 1, 2, 3, 4, 5, 23])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_against_float64(shape: tuple[int, int, int, int, int], position: int, dtype: torch.dtype) -> None:
     step = random_step(shape, position, 24, dtype, "cuda")
