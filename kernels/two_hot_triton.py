@@ -39,22 +39,19 @@ def from_centre(bin, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dty
 
 @triton.jit
 def _two_hot_code(target, V: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
-    """[rows] targets -> the lower bin, and the weight of the bin above it; exact at both ends and in the centre.
+    """[rows] targets -> the lower bin, and the weight of the bin above it, in [0, 1]; exactly 0 or 1 beyond the ends.
 
-    A NaN gives a weight that is NaN. Works on rows alone: a search among the bins would cost each of them.
+    A NaN gives a weight that is NaN. Works on rows alone: a search among the bins would cost each of them. A target
+    that is on a bin, or next to it, may count to either side of it; the weight then says so, up to rounding.
     """
-    centre: tl.constexpr = (LOW + HIGH) / 2
     bins_per_unit: tl.constexpr = (V - 1) / (HIGH - LOW)
     magnitude = _log1p(tl.abs(target))
     y = tl.where(target < 0.0, -magnitude, magnitude)
     # Written so that a NaN passes: minimum and maximum would drop it. Only the bin number must not be one.
     y = tl.where(y < LOW, LOW, tl.where(y > HIGH, HIGH, y))
     lower = tl.minimum((tl.where(y == y, y - LOW, 0.0) * bins_per_unit).to(tl.int32), V - 2)
-    # Rounding can put a target that is on a bin, or next to it, on the other side: compare with the bins themselves.
-    lower = tl.where((y < from_centre(lower, V, LOW, HIGH, dtype) + centre) & (lower > 0), lower - 1, lower)
-    is_past = (y >= from_centre(lower + 1, V, LOW, HIGH, dtype) + centre) & (lower < V - 2)
-    lower = tl.where(is_past, lower + 1, lower)
-    weight = (y - (from_centre(lower, V, LOW, HIGH, dtype) + centre)) * bins_per_unit
+    weight = (y - (from_centre(lower, V, LOW, HIGH, dtype) + (LOW + HIGH) / 2)) * bins_per_unit
+    weight = tl.where(weight < 0.0, 0.0, tl.where(weight > 1.0, 1.0, weight))
     return lower, tl.where(y == LOW, 0.0, tl.where(y == HIGH, 1.0, weight))
 
 

@@ -132,6 +132,13 @@ def test_impossible_classes_are_never_drawn() -> None:
     assert grad[..., impossible].eq(0).all()
 
 
+def test_a_tie_goes_to_the_next_class() -> None:
+    # u = 1/4, 1/2: the cdf of as many classes is not above it, as in the reference.
+    index = torch.empty(2, dtype=torch.int32)
+    draw_kernel[(1,)](torch.full((2, 4), 0.25), torch.tensor([0.25, 0.5]), index, ROWS=2, C=4)
+    assert index.tolist() == [1, 2]
+
+
 def test_index_stays_in_range_at_the_ends_of_u() -> None:
     prob = unimix_prob(random_logits((64, 32), torch.float32, "cpu"), 0.01)
     prob[32:, [0, 31]] = 0.0  # then the ends are the first and the last possible class
@@ -162,7 +169,7 @@ def test_strided_logits_and_gradients() -> None:
         cotangent = cotangent.unflatten(-1, (3, -1))
         (got,), (wanted,) = (
             torch.autograd.grad(onehot, leaf, cotangent),
-            torch.autograd.grad(expected, plain, cotangent),
+            torch.autograd.grad(expected, plain, cotangent.contiguous()),
         )
         assert torch.equal(got, wanted)
 

@@ -83,6 +83,15 @@ def two_hot_code(target: Tensor, num_bins: int, low: float = -20.0, high: float 
     return 1 / num_bins - gradient
 
 
+def test_targets_on_and_beside_the_bins() -> None:
+    on_bins = symexp(torch.linspace(-20, 20, 41, dtype=torch.float64)).float()
+    for target in (on_bins, on_bins.nextafter(torch.tensor(torch.inf)), on_bins.nextafter(torch.tensor(-torch.inf))):
+        code = two_hot_code(target, 41)
+        assert code.min() > -1e-8  # the rounding of 1 / 41 - 1 / 41
+        # Bins are 1 apart, and an ulp of y near 20 is 2e-6; the bins themselves have one more.
+        torch.testing.assert_close(code, torch.eye(41), rtol=0, atol=6e-6)
+
+
 @pytest.mark.parametrize("num_bins", [2, 41, 255])
 @pytest.mark.parametrize(
     ("dtype", "rtol"),
@@ -108,13 +117,14 @@ def test_symmetric_distributions_decode_to_exactly_zero(num_bins: int, dtype: to
 
 @pytest.mark.parametrize("scale", [80.0, 1e4])
 def test_extreme_logits(scale: float) -> None:
-    logits = torch.zeros(2, 255)
-    logits[0, 0] = logits[1, -1] = scale
+    logits = torch.zeros(3, 255)
+    logits[0, 0] = logits[1, -1] = logits[2, 127] = scale
     logits.requires_grad_()
-    got = loss(logits, torch.tensor([math.inf, -math.inf]))  # all belief on the wrong end
-    assert got.tolist() == [scale, scale]
+    got = loss(logits, torch.tensor([math.inf, -math.inf, math.inf]))  # all belief on the wrong bin
+    assert got.tolist() == [scale] * 3
     value = decode(logits)
-    torch.testing.assert_close(value, symexp(torch.tensor([-20.0, 20.0])), rtol=1e-5, atol=0)  # 20 ulp in the exponent
+    expected = symexp(torch.tensor([-20.0, 20.0, 0.0]))
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)  # 20 ulp in the exponent
     (got.sum() + value.sum()).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
@@ -172,9 +182,9 @@ def test_strides_empty_autocast() -> None:
             got, expected = op(strided, goal), op(plain, goal.contiguous())
             assert torch.equal(got, expected)
             cotangent = torch.randn(*got.shape, 2)[..., 0]
-            assert torch.equal(
-                *(torch.autograd.grad(y, x, cotangent)[0] for y, x in ((got, strided), (expected, plain)))
-            )
+            (to_strided,) = torch.autograd.grad(got, strided, cotangent)
+            (to_plain,) = torch.autograd.grad(expected, plain, cotangent.contiguous())
+            assert torch.equal(to_strided, to_plain)
     half = wide.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):  # half inputs, float32 arithmetic
         assert torch.equal(loss(half, target.half()), loss(half.float(), target.half().float()))
