@@ -1,6 +1,7 @@
 """Which weights serve which task: checked once per change of routing, then read by every modular layer."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,10 +49,32 @@ def route_plan(routes: Tensor, num_experts: int) -> RoutePlan:
 def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
     """What belongs to the expert of each pair: stacked [E, ...] -> [K, J, ...].
 
-    Same as stacked[plan.routes]; but index_select adds gradients up by index_add, where indexing scatters them one by
-    one, several times slower.
+    Same as stacked[plan.routes], whose gradient on a CPU takes many times longer to add up.
     """
-    return stacked.index_select(0, plan.routes.flatten()).unflatten(0, plan.routes.shape)
+    index = plan.routes.flatten()
+    if torch.compiler.is_compiling():  # a compiler lays the gradient out by itself
+        return stacked.index_select(0, index).unflatten(0, plan.routes.shape)
+    return _Pick.apply(stacked, index).unflatten(0, plan.routes.shape)  # type: ignore[no-untyped-call]
+
+
+class _Pick(torch.autograd.Function):
+    """stacked [E, ...], index [P] -> [P, ...]; the gradients of the copies of a row are added up."""
+
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor, index: Tensor) -> Tensor:
+        ctx.num_rows = stacked.shape[0]
+        ctx.save_for_backward(index)
+        return stacked.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,), (grad,) = ctx.saved_tensors, grads
+        # The matmul x W^T leaves the gradient of W transposed in memory. Added up as it lies there it takes a thirtieth
+        # of the time: 4.4 ms become 0.15 for ten pairs of 128 x 1029 on one core.
+        transposed = grad.dim() > 2 and grad.mT.is_contiguous()
+        lying = grad.mT if transposed else grad
+        total = lying.new_zeros(ctx.num_rows, *lying.shape[1:]).index_add_(0, index, lying)
+        return (total.mT if transposed else total), None
 
 
 def pairs_by_expert(routes: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
