@@ -11,6 +11,8 @@ from torch import Tensor
 
 Backend = Literal["auto", "reference", "triton"]
 
+# What "auto" means throughout this process: MOW_BACKEND=reference keeps a GPU on plain PyTorch.
+_DEFAULT = os.environ.get("MOW_BACKEND", "auto")
 _CHOSEN: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
 # Looked for without loading it: triton takes longer to import than all of this package.
@@ -61,7 +63,8 @@ def choose(op: str, backend: Backend, available: tuple[str, ...]) -> str:
 
     Args:
         op: name of the op, for the log and the error.
-        backend: "auto" takes the first of `available`, any other name exactly that one.
+        backend: "auto" takes the first of `available`, or what MOW_BACKEND named at the start; any other name exactly
+            that one.
         available: what this op can run here, best first.
     Returns: one of `available`. The first answer for each triple of arguments is logged to "mow" at level INFO.
     Raises: ValueError if `backend` is not available.
@@ -69,10 +72,12 @@ def choose(op: str, backend: Backend, available: tuple[str, ...]) -> str:
     key = (op, backend, available)
     chosen = _CHOSEN.get(key)
     if chosen is None:
-        chosen = available[0] if backend == "auto" else backend
+        wanted = _DEFAULT if backend == "auto" else backend
+        chosen = available[0] if wanted == "auto" else wanted
         if chosen not in available:
             names = " or ".join(repr(name) for name in ("auto", *available))
-            raise ValueError(f"{op} has no backend {backend!r} here: choose {names}")
+            source = " (from MOW_BACKEND)" if backend == "auto" else ""
+            raise ValueError(f"{op} has no backend {wanted!r} here{source}: choose {names}")
         logging.getLogger("mow").info("%s: %s", op, chosen)
         _CHOSEN[key] = chosen
     return chosen

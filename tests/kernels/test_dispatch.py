@@ -24,6 +24,15 @@ def test_named_backend_is_taken() -> None:
     assert choose("op", "reference", ("triton", "reference")) == "reference"
 
 
+def test_the_environment_says_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_DEFAULT", "reference")
+    assert choose("op", "auto", ("triton", "reference")) == "reference"
+    assert choose("op", "triton", ("triton", "reference")) == "triton"
+    monkeypatch.setattr(dispatch, "_DEFAULT", "cuda")
+    with pytest.raises(ValueError, match=r"'cuda' here \(from MOW_BACKEND\): choose 'auto' or 'reference'"):
+        choose("other", "auto", ("reference",))
+
+
 def test_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mow"):
         for _ in range(3):
