@@ -11,6 +11,7 @@ from mow.kernels.lambda_return import lambda_return
 from mow.kernels.philox import PhiloxState, philox4x32, uniform
 from mow.kernels.route_plan import RoutePlan, pairs_by_expert, route_plan, rows_of
 from mow.kernels.sample_onehot import sample_onehot, unimix_prob
+from mow.kernels.softmax import softmax
 from mow.kernels.two_hot import symexp, symlog, two_hot_decode, two_hot_loss
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "route_plan",
     "rows_of",
     "sample_onehot",
+    "softmax",
     "symexp",
     "symlog",
     "two_hot_decode",

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mow.kernels.dispatch import Backend, backends, choose, compute_dtype
 from mow.kernels.philox import PhiloxState, uniform
+from mow.kernels.softmax import softmax
 
 _MAX_CLASSES = 256  # the index of a class is one byte
 
@@ -70,7 +71,7 @@ def unimix_prob(logits: Tensor, unimix: float) -> Tensor:
     Source: DreamerV3 (1 % uniform mixture).
     """
     check_unimix(unimix)
-    prob = logits.to(compute_dtype(logits)).softmax(dim=-1)
+    prob = softmax(logits.to(compute_dtype(logits)))
     return (1.0 - unimix) * prob + unimix / logits.shape[-1]
 
 

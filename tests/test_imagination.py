@@ -119,7 +119,7 @@ def test_expected_ends_are_probabilities_of_the_same_dream():
 
 
 def test_a_low_temperature_takes_the_likeliest_class():
-    """At 1e-4 nothing is left to chance but the unimix: the draws of two streams agree, and with the prior's maximum."""
+    """At 1e-4, and without a uniform share, nothing is left to chance."""
     model = world_model(MODEL)
     no_mix = dataclasses.replace(MODEL.perception, unimix=0.0)
     model.config = dataclasses.replace(MODEL, perception=no_mix)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mow.batch import Moment
 from mow.config import WorldModelConfig
-from mow.kernels import RoutePlan, rows_of
+from mow.kernels import RoutePlan, rows_of, softmax
 from mow.models.modular import ModularLayerNorm, ModularLinear
 
 
@@ -63,7 +63,7 @@ class LocalPrior(nn.Module):
         """Prior logits [K, 1, B * L, Z] and events x_t [K, 1, B * L, X]."""
         features = self._features(moment, plan, embedding)
         logits = self.next_cell(features, plan, embedding)  # [K, 1, B * L * cells, Z / cells]
-        ahead = logits.unflatten(-1, (-1, self.classes)).softmax(dim=-1).flatten(-2)
+        ahead = softmax(logits.unflatten(-1, (-1, self.classes))).flatten(-2)
         event = self.event(torch.cat([features, ahead], dim=-1), plan, embedding).relu()
         return self._joined(logits), event.unflatten(2, (-1, self.cells)).amax(dim=3)
 
