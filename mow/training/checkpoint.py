@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-FORMAT = 2  # 1: before the heads read moments, with one optimiser for the world model
+FORMAT = 3  # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own
 
 
 def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
