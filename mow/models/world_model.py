@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mow.batch import Moment, Posterior, Prediction, TransitionBatch
 from mow.config import Condition, WorldModelConfig
-from mow.kernels import PhiloxState, RoutePlan, sample_onehot
+from mow.kernels import PhiloxState, RoutePlan, sample_onehot, uniform
 from mow.models.experts import Experts, Shared, unit_length
 from mow.models.heads import Heads, same_for_all
 from mow.models.perception import Decoder, Encoder
@@ -160,8 +160,26 @@ class WorldModel(nn.Module):
         """Encode a batch, draw its latents, and run the sequence model over them."""
         logits = self.encode(batch.frame)  # [K, B, L, S, C]
         latent = self.sample(logits, rng)  # [K, B, L, Z]
-        hidden = self.remember(latent, batch.action, self.window(batch.is_first), routing)
-        return Posterior(logits, latent, hidden)
+        token = self._stale_in_part(latent, batch.is_first, rng)
+        hidden = self.remember(token, batch.action, self.window(batch.is_first), routing)
+        return Posterior(logits, latent, token, hidden)
+
+    def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
+        """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
+
+        So look the latents of a rollout, whose groups are drawn one by one: some have moved on where others have not.
+        The model learns to go on from there by what it remembers, rather than to take them for something new.
+        Source: none, an addition of this package; bench/results/LOG.md has what it changes.
+        """
+        share = self.config.stale_share
+        if share == 0.0 or not self.training:
+            return latent
+        groups = latent.unflatten(-1, (self.config.perception.groups, -1))  # [K, B, L, S, C]
+        stale = uniform(rng, groups[..., 0].numel()).view(groups.shape[:-1]) < share
+        rng.advance()
+        stale = stale & ~is_first.unsqueeze(-1)
+        before = torch.cat([groups[:, :, :1], groups[:, :, :-1]], dim=2)
+        return torch.where(stale.unsqueeze(-1), before, groups).flatten(-2)
 
     def predict(self, moment: Moment) -> Prediction:
         """All heads."""

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from mow.batch import Moment, TransitionBatch
-from mow.config import ExpertsConfig, RoutingConfig, SharedConfig
+from mow.config import ExpertsConfig, LossConfig, RoutingConfig, SharedConfig
 from mow.kernels import PhiloxState
-from mow.models import grow
-from tests.small import ACTION_SIZE, MODEL, transitions, world_model
+from mow.models import WorldModel, grow
+from mow.training.world_model_step import world_model_losses
+from tests.small import ACTION_SIZE, LOCAL, MODEL, transitions, world_model
 
 
 def rng():
@@ -222,3 +223,64 @@ class TestBackground:
         with pytest.raises(ValueError, match="no background"):
             world_model().set_background(torch.zeros(3, 1, 64, 64, 3, dtype=torch.uint8))
         assert "background" not in world_model().state_dict()
+
+
+def stale(share, *, training=True, is_first=None):
+    torch.manual_seed(0)
+    model = world_model(dataclasses.replace(MODEL, stale_share=share)).train(training)
+    batch = transitions()
+    if is_first is not None:
+        batch.is_first[:] = is_first
+    return model.observe(batch, model.route(), rng()), batch
+
+
+def test_all_stale_is_the_step_before():
+    """Share 1: every token is the latent before it, but for those that open an episode."""
+    posterior, batch = stale(1.0)
+    for t in range(1, posterior.latent.shape[2]):
+        want = torch.where(batch.is_first[:, :, t, None], posterior.latent[:, :, t], posterior.latent[:, :, t - 1])
+        assert torch.equal(posterior.token[:, :, t], want)
+    assert torch.equal(posterior.token[:, :, 0], posterior.latent[:, :, 0])
+    assert not torch.equal(posterior.token, posterior.latent)
+
+
+def test_whole_groups_are_stale_as_often_as_asked():
+    is_first = torch.zeros(6, dtype=torch.bool)
+    moved, kept = 0, 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        model = world_model(dataclasses.replace(MODEL, stale_share=0.3)).train()
+        latent = torch.nn.functional.one_hot(torch.randint(0, 4, (3, 2, 6, 4)), 4).flatten(-2).float()
+        first = is_first.expand(3, 2, 6)
+        token = model._stale_in_part(latent, first, PhiloxState.from_seed(seed, "cpu")).unflatten(-1, (4, 4))
+        groups = latent.unflatten(-1, (4, 4))
+        differs = (groups[:, :, 1:] != groups[:, :, :-1]).any(dim=-1)
+        is_old = (token[:, :, 1:] == groups[:, :, :-1]).all(dim=-1)
+        is_new = (token[:, :, 1:] == groups[:, :, 1:]).all(dim=-1)
+        assert (is_old | is_new).all(), "a group is one or the other, never a mixture"
+        moved += int((is_old & differs).sum())
+        kept += int((is_new & differs).sum())
+    # Some 3,600 groups that differ from the step before: standard deviation of the share 0.008.
+    assert abs(moved / (moved + kept) - 0.3) < 4 * 0.008
+
+
+@pytest.mark.parametrize(("share", "training"), [(0.0, True), (1.0, False)])
+def test_nothing_is_stale_unless_asked_and_learning(share, training):
+    posterior, _ = stale(share, training=training)
+    assert posterior.token is posterior.latent
+
+
+def test_the_heads_read_the_token():
+    torch.manual_seed(0)
+    model = world_model(dataclasses.replace(LOCAL, stale_share=1.0)).train()
+    batch = transitions()
+    batch.is_first[:, :, 1:] = False
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        predict = WorldModel.predict
+        patch.setattr(WorldModel, "predict", lambda self, moment: seen.append(moment) or predict(self, moment))
+        world_model_losses(model, batch, model.route(), rng(), LossConfig())
+    (moment,) = seen
+    again = model.observe(batch, model.route(), rng())
+    assert torch.equal(moment.latent, again.token)
+    assert not torch.equal(moment.latent, again.latent)
