@@ -11,8 +11,9 @@ import torch
 from mow import train
 from mow.envs.dummy import read_counter
 from mow.film import _strip, main, newest_checkpoint, read_arguments, summary, table
+from mow.presets import quickstart
 from mow.training.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, corner
-from mow.training.foresight import Foresight, ForesightErrors
+from mow.training.foresight import Foresight, ForesightErrors, foresee
 from mow.training.held_out import HeldOutWindows
 from tests.small import transitions
 from tests.test_train import DUMMY
@@ -114,6 +115,14 @@ def test_the_same_command_gives_the_same_film(filmed, run_folder, tmp_path, caps
     said = capsys.readouterr().out
     assert "steps ahead" in said
     assert f"film: {out}" in said
+
+
+def test_it_draws_as_cold_as_the_run_imagined(copied, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mow.training.foresight.foresee", lambda *_, **how: asked.append(how) or foresee(*_, **how))
+    assert main([str(copied), "--steps", "1", "--windows", "1"]) == 0
+    assert asked == [{"temperature": quickstart().imagination.temperature}]
+    assert asked[0]["temperature"] != 1.0
 
 
 def test_by_default_it_lies_in_the_run_folder(copied):

@@ -118,7 +118,8 @@ def test_expected_ends_are_probabilities_of_the_same_dream():
     assert set(hard.terminated.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_a_low_temperature_takes_the_likeliest_class():
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_a_low_temperature_takes_the_likeliest_class(start):
     """At 1e-4, and without a uniform share, nothing is left to chance."""
     model = world_model(MODEL)
     no_mix = dataclasses.replace(MODEL.perception, unimix=0.0)
@@ -129,11 +130,13 @@ def test_a_low_temperature_takes_the_likeliest_class():
         patch.setattr(WorldModel, "foretell", lambda self, moment: seen.append(foretell(self, moment)) or seen[-1])
         stream = PhiloxState.from_seed(7, "cpu")
         cold = imagine(
-            model, agent(), transitions(), model.route(), stream, horizon=4, start="posterior", temperature=1e-4
+            model, agent(), transitions(), model.route(), stream, horizon=4, start=start, temperature=1e-4
         )
+    drawn = cold.latent if start == "prior" else cold.latent[:, :, 1:]  # a posterior start is a real one
+    assert len(seen) == drawn.shape[2]
     for step, (logits, _) in enumerate(seen):
         likeliest = torch.nn.functional.one_hot(logits.argmax(dim=-1), 4).flatten(-2)
-        assert torch.equal(cold.latent[:, :, step + 1 : step + 2], likeliest.float())
+        assert torch.equal(drawn[:, :, step : step + 1], likeliest.float())
 
 
 def test_the_same_stream_gives_the_same_dream():

@@ -1,6 +1,9 @@
 """choose answers once and says so; precision follows the inputs."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -31,6 +34,15 @@ def test_the_environment_says_what_auto_means(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(dispatch, "_DEFAULT", "cuda")
     with pytest.raises(ValueError, match=r"'cuda' here \(from MOW_BACKEND\): choose 'auto' or 'reference'"):
         choose("other", "auto", ("reference",))
+
+
+def test_the_environment_is_read_at_the_start() -> None:
+    code = "from mow.kernels import dispatch; print(dispatch.choose('op', 'auto', ('triton', 'reference')))"
+    for wanted, chosen in ((None, "triton"), ("reference", "reference")):
+        env = {name: value for name, value in os.environ.items() if name != "MOW_BACKEND"}
+        env |= {} if wanted is None else {"MOW_BACKEND": wanted}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == chosen
 
 
 def test_said_once(caplog: pytest.LogCaptureFixture) -> None:

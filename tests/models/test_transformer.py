@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from mow.kernels import RoutePlan
-from mow.models.transformer import Transformer, episode_window
+from mow.models.transformer import Block, Transformer, episode_window
 from tests.small import MODEL
 
 PLAN = RoutePlan(torch.tensor([[1, 2], [0, 1]]), 3)
@@ -116,3 +116,16 @@ def test_dropout_acts_only_in_training():
     assert not torch.equal(transformer(x, PLAN, window), transformer(x, PLAN, window))
     transformer.eval()
     assert torch.equal(transformer(x, PLAN, window), transformer(x, PLAN, window))
+
+
+def test_a_single_step_in_training_drops_attention_too(monkeypatch):
+    monkeypatch.setattr(Block, "_drop", lambda self, x: x)
+    transformer = Transformer(3, 1, dataclasses.replace(MODEL, dropout=0.5))
+    x, window = torch.randn(2, 2, 3, 1, 16), episode_window(torch.ones(2, 3, 1, dtype=torch.bool))
+
+    def step():
+        return transformer(x, PLAN, window, transformer.new_cache(x, 2, 3, 1))
+
+    assert not torch.equal(step(), step())
+    transformer.eval()
+    assert torch.equal(step(), step())

@@ -270,6 +270,24 @@ def test_nothing_is_stale_unless_asked_and_learning(share, training):
     assert posterior.token is posterior.latent
 
 
+def test_what_is_remembered_is_the_token():
+    torch.manual_seed(0)
+    model = world_model(dataclasses.replace(MODEL, stale_share=0.5)).train()
+    batch = transitions()
+    posterior = model.observe(batch, model.route(), rng())
+    seen, routing = model.window(batch.is_first), model.route()
+    assert torch.equal(posterior.hidden, model.remember(posterior.token, batch.action, seen, routing))
+    assert not torch.equal(posterior.hidden, model.remember(posterior.latent, batch.action, seen, routing))
+
+
+def test_what_goes_stale_is_drawn_anew_each_time():
+    model = world_model(dataclasses.replace(MODEL, stale_share=0.5)).train()
+    latent = torch.nn.functional.one_hot(torch.randint(0, 4, (3, 2, 6, 4)), 4).flatten(-2).float()
+    stream, first = rng(), torch.zeros(3, 2, 6, dtype=torch.bool)
+    once, again = model._stale_in_part(latent, first, stream), model._stale_in_part(latent, first, stream)
+    assert not torch.equal(once, again)
+
+
 def test_the_heads_read_the_token():
     torch.manual_seed(0)
     model = world_model(dataclasses.replace(LOCAL, stale_share=1.0)).train()
@@ -284,3 +302,16 @@ def test_the_heads_read_the_token():
     again = model.observe(batch, model.route(), rng())
     assert torch.equal(moment.latent, again.token)
     assert not torch.equal(moment.latent, again.latent)
+
+
+def test_the_decoder_reads_what_was_seen_not_the_token():
+    torch.manual_seed(0)
+    model = world_model(dataclasses.replace(MODEL, stale_share=1.0)).train()
+    batch, read = transitions(), []
+    with pytest.MonkeyPatch.context() as patch:
+        decode = WorldModel.decode
+        patch.setattr(WorldModel, "decode", lambda self, latent: read.append(latent) or decode(self, latent))
+        world_model_losses(model, batch, model.route(), rng(), LossConfig())
+    again = model.observe(batch, model.route(), rng())
+    assert torch.equal(read[0], again.latent)
+    assert not torch.equal(read[0], again.token)

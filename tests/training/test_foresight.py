@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -84,6 +85,20 @@ def test_every_step_is_one_pass_over_its_own_latents(config):
     # As above.
     torch.testing.assert_close(foresight.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(foresight.terminated, prediction.termination_logits > 0)
+
+
+def test_a_low_temperature_foresees_the_likeliest():
+    model, batch, _ = foreseen()
+    model.config = dataclasses.replace(MODEL, perception=dataclasses.replace(MODEL.perception, unimix=0.0))
+    context, given = split(batch, 1)
+    first = model.sample(model.encode(context.frame), stream())
+    hidden = model.remember(first, context.action, model.window(context.is_first), model.route())
+    logits, _ = model.foretell(Moment(first, context.action, hidden))
+    likeliest = torch.nn.functional.one_hot(logits.argmax(dim=-1), 4).flatten(-2).float()
+    cold = foresee(model, context, given, model.route(), stream(), temperature=1e-4)
+    # As above: with and without the cache.
+    torch.testing.assert_close(cold.frame[:, :, :1], model.decode(likeliest), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(foresee(model, context, given, model.route(), stream()).frame, cold.frame)
 
 
 def test_no_later_frame_is_seen_and_every_action_counts():

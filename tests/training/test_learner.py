@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mow.config import ClusteringConfig, LossConfig, OptimConfig
+from mow.config import ClusteringConfig, ImaginationConfig, LossConfig, OptimConfig
+from mow.imagination import imagine
 from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.learner import Learner
 from mow.training.world_model_step import world_model_losses
@@ -72,6 +73,14 @@ def test_a_rollout_is_used_as_often_as_told(epochs, parts, steps):
     learner.update_agent(transitions(length=3))
     (state, *_) = learner.agent_optimiser.state.values()
     assert int(state["step"]) == steps
+
+
+def test_the_agent_learns_from_dreams_as_the_config_has_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr("mow.training.learner.imagine", lambda *_, **how: asked.append(how) or imagine(*_, **how))
+    dreams = ImaginationConfig(num_sequences=2, horizon=3, start="posterior", ends="expected", temperature=0.5)
+    make(imagination=dreams).update_agent(transitions(length=3))
+    assert asked == [{"horizon": 3, "start": "posterior", "ends": "expected", "temperature": 0.5}]
 
 
 def test_metrics_have_one_entry_per_task():

@@ -69,6 +69,12 @@ def test_only_what_multiplies_bfloat16_natively_is_asked_to(monkeypatch):
     assert native_dtype(torch.device("mps")) is torch.float32
 
 
+def test_the_learner_asks_for_what_is_native(monkeypatch):
+    monkeypatch.setattr("mow.training.learner.native_dtype", lambda device: torch.float16)
+    learner = Learner(run_config(optim=OptimConfig(matrices="muon")), action_mask(), torch.device("cpu"))
+    assert learner.world_model_optimisers[1].dtype is torch.float16
+
+
 def test_momentum_remembers():
     parameter = torch.nn.Parameter(torch.zeros(1, 1, 1))
     optimiser = Muon([parameter], lr=1.0, momentum=0.75)
