@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mow.kernels.custom_op import custom_op
 from mow.kernels.dispatch import INTERPRETED, compute_dtype
 from mow.kernels.row_layout_triton import row_layout, row_offset
 from mow.kernels.sample_onehot_triton import load_logits
@@ -224,15 +225,16 @@ def _backward(
     )
 
 
-# Defined by hand: the decorator torch.library.custom_op costs several times as much per call.
-_LIBRARY = torch.library.Library("mow", "FRAGMENT")
-_LIBRARY.define("categorical_kl(Tensor posterior, Tensor prior, float unimix) -> (Tensor, Tensor)")
-_LIBRARY.define(
-    "categorical_kl_backward(Tensor posterior, Tensor prior, Tensor dynamics_grad, Tensor representation_grad, "
-    "float unimix) -> (Tensor, Tensor)"
+custom_op(
+    "categorical_kl(Tensor posterior, Tensor prior, float unimix) -> (Tensor, Tensor)",
+    _launch,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
 )
-_LIBRARY.impl("categorical_kl", _launch, "CompositeExplicitAutograd")
-_LIBRARY.impl("categorical_kl_backward", _launch_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("mow::categorical_kl", _fake, lib=_LIBRARY)
-torch.library.register_fake("mow::categorical_kl_backward", _fake_backward, lib=_LIBRARY)
-torch.library.register_autograd("mow::categorical_kl", _backward, setup_context=_setup_context, lib=_LIBRARY)
+custom_op(
+    "categorical_kl_backward(Tensor posterior, Tensor prior, Tensor dynamics_grad, Tensor representation_grad, "
+    "float unimix) -> (Tensor, Tensor)",
+    _launch_backward,
+    _fake_backward,
+)

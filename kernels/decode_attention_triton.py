@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mow.kernels.custom_op import custom_op
+
 # A row belongs to threads of one warp that have 16 bytes each of a token: no warp waits for another's sum.
 _NUM_WARPS = 4
 # Keys and values of the next three tokens are copied to shared memory (4 KB a token) while one is worked on. A program
@@ -144,12 +146,9 @@ def _fake(
     return torch.empty(query.shape, dtype=query.dtype, device=query.device)
 
 
-# Defined by hand: the decorator torch.library.custom_op costs several times as much per call, and a rollout makes
-# hundreds of calls.
-_LIBRARY = torch.library.Library("mow", "FRAGMENT")
-_LIBRARY.define(
+custom_op(
     "decode_attention(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor mask, "
-    "SymInt position) -> Tensor"
+    "SymInt position) -> Tensor",
+    _launch,
+    _fake,
 )
-_LIBRARY.impl("decode_attention", _launch, "CompositeExplicitAutograd")
-torch.library.register_fake("mow::decode_attention", _fake, lib=_LIBRARY)

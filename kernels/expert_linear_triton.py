@@ -4,13 +4,12 @@ They are registered under torch.ops.mow, so that torch.compile takes each as one
 the activation with its sums, that of the input, and that of the weight.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mow.kernels.dispatch import INTERPRETED
+from mow.kernels.custom_op import custom_op
 from mow.kernels.expert_linear_launch import (
     launch_dpre,
     launch_dw,
@@ -169,35 +168,28 @@ def _backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | N
     return dx, dw, None, None, None, dbias, dtask_bias, dresidual, None, None
 
 
-_OPS: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
-    "expert_linear": (
-        "(Tensor input, Tensor weight, Tensor routes, Tensor member_P, Tensor offset_E, Tensor? bias, "
-        "Tensor? task_bias, Tensor? residual, str activation, bool keep) -> (Tensor, Tensor)",
-        _layer,
-        _empty_layer,
-    ),
-    "expert_linear_dpre": (
-        "(Tensor dy, Tensor? seen, Tensor member_P, Tensor offset_E, str activation, ScalarType dtype, bool write, "
-        "bool sums) -> (Tensor, Tensor, Tensor)",
-        _dpre,
-        _empty_dpre,
-    ),
-    "expert_linear_dx": (
-        "(Tensor dpre, Tensor weight, Tensor routes, Tensor member_P, Tensor offset_E, bool shared) -> Tensor",
-        _dx,
-        _empty_dx,
-    ),
-    "expert_linear_dw": (
-        "(Tensor dpre, Tensor input, Tensor member_P, Tensor offset_E, ScalarType dtype) -> Tensor",
-        _dw,
-        _empty_dw,
-    ),
-}
-
-# Defined by hand rather than with torch.library.custom_op, which costs several times more per call.
-_LIBRARY = torch.library.Library("mow", "FRAGMENT")
-for _name, (_schema, _run, _fake) in _OPS.items():
-    _LIBRARY.define(_name + _schema)
-    _LIBRARY.impl(_name, _run, "CPU" if INTERPRETED else "CUDA")
-    torch.library.register_fake(f"mow::{_name}", _fake, lib=_LIBRARY)
-torch.library.register_autograd("mow::expert_linear", _backward, setup_context=_setup_context, lib=_LIBRARY)
+custom_op(
+    "expert_linear(Tensor input, Tensor weight, Tensor routes, Tensor member_P, Tensor offset_E, Tensor? bias, "
+    "Tensor? task_bias, Tensor? residual, str activation, bool keep) -> (Tensor, Tensor)",
+    _layer,
+    _empty_layer,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+custom_op(
+    "expert_linear_dpre(Tensor dy, Tensor? seen, Tensor member_P, Tensor offset_E, str activation, ScalarType dtype, "
+    "bool write, bool sums) -> (Tensor, Tensor, Tensor)",
+    _dpre,
+    _empty_dpre,
+)
+custom_op(
+    "expert_linear_dx(Tensor dpre, Tensor weight, Tensor routes, Tensor member_P, Tensor offset_E, bool shared) "
+    "-> Tensor",
+    _dx,
+    _empty_dx,
+)
+custom_op(
+    "expert_linear_dw(Tensor dpre, Tensor input, Tensor member_P, Tensor offset_E, ScalarType dtype) -> Tensor",
+    _dw,
+    _empty_dw,
+)

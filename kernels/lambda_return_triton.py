@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mow.kernels.custom_op import custom_op
 from mow.kernels.dispatch import INTERPRETED, compute_dtype
 from mow.kernels.row_layout_triton import row_layout, row_offset
 
@@ -86,8 +87,4 @@ def _fake(reward: Tensor, continuation: Tensor, value: Tensor, lam: float) -> Te
     return torch.empty(reward.shape, dtype=compute_dtype(reward, continuation, value), device=reward.device)
 
 
-# Defined by hand: the decorator torch.library.custom_op costs several times as much per call.
-_LIBRARY = torch.library.Library("mow", "FRAGMENT")
-_LIBRARY.define("lambda_return(Tensor reward, Tensor continuation, Tensor value, float lam) -> Tensor")
-_LIBRARY.impl("lambda_return", _launch, "CompositeExplicitAutograd")
-torch.library.register_fake("mow::lambda_return", _fake, lib=_LIBRARY)
+custom_op("lambda_return(Tensor reward, Tensor continuation, Tensor value, float lam) -> Tensor", _launch, _fake)

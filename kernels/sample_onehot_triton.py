@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mow.kernels.custom_op import custom_op
 from mow.kernels.dispatch import INTERPRETED, compute_dtype
 from mow.kernels.philox import PhiloxState
 from mow.kernels.philox_triton import uniform_rows
@@ -201,13 +202,13 @@ def _backward(ctx: Any, grad: Tensor, index_grad: None) -> tuple[Tensor, None, N
     return torch.ops.mow.sample_onehot_backward(grad, logits, ctx.unimix), None, None
 
 
-# Defined by hand: the decorator torch.library.custom_op costs several times as much per call, and a rollout makes
-# hundreds of calls.
-_LIBRARY = torch.library.Library("mow", "FRAGMENT")
-_LIBRARY.define("sample_onehot(Tensor logits, Tensor seed_offset, float unimix) -> (Tensor, Tensor)")
-_LIBRARY.define("sample_onehot_backward(Tensor grad, Tensor logits, float unimix) -> Tensor")
-_LIBRARY.impl("sample_onehot", _launch, "CompositeExplicitAutograd")
-_LIBRARY.impl("sample_onehot_backward", _launch_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("mow::sample_onehot", _fake, lib=_LIBRARY)
-torch.library.register_fake("mow::sample_onehot_backward", _fake_backward, lib=_LIBRARY)
-torch.library.register_autograd("mow::sample_onehot", _backward, setup_context=_setup_context, lib=_LIBRARY)
+custom_op(
+    "sample_onehot(Tensor logits, Tensor seed_offset, float unimix) -> (Tensor, Tensor)",
+    _launch,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+custom_op(
+    "sample_onehot_backward(Tensor grad, Tensor logits, float unimix) -> Tensor", _launch_backward, _fake_backward
+)

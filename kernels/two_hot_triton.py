@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mow.kernels.custom_op import custom_op
 from mow.kernels.dispatch import INTERPRETED, compute_dtype
 from mow.kernels.row_layout_triton import row_layout, row_offset
 from mow.kernels.sample_onehot_triton import load_logits
@@ -193,13 +194,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
     return torch.ops.mow.two_hot_loss_backward(grad, *ctx.saved_tensors, ctx.low, ctx.high), None, None, None
 
 
-# Defined by hand: the decorator torch.library.custom_op costs several times as much per call, and a rollout makes
-# hundreds of calls.
-_LIBRARY = torch.library.Library("mow", "FRAGMENT")
-_LIBRARY.define("two_hot_loss(Tensor logits, Tensor target, float low, float high) -> Tensor")
-_LIBRARY.define("two_hot_loss_backward(Tensor grad, Tensor logits, Tensor target, float low, float high) -> Tensor")
-_LIBRARY.impl("two_hot_loss", _launch, "CompositeExplicitAutograd")
-_LIBRARY.impl("two_hot_loss_backward", _launch_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("mow::two_hot_loss", _fake, lib=_LIBRARY)
-torch.library.register_fake("mow::two_hot_loss_backward", _fake_backward, lib=_LIBRARY)
-torch.library.register_autograd("mow::two_hot_loss", _backward, setup_context=_setup_context, lib=_LIBRARY)
+custom_op(
+    "two_hot_loss(Tensor logits, Tensor target, float low, float high) -> Tensor",
+    _launch,
+    _fake,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+custom_op(
+    "two_hot_loss_backward(Tensor grad, Tensor logits, Tensor target, float low, float high) -> Tensor",
+    _launch_backward,
+    _fake_backward,
+)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -275,8 +276,13 @@ def interrupt_when(ready, monkeypatch) -> list:
 def test_an_interruption_ends_the_children(tmp_path: Path, said: list[str], monkeypatch) -> None:
     stopped = interrupt_when(lambda: True, monkeypatch)
     jobs = plan(quickstart(), ["mow"], 3, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run_all(jobs, at_once=2, say=said.append, command=lambda _: ["sleep", "600"])
+    # A background job of a shell ignores SIGINT, and so would the children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_all(jobs, at_once=2, say=said.append, command=lambda _: ["sleep", "600"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [one.process.returncode for one in stopped] == [-2, -2]  # SIGINT; the third was never started
     assert not jobs[2].log.exists()
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mow.config import ActorCriticConfig, Condition
 from mow.distributions import ActionMask, Policy
-from mow.kernels import RoutePlan, two_hot_decode
-from mow.models.heads import same_for_all
+from mow.kernels import two_hot_decode
+from mow.models.fixed_routes import one_each, same_for_all
 from mow.models.modular import ModularMLP
 
 
@@ -23,8 +23,6 @@ class Agent(nn.Module):
         num_modules: M.
         embedding_size: d where `condition` names "actor" or "critic", else unused.
     """
-
-    critic_routes: Tensor
 
     def __init__(
         self,
@@ -64,18 +62,19 @@ class Agent(nn.Module):
             zero_output=True,
         )
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.register_buffer("critic_routes", torch.tensor(critic_of_task).unsqueeze(1), persistent=False)
+        self.actor_routes = same_for_all(len(module_of_task))
+        self.critic_routes = one_each(critic_of_task, self.num_critics)
 
     def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
         """States [K, B, T, Z + D] -> pi(a | s)."""
-        plan = same_for_all(state.shape[0], 1, state.device)
+        plan = self.actor_routes.plan
         outputs = self.actor(self._rows(state), plan, embedding if "actor" in self.condition else None)
         return Policy(outputs.view(*state.shape[:3], -1), self.mask)
 
     def value_logits(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
         """States [K, B, T, Z + D] -> two-hot logits of the value [K, B, T, V] by each task's own critic."""
         critic = self.slow_critic if slow else self.critic
-        plan = RoutePlan(self.critic_routes, self.num_critics)
+        plan = self.critic_routes.plan
         logits = critic(self._rows(state), plan, embedding if "critic" in self.condition else None)
         return logits.view(*state.shape[:3], -1)
 

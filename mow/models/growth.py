@@ -33,8 +33,8 @@ def grow(model: WorldModel, order: Sequence[int], module_of_task: Sequence[int],
         module_of_task=module_of_task,
         num_modules=num_modules,
         across_episodes=model.across_episodes,
-    ).to(model.module_routes.device)
-    index = torch.as_tensor(order, device=model.module_routes.device)
+    ).to(model.plan.routes.device)
+    index = torch.as_tensor(order, device=model.plan.routes.device)
     old, new = model.state_dict(), grown.state_dict()
     with torch.no_grad():
         for name, target in new.items():

@@ -60,8 +60,3 @@ class Heads(nn.Module):
         shape = hidden.shape[:3]
         reward = self.reward(rows, plan, embedding).view(*shape, -1)
         return reward, self.termination(rows, plan, embedding).view(shape)
-
-
-def same_for_all(num_tasks: int, num_modules: int, device: torch.device) -> RoutePlan:
-    """Every task uses module 0."""
-    return RoutePlan(torch.zeros(num_tasks, 1, dtype=torch.long, device=device), num_modules)

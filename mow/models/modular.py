@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import RoutePlan, expert_linear, rows_of
+from mow.kernels import Activation, RoutePlan, expert_linear, rows_of
 
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
@@ -20,7 +20,7 @@ def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
 
 
 class ModularLinear(nn.Module):
-    """y = W_i [x, e_k] + b_i for the module i of each (task, slot) pair."""
+    """y = act(W_i [x, e_k] + b_i) for the module i of each (task, slot) pair."""
 
     def __init__(
         self, num_modules: int, in_features: int, out_features: int, *, bias: bool = True, embedding_size: int = 0
@@ -31,13 +31,16 @@ class ModularLinear(nn.Module):
         self.weight = uniform_parameter(num_modules, out_features, fan_in, fan_in=fan_in)
         self.bias = uniform_parameter(num_modules, out_features, fan_in=fan_in) if bias else None
 
-    def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None, *, activation: Activation = "none"
+    ) -> Tensor:
         """[K, J or 1, R, I] -> [K, J, R, O]; `embedding` [K, d] is given exactly when the layer was built with one."""
         task_bias = None
         if embedding is not None:
             embedding_weight = rows_of(self.weight[:, :, self.in_features :], plan)  # [K, J, O, d]
             task_bias = torch.einsum("kjod,kd->kjo", embedding_weight, embedding)  # [K, J, O]
-        return expert_linear(x, self.weight[:, :, : self.in_features], plan, bias=self.bias, task_bias=task_bias)
+        weight = self.weight[:, :, : self.in_features]
+        return expert_linear(x, weight, plan, bias=self.bias, task_bias=task_bias, activation=activation)
 
 
 class ModularLayerNorm(nn.Module):

@@ -6,6 +6,7 @@ Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature 
 Source: MoW section 3 (task-level router); slot order and noise inferred.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.config import ExpertsConfig, RoutingConfig
-from mow.kernels import PhiloxState, RoutePlan, route_plan, uniform
+from mow.kernels import PhiloxState, RoutePlan, uniform
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,8 @@ class Router(nn.Module):
         return 1.0 + (score_KJ - score_KJ.detach()) / score_KJ.detach()
 
 
-def fixed_routing(method: str, module_of_task: list[int], experts: ExpertsConfig, device: torch.device) -> Routing:
-    """`hash`: task k takes the next J experts in turn, a balanced choice; `cluster`: a module's tasks share theirs."""
+def fixed_choice(method: str, module_of_task: Sequence[int], experts: ExpertsConfig) -> Tensor:
+    """Experts [K, J]. `hash`: task k takes the next J in turn, a balanced choice; `cluster`: a module's tasks share."""
     first = range(len(module_of_task)) if method == "hash" else module_of_task
     slots, num_experts = experts.experts_per_task, experts.num_experts
-    routes = [sorted((k * slots + j) % num_experts for j in range(slots)) for k in first]
-    return Routing(route_plan(torch.tensor(routes, device=device), num_experts), None, None)
+    return torch.tensor([sorted((k * slots + j) % num_experts for j in range(slots)) for k in first])

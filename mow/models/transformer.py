@@ -92,7 +92,7 @@ class Block(nn.Module):
         rows = x.flatten(2, 3)  # [K, J, B * L, D]
         attended = self._drop(self.output(self._attend(rows, plan, mask, cache, layer), plan))
         rows = self.attention_norm(rows + attended, plan)
-        forward = self._drop(self.contract(self.expand(rows, plan).relu(), plan))
+        forward = self._drop(self.contract(self.expand(rows, plan, activation="relu"), plan))
         return self.feedforward_norm(rows + forward, plan).view(x.shape)
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ from mow.batch import Moment, Posterior, Prediction, TransitionBatch
 from mow.config import Condition, WorldModelConfig
 from mow.kernels import PhiloxState, RoutePlan, sample_onehot, uniform
 from mow.models.experts import Experts, Shared, unit_length
-from mow.models.heads import Heads, same_for_all
+from mow.models.fixed_routes import FixedRoutes, one_each, same_for_all
+from mow.models.heads import Heads
 from mow.models.perception import Decoder, Encoder
-from mow.models.router import Router, Routing, fixed_routing
+from mow.models.router import Router, Routing, fixed_choice
 from mow.models.transformer import AttentionCache, Window, episode_window
 
 
@@ -43,7 +44,6 @@ class WorldModel(nn.Module):
         across_episodes: attend across episode ends, as STORM does.
     """
 
-    module_routes: Tensor
     background: Tensor | None  # [K, 64, 64, 3] uint8
 
     def __init__(
@@ -69,11 +69,12 @@ class WorldModel(nn.Module):
         self.heads = Heads(config, self.num_head_sets, num_tasks, action_size, sizes.get("heads", 0))
         learned = config.routing.method == "learned" and config.experts.num_experts > 1
         self.router = Router(d, config.experts, config.routing) if learned else None
+        self.expert_routes = None if learned else self._fixed_experts()
         shape = (num_tasks, 64, 64, 3)
         has_background = config.perception.background != "none"
         self.register_buffer("background", torch.zeros(shape, dtype=torch.uint8) if has_background else None)
-        # Rebuilt from module_of_task, so not part of the state_dict.
-        self.register_buffer("module_routes", torch.tensor(self.module_of_task).unsqueeze(1), persistent=False)
+        self.module_routes = one_each(self.module_of_task, num_modules)
+        self.shared_routes = same_for_all(num_tasks)
 
     @property
     def num_tasks(self) -> int:
@@ -82,18 +83,25 @@ class WorldModel(nn.Module):
     @property
     def plan(self) -> RoutePlan:
         """Task -> module of its cluster."""
-        return RoutePlan(self.module_routes, self.num_modules)
+        return self.module_routes.plan
 
     @property
     def shared_plan(self) -> RoutePlan:
         """Task -> the one set of weights that all tasks share."""
-        return same_for_all(self.num_tasks, 1, self.module_routes.device)
+        return self.shared_routes.plan
 
     def embedding(self, place: Condition) -> Tensor | None:
         """e_k [K, d] where the model is told its task at `place`, else None."""
         if self.task_embedding is None or place not in self.config.condition:
             return None
         return unit_length(self.task_embedding)
+
+    def _fixed_experts(self) -> FixedRoutes:
+        # A lone expert leaves nothing to learn.
+        method = "hash" if self.config.routing.method == "learned" else self.config.routing.method
+        return FixedRoutes(
+            fixed_choice(method, self.module_of_task, self.config.experts), self.config.experts.num_experts
+        )
 
     def route(
         self,
@@ -105,8 +113,8 @@ class WorldModel(nn.Module):
     ) -> Routing:
         """The experts of every task; see Router."""
         if self.router is None:
-            method = "hash" if self.config.routing.method == "learned" else self.config.routing.method
-            return fixed_routing(method, list(self.module_of_task), self.config.experts, self.module_routes.device)
+            assert self.expert_routes is not None
+            return Routing(self.expert_routes.plan, None, None)
         assert self.task_embedding is not None
         embedding = unit_length(self.task_embedding)
         return self.router(embedding, temperature=temperature, noise=noise, rng=rng, frozen=frozen)

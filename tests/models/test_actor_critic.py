@@ -18,7 +18,7 @@ def test_values_start_at_zero():
 @pytest.mark.parametrize(("critic", "routes"), [("cluster", [0, 0, 1]), ("shared", [0, 0, 0]), ("per_task", [0, 1, 2])])
 def test_which_critic_serves_which_task(critic, routes):
     net = agent(critic=critic)
-    assert net.critic_routes.flatten().tolist() == routes
+    assert net.critic_routes.routes.flatten().tolist() == routes
     assert net.critic.output.weight.shape[0] == max(routes) + 1
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -5,7 +7,8 @@ from mow.config import ExpertsConfig, RoutingConfig
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.models.experts import unit_length
-from mow.models.router import Router, fixed_routing
+from mow.models.router import Router, fixed_choice
+from tests.small import MODEL, world_model
 
 EXPERTS = ExpertsConfig(num_experts=5, experts_per_task=2, num_layers=1)
 
@@ -75,8 +78,10 @@ def test_other_scales():
 @pytest.mark.parametrize(
     ("method", "want"), [("hash", [[0, 1], [2, 3], [0, 4]]), ("cluster", [[0, 1], [0, 1], [2, 3]])]
 )
-def test_fixed_routing(method, want):
-    routing = fixed_routing(method, [0, 0, 1], EXPERTS, torch.device("cpu"))
+def test_fixed_choice(method, want):
+    assert fixed_choice(method, [0, 0, 1], EXPERTS).tolist() == want
+    config = dataclasses.replace(MODEL, experts=EXPERTS, routing=RoutingConfig(method=method))
+    routing = world_model(config, modules=(0, 0, 1)).route()
     assert routing.plan.routes.tolist() == want
     assert routing.load() is None
 
