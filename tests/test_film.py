@@ -163,7 +163,7 @@ def mistake(capsys, *arguments):
         (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--device", "cuda:77"], "no cuda:77 here"),
         (["--device", "tpu9"], "unknown device 'tpu9'"),
-        (["--checkpoint", "nowhere.pt"], "nowhere.pt cannot be read as a checkpoint of format 3 (FileNotFoundError)"),
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt cannot be read as a checkpoint of format 4 (FileNotFoundError)"),
         (
             ["--context", "14", "--windows", "1"],
             "dummy:slide, dummy:count-2, dummy:count-0, dummy:count-1: expected 1 windows of 15 steps or more",
@@ -202,7 +202,7 @@ def test_checkpoints_of_something_else(capsys, copied):
     path = newest_checkpoint(copied)
     state = torch.load(path, weights_only=True)
     torch.save({**state, "format": 99}, path)
-    assert "has format 99, this version reads 3" in mistake(capsys, copied)
+    assert "has format 99, this version reads 4" in mistake(capsys, copied)
     torch.save({**state, "tasks": ["tiny:pole"]}, path)
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])

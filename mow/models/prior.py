@@ -4,7 +4,8 @@
 in and around it. A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell
 and its eight neighbours, the action and the hidden state, so a rule of motion learnt in one place holds in all:
 
-    u_t[c] = relu(norm(W_z z_t[neighbours of c] + W_a a_t + W_h [h_t, e_k] + p[c]))
+    v_t[c] = relu(norm(W_z z_t[neighbours of c] + W_a a_t + W_h [h_t, e_k] + p[c]))
+    u_t[c] = relu(norm(W_u v_t[c]))
     l_t[c] = W_o [u_t[c], e_k]                                          logits of what cell c holds of z_t+1
     x_t    = max over c of relu(W_x [u_t[c], softmax l_t[c], e_k])      events: reward and termination read them too
 
@@ -39,7 +40,7 @@ class DensePrior(nn.Module):
 
 
 class LocalPrior(nn.Module):
-    """One small network for every cell. u_t has twice as many entries as x_t.
+    """One small network for every cell. v_t and u_t have twice as many entries as x_t.
 
     Source: none, an addition of this package; bench/results/LOG.md has what it changes.
     """
@@ -56,6 +57,8 @@ class LocalPrior(nn.Module):
         self.hidden = ModularLinear(num_modules, config.width, width, embedding_size=d)
         self.place = nn.Parameter(torch.zeros(num_modules, self.cells, width))
         self.norm = ModularLayerNorm(num_modules, width)
+        self.second = ModularLinear(num_modules, width, width)
+        self.second_norm = ModularLayerNorm(num_modules, width)
         self.next_cell = ModularLinear(num_modules, width, self.cell_size, embedding_size=d)
         self.event = ModularLinear(num_modules, width + self.cell_size, self.num_events, embedding_size=d)
 
@@ -64,7 +67,7 @@ class LocalPrior(nn.Module):
         features = self._features(moment, plan, embedding)
         logits = self.next_cell(features, plan, embedding)  # [K, 1, B * L * cells, Z / cells]
         ahead = softmax(logits.unflatten(-1, (-1, self.classes))).flatten(-2)
-        event = self.event(torch.cat([features, ahead], dim=-1), plan, embedding).relu()
+        event = self.event(torch.cat([features, ahead], dim=-1), plan, embedding, activation="relu")
         return self._joined(logits), event.unflatten(2, (-1, self.cells)).amax(dim=3)
 
     def _features(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
@@ -72,7 +75,8 @@ class LocalPrior(nn.Module):
         far = self.action(rows_in(moment.action), plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
         far = far.unsqueeze(3) + rows_of(self.place, plan).unsqueeze(2)  # [K, 1, B * L, cells, W]
         near = self._near(rows_in(moment.latent).squeeze(1), plan)
-        return self.norm((near + far).flatten(2, 3), plan).relu()
+        first = self.norm((near + far).flatten(2, 3), plan).relu()
+        return self.second_norm(self.second(first, plan), plan).relu()
 
     def _near(self, latent: Tensor, plan: RoutePlan) -> Tensor:
         """[K, N, Z] -> W_z z[neighbours of c] [K, 1, N, cells, W]: a convolution over the grid, task by task.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-FORMAT = 3  # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own
+# 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer
+FORMAT = 4
 
 
 def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:

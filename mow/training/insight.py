@@ -23,8 +23,8 @@ from mow.training.world_model_step import world_model_losses
 
 # Parts whose weights are stacked on a module axis: one row for each of these is worth a curve of its own.
 STACKED = ("encoder", "decoder", "experts", "heads")
-# Layers whose output goes through a ReLU and nothing else.
-_BEFORE_RELU = re.compile(r"(\.norms\.\d+|\.input_norm|\.expand|\.prior\.norm|\.prior\.event)$")
+# Layers whose output goes through a ReLU and nothing else; where it has been through one, another changes nothing.
+_RECTIFIED = re.compile(r"(\.norms\.\d+|\.input_norm|\.expand|\.prior\.norm|\.prior\.second_norm|\.prior\.event)$")
 _CONVOLUTIONAL = ("encoder", "decoder")
 
 
@@ -246,7 +246,7 @@ def _watch(model: WorldModel) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
         return note
 
     for name, layer in model.named_modules():
-        if _BEFORE_RELU.search(name):
+        if _RECTIFIED.search(name):
             layer.register_forward_hook(note_activity(name))
     model.heads.register_forward_pre_hook(lambda heads, inputs: hidden.append(inputs[0].hidden.detach()))
     return activity, hidden

@@ -35,7 +35,9 @@ def test_one_cell_by_hand():
     with torch.no_grad():
         prior.neighbours.weight.fill_(1.0)
         prior.hidden.bias.zero_()
-    prior.norm = Unchanged()
+        prior.second.weight.copy_(torch.eye(4))
+        prior.second.bias.zero_()
+    prior.norm = prior.second_norm = Unchanged()
     grid = torch.zeros(4, 4)
     grid[0, 0], grid[1, 2] = 1.0, 10.0
     moment = Moment(grid.view(1, 1, 1, 16), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 4))
@@ -50,6 +52,7 @@ def test_the_formula_cell_by_cell():
     prior = LocalPrior(config, 2, action_size=3, embedding_size=4).double()
     torch.nn.init.normal_(prior.place)
     torch.nn.init.normal_(prior.norm.weight)
+    torch.nn.init.normal_(prior.second_norm.weight)
     latent, action, hidden = (torch.randn(3, 2, 1, size, dtype=torch.float64) for size in (128, 3, 8))
     embedding = torch.randn(3, 4, dtype=torch.float64)
     logits, events = prior(Moment(latent, action, hidden), PLAN, embedding)
@@ -69,7 +72,10 @@ def test_the_formula_cell_by_cell():
                             around[y, x] = latent[k, n, 0].view(16, 8)[4 * row + column]
                 total = prior.neighbours.weight[i] @ around.flatten() + prior.action.weight[i] @ a + prior.place[i, c]
                 total += prior.hidden.weight[i] @ torch.cat([h, e]) + prior.hidden.bias[i]
-                u = torch.nn.functional.layer_norm(total, (8,), prior.norm.weight[i], prior.norm.bias[i]).relu()
+                v = torch.nn.functional.layer_norm(total, (8,), prior.norm.weight[i], prior.norm.bias[i]).relu()
+                total = prior.second.weight[i] @ v + prior.second.bias[i]
+                u = torch.nn.functional.layer_norm(total, (8,), prior.second_norm.weight[i], prior.second_norm.bias[i])
+                u = u.relu()
                 cell = prior.next_cell.weight[i] @ torch.cat([u, e]) + prior.next_cell.bias[i]
                 torch.testing.assert_close(logits[k, 0, n].view(16, 8)[c], cell)
                 ahead = cell.view(2, 4).softmax(dim=-1).flatten()

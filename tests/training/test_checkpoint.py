@@ -86,7 +86,7 @@ def test_a_pickled_object_is_refused(tmp_path: Path) -> None:
 def test_another_format_is_named(tmp_path: Path, found: int | None) -> None:
     path = tmp_path / "last.pt"
     torch.save({"step": 1} if found is None else {"format": found, "step": 1}, path)
-    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 3: use the mow that wrote"):
+    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 4: use the mow that wrote"):
         load_checkpoint(path, CPU)
 
 

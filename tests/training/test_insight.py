@@ -287,7 +287,7 @@ def test_experts_in_use_of_a_fixed_routing():
 def make_all_speak_alike(model):
     """Every unit says 1, whatever comes in: only units planted as dead afterwards are dormant."""
     for name, layer in model.named_modules():
-        if insight._BEFORE_RELU.search(name):
+        if insight._RECTIFIED.search(name):
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.ones_(layer.bias)
 
