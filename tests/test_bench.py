@@ -467,6 +467,7 @@ def test_pytest_benchmark_holds_device_time(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", f"--benchmark-json={path}"]
     run = subprocess.run([*command, "-k", "lambda_return"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+    assert ("CPU numbers" in run.stdout) == (not torch.cuda.is_available())
     data = render.load(path)
     for bench in data["benchmarks"]:
         info = bench["extra_info"]
