@@ -47,6 +47,7 @@ class PackedStore:
         self.frame_shape = tuple(frame_shape)
         self.frame_bytes = math.prod(self.frame_shape)
         self._store = _C.PackedStore(num_rows, capacity, self.frame_bytes)
+        self._fixed_bytes = self._store.memory_bytes  # the open block and the space to pack it in
 
     @property
     def num_steps(self) -> int:
@@ -56,6 +57,12 @@ class PackedStore:
     def memory_bytes(self) -> int:
         """Occupied now, with the open block and the space to pack it in."""
         return self._store.memory_bytes
+
+    @property
+    def projected_bytes(self) -> int:
+        """Occupied once full at the ratio seen so far; until a block is sealed, the upper bound."""
+        sealed = self.num_rows * (self.capacity + BLOCK_STEPS) * self.frame_bytes  # the oldest block leaves whole
+        return self._fixed_bytes + round(sealed / self.ratio)
 
     @property
     def ratio(self) -> float:

@@ -41,6 +41,10 @@ class FrameStore(Protocol):
         """Occupied now."""
 
     @property
+    def projected_bytes(self) -> int:
+        """Occupied once full, if the frames to come are like those held."""
+
+    @property
     def ratio(self) -> float:
         """Raw bytes of the frames held over the bytes that they take."""
 
@@ -85,6 +89,10 @@ class RawStore:
     @property
     def memory_bytes(self) -> int:
         return len(self._ring) * min(self.num_steps, self.capacity) * self.frame_bytes
+
+    @property
+    def projected_bytes(self) -> int:
+        return self._ring.nbytes
 
     @property
     def ratio(self) -> float:
