@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1
+_MANIFESTS = "manifest-????????.json"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def read_manifests(folder: Path, *, oldest_first: bool = False) -> Iterator[Mani
 
     Raises: ValueError that names the file if one is damaged or of another version.
     """
-    for path in sorted(folder.glob("manifest-????????.json"), reverse=not oldest_first):
+    for path in sorted(folder.glob(_MANIFESTS), reverse=not oldest_first):
         yield _read_manifest(path)
 
 
@@ -159,23 +160,28 @@ def _read_manifest(path: Path) -> Manifest:
 
 def next_save(folder: Path) -> int:
     """A number that no file in the folder bears, those of killed saves included."""
-    return 1 + max((int(path.name.split("-")[1][:8]) for path in _own_files(folder)), default=0)
+    return 1 + max(map(_save_of, _own_files(folder)), default=0)
 
 
-def leftovers(folder: Path, kept: Sequence[Manifest]) -> list[Path]:
-    """Files of saves that none of `kept` names; files that are not ours are never among them."""
-    named = set().union(*(manifest.files() for manifest in kept))
-    return [path for path in _own_files(folder) if path.name not in named]
+def unfinished_bytes(folder: Path) -> int:
+    """What a save that never came into being has left behind."""
+    newest = max(map(_save_of, folder.glob(_MANIFESTS)), default=0)
+    return sum(path.stat().st_size for path in _own_files(folder) if _save_of(path) > newest)
 
 
 def _own_files(folder: Path) -> list[Path]:
-    patterns = ("blocks-????????-*.bin", "open-????????.bin", "manifest-????????.json*")
+    patterns = ("blocks-????????-*.bin", "open-????????.bin", f"{_MANIFESTS}*")
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _save_of(path: Path) -> int:
+    return int(path.name.split("-")[1][:8])
 
 
 def prune(folder: Path, newest: Manifest, before: Manifest | None) -> None:
     """Delete what neither of the two saves names: manifests first, so that none ever names a file that is gone."""
-    unnamed = leftovers(folder, [newest] if before is None else [newest, before])
+    named = newest.files() | (before.files() if before is not None else set())
+    unnamed = [path for path in _own_files(folder) if path.name not in named]
     for path in sorted(unnamed, key=lambda path: not path.name.startswith("manifest")):
         path.unlink()
     flush_folder(folder)

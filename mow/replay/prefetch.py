@@ -77,6 +77,7 @@ class Prefetcher:
         self._device = device if device is not None and device.type == "cuda" else None
         self._stream = torch.cuda.Stream(self._device) if self._device is not None else None
         self._pending: deque[_Pending] = deque()
+        self._spare: dict[tuple[int, int], list[TransitionBatch]] = {}  # given back, by (B, L)
         # One thread, so that batches are gathered in the order of publication; copies are parallel inside of it. The
         # executor ends it when it is shut down, when it is forgotten and when the process ends.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mow-prefetch")
@@ -93,12 +94,14 @@ class Prefetcher:
         if any(pending.request == request for pending in self._pending):
             raise ValueError(f"{request} is pending already: take it before it is published again")
         num_steps = self._buffer.num_steps
-        self._pending.append(_Pending(request, num_steps, self._thread.submit(self._gather, request, num_steps)))
+        spare = self._spare.get((request.num_sequences, request.length))
+        future = self._thread.submit(self._gather, request, num_steps, spare.pop() if spare else None)
+        self._pending.append(_Pending(request, num_steps, future))
         if len(self._pending) > self._depth:
             wait([self._pending[-1].batch])
 
     def take(self, request: Request) -> TransitionBatch:
-        """The batch that was published as `request`; it belongs to the caller from here on.
+        """The batch that was published as `request`; it belongs to the caller, who may give it back.
 
         Raises: ValueError if it was not published; what its gathering raised, with the traceback of the thread.
         """
@@ -126,6 +129,16 @@ class Prefetcher:
         batch = self.take(request)
         self.publish(request.following())
         return batch
+
+    def give_back(self, batch: TransitionBatch) -> None:
+        """Let a later batch be written over this one, which nobody may read from here on.
+
+        Fresh memory costs as much again as the copy into it. Where batches go to a GPU there is nothing to give back:
+        torch keeps the page-locked memory and the GPU's. Raises: ValueError for a batch on a GPU.
+        """
+        if batch.frame.device.type != "cpu":
+            raise ValueError(f"give_back takes batches in main memory, got one on {batch.frame.device}: just drop it")
+        self._spare.setdefault((batch.frame.shape[1], batch.frame.shape[2]), []).append(batch)
 
     def pending(self) -> Iterator[Request]:
         """What is published and not taken, oldest first."""
@@ -171,11 +184,11 @@ class Prefetcher:
     ) -> None:
         self.close()
 
-    def _gather(self, request: Request, num_steps: int) -> _Arrival:
+    def _gather(self, request: Request, num_steps: int, out: TransitionBatch | None) -> _Arrival:
         """On the thread. Looks at the buffer twice, as a step that was added meanwhile may have torn the windows."""
         self._check_still_at(num_steps, request)
         batch = self._buffer.sample(request.num_sequences, request.length, counter=request.counter,
-                                    stream=request.stream, pin=self._device is not None)
+                                    stream=request.stream, pin=self._device is not None, out=out)
         self._check_still_at(num_steps, request)
         if self._device is None or self._stream is None:
             return _Arrival(batch, None)

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from mow.replay.manifest import (
     Layout,
     Manifest,
     commit,
-    leftovers,
     next_save,
     prune,
     read_checked,
     read_manifests,
+    unfinished_bytes,
     write_durably,
 )
 from mow.replay.packed import BLOCK_STEPS, PackedStore
@@ -78,7 +77,7 @@ def load(folder: Path, buffer: ReplayBuffer, *, num_steps: int | None = None) ->
         read_checked(folder, file)
     buffer.reorder(manifest.rows)
     _fill(buffer, folder, manifest)
-    rest = sum(path.stat().st_size for path in leftovers(folder, [*read_manifests(folder)]))
+    rest = unfinished_bytes(folder)
     torn = f"; a later save was cut off after {rest:,} bytes, what it added is missing" if rest else ""
     logging.getLogger("mow").info("replay: %s steps per task from %s (save %d), later steps are not on the disk%s",
                                   f"{manifest.num_steps:,}", folder, manifest.save, torn)
@@ -167,11 +166,11 @@ def _base(buffer: ReplayBuffer, folder: Path) -> Manifest | None:
             return manifest
         other = manifest
     if other is not None:
-        raise ValueError(f"{folder} holds the replay of another run: step {other.num_steps - 1} there is not the one in "
-                         "this buffer: load it first, or save to another folder")
+        raise ValueError(f"{folder} holds the replay of another run: step {other.num_steps - 1} there is not the one "
+                         "in this buffer: load it first, or save to another folder")
     if ahead is not None:
-        raise ValueError(f"{folder} is at step {ahead.num_steps}, ahead of this buffer at step {buffer.num_steps}: load "
-                         "it first, or save to another folder")
+        raise ValueError(f"{folder} is at step {ahead.num_steps}, ahead of this buffer at step {buffer.num_steps}: "
+                         "load it first, or save to another folder")
     return None
 
 
@@ -218,7 +217,7 @@ def _parts(buffer: ReplayBuffer, first: int, end: int) -> Iterator[tuple[int, li
 
 
 def _view(array: NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _segment(blocks: list[list[Block]], columns: Sequence[NDArray[Any]]) -> list[bytes | memoryview]:

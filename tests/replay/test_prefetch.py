@@ -199,6 +199,21 @@ def test_requests_are_taken_by_name_in_any_order() -> None:
         assert [*prefetcher.pending()] == []
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_batch_given_back_is_written_over_and_no_other(depth: int) -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=depth) as prefetcher:
+        kept, spare = prefetcher.next(request(0)), prefetcher.next(request(1))
+        expected = bytes_of(kept)
+        prefetcher.give_back(spare)
+        prefetcher.publish(request(0, length=4))  # of another size: takes memory of its own
+        got = [prefetcher.next(request(counter)) for counter in (2, 3, 4)]
+        assert [batch.frame.data_ptr() == spare.frame.data_ptr() for batch in got] == [False, True, False]
+        assert [bytes_of(batch) for batch in got] == [sampled(buffer, request(counter)) for counter in (2, 3, 4)]
+        assert bytes_of(kept) == expected
+        assert bytes_of(prefetcher.take(request(0, length=4))) == sampled(buffer, request(0, length=4))
+
+
 def test_wrong_names_are_refused() -> None:
     with Prefetcher(make_buffer(), depth=1) as prefetcher:
         prefetcher.publish(request(0))
