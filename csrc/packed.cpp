@@ -9,6 +9,7 @@
 #include "check.h"
 #include "crc32c.h"
 #include "lz4.h"
+#include "stream_copy.h"
 #include "thread_pool.h"
 
 namespace mow {
@@ -16,6 +17,9 @@ namespace {
 
 // Below this, waking the pool takes longer than the work.
 constexpr int64_t kInlineBytes = 1 << 18;
+
+// A batch of this size would push all else out of the caches.
+constexpr int64_t kStreamBytes = 4 << 20;
 
 // A packed block must be smaller than this, or it is kept raw: unpacking would cost more than it saves.
 int64_t packed_limit(int64_t block_bytes) { return block_bytes * 9 / 10; }
@@ -144,37 +148,41 @@ PendingGather PackedStore::begin_gather(const WindowList& windows, std::byte* ou
   return {std::move(pieces), windows.num_windows, frame_bytes_};
 }
 
+PendingGather::PendingGather(std::vector<Piece> pieces, int64_t num_windows, int64_t frame_bytes)
+    : pieces_(std::move(pieces)), num_windows_(num_windows), block_bytes_(kBlockSteps * frame_bytes),
+      streams_(static_cast<int64_t>(pieces_.size()) * block_bytes_ >= kStreamBytes) {}
+
 // Writes one piece to its place; nullptr, or what is wrong with its block. Throws nothing, as it runs on the pool.
 const char* PendingGather::unpack(const Piece& piece) const {
   const StoredBlock& block = piece.slab->blocks[piece.row];
   const std::byte* stored = piece.slab->bytes.data() + block.offset;
-  const int num_bytes = static_cast<int>(block.num_bytes), all = static_cast<int>(block_bytes_);
-  const int before = static_cast<int>(piece.from) * (all / kBlockSteps);
-  const int wanted = static_cast<int>(piece.to - piece.from) * (all / kBlockSteps);
+  const int64_t frame_bytes = block_bytes_ / kBlockSteps, before = piece.from * frame_bytes;
+  const int needed = static_cast<int>(piece.to * frame_bytes);
   if (!checksum_fits(*piece.slab, block)) return kWrongChecksum;
-  if (num_bytes == all) {
-    std::memcpy(piece.out, stored + before, wanted);
-    return nullptr;
+  const int num_bytes = static_cast<int>(block.num_bytes), all = static_cast<int>(block_bytes_);
+  const std::byte* frames = stored;
+  if (num_bytes != all) {
+    if (piece.from == 0 && needed == all) {
+      return lz4().decompress(chars(stored), chars(piece.out), num_bytes, all) == all ? nullptr : kNoBlock;
+    }
+    // The frames before `from` have no place in the batch, but the ones after cannot be unpacked without them: all go
+    // to a block in the cache, and leave it once.
+    thread_local std::unique_ptr<std::byte[]> cached;
+    thread_local int room = 0;
+    if (room < all) {
+      cached.reset(new (std::nothrow) std::byte[all]);
+      room = cached == nullptr ? 0 : all;
+      if (room == 0) return kNoMemory;
+    }
+    const int got = lz4().decompress_first(chars(stored), chars(cached.get()), num_bytes, needed, needed);
+    if (got != needed) return kNoBlock;
+    frames = cached.get();
   }
-  if (wanted == all) {
-    return lz4().decompress(chars(stored), chars(piece.out), num_bytes, all) == all ? nullptr : kNoBlock;
+  if (streams_) {
+    stream_copy(piece.out, frames + before, needed - before);
+  } else {
+    std::memcpy(piece.out, frames + before, needed - before);
   }
-  if (before == 0) {
-    const int got = lz4().decompress_first(chars(stored), chars(piece.out), num_bytes, wanted, wanted);
-    return got == wanted ? nullptr : kNoBlock;
-  }
-  // The frames before `from` are needed to unpack those after it, and have no place in `out`.
-  thread_local std::unique_ptr<std::byte[]> whole;
-  thread_local int room = 0;
-  const int needed = before + wanted;
-  if (room < needed) {
-    whole.reset(new (std::nothrow) std::byte[all]);
-    room = whole == nullptr ? 0 : all;
-    if (room == 0) return kNoMemory;
-  }
-  const int got = lz4().decompress_first(chars(stored), chars(whole.get()), num_bytes, needed, needed);
-  if (got != needed) return kNoBlock;
-  std::memcpy(piece.out, whole.get() + before, wanted);
   return nullptr;
 }
 

@@ -57,8 +57,7 @@ struct Piece {
 // A gather whose windows are fixed: it holds all that it needs, whatever the writer does meanwhile.
 class PendingGather {
  public:
-  PendingGather(std::vector<Piece> pieces, int64_t num_windows, int64_t frame_bytes)
-      : pieces_(std::move(pieces)), num_windows_(num_windows), block_bytes_(kBlockSteps * frame_bytes) {}
+  PendingGather(std::vector<Piece> pieces, int64_t num_windows, int64_t frame_bytes);
 
   // Checks and unpacks all pieces into their places, on the thread pool.
   void finish() const;
@@ -68,6 +67,7 @@ class PendingGather {
 
   std::vector<Piece> pieces_;
   int64_t num_windows_, block_bytes_;
+  bool streams_;  // past the caches
 };
 
 // One writer and any number of readers may run at once. Blocks that fail their checksum are std::runtime_error with
