@@ -15,7 +15,7 @@
 
 namespace {
 
-constexpr int64_t kRows = 3, kCapacity = 50, kFrameBytes = 8 * 8 * 3 * 64, kLength = 20, kWindows = 6;
+constexpr int64_t kRows = 3, kCapacity = 50, kFrameBytes = 8 * 8 * 3 * 64, kLength = 20, kWindows = 9;
 
 // Row and step, then bytes that follow from them: every fifth block is noise, so that it stays raw.
 void write_frame(std::byte* frame, int64_t row, int64_t step) {
