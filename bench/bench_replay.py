@@ -1,5 +1,6 @@
 """How near is replay to a plain copy of the same bytes?
 
+    python -m bench -k replay -s                                          prints a table of its own per batch
     python -m bench -k replay --benchmark-json=run.json;  python -m bench.render run.json
 
 Windows of frames for a batch of the world model (26 x 16 x 64) and one of contexts (26 x 39 x 8), drawn from 26 games.
@@ -8,7 +9,8 @@ blocks of memory in use (the bound), torch, NumPy, and torchrl, cpprb and tiansh
 fields" is the whole ReplayBuffer.sample: draw, frames and columns, into a given batch. Adding is timed in turns of
 eight steps, so that each has one block to pack.
 
-Host memory is measured by the CPU's clock on every machine. With a GPU the gather there is timed too.
+Host memory is measured by the CPU's clock on every machine, and the floor is the flat copy, in the same rounds as all
+others. With a GPU the gather there is timed too.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from mow.replay.store_choice import StoreKind
 _ROUNDS = 9
 _ACTIONS = 18
 _BLOCK_STEPS = 8
+_BOUND = "flat copy, torch"
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,11 @@ def on_the_host(race: Race) -> Race:
     num_threads = min(4, os.cpu_count() or 1)
     torch.set_num_threads(num_threads)
     set_num_threads(num_threads)
-    ceilings = race.ceilings
-    if race.device.kind != "cpu":
-        device = CpuDevice()
-        race = dataclasses.replace(race, device=device, ceilings=measure_ceilings(device))
-    return dataclasses.replace(race, ceilings=ceilings, rounds=min(race.rounds, _ROUNDS))
+    rounds = min(race.rounds, _ROUNDS)
+    if race.device.kind == "cpu":
+        return dataclasses.replace(race, rounds=rounds)
+    device = CpuDevice()
+    return dataclasses.replace(race, device=device, ceilings=measure_ceilings(device), rounds=rounds)
 
 
 def make_windows(shape: WindowShape) -> Inputs:
@@ -144,7 +147,6 @@ def test_windows(race: Race, shape: WindowShape) -> None:
     out = np.empty((shape.K, shape.B, shape.L, *frames.shape[2:]), dtype=np.uint8)
     subject, *others = (stores := stores_of(recorded, shape, out)).items()
     peers, missing = make_peers(frames, out)
-    note(race, recorded, {"subject": subject[0], "not_installed": missing})
     race.run(
         subject[1],
         {**{name: stores[name] for name, _ in others}, **peers},
@@ -152,15 +154,39 @@ def test_windows(race: Race, shape: WindowShape) -> None:
         check=partial(check_windows, frames, out),
         work=Work(0.0, 2.0 * out.nbytes),
     )
+    note(race, recorded, subject[0], not_installed=missing)
+    print(table(f"{shape}: {out.nbytes / 1e6:.0f} MB of frames", race.benchmark.extra_info, out.nbytes))
 
 
-def note(race: Race, recorded: Recorded, more: dict[str, Any]) -> None:
+def note(race: Race, recorded: Recorded, subject: str, **more: Any) -> None:
     """What the numbers stand on."""
-    ratio = {kind: round(buffer.store.ratio, 2) for kind, buffer in recorded.buffers.items()}
-    held = {kind: buffer.store.memory_bytes for kind, buffer in recorded.buffers.items()}
-    threads = torch.get_num_threads()
-    race.benchmark.extra_info.update(frames=recorded.source, ratio=ratio, store_bytes=held, copying_threads=threads)
-    race.benchmark.extra_info.update(more)
+    race.benchmark.extra_info.update(
+        backend=subject,
+        frames=recorded.source,
+        ratio={kind: round(buffer.store.ratio, 2) for kind, buffer in recorded.buffers.items()},
+        store_bytes={kind: buffer.store.memory_bytes for kind, buffer in recorded.buffers.items()},
+        copying_threads=torch.get_num_threads(),
+        **more,
+    )
+    peers = race.benchmark.extra_info.get("peers", {})
+    if _BOUND in peers:
+        floor = peers[_BOUND]["median_us"]
+        race.benchmark.extra_info.update(floor_us=floor, floor_share=floor / race.benchmark.extra_info["median_us"])
+
+
+def table(title: str, info: dict[str, Any], num_bytes: int) -> str:
+    """All contestants, fastest first, with their share of the flat copy; empty where nothing was timed."""
+    if "peers" not in info:
+        return ""
+    micros = {info["backend"]: info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
+    bound = micros.get(_BOUND)
+    lines = [f"\n{title}; {info['frames']}; packed {info['ratio'].get('packed', 'nothing')}x; "
+             f"{info['copying_threads']} threads; {info['numbers']}"]
+    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
+        share = f"{bound / micro:7.0%} of the flat copy" if bound else ""
+        lines.append(f"{name:28}{micro / 1e3:9.2f} ms {num_bytes / micro / 1e3:7.1f} GB/s{share}")
+    lines += [f"{name:28}not installed: {reason}" for name, reason in info.get("not_installed", {}).items()]
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
@@ -185,8 +211,8 @@ def test_add(race: Race, shape: WindowShape) -> None:
         added = frames[:, inputs[0] : inputs[0] + _BLOCK_STEPS]
         assert (newest[:, 0] == added).all(), "the newest frames are not those that were added"
 
+    num_frames = shape.K * _BLOCK_STEPS
     (kind, subject), *others = ((kind, adder(fresh(recorded, kind))) for kind in recorded.buffers)
-    note(race, recorded, {"subject": kind, "frames_per_turn": shape.K * _BLOCK_STEPS})
     race.run(
         subject,
         dict(others),
@@ -194,6 +220,12 @@ def test_add(race: Race, shape: WindowShape) -> None:
         check=check,
         work=Work(0.0, 2.0 * _BLOCK_STEPS * frames[:, 0].nbytes),
     )
+    note(race, recorded, kind, frames_per_turn=num_frames)
+    info = race.benchmark.extra_info
+    print(table(f"add, {num_frames} frames a turn", info, num_frames * frames[0, 0].nbytes))
+    if "median_us" in info:
+        info["us_per_frame"] = info["median_us"] / num_frames
+        print(f"{info['us_per_frame']:.1f} us per frame for {kind}")
 
 
 def fresh(recorded: Recorded, kind: str) -> ReplayBuffer:

@@ -53,7 +53,7 @@ def run(test: Callable[..., None]) -> dict[str, Any]:
 @pytest.mark.parametrize("test", [bench_replay.test_windows, bench_replay.test_add])
 def test_every_contestant_passes_its_check(test: Callable[..., None]) -> None:
     info = run(test)
-    assert info["subject"] == ("raw" if why_not_packed() else "packed")
+    assert info["backend"] == ("raw" if why_not_packed() else "packed")
     assert info["frames"] == "synthetic sprites (ale_py is missing), 2 x 32 frames"
     assert info["ratio"]["raw"] == 1.0
 
@@ -73,6 +73,23 @@ def test_a_store_that_is_wrong_in_one_byte_is_not_timed(store: type, monkeypatch
     for test, complaint in complaints.items():
         with pytest.raises(AssertionError, match=f"is wrong, so nothing is timed: .*{complaint}"):
             run(test)
+
+
+def test_the_table_by_hand() -> None:
+    info = {
+        "backend": "packed", "median_us": 2000.0, "frames": "sprites", "ratio": {"packed": 7.5, "raw": 1.0},
+        "copying_threads": 2, "numbers": "CPU numbers", "not_installed": {"cpprb": "No module named 'cpprb'"},
+        "peers": {"flat copy, torch": {"median_us": 1000.0}, "raw": {"median_us": 1250.0}},
+    }  # fmt: skip
+    assert bench_replay.table("a batch", info, 5_000_000).splitlines() == [
+        "",
+        "a batch; sprites; packed 7.5x; 2 threads; CPU numbers",
+        "flat copy, torch                 1.00 ms     5.0 GB/s   100% of the flat copy",
+        "raw                              1.25 ms     4.0 GB/s    80% of the flat copy",
+        "packed                           2.00 ms     2.5 GB/s    50% of the flat copy",
+        "cpprb                       not installed: No module named 'cpprb'",
+    ]
+    assert bench_replay.table("a batch", {}, 1) == ""
 
 
 def test_what_a_peer_drew_is_checked() -> None:
