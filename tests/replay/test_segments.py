@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mow.replay import ReplayBuffer, lz4, manifest
 from mow.replay.manifest import read_manifests
 from mow.replay.packed import why_not_packed
+from mow.replay.prefetch import Prefetcher, Request
 from mow.replay.segments import load, save
 
 TASKS, CAPACITY, FRAME, ACTIONS = 2, 40, (4, 6, 3), 3
@@ -225,6 +226,32 @@ def test_lz4_refuses_what_it_did_not_pack() -> None:
     for damaged, num_bytes in ((packed, 999), (packed, 1001), (packed[:-3], 1000)):
         with pytest.raises(ValueError, match=f"expected LZ4 of {num_bytes} bytes, got what unpacks to"):
             lz4.unpack(damaged, num_bytes)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_draws_what_the_uninterrupted_one_drew(tmp_path: Path, kind: Kind, depth: int) -> None:
+    """Batches published before the save are published again after it; the other run prefetches one batch ahead."""
+
+    def updates(buffer: ReplayBuffer, prefetcher: Prefetcher, first: int, end: int) -> list[bytes]:
+        batches = []
+        for update in range(first, end):
+            with prefetcher.writing():
+                add(buffer, 1)
+            batches.append(prefetcher.next(Request(4, 6, update, 0)).frame.numpy().tobytes())
+        return batches
+
+    buffer = make_buffer(kind, 30)
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        updates(buffer, prefetcher, 0, 20)
+        save(buffer, tmp_path)
+        saved = prefetcher.saved()
+        expected = updates(buffer, prefetcher, 20, 40)
+    back = loaded(tmp_path, kind)
+    with Prefetcher(back, depth=depth) as prefetcher:
+        for request in saved:
+            prefetcher.publish(request)
+        assert updates(back, prefetcher, 20, 40) == expected
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
