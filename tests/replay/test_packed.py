@@ -129,6 +129,22 @@ def test_the_number_of_threads_changes_no_byte() -> None:
     assert held[0][0] == np.stack([*sprites(300, 6)], axis=1).tobytes()
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 3), (19, 23, 3)])  # the second at addresses that divide by nothing
+@pytest.mark.parametrize("frames", [sprites, noise])
+def test_large_batches_equal_the_raw_store(frames: Any, shape: tuple[int, int, int]) -> None:
+    """8 MB at least of windows that begin and end within blocks: parts of blocks go past the caches."""
+    stores = PackedStore(3, 100, shape), RawStore(3, 100, shape)
+    for frame in frames(150, 3, shape):
+        for store in stores:
+            store.append(frame)
+    first = np.random.default_rng(2).integers(50, 150 - 21 + 1, (3, 100))
+    out = [np.full((3, 100, 21, *shape), fill, dtype=np.uint8) for fill in (0, 1)]  # a place not written differs
+    for store, windows in zip(stores, out, strict=True):
+        store.gather(np.array([1, 2, 0]), first, 21, windows)
+    assert out[0].nbytes > 8e6
+    assert np.array_equal(out[0], out[1])
+
+
 @pytest.mark.parametrize("frames", [sprites, noise])
 def test_a_damaged_block_is_an_error_that_names_task_and_steps(frames: Any) -> None:
     store = filled(frames(60, 3), 3, 60)
