@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -158,7 +159,7 @@ void finish_gather(const PendingFrames& pending) {
 
 BlockTuple block_of(const PackedStore& store, int64_t row, int64_t number) {
   const LooseBlock block = store.block(row, number);
-  return {py::bytes(block.bytes), block.is_raw, block.crc};
+  return {py::bytes(block.bytes.data(), block.bytes.size()), block.is_raw, block.crc};
 }
 
 Frames open_frames_of(const PackedStore& store, int64_t row) {
@@ -175,7 +176,7 @@ void restore_store(PackedStore& store, int64_t num_steps, int64_t first_block,
   check_frames("open_frames", {store.num_rows(), num_steps % kBlockSteps}, store, open_frames);
   std::vector<std::vector<LooseBlock>> loose(blocks.size());
   for (size_t row = 0; row < blocks.size(); ++row) {
-    for (const auto& [bytes, is_raw, crc] : blocks[row]) loose[row].push_back({std::string(bytes), is_raw, crc});
+    for (const auto& [bytes, is_raw, crc] : blocks[row]) loose[row].push_back({std::string_view(bytes), is_raw, crc, nullptr});
   }
   const std::byte* data = bytes_of(open_frames);
   py::gil_scoped_release unlocked;
@@ -183,7 +184,7 @@ void restore_store(PackedStore& store, int64_t num_steps, int64_t first_block,
 }
 
 uint32_t crc32c_of(const py::bytes& bytes, bool by_table) {
-  const std::string text = bytes;
+  const std::string_view text = bytes;
   const auto* data = reinterpret_cast<const std::byte*>(text.data());
   return by_table ? crc32c_by_table(data, text.size()) : crc32c(data, text.size());
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <string>
 
 #include "check.h"
 #include "crc32c.h"
@@ -242,8 +243,8 @@ LooseBlock PackedStore::block(int64_t row, int64_t number) const {
   const std::shared_ptr<const Slab> held = slab(row, number);
   const StoredBlock& block = held->blocks[row];
   if (!checksum_fits(*held, block)) throw_corrupt("row " + std::to_string(row), number * kBlockSteps, kWrongChecksum);
-  return {std::string(chars(held->bytes.data() + block.offset), block.num_bytes), block.num_bytes == block_bytes(),
-          block.crc};
+  return {std::string_view(chars(held->bytes.data() + block.offset), block.num_bytes),
+          block.num_bytes == block_bytes(), block.crc, held};
 }
 
 std::vector<std::byte> PackedStore::open_frames(int64_t row) const {

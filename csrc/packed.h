@@ -13,7 +13,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -33,11 +33,13 @@ struct Slab {
   std::vector<std::byte> bytes;
 };
 
-// A block on its way in or out, for keeping it in a file.
+// A block on its way in or out, for keeping it in a file. Nothing is copied: on the way out `owner` keeps the bytes
+// alive, on the way in the caller does.
 struct LooseBlock {
-  std::string bytes;
+  std::string_view bytes;
   bool is_raw;
   uint32_t crc;
+  std::shared_ptr<const Slab> owner;
 };
 
 // Windows to gather: b of task k starts at step first[k, b] of row rows[k].
