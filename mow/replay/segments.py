@@ -18,6 +18,7 @@ from mow.replay.manifest import (
     Layout,
     Manifest,
     commit,
+    flush_folder,
     next_save,
     prune,
     read_checked,
@@ -39,13 +40,16 @@ Block = tuple[bytes, bool, int]
 def save(buffer: ReplayBuffer, folder: Path) -> int:
     """Make `folder` hold what the buffer holds now; only what the last save into it lacks is written.
 
-    Killed at any moment, the folder holds this save or the one before it. On a full disk it holds the one before.
+    Killed at any moment, the folder holds this save or the one before it. On a full disk it holds the one before. Call
+    it on the thread that adds steps, and from one process per folder; other threads may sample meanwhile.
 
     Returns: bytes written.
     Raises: ValueError if the folder holds the replay of another run, layout or version, or is ahead of the buffer;
         OSError if the disk does not take it all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        flush_folder(folder.parent)
     base = _base(buffer, folder)
     number = next_save(folder)
     try:

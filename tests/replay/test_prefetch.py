@@ -12,14 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
-from mow.replay import ReplayBuffer, build_info, set_num_threads
+from mow.replay import ReplayBuffer, set_num_threads
+from mow.replay.packed import why_not_packed
 from mow.replay.prefetch import Prefetcher, Request
+from mow.replay.store_choice import StoreKind
 
 TASKS, CAPACITY, FRAME, ACTIONS = 2, 24, (4, 6, 3), 3
+needs_packed = pytest.mark.skipif(bool(why_not_packed()), reason=f"frames cannot be packed: {why_not_packed()}")
 
 
-def make_buffer(num_steps: int = 20) -> ReplayBuffer:
-    buffer = ReplayBuffer(TASKS, CAPACITY, FRAME, ACTIONS, seed=5)
+def make_buffer(num_steps: int = 20, store: StoreKind = "raw") -> ReplayBuffer:
+    buffer = ReplayBuffer(TASKS, CAPACITY, FRAME, ACTIONS, seed=5, store=store)
     for index in range(num_steps):
         buffer.add(**step_of(index))
     return buffer
@@ -74,9 +77,9 @@ class SlowBuffer(ReplayBuffer):
         return super().sample(*args, **options)
 
 
-def run(depth: int, num_updates: int = 40) -> list[bytes]:
+def run(depth: int, store: StoreKind = "raw", num_updates: int = 40) -> list[bytes]:
     """A loop with two streams of other rhythms; the ring wraps on the way."""
-    buffer = make_buffer(20)
+    buffer = make_buffer(20, store)
     seen, contexts = [], 0
     with Prefetcher(buffer, depth=depth) as prefetcher:
         for update in range(num_updates):
@@ -95,8 +98,8 @@ def test_bytes_do_not_depend_on_depth() -> None:
     assert run(4) == expected
 
 
-@pytest.mark.skipif(not build_info()["compiled"], reason="mow._C is not built")
-def test_bytes_do_not_depend_on_the_number_of_copying_threads() -> None:
+@needs_packed
+def test_bytes_depend_neither_on_the_store_nor_on_the_number_of_copying_threads() -> None:
     expected = run(1)
     from mow import _C
 
@@ -104,7 +107,7 @@ def test_bytes_do_not_depend_on_the_number_of_copying_threads() -> None:
     try:
         for num_threads in (1, 2):
             set_num_threads(num_threads)
-            assert run(1) == expected
+            assert [run(depth, "packed") for depth in (0, 1, 4)] == 3 * [expected]
     finally:
         set_num_threads(before)
 

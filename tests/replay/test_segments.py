@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mow.replay import ReplayBuffer, lz4, manifest
+from mow.replay import ReplayBuffer, lz4, manifest, segments
 from mow.replay.manifest import read_manifests
 from mow.replay.packed import why_not_packed
 from mow.replay.prefetch import Prefetcher, Request
@@ -122,16 +122,15 @@ def test_the_files_of_a_save_by_hand(tmp_path: Path) -> None:
     assert [path.name for path in new] == ["blocks-00000002-0000.bin", "manifest-00000002.json", "open-00000002.bin"]
     assert num_bytes == sum(path.stat().st_size for path in new)
     assert (tmp_path / "blocks-00000001-0000.bin").read_bytes() == first
-    segments = next(read_manifests(tmp_path)).segments
-    assert [(segment.first_block, segment.end_block) for segment in segments] == [(0, 2), (2, 3)]
+    found = next(read_manifests(tmp_path)).segments
+    assert [(segment.first_block, segment.end_block) for segment in found] == [(0, 2), (2, 3)]
 
 
 def test_large_saves_are_cut_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mow.replay.segments._SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(segments, "_SEGMENT_BYTES", 1000)
     buffer = make_buffer("raw", 40)
     save(buffer, tmp_path)
-    segments = next(read_manifests(tmp_path)).segments
-    assert len(segments) > 1
+    assert len(next(read_manifests(tmp_path)).segments) > 1
     assert held(loaded(tmp_path)) == held(buffer)
 
 
@@ -213,6 +212,15 @@ def test_a_save_without_liblz4(
     monkeypatch.setattr(lz4, "_library", lambda: None)
     with pytest.raises(ImportError, match="saved replay was packed with LZ4, and liblz4 is missing here: install it"):
         load(packed, make_buffer())
+
+
+@needs_packed
+def test_what_was_saved_without_the_extension_can_be_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = make_buffer("raw", 20)
+    monkeypatch.setattr(segments, "build_info", lambda: {"compiled": False})
+    save(buffer, tmp_path)
+    monkeypatch.undo()
+    assert held(loaded(tmp_path, "packed")) == held(buffer)
 
 
 def test_lz4_refuses_what_it_did_not_pack() -> None:
