@@ -179,7 +179,8 @@ class ReplayBuffer:
         frames all of it is done here. Arguments and errors are those of sample.
         """
         num_tasks = len(self._rows)
-        batch = self._check_out(num_sequences, length, out) if out is not None else None
+        if out is not None:
+            self._check_out(num_sequences, length, out)
         if pin and not torch.cuda.is_available():
             raise ValueError("pin=True needs a CUDA device, got none: sample with pin=False")
         if pin and out is not None:
@@ -188,12 +189,7 @@ class ReplayBuffer:
             head = np.full(num_tasks, self.num_steps % self._capacity, dtype=np.int64)
             start = draw_windows(self._seed, counter, stream, self.size, head, self._capacity, num_sequences, length,
                                  backend=self._backend)  # [K, B]
-            if batch is None:
-                batch = TransitionBatch(**{
-                    name: torch.empty((num_tasks, num_sequences, length, *self._step_shapes[name]), dtype=dtype,
-                                      pin_memory=pin)
-                    for name, dtype in FIELD_DTYPES.items()
-                })
+            batch = self._new_batch(num_sequences, length, pin) if out is None else out
             oldest = max(self.num_steps - self._capacity, 0)
             first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps
             finish_frames = self._frames.begin_gather(self._rows, first, length, batch.frame.numpy())
@@ -255,7 +251,17 @@ class ReplayBuffer:
                 raise ValueError(f"{name} of task {task}: expected finite numbers, got {step[name][task].tolist()} at "
                                  f"step {self.num_steps}: look for the cause in its environment or policy")
 
-    def _check_out(self, num_sequences: int, length: int, out: TransitionBatch) -> TransitionBatch:
+    def _new_batch(self, num_sequences: int, length: int, pin: bool) -> TransitionBatch:
+        shapes = {name: (len(self._rows), num_sequences, length, *shape) for name, shape in self._step_shapes.items()}
+        if pin:
+            return TransitionBatch(**{n: torch.empty(shapes[n], dtype=d, pin_memory=True)
+                                      for n, d in FIELD_DTYPES.items()})
+        # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, which for
+        # small pages takes several times as long as the copy itself; with `out` there is no first touch.
+        return TransitionBatch(**{n: torch.from_numpy(np.empty(shapes[n], _numpy_dtype(d)))
+                                  for n, d in FIELD_DTYPES.items()})
+
+    def _check_out(self, num_sequences: int, length: int, out: TransitionBatch) -> None:
         for field in fields(out):
             tensor, dtype = getattr(out, field.name), FIELD_DTYPES[field.name]
             expected = (len(self._rows), num_sequences, length, *self._step_shapes[field.name])
@@ -265,4 +271,3 @@ class ReplayBuffer:
             if not tensor.is_contiguous():
                 raise ValueError(f"out.{field.name}: expected a contiguous tensor, got strides {tensor.stride()}: pass "
                                  "whole tensors, not slices")
-        return out
