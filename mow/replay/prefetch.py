@@ -91,7 +91,7 @@ class Prefetcher:
         """
         if self._closed:
             raise ValueError(f"publish of {request} after close(): make a new Prefetcher")
-        if any(pending.request == request for pending in self._pending):
+        if request in self.pending():
             raise ValueError(f"{request} is pending already: take it before it is published again")
         num_steps = self._buffer.num_steps
         spare = self._spare.get((request.num_sequences, request.length))
@@ -122,12 +122,13 @@ class Prefetcher:
         """Take `request`, published now if it was not, then publish the one that follows it in its stream.
 
         Called once per update, before it trains, this draws the batch of update t from the state at update t - 1 and
-        gathers it while that update trains.
+        gathers it while that update trains. A batch that is published and never taken stays pending until discard().
         """
-        if all(pending.request != request for pending in self._pending):
+        if request not in self.pending():
             self.publish(request)
         batch = self.take(request)
-        self.publish(request.following())
+        if request.following() not in self.pending():
+            self.publish(request.following())
         return batch
 
     def give_back(self, batch: TransitionBatch) -> None:

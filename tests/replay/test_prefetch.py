@@ -201,6 +201,19 @@ def test_requests_are_taken_by_name_in_any_order() -> None:
         assert [*prefetcher.pending()] == []
 
 
+def test_next_keeps_what_was_published_ahead() -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=4) as prefetcher:
+        prefetcher.publish(request(0))
+        prefetcher.publish(request(1))
+        expected = sampled(buffer, request(1))
+        with prefetcher.writing():
+            buffer.add(**step_of(20))
+        prefetcher.next(request(0))
+        assert bytes_of(prefetcher.next(request(1))) == expected
+        assert [*prefetcher.pending()] == [request(2)]
+
+
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_batch_given_back_is_written_over_and_no_other(depth: int) -> None:
     buffer = make_buffer()
