@@ -221,7 +221,7 @@ std::vector<uint32_t> philox_words(uint32_t x, uint32_t y, uint32_t z, uint32_t 
 
 PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   using py::arg;
-  module.doc() = "Draws and copies replay windows; the doors are in mow.replay.sampler.";
+  module.doc() = "Draws and copies replay windows, and packs frames; the doors are in mow.replay.";
   module.attr("with_cuda") = static_cast<bool>(MOW_WITH_CUDA);
   module.attr("cuda_archs") = MOW_CUDA_ARCHS;
   module.attr("nvcc_version") = MOW_NVCC_VERSION;

@@ -1,4 +1,4 @@
-"""What csrc/bindings.cpp exports. Call it through mow.replay.sampler, which checks and explains."""
+"""What csrc/bindings.cpp exports. Call it through mow.replay.sampler and .packed, which check and explain."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,6 @@
 """What K tasks saw and did, in rings of `capacity` steps, and batches of windows drawn from them."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
 from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
-from mow.replay.store_choice import StoreKind, make_store
+from mow.replay.store_choice import StoreKind, free_memory, make_store
 from mow.replay.stores import FrameStore
+
+# How many steps lie between two looks at the size to come.
+STEPS_PER_LOOK = 1_000
 
 # The fields of TransitionBatch, in their order, and how a step of each is stored.
 FIELD_DTYPES: dict[str, torch.dtype] = {
@@ -70,7 +74,9 @@ class ReplayBuffer:
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0 to {2**64 - 1}, got {seed}")
         takes_compiled(backend)  # an impossible backend is an error now, not at the first sample
-        self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=free_bytes)
+        self._free_bytes = free_memory() if free_bytes is None else free_bytes  # before the first step
+        self._has_warned = False
+        self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=self._free_bytes)
         self._step_shapes: dict[str, tuple[int, ...]] = {
             name: {"frame": tuple(frame_shape), "action": (action_size,)}.get(name, ()) for name in FIELD_DTYPES
         }
@@ -137,6 +143,8 @@ class ReplayBuffer:
             for name, value in columns.items():
                 self._columns[name][self._rows, head] = value
             self._frames.append(frame[np.argsort(self._rows)] if self._is_reordered else frame)
+        if self.num_steps % STEPS_PER_LOOK == 0:
+            self._warn_of_too_little_memory()
 
     def sample(
         self,
@@ -231,6 +239,14 @@ class ReplayBuffer:
         """[K] ring row of each task."""
         return self._rows.copy()
 
+    def _warn_of_too_little_memory(self) -> None:
+        """Once, as soon as it shows: how far frames can be packed is known only when they come."""
+        if self.memory_bytes > self._free_bytes and not self._has_warned:
+            self._has_warned = True
+            logging.getLogger("mow").warning(
+                "%s, but %.2f GB was free before its first step: lower the number of steps or tasks, or take a machine "
+                "with more memory", self.describe(), self._free_bytes / 1e9)
+
     # Checks ---------------------------------------------------------------------------------------------------------
 
     @property
@@ -256,8 +272,8 @@ class ReplayBuffer:
         if pin:
             return TransitionBatch(**{n: torch.empty(shapes[n], dtype=d, pin_memory=True)
                                       for n, d in FIELD_DTYPES.items()})
-        # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, which for
-        # small pages takes several times as long as the copy itself; with `out` there is no first touch.
+        # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, and for
+        # small pages that takes several times as long as the copy itself; with `out` there is no first touch.
         return TransitionBatch(**{n: torch.from_numpy(np.empty(shapes[n], _numpy_dtype(d)))
                                   for n, d in FIELD_DTYPES.items()})
 

@@ -95,3 +95,24 @@ def test_the_buffer_tells_what_it_holds_and_will_take() -> None:
     assert raw.memory_bytes == RAW_BYTES + column_bytes
     assert raw.describe() == ("replay (raw): 0 of 1,000 steps of 2 tasks in 0.00 GB, frames packed 1.0x, 0.02 GB once "
                               "full")
+
+
+@needs_packing
+@pytest.mark.parametrize("noise", [False, True])
+def test_frames_that_cannot_be_packed_are_said_once_when_they_will_not_fit(
+    noise: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """6.1 MB of raw frames to come, 2 MB free; the warning comes at step 1,000 of 8,000, long before they are taken."""
+    buffer = ReplayBuffer(1, 8_000, (16, 16, 3), 1, seed=0, store="packed", free_bytes=2_000_000)
+    random, flags = np.random.default_rng(0), np.zeros(1, dtype=np.bool_)
+    for _ in range(3_000):
+        frame = np.zeros((1, 16, 16, 3), dtype=np.uint8)
+        if noise:
+            frame = random.integers(0, 256, frame.shape, dtype=np.uint8)
+        buffer.add(frame, np.zeros((1, 1), np.float32), np.zeros(1, np.float32), flags, flags, flags)
+    said = [record.message for record in caplog.records if record.name == "mow"]
+    assert len(said) == noise
+    if noise:
+        assert said[0].startswith("replay (packed): 1,000 of 8,000 steps of 1 tasks in 0.00 GB, frames packed 1.0x, ")
+        assert said[0].endswith("0.01 GB once full, but 0.00 GB was free before its first step: lower the number of "
+                                "steps or tasks, or take a machine with more memory")
