@@ -3,11 +3,18 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "check.h"
+#include "crc32c.h"
+#include "lz4.h"
 #include "mow_config.h"  // written by setup.py: what was built and why
+#include "packed.h"
 #include "philox.h"
 #include "replay.h"
 #include "thread_pool.h"
@@ -18,6 +25,9 @@ namespace mow {
 namespace {
 
 using Int64Array = py::array_t<int64_t, py::array::c_style>;
+using Frames = py::array_t<uint8_t, py::array::c_style>;
+// (stored bytes, whether they are raw, their CRC32C)
+using BlockTuple = std::tuple<py::bytes, bool, uint32_t>;
 
 Shape shape_of(const py::array& array) { return Shape(array.shape(), array.shape() + array.ndim()); }
 
@@ -106,6 +116,101 @@ void set_num_threads(int num_threads) {
   ThreadPool::shared().resize(num_threads);
 }
 
+// Frames reach the store as [..., frame_bytes]: their height and width are the door's business.
+void check_frames(const std::string& name, const Shape& leading, const PackedStore& store, const py::array& frames) {
+  Shape expected = leading;
+  expected.push_back(store.frame_bytes());
+  check_shape(name, expected, shape_of(frames));
+}
+
+const std::byte* bytes_of(const Frames& frames) { return reinterpret_cast<const std::byte*>(frames.data()); }
+
+void append_frames(PackedStore& store, const Frames& frames) {
+  check_frames("frames", {store.num_rows()}, store, frames);
+  const std::byte* data = bytes_of(frames);
+  py::gil_scoped_release unlocked;
+  store.append(data);
+}
+
+// A PendingGather and the array that it writes to.
+struct PendingFrames {
+  PendingGather gather;
+  Frames out;
+};
+
+PendingFrames begin_gather(const PackedStore& store, const Int64Array& rows, const Int64Array& first, int64_t length,
+                           Frames& out) {
+  check(first.ndim() == 2, "first", "shape [K, B]", shape_text(shape_of(first)));
+  check_shape("rows", {first.shape(0)}, shape_of(rows));
+  check_frames("out", {first.shape(0), first.shape(1), length}, store, out);
+  const WindowList windows{rows.data(), first.data(), first.shape(0), first.shape(1), length};
+  auto* data = reinterpret_cast<std::byte*>(out.mutable_data());
+  const auto begin = [&] {
+    py::gil_scoped_release unlocked;
+    return store.begin_gather(windows, data);
+  };
+  return {begin(), out};
+}
+
+void finish_gather(const PendingFrames& pending) {
+  py::gil_scoped_release unlocked;
+  pending.gather.finish();
+}
+
+BlockTuple block_of(const PackedStore& store, int64_t row, int64_t number) {
+  const LooseBlock block = store.block(row, number);
+  return {py::bytes(block.bytes.data(), block.bytes.size()), block.is_raw, block.crc};
+}
+
+Frames open_frames_of(const PackedStore& store, int64_t row) {
+  const std::vector<std::byte> frames = store.open_frames(row);
+  const py::ssize_t frame_bytes = store.frame_bytes();
+  Frames array({static_cast<py::ssize_t>(frames.size()) / frame_bytes, frame_bytes});
+  std::copy(frames.begin(), frames.end(), reinterpret_cast<std::byte*>(array.mutable_data()));
+  return array;
+}
+
+void restore_store(PackedStore& store, int64_t num_steps, int64_t first_block,
+                   const std::vector<std::vector<BlockTuple>>& blocks, const Frames& open_frames) {
+  check_at_least("num_steps", 0, num_steps);
+  check_frames("open_frames", {store.num_rows(), num_steps % kBlockSteps}, store, open_frames);
+  std::vector<std::vector<LooseBlock>> loose(blocks.size());
+  for (size_t row = 0; row < blocks.size(); ++row) {
+    for (const auto& [bytes, is_raw, crc] : blocks[row]) loose[row].push_back({std::string_view(bytes), is_raw, crc, nullptr});
+  }
+  const std::byte* data = bytes_of(open_frames);
+  py::gil_scoped_release unlocked;
+  store.restore(num_steps, first_block, loose, data);
+}
+
+uint32_t crc32c_of(const py::bytes& bytes, bool by_table) {
+  const std::string_view text = bytes;
+  const auto* data = reinterpret_cast<const std::byte*>(text.data());
+  return by_table ? crc32c_by_table(data, text.size()) : crc32c(data, text.size());
+}
+
+void bind_packed_store(py::module_& module) {
+  using py::arg;
+  module.attr("block_steps") = kBlockSteps;
+  module.def("why_no_lz4", [] { return lz4().missing; });
+  module.def("crc32c", &crc32c_of, arg("data"), arg("by_table") = false);
+  py::class_<PendingFrames>(module, "PendingFrames").def("finish", &finish_gather);
+  py::class_<PackedStore>(module, "PackedStore")
+      .def(py::init<int64_t, int64_t, int64_t>(), arg("num_rows"), arg("capacity"), arg("frame_bytes"))
+      .def("append", &append_frames, arg("frames").noconvert())
+      .def("begin_gather", &begin_gather, arg("rows").noconvert(), arg("first").noconvert(), arg("length"),
+           arg("out").noconvert())
+      .def_property_readonly("num_steps", &PackedStore::num_steps)
+      .def_property_readonly("memory_bytes", &PackedStore::memory_bytes)
+      .def_property_readonly("ratio", &PackedStore::ratio)
+      .def("block_range", &PackedStore::block_range)
+      .def("block_bytes", &block_of, arg("row"), arg("block"))
+      .def("open_frames", &open_frames_of, arg("row"))
+      .def("restore", &restore_store, arg("num_steps"), arg("first_block"), arg("blocks"),
+           arg("open_frames").noconvert())
+      .def("_flip_bit", &PackedStore::flip_bit, arg("row"), arg("block"));
+}
+
 std::vector<uint32_t> philox_words(uint32_t x, uint32_t y, uint32_t z, uint32_t w, uint64_t key) {
   const PhiloxWords words = philox({x, y, z, w}, key);
   return {words.x, words.y, words.z, words.w};
@@ -116,7 +221,7 @@ std::vector<uint32_t> philox_words(uint32_t x, uint32_t y, uint32_t z, uint32_t 
 
 PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   using py::arg;
-  module.doc() = "Draws and copies replay windows; the doors are in mow.replay.sampler.";
+  module.doc() = "Draws and copies replay windows, and packs frames; the doors are in mow.replay.";
   module.attr("with_cuda") = static_cast<bool>(MOW_WITH_CUDA);
   module.attr("cuda_archs") = MOW_CUDA_ARCHS;
   module.attr("nvcc_version") = MOW_NVCC_VERSION;
@@ -129,6 +234,7 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
              arg("start").noconvert(), arg("length"), arg("out").noconvert());
   module.def("set_num_threads", &mow::set_num_threads, arg("num_threads"));
   module.def("num_threads", [] { return mow::ThreadPool::shared().num_threads(); });
+  mow::bind_packed_store(module);
 #if MOW_WITH_CUDA
   module.def("gather_windows_cuda", &mow::gather_cuda, arg("ring"), arg("out"), arg("step_bytes"), arg("rows"),
              arg("start"), arg("num_rows"), arg("capacity"), arg("num_tasks"), arg("num_windows"), arg("length"),

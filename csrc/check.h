@@ -33,6 +33,11 @@ inline void check_range(const char* name, int64_t index, int64_t low, int64_t hi
         std::to_string(low) + " to " + std::to_string(high), std::to_string(got));
 }
 
+inline void check_between(const char* name, int64_t low, int64_t high, int64_t got) {
+  if (got < low || got > high) check(false, name, std::to_string(low) + " to " + std::to_string(high),
+                                     std::to_string(got));
+}
+
 inline void check_at_least(const char* name, int64_t low, int64_t got) {
   if (got < low) check(false, name, "at least " + std::to_string(low), std::to_string(got));
 }

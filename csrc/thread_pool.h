@@ -32,6 +32,21 @@ class ThreadPool {
   // threads take turns. `work` must not throw and must not call run.
   void run(int64_t num_items, const std::function<void(int64_t)>& work) {
     std::lock_guard<std::mutex> turn(turn_);
+    run_now(num_items, work);
+  }
+
+  // The same unless another job runs: then returns false at once, and no item was done.
+  bool try_run(int64_t num_items, const std::function<void(int64_t)>& work) {
+    std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    if (turn.owns_lock()) run_now(num_items, work);
+    return turn.owns_lock();
+  }
+
+ private:
+  explicit ThreadPool(int num_threads) : num_threads_(num_threads) {}
+
+  // Under turn_.
+  void run_now(int64_t num_items, const std::function<void(int64_t)>& work) {
     start();
     {
       std::lock_guard<std::mutex> lock(state_);
@@ -46,9 +61,6 @@ class ThreadPool {
     std::unique_lock<std::mutex> lock(state_);
     done_.wait(lock, [this] { return num_busy_ == 0; });
   }
-
- private:
-  explicit ThreadPool(int num_threads) : num_threads_(num_threads) {}
 
   // Never destroyed: at process exit the workers may still wait on these locks.
   static ThreadPool*& slot() {

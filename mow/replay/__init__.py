@@ -1,6 +1,20 @@
 """Replay: what the agents saw and did, and windows of it. Frames stay uint8; draws are named, not remembered."""
 
 from mow.replay.buffer import ReplayBuffer
+from mow.replay.packed import PackedStore
 from mow.replay.sampler import build_info, draw_windows, gather_windows, gather_windows_cuda, set_num_threads
+from mow.replay.store_choice import StoreKind
+from mow.replay.stores import FrameStore, RawStore
 
-__all__ = ["ReplayBuffer", "build_info", "draw_windows", "gather_windows", "gather_windows_cuda", "set_num_threads"]
+__all__ = [
+    "FrameStore",
+    "PackedStore",
+    "RawStore",
+    "ReplayBuffer",
+    "StoreKind",
+    "build_info",
+    "draw_windows",
+    "gather_windows",
+    "gather_windows_cuda",
+    "set_num_threads",
+]

@@ -1,6 +1,9 @@
 """What K tasks saw and did, in rings of `capacity` steps, and batches of windows drawn from them."""
 
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,24 +12,33 @@ from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
 from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
+from mow.replay.store_choice import StoreKind, free_memory, make_store
+from mow.replay.stores import FrameStore
+
+# How many steps lie between two looks at the size to come.
+STEPS_PER_LOOK = 1_000
 
 # The fields of TransitionBatch, in their order, and how a step of each is stored.
-FIELD_DTYPES: dict[str, type[np.generic]] = {
-    "frame": np.uint8,
-    "action": np.float32,
-    "reward": np.float32,
-    "terminated": np.bool_,
-    "truncated": np.bool_,
-    "is_first": np.bool_,
+FIELD_DTYPES: dict[str, torch.dtype] = {
+    "frame": torch.uint8,
+    "action": torch.float32,
+    "reward": torch.float32,
+    "terminated": torch.bool,
+    "truncated": torch.bool,
+    "is_first": torch.bool,
 }
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return torch.empty(0, dtype=dtype).numpy().dtype
 
 
 class ReplayBuffer:
     """The last `capacity` steps of each of K tasks; once full, the oldest step makes room.
 
-    All tasks step together. A ring is task-major, [K, capacity, ...], so that a window is one block of memory, or two
-    where it wraps. Windows may cross the borders of episodes; `is_first` marks them. A buffer belongs to one thread:
-    add and sample must not run at the same time.
+    All tasks step together. Frames lie in a store, raw or packed, which gives the same bytes; all else in rings
+    [K, capacity, ...] of its own. Windows may cross the borders of episodes; `is_first` marks them. One thread may add
+    while others sample: they take turns, and with packed frames the unpacking needs no turn.
     """
 
     def __init__(
@@ -38,6 +50,8 @@ class ReplayBuffer:
         *,
         seed: int,
         backend: Backend = "auto",
+        store: StoreKind = "auto",
+        free_bytes: int | None = None,
     ) -> None:
         """Set the rings up; memory is taken page by page as steps arrive.
 
@@ -48,8 +62,10 @@ class ReplayBuffer:
             action_size: A.
             seed: of all draws, 0 to 2^64 - 1.
             backend: see sampler.draw_windows.
-        Raises: ValueError for a size below 1 or a seed out of range; ImportError for backend "compiled" without the
-            extension.
+            store: of the frames; "auto" packs them where raw ones would take over half of the free memory.
+            free_bytes: memory to decide by; None asks the operating system.
+        Raises: ValueError for a size below 1 or a seed out of range; ImportError for backend "compiled" or store
+            "packed" without what they need.
         """
         sizes = {"num_tasks": num_tasks, "capacity": capacity, "action_size": action_size}
         for name, value in {**sizes, **{f"frame_shape[{i}]": side for i, side in enumerate(frame_shape)}}.items():
@@ -58,31 +74,47 @@ class ReplayBuffer:
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0 to {2**64 - 1}, got {seed}")
         takes_compiled(backend)  # an impossible backend is an error now, not at the first sample
-        shapes: dict[str, tuple[int, ...]] = {"frame": tuple(frame_shape), "action": (action_size,)}
-        # np.zeros takes a page of memory only once a step is written to it.
-        self._rings: dict[str, NDArray[Any]] = {
-            name: np.zeros((num_tasks, capacity, *shapes.get(name, ())), dtype) for name, dtype in FIELD_DTYPES.items()
+        self._free_bytes = free_memory() if free_bytes is None else free_bytes  # before the first step
+        self._has_warned = False
+        self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=self._free_bytes)
+        self._step_shapes: dict[str, tuple[int, ...]] = {
+            name: {"frame": tuple(frame_shape), "action": (action_size,)}.get(name, ()) for name in FIELD_DTYPES
+        }
+        self._columns: dict[str, NDArray[Any]] = {
+            # np.zeros takes a page of memory only once a step is written to it.
+            name: np.zeros((num_tasks, capacity, *self._step_shapes[name]), _numpy_dtype(dtype))
+            for name, dtype in FIELD_DTYPES.items()
+            if name != "frame"
         }
         self._rows = np.arange(num_tasks)  # [K] ring row of each task
         self._capacity = capacity
-        self._num_steps = 0
         self._seed = seed
         self._backend = backend
+        self._turn = threading.Lock()
 
     @property
     def num_steps(self) -> int:
         """Steps per task ever added."""
-        return self._num_steps
+        return self._frames.num_steps
 
     @property
     def size(self) -> NDArray[np.int64]:
         """[K] steps held for each task."""
-        return np.full(len(self._rows), min(self._num_steps, self._capacity), dtype=np.int64)
+        return np.full(len(self._rows), min(self.num_steps, self._capacity), dtype=np.int64)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the buffer takes once full."""
-        return sum(ring.nbytes for ring in self._rings.values())
+        """Bytes that the buffer takes once full; with packed frames, if those to come are like those held."""
+        return self._frames.projected_bytes + sum(ring.nbytes for ring in self._columns.values())
+
+    def describe(self) -> str:
+        """One line: what is held, how far the frames are packed, the size to come."""
+        kind = type(self._frames).__name__.removesuffix("Store").lower()
+        held = min(self.num_steps, self._capacity)
+        step_bytes = sum(ring.nbytes for ring in self._columns.values()) // self._capacity
+        now = self._frames.memory_bytes + held * step_bytes
+        return (f"replay ({kind}): {held:,} of {self._capacity:,} steps of {len(self._rows)} tasks in {now / 1e9:.2f} "
+                f"GB, frames packed {self._frames.ratio:.1f}x, {self.memory_bytes / 1e9:.2f} GB once full")
 
     def add(
         self,
@@ -98,33 +130,31 @@ class ReplayBuffer:
         Args: frame uint8 [K, H, W, 3], action float32 [K, A], reward float32 [K], the others bool [K].
         Raises: ValueError for another shape or dtype, or a reward or action that is not finite; nothing is added then.
         """
-        step: dict[str, NDArray[Any]] = {
-            "frame": frame,
+        columns: dict[str, NDArray[Any]] = {
             "action": action,
             "reward": reward,
             "terminated": terminated,
             "truncated": truncated,
             "is_first": is_first,
         }
-        for name, value in step.items():
-            ring = self._rings[name]
-            expected = (len(self._rows), *ring.shape[2:])
-            if value.shape != expected or value.dtype != ring.dtype:
-                raise ValueError(f"{name} of one step: expected {ring.dtype} {[*expected]}, got {value.dtype} "
-                                 f"{[*value.shape]}: pass one entry per task, in the buffer's dtype")
-        for name in ("reward", "action"):
-            finite = np.isfinite(step[name]).reshape(len(self._rows), -1).all(axis=1)  # [K]
-            if not finite.all():
-                task = int(finite.argmin())
-                raise ValueError(f"{name} of task {task}: expected finite numbers, got {step[name][task].tolist()} at "
-                                 f"step {self._num_steps}: look for the cause in its environment or policy")
-        head = self._num_steps % self._capacity
-        for name, value in step.items():
-            self._rings[name][self._rows, head] = value
-        self._num_steps += 1
+        self._check_step({"frame": frame, **columns})
+        with self._turn:
+            head = self.num_steps % self._capacity
+            for name, value in columns.items():
+                self._columns[name][self._rows, head] = value
+            self._frames.append(frame[np.argsort(self._rows)] if self._is_reordered else frame)
+        if self.num_steps % STEPS_PER_LOOK == 0:
+            self._warn_of_too_little_memory()
 
     def sample(
-        self, num_sequences: int, length: int, *, counter: int, stream: int, pin: bool = False
+        self,
+        num_sequences: int,
+        length: int,
+        *,
+        counter: int,
+        stream: int,
+        pin: bool = False,
+        out: TransitionBatch | None = None,
     ) -> TransitionBatch:
         """Draw B windows of L steps per task, uniformly over all windows held; is_first is true at index 0 of each.
 
@@ -134,24 +164,52 @@ class ReplayBuffer:
             counter: of the batch; the same buffer, counter and stream give the same windows.
             stream: what the batch is for, 0 to 2^32 - 1.
             pin: put the batch into page-locked memory, from where copies to a GPU need not wait.
-        Returns: tensors in main memory that the buffer does not touch again.
-        Raises: ValueError if a task has fewer than L steps, or for pin without a CUDA device.
+            out: a batch of the same shape in main memory to write into, page-locked or not; None makes a new one.
+        Returns: tensors in main memory that the buffer does not touch again; `out` if it was given.
+        Raises: ValueError if a task has fewer than L steps, `out` does not fit, or for pin without a CUDA device;
+            RuntimeError naming task and steps where packed frames are damaged.
         """
+        return self.begin_sample(num_sequences, length, counter=counter, stream=stream, pin=pin, out=out)()
+
+    def begin_sample(
+        self,
+        num_sequences: int,
+        length: int,
+        *,
+        counter: int,
+        stream: int,
+        pin: bool = False,
+        out: TransitionBatch | None = None,
+    ) -> Callable[[], TransitionBatch]:
+        """The first part of sample: draws and fixes the windows; returns the function that finishes the batch.
+
+        Steps added between the two calls change nothing. With packed frames nearly all work is in the second; with raw
+        frames all of it is done here. Arguments and errors are those of sample.
+        """
+        num_tasks = len(self._rows)
+        if out is not None:
+            self._check_out(num_sequences, length, out)
         if pin and not torch.cuda.is_available():
             raise ValueError("pin=True needs a CUDA device, got none: sample with pin=False")
-        num_tasks = len(self._rows)
-        head = np.full(num_tasks, self._num_steps % self._capacity, dtype=np.int64)
-        start = draw_windows(self._seed, counter, stream, self.size, head, self._capacity, num_sequences, length,
-                             backend=self._backend)  # [K, B]
-        window = {
-            name: torch.empty((num_tasks, num_sequences, length, *ring.shape[2:]),
-                              dtype=torch.from_numpy(ring[:0]).dtype, pin_memory=pin)
-            for name, ring in self._rings.items()
-        }
-        gather_windows([*self._rings.values()], self._rows, start, length, [t.numpy() for t in window.values()],
-                       backend=self._backend)
-        window["is_first"][:, :, 0] = True
-        return TransitionBatch(**window)
+        if pin and out is not None:
+            raise ValueError("pin=True makes a new batch, got `out` too: sample with pin=False into a pinned `out`")
+        with self._turn:
+            head = np.full(num_tasks, self.num_steps % self._capacity, dtype=np.int64)
+            start = draw_windows(self._seed, counter, stream, self.size, head, self._capacity, num_sequences, length,
+                                 backend=self._backend)  # [K, B]
+            batch = self._new_batch(num_sequences, length, pin) if out is None else out
+            oldest = max(self.num_steps - self._capacity, 0)
+            first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps
+            finish_frames = self._frames.begin_gather(self._rows, first, length, batch.frame.numpy())
+            gather_windows([*self._columns.values()], self._rows, start, length,
+                           [getattr(batch, name).numpy() for name in self._columns], backend=self._backend)
+        batch.is_first[:, :, 0] = True
+
+        def finish() -> TransitionBatch:
+            finish_frames()
+            return batch
+
+        return finish
 
     def reorder(self, order: Sequence[int] | NDArray[np.int64]) -> None:
         """Renumber the tasks: task k becomes what was task order[k]. No step is moved.
@@ -161,4 +219,71 @@ class ReplayBuffer:
         order = np.asarray(order)
         if sorted(order.tolist()) != [*range(len(self._rows))]:
             raise ValueError(f"order must name each of the tasks 0 to {len(self._rows) - 1} once, got {order.tolist()}")
-        self._rows = self._rows[order]
+        with self._turn:
+            self._rows = self._rows[order]
+
+    # For files ------------------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> FrameStore:
+        """Where the frames are."""
+        return self._frames
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The rings of all fields but the frame: [R, capacity, ...], step t at place t mod capacity."""
+        return self._columns
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[K] ring row of each task."""
+        return self._rows.copy()
+
+    def _warn_of_too_little_memory(self) -> None:
+        """Once, as soon as it shows: how far frames can be packed is known only when they come."""
+        if self.memory_bytes > self._free_bytes and not self._has_warned:
+            self._has_warned = True
+            logging.getLogger("mow").warning(
+                "%s, but %.2f GB was free before its first step: lower the number of steps or tasks, or take a machine "
+                "with more memory", self.describe(), self._free_bytes / 1e9)
+
+    # Checks ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_reordered(self) -> bool:
+        return bool((np.diff(self._rows) != 1).any())
+
+    def _check_step(self, step: dict[str, NDArray[Any]]) -> None:
+        for name, value in step.items():
+            expected = (len(self._rows), *self._step_shapes[name])
+            dtype = _numpy_dtype(FIELD_DTYPES[name])
+            if value.shape != expected or value.dtype != dtype:
+                raise ValueError(f"{name} of one step: expected {dtype} {[*expected]}, got {value.dtype} "
+                                 f"{[*value.shape]}: pass one entry per task, in the buffer's dtype")
+        for name in ("reward", "action"):
+            finite = np.isfinite(step[name]).reshape(len(self._rows), -1).all(axis=1)  # [K]
+            if not finite.all():
+                task = int(finite.argmin())
+                raise ValueError(f"{name} of task {task}: expected finite numbers, got {step[name][task].tolist()} at "
+                                 f"step {self.num_steps}: look for the cause in its environment or policy")
+
+    def _new_batch(self, num_sequences: int, length: int, pin: bool) -> TransitionBatch:
+        shapes = {name: (len(self._rows), num_sequences, length, *shape) for name, shape in self._step_shapes.items()}
+        if pin:
+            return TransitionBatch(**{n: torch.empty(shapes[n], dtype=d, pin_memory=True)
+                                      for n, d in FIELD_DTYPES.items()})
+        # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, and for
+        # small pages that takes several times as long as the copy itself; with `out` there is no first touch.
+        return TransitionBatch(**{n: torch.from_numpy(np.empty(shapes[n], _numpy_dtype(d)))
+                                  for n, d in FIELD_DTYPES.items()})
+
+    def _check_out(self, num_sequences: int, length: int, out: TransitionBatch) -> None:
+        for field in fields(out):
+            tensor, dtype = getattr(out, field.name), FIELD_DTYPES[field.name]
+            expected = (len(self._rows), num_sequences, length, *self._step_shapes[field.name])
+            if tensor.shape != expected or tensor.dtype != dtype or tensor.device.type != "cpu":
+                raise ValueError(f"out.{field.name}: expected {dtype} {[*expected]} on the CPU, got {tensor.dtype} "
+                                 f"{[*tensor.shape]} on {tensor.device}: pass a batch of these arguments")
+            if not tensor.is_contiguous():
+                raise ValueError(f"out.{field.name}: expected a contiguous tensor, got strides {tensor.stride()}: pass "
+                                 "whole tensors, not slices")

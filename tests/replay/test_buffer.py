@@ -1,6 +1,6 @@
 """The buffer: what goes in comes out, in whole windows, for the right task."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,25 @@ from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
 from mow.replay import ReplayBuffer, build_info
+from mow.replay.packed import why_not_packed
 from mow.replay.sampler import Backend
+from mow.replay.store_choice import StoreKind
 
 needs_extension = pytest.mark.skipif(not build_info()["compiled"], reason="mow._C is not built")
+needs_packing = pytest.mark.skipif(why_not_packed() != "", reason=why_not_packed() or "frames can be packed")
+STORES = ["raw", pytest.param("packed", marks=needs_packing)]
 BACKENDS = ["reference", pytest.param("compiled", marks=needs_extension)]
 
 
 def make_buffer(
-    num_tasks: int = 3, capacity: int = 40, *, seed: int = 0, backend: Backend = "reference"
+    num_tasks: int = 3,
+    capacity: int = 40,
+    *,
+    seed: int = 0,
+    backend: Backend = "reference",
+    store: StoreKind = "raw",
 ) -> ReplayBuffer:
-    return ReplayBuffer(num_tasks, capacity, (2, 4, 3), 5, seed=seed, backend=backend)
+    return ReplayBuffer(num_tasks, capacity, (2, 4, 3), 5, seed=seed, backend=backend, store=store)
 
 
 def step_of(index: int, num_tasks: int = 3) -> dict[str, NDArray[Any]]:
@@ -60,11 +69,12 @@ def test_a_window_as_long_as_the_buffer_by_hand(backend: Backend) -> None:
     assert batch.is_first[:, 0].tolist() == [[True, False, False, False], [True, False, False, True]]
 
 
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("num_steps", [20, 40, 61, 100])  # half full, full, wrapped 1.5 and 2.5 times
-def test_windows_are_consecutive_and_held(num_steps: int, backend: Backend) -> None:
+def test_windows_are_consecutive_and_held(num_steps: int, backend: Backend, store: StoreKind) -> None:
     capacity, length = 40, 16
-    buffer = fill(make_buffer(capacity=capacity, backend=backend), num_steps)
+    buffer = fill(make_buffer(capacity=capacity, backend=backend, store=store), num_steps)
     batch = buffer.sample(200, length, counter=3, stream=1)
     first = batch.reward[..., :1]  # [K, B, 1]
     assert torch.equal(batch.reward, first + torch.arange(length))
@@ -123,6 +133,42 @@ def test_a_batch_is_not_touched_by_later_steps_and_samples() -> None:
     assert same(batch, kept)
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_a_batch_is_written_into_the_callers_memory(store: StoreKind) -> None:
+    buffer = fill(make_buffer(store=store), 61)
+    fresh = buffer.sample(4, 7, counter=5, stream=1)
+    own = TransitionBatch(*(torch.full_like(getattr(fresh, f.name), 1) for f in fields(fresh)))
+    places = [getattr(own, f.name).data_ptr() for f in fields(own)]
+    assert buffer.sample(4, 7, counter=5, stream=1, out=own) is own
+    assert same(own, fresh)
+    assert places == [getattr(own, f.name).data_ptr() for f in fields(own)]
+
+
+def test_a_batch_that_does_not_fit_is_refused() -> None:
+    buffer = fill(make_buffer(), 20)
+    own = buffer.sample(4, 7, counter=0, stream=0)
+    planted = [
+        (replace(own, frame=own.frame[:, :3]), r"out.frame: expected torch.uint8 \[3, 4, 7, 2, 4, 3\] on the CPU, got"),
+        (replace(own, reward=own.reward.double()), r"out.reward: expected torch.float32 .* got torch.float64"),
+        (replace(own, action=own.action.mT.contiguous().mT), r"out.action: expected a contiguous tensor, got strides"),
+        (replace(own, is_first=own.is_first.to("meta")), r"out.is_first: expected torch.bool .* on meta"),
+    ]
+    for out, message in planted:
+        with pytest.raises(ValueError, match=message):
+            buffer.sample(4, 7, counter=0, stream=0, out=out)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_sample_that_has_begun_is_not_changed_by_later_steps(store: StoreKind) -> None:
+    """It is begun over steps 20 to 59, and finished when all of them are gone."""
+    buffer = fill(make_buffer(store=store), 60)
+    batch = buffer.sample(5, 9, counter=1, stream=0)
+    finish = buffer.begin_sample(5, 9, counter=1, stream=0)
+    for index in range(60, 110):
+        buffer.add(**step_of(index))
+    assert same(finish(), batch)
+
+
 def test_is_first_is_forced_in_the_batch_and_not_in_the_ring() -> None:
     buffer = make_buffer(1, 8)
     for index in range(8):
@@ -132,9 +178,10 @@ def test_is_first_is_forced_in_the_batch_and_not_in_the_ring() -> None:
     assert buffer.sample(1, 8, counter=0, stream=0).is_first.tolist() == [[[True] + [False] * 7]]
 
 
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_reorder_renumbers_what_is_held_and_what_comes(backend: Backend) -> None:
-    buffer = fill(make_buffer(backend=backend), 30)
+def test_reorder_renumbers_what_is_held_and_what_comes(backend: Backend, store: StoreKind) -> None:
+    buffer = fill(make_buffer(backend=backend, store=store), 30)
     buffer.reorder([2, 0, 1])
     batch = buffer.sample(4, 5, counter=0, stream=0)
     assert (batch.reward // 1000)[:, 0, 0].tolist() == [2, 0, 1]
@@ -144,6 +191,9 @@ def test_reorder_renumbers_what_is_held_and_what_comes(backend: Backend) -> None
     batch = buffer.sample(50, 40, counter=1, stream=0)
     assert torch.equal(batch.reward, batch.reward[..., :1] + torch.arange(40))
     assert (batch.reward // 1000)[:, 0, 0].tolist() == [2, 0, 1]
+    step = batch.reward % 1000
+    shade = (100 * torch.tensor([2, 0, 1])[:, None, None] + step.long()) % 256
+    assert torch.equal(batch.frame[..., 0, 0, 0].long(), shade)
     buffer.reorder(np.array([1, 2, 0]))  # the two together are the identity
     assert (buffer.sample(1, 1, counter=0, stream=0).reward // 1000).flatten().tolist() == [0, 1, 2]
 
@@ -217,6 +267,7 @@ def test_pinned_batches_are_pinned_and_equal() -> None:
         ({"action_size": 0}, "action_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be in 0 to"),
         ({"backend": "fast"}, "backend must be one of"),
+        ({"store": "zip"}, "store must be one of auto, raw, packed, got 'zip'"),
     ],
 )
 def test_a_buffer_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -1,0 +1,271 @@
+"""How near is replay to a plain copy of the same bytes?
+
+    python -m bench -k replay -s                                          prints a table of its own per batch
+    python -m bench -k replay --benchmark-json=run.json;  python -m bench.render run.json
+
+Windows of frames for a batch of the world model (26 x 16 x 64) and one of contexts (26 x 39 x 8), drawn from 26 games.
+The subject is the packed store where it can be had, else the raw one. Peers: a flat copy of as many bytes between two
+blocks of memory in use (the bound), torch, NumPy, and torchrl, cpprb and tianshou where they are installed. "all
+fields" is the whole ReplayBuffer.sample: draw, frames and columns, into a given batch. Adding is timed in turns of
+eight steps, so that each has one block to pack.
+
+Host memory is measured by the CPU's clock on every machine, and the floor is the flat copy, in the same rounds as all
+others. With a GPU the gather there is timed too.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bench.ceilings import measure_ceilings
+from bench.clock import CpuDevice
+from bench.floors import Work
+from bench.race import Contestant, Inputs, Race
+from bench.recorded import recorded_frames
+from bench.replay_peers import Drawn, make_peers
+from mow.batch import TransitionBatch
+from mow.replay import ReplayBuffer, draw_windows, gather_windows_cuda, set_num_threads
+from mow.replay.packed import why_not_packed
+from mow.replay.store_choice import StoreKind
+
+_ROUNDS = 9
+_ACTIONS = 18
+_BLOCK_STEPS = 8
+_BOUND = "flat copy, torch"
+
+
+@dataclass(frozen=True)
+class WindowShape:
+    """B windows of L steps for each of K tasks that hold N steps."""
+
+    K: int
+    B: int
+    L: int
+    N: int
+
+    def __str__(self) -> str:
+        return f"K{self.K} B{self.B} L{self.L} N{self.N}"
+
+
+# The train batch is 327 MB of frames. 2,000 steps keep all peers together, each with its copy, near 4 GB.
+SHAPES = [WindowShape(26, 16, 64, 2000), WindowShape(26, 39, 8, 2000)]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The same steps in both stores, and as they were."""
+
+    frames: NDArray[np.uint8]  # [K, N, H, W, 3]
+    source: str
+    buffers: dict[str, ReplayBuffer]  # by kind of store, the subject first
+
+
+@cache
+def record(num_tasks: int, num_steps: int) -> Recorded:
+    """Kept for the next benchmark: playing takes longer than measuring."""
+    frames, source = recorded_frames(num_tasks, num_steps)
+    buffers: dict[str, ReplayBuffer] = {}
+    kinds: tuple[StoreKind, ...] = ("raw",) if why_not_packed() else ("packed", "raw")
+    for kind in kinds:
+        buffers[kind] = ReplayBuffer(num_tasks, num_steps, frames.shape[2:], _ACTIONS, seed=0, store=kind)
+        for step in range(num_steps):
+            add(buffers[kind], frames[:, step])
+    return Recorded(frames, source, buffers)
+
+
+def add(buffer: ReplayBuffer, frame: NDArray[np.uint8]) -> None:
+    num_tasks = len(frame)
+    flags = np.zeros(num_tasks, dtype=np.bool_)
+    buffer.add(frame, np.zeros((num_tasks, _ACTIONS), np.float32), np.zeros(num_tasks, np.float32), flags, flags, flags)
+
+
+def on_the_host(race: Race) -> Race:
+    """With all cores that copy, torch's and ours; fewer rounds, as a round takes seconds."""
+    num_threads = min(4, os.cpu_count() or 1)
+    torch.set_num_threads(num_threads)
+    set_num_threads(num_threads)
+    rounds = min(race.rounds, _ROUNDS)
+    if race.device.kind == "cpu":
+        return dataclasses.replace(race, rounds=rounds)
+    device = CpuDevice()
+    return dataclasses.replace(race, device=device, ceilings=measure_ceilings(device), rounds=rounds)
+
+
+def make_windows(shape: WindowShape) -> Inputs:
+    """Rows [K], first [K, B]: what a full buffer draws under its seed, counter and stream of zero."""
+    size, head = np.full(shape.K, shape.N), np.zeros(shape.K, dtype=np.int64)
+    return np.arange(shape.K), draw_windows(0, 0, 0, size, head, shape.N, shape.B, shape.L)
+
+
+def check_windows(frames: NDArray[np.uint8], out: NDArray[np.uint8], output: Any, inputs: Inputs) -> None:
+    """Every frame is the one that was asked for, and windows that a peer drew are whole."""
+    if output is None:  # a flat copy
+        assert (out.reshape(-1) == frames.reshape(-1)[: out.size]).all(), "the copy differs from its source"
+        return
+    if isinstance(output, Drawn):
+        assert (np.diff(output.step, axis=1) == 1).all(), "a window with a gap"
+        assert (output.task == output.task[:, :1]).all(), "a window of two tasks"
+        assert (output.frame == frames[output.task, output.step]).all(), "a frame is not that of its step"
+        return
+    got = output.frame.numpy() if isinstance(output, TransitionBatch) else output
+    rows, first = inputs
+    for k, row in enumerate(rows.tolist()):
+        for b, start in enumerate(first[k].tolist()):
+            assert (got[k, b] == frames[row, start : start + got.shape[2]]).all(), f"window {b} of task {k} differs"
+
+
+def stores_of(recorded: Recorded, shape: WindowShape, out: NDArray[np.uint8]) -> dict[str, Contestant]:
+    """The gather of each store, and the whole sample."""
+    batch = recorded.buffers["raw"].sample(shape.B, shape.L, counter=0, stream=0)
+    batch = dataclasses.replace(batch, frame=torch.from_numpy(out))
+    contestants: dict[str, Contestant] = {}
+    for kind, buffer in recorded.buffers.items():
+
+        def gather(rows: Any, first: Any, buffer: ReplayBuffer = buffer) -> NDArray[np.uint8]:
+            buffer.store.gather(rows, first, shape.L, out)
+            return out
+
+        def sample(rows: Any, first: Any, buffer: ReplayBuffer = buffer) -> TransitionBatch:
+            return buffer.sample(shape.B, shape.L, counter=0, stream=0, out=batch)
+
+        contestants[kind], contestants[f"{kind}, all fields"] = gather, sample
+    return contestants
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_windows(race: Race, shape: WindowShape) -> None:
+    race = on_the_host(race)
+    recorded = record(shape.K, shape.N)
+    frames = recorded.frames
+    out = np.empty((shape.K, shape.B, shape.L, *frames.shape[2:]), dtype=np.uint8)
+    subject, *others = (stores := stores_of(recorded, shape, out)).items()
+    peers, missing = make_peers(frames, out)
+    race.run(
+        subject[1],
+        {**{name: stores[name] for name, _ in others}, **peers},
+        make=partial(make_windows, shape),
+        check=partial(check_windows, frames, out),
+        work=Work(0.0, 2.0 * out.nbytes),
+    )
+    note(race, recorded, subject[0], not_installed=missing)
+    print(table(f"{shape}: {out.nbytes / 1e6:.0f} MB of frames", race.benchmark.extra_info, out.nbytes))
+
+
+def note(race: Race, recorded: Recorded, subject: str, **more: Any) -> None:
+    """What the numbers stand on."""
+    race.benchmark.extra_info.update(
+        backend=subject,
+        frames=recorded.source,
+        ratio={kind: round(buffer.store.ratio, 2) for kind, buffer in recorded.buffers.items()},
+        store_bytes={kind: buffer.store.memory_bytes for kind, buffer in recorded.buffers.items()},
+        copying_threads=torch.get_num_threads(),
+        **more,
+    )
+    peers = race.benchmark.extra_info.get("peers", {})
+    if _BOUND in peers:
+        floor = peers[_BOUND]["median_us"]
+        race.benchmark.extra_info.update(floor_us=floor, floor_share=floor / race.benchmark.extra_info["median_us"])
+
+
+def table(title: str, info: dict[str, Any], num_bytes: int) -> str:
+    """All contestants, fastest first, with their share of the flat copy; empty where nothing was timed."""
+    if "peers" not in info:
+        return ""
+    micros = {info["backend"]: info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
+    bound = micros.get(_BOUND)
+    lines = [f"\n{title}; {info['frames']}; packed {info['ratio'].get('packed', 'nothing')}x; "
+             f"{info['copying_threads']} threads; {info['numbers']}"]
+    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
+        share = f"{bound / micro:7.0%} of the flat copy" if bound else ""
+        lines.append(f"{name:28}{micro / 1e3:9.2f} ms {num_bytes / micro / 1e3:7.1f} GB/s{share}")
+    lines += [f"{name:28}not installed: {reason}" for name, reason in info.get("not_installed", {}).items()]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
+def test_add(race: Race, shape: WindowShape) -> None:
+    """Eight steps of all tasks; the buffers are full, so that the oldest make room."""
+    race = on_the_host(race)
+    recorded = record(shape.K, shape.N)
+    frames = recorded.frames
+
+    def adder(buffer: ReplayBuffer) -> Contestant:
+        def call() -> ReplayBuffer:
+            for _ in range(_BLOCK_STEPS):  # never the frames of the turn before, which the cache holds
+                add(buffer, frames[:, buffer.num_steps % shape.N])
+            return buffer
+
+        return call
+
+    def check(buffer: ReplayBuffer, inputs: Inputs) -> None:
+        newest = np.empty((shape.K, 1, _BLOCK_STEPS, *frames.shape[2:]), dtype=np.uint8)
+        first = np.full((shape.K, 1), buffer.num_steps - _BLOCK_STEPS)
+        buffer.store.gather(np.arange(shape.K), first, _BLOCK_STEPS, newest)
+        added = frames[:, np.arange(buffer.num_steps - _BLOCK_STEPS, buffer.num_steps) % shape.N]
+        assert (newest[:, 0] == added).all(), "the newest frames are not those that were added"
+
+    num_frames = shape.K * _BLOCK_STEPS
+    (kind, subject), *others = ((kind, adder(fresh(recorded, kind))) for kind in recorded.buffers)
+    race.run(
+        subject,
+        dict(others),
+        make=lambda: (),
+        check=check,
+        work=Work(0.0, 2.0 * _BLOCK_STEPS * frames[:, 0].nbytes),
+    )
+    note(race, recorded, kind, frames_per_turn=num_frames)
+    info = race.benchmark.extra_info
+    print(table(f"add, {num_frames} frames a turn", info, num_frames * frames[0, 0].nbytes))
+    if "median_us" in info:
+        info["us_per_frame"] = info["median_us"] / num_frames
+        print(f"{info['us_per_frame']:.1f} us per frame for {kind}")
+
+
+def fresh(recorded: Recorded, kind: str) -> ReplayBuffer:
+    """A full buffer that may be written to: the others are compared with what was recorded."""
+    num_tasks, num_steps = recorded.frames.shape[0], min(recorded.frames.shape[1], 256)
+    buffer = ReplayBuffer(num_tasks, num_steps, recorded.frames.shape[2:], _ACTIONS, seed=0,
+                          store="packed" if kind == "packed" else "raw")
+    for step in range(num_steps):
+        add(buffer, recorded.frames[:, step])
+    return buffer
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_windows_on_the_gpu(race: Race, shape: WindowShape) -> None:
+    """The ring lies on the GPU; the bound is a copy there."""
+    frames, source = recorded_frames(shape.K, shape.N)
+    ring = torch.from_numpy(frames).cuda()
+    out = torch.empty(shape.K, shape.B, shape.L, *ring.shape[2:], dtype=torch.uint8, device="cuda")
+    flat = ring.view(shape.K * shape.N, -1)
+
+    def gather(rows: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        gather_windows_cuda(ring, rows, first, shape.L, out)
+        return out
+
+    def index_select(rows: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        steps = first.unsqueeze(-1) + torch.arange(shape.L, device="cuda")
+        index = (rows[:, None, None] * shape.N + steps).flatten()
+        torch.index_select(flat, 0, index, out=out.view(len(index), -1))
+        return out
+
+    def check(got: torch.Tensor, inputs: Inputs) -> None:
+        rows, first = (array.cpu().numpy() for array in inputs)
+        check_windows(frames, frames, got.cpu().numpy(), (rows, first))
+
+    race.benchmark.extra_info.update(frames=source)
+    race.run(
+        gather,
+        {"torch index_select(out)": index_select},
+        make=lambda: tuple(torch.from_numpy(array).cuda() for array in make_windows(shape)),
+        check=check,
+        work=Work(0.0, 2.0 * out.numel()),
+    )

@@ -1,0 +1,62 @@
+"""Frames to measure replay on: what random play of the Atari games shows, or sprites where the emulator is missing."""
+
+import importlib.util
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mow.envs import ATARI26, make
+from mow.envs.base import FRAME_SHAPE
+
+# Played steps per game; more are copies of these in memory of their own. A multiple of a packed block's eight.
+_PLAYED = 512
+
+
+def recorded_frames(num_tasks: int, num_steps: int) -> tuple[NDArray[np.uint8], str]:
+    """uint8 [K, N, 64, 64, 3] in one array, and what it is."""
+    frames = np.empty((num_tasks, num_steps, *FRAME_SHAPE), dtype=np.uint8)
+    played = min(num_steps, _PLAYED)
+    real = emulator_is_here() and num_tasks <= len(ATARI26)
+    for task in range(num_tasks):
+        if real:
+            _play(ATARI26[task], frames[task, :played])
+        else:
+            _draw_sprites(task, frames[task, :played])
+        for start in range(played, num_steps, played):
+            stop = min(start + played, num_steps)
+            frames[task, start:stop] = frames[task, : stop - start]
+    source = "random play of Atari games" if real else "synthetic sprites (ale_py is missing)"
+    repeated = f", {played:,} of them repeated" if played < num_steps else ""
+    return frames, f"{source}, {num_tasks} x {num_steps:,} frames{repeated}"
+
+
+def emulator_is_here() -> bool:
+    return importlib.util.find_spec("ale_py") is not None
+
+
+def _play(name: str, frames: NDArray[np.uint8]) -> None:
+    env = make(name, seed=0, options={})
+    legal = np.flatnonzero(env.task.legal)
+    random = np.random.default_rng(0)
+    over = True
+    for place in frames:
+        if over:
+            frame, _ = env.reset()
+            over = False
+        else:
+            frame, _, terminated, truncated, _ = env.step(int(random.choice(legal)))
+            over = terminated or truncated
+        place[...] = frame
+    env.close()
+
+
+def _draw_sprites(task: int, frames: NDArray[np.uint8]) -> None:
+    """A still background of coloured tiles, six squares that move by a pixel or two per step."""
+    random = np.random.default_rng(task)
+    tiles = random.integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+    frames[...] = tiles.repeat(8, axis=0).repeat(8, axis=1)
+    place, speed = random.integers(0, 60, size=(6, 2)), random.integers(-2, 3, size=(6, 2))
+    colour = random.integers(0, 256, size=(6, 3), dtype=np.uint8)
+    for step, frame in enumerate(frames):
+        for (y, x), shade in zip((place + step * speed) % 60, colour, strict=True):
+            frame[y : y + 4, x : x + 4] = shade

@@ -1,0 +1,310 @@
+#include "packed.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "check.h"
+#include "crc32c.h"
+#include "lz4.h"
+#include "stream_copy.h"
+#include "thread_pool.h"
+
+namespace mow {
+namespace {
+
+// Below this, waking the pool takes longer than the work.
+constexpr int64_t kInlineBytes = 1 << 18;
+
+// A batch of this size would push all else out of the caches.
+constexpr int64_t kStreamBytes = 4 << 20;
+
+// A packed block must be smaller than this, or it is kept raw: unpacking would cost more than it saves.
+int64_t packed_limit(int64_t block_bytes) { return block_bytes * 9 / 10; }
+
+const char* chars(const std::byte* bytes) { return reinterpret_cast<const char*>(bytes); }
+char* chars(std::byte* bytes) { return reinterpret_cast<char*>(bytes); }
+
+// A slab with its table, its place in the deque, and what shared_ptr and malloc put around them.
+int64_t bytes_of(const Slab& slab) {
+  constexpr int64_t kAround = sizeof(Slab) + sizeof(std::shared_ptr<Slab>) + 16 + 3 * 16;
+  return static_cast<int64_t>(slab.bytes.capacity() + slab.blocks.capacity() * sizeof(StoredBlock)) + kAround;
+}
+
+[[noreturn]] void throw_corrupt(const std::string& where, int64_t step, const char* what) {
+  throw std::runtime_error(where + ", steps " + std::to_string(step) + " to " +
+                           std::to_string(step + kBlockSteps - 1) + ": " + what +
+                           ": the stored frames changed in memory; test this machine's RAM and go on from a checkpoint");
+}
+
+constexpr const char* kWrongChecksum = "the checksum of the packed frames is wrong";
+constexpr const char* kNoBlock = "the packed frames cannot be unpacked";
+constexpr const char* kNoMemory = "no memory is left to unpack the frames";
+
+bool checksum_fits(const Slab& slab, const StoredBlock& block) {
+  return crc32c(slab.bytes.data() + block.offset, block.num_bytes) == block.crc;
+}
+
+}  // namespace
+
+PackedStore::PackedStore(int64_t num_rows, int64_t capacity, int64_t frame_bytes)
+    : num_rows_(num_rows), capacity_(capacity), frame_bytes_(frame_bytes) {
+  check(lz4().missing.empty(), "PackedStore", "the library LZ4", lz4().missing);
+  check_at_least("num_rows", 1, num_rows);
+  check_at_least("capacity", 1, capacity);
+  check_between("frame_bytes", 1, 1 << 27, frame_bytes);  // LZ4 counts the bytes of a block in an int
+  packing_.resize(num_rows * packed_limit(block_bytes()));
+  open_.resize(num_rows * block_bytes());
+}
+
+void PackedStore::append(const std::byte* frames) {
+  std::lock_guard<std::mutex> writer(writer_);
+  // num_steps_ changes under writer_ only, and no reader looks at frames ahead of it: neither needs state_ here.
+  const int64_t place = num_steps_ % kBlockSteps;
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    std::memcpy(open_.data() + row * block_bytes() + place * frame_bytes_, frames + row * frame_bytes_, frame_bytes_);
+  }
+  publish(place == kBlockSteps - 1 ? seal() : nullptr);
+}
+
+std::shared_ptr<const Slab> PackedStore::seal() {
+  auto slab = std::make_shared<Slab>();
+  slab->blocks.resize(num_rows_);
+  const int64_t limit = packed_limit(block_bytes());
+  const auto pack = [&](int64_t row) {
+    const std::byte* frames = open_.data() + row * block_bytes();
+    std::byte* packed = packing_.data() + row * limit;
+    const int num_bytes = lz4().compress(chars(frames), chars(packed), static_cast<int>(block_bytes()),
+                                         static_cast<int>(limit));
+    StoredBlock& block = slab->blocks[row];
+    block.num_bytes = static_cast<uint32_t>(num_bytes > 0 ? num_bytes : block_bytes());
+    block.crc = crc32c(num_bytes > 0 ? packed : frames, block.num_bytes);
+  };
+  // A batch that is being gathered keeps the pool for milliseconds; the writer then packs alone rather than wait.
+  if (num_rows_ * block_bytes() < kInlineBytes || !ThreadPool::shared().try_run(num_rows_, pack)) {
+    for (int64_t row = 0; row < num_rows_; ++row) pack(row);
+  }
+  uint64_t total = 0;
+  for (StoredBlock& block : slab->blocks) {
+    block.offset = total;
+    total += block.num_bytes;
+  }
+  slab->bytes.reserve(total);
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    const uint32_t num_bytes = slab->blocks[row].num_bytes;
+    const bool is_raw = num_bytes == block_bytes();
+    const std::byte* from = is_raw ? open_.data() + row * block_bytes() : packing_.data() + row * limit;
+    slab->bytes.insert(slab->bytes.end(), from, from + num_bytes);
+  }
+  return slab;
+}
+
+void PackedStore::publish(std::shared_ptr<const Slab> slab) {
+  std::vector<std::shared_ptr<const Slab>> dropped;  // freed after the lock
+  std::lock_guard<std::mutex> lock(state_);
+  if (slab != nullptr) {
+    slab_bytes_ += bytes_of(*slab);
+    slabs_.push_back(std::move(slab));
+  }
+  ++num_steps_;
+  while (!slabs_.empty() && (first_block_ + 1) * kBlockSteps <= first_visible()) {
+    slab_bytes_ -= bytes_of(*slabs_.front());
+    dropped.push_back(std::move(slabs_.front()));
+    slabs_.pop_front();
+    ++first_block_;
+  }
+}
+
+// Under the lock: checks the windows, takes hold of their slabs and copies what they want of the open block. The rest
+// is done without the lock, so that the writer may go on.
+PendingGather PackedStore::begin_gather(const WindowList& windows, std::byte* out) const {
+  const int64_t total = windows.num_tasks * windows.num_windows, length = windows.length;
+  std::vector<Piece> pieces;
+  pieces.reserve(total * ((length + kBlockSteps - 2) / kBlockSteps + 1));
+  check_at_least("length", 1, length);
+  for (int64_t k = 0; k < windows.num_tasks; ++k) check_range("rows", k, 0, num_rows_ - 1, windows.rows[k]);
+  std::lock_guard<std::mutex> lock(state_);
+  check_at_least("steps held", length, num_steps_ - first_visible());
+  for (int64_t i = 0; i < total; ++i) {
+    check_range("first", i, first_visible(), num_steps_ - length, windows.first[i]);
+  }
+  for (int64_t i = 0; i < total; ++i) {
+    const int64_t row = windows.rows[i / windows.num_windows], end = windows.first[i] + length;
+    std::byte* place = out + i * length * frame_bytes_;
+    for (int64_t step = windows.first[i]; step < end;) {
+      const int64_t number = step / kBlockSteps, from = step % kBlockSteps;
+      const int64_t to = std::min(kBlockSteps, end - number * kBlockSteps);
+      if (number < end_block()) {
+        pieces.push_back({slabs_[number - first_block_], i, row, number, from, to, place});
+      } else {
+        std::memcpy(place, open_.data() + row * block_bytes() + from * frame_bytes_, (to - from) * frame_bytes_);
+      }
+      step += to - from;
+      place += (to - from) * frame_bytes_;
+    }
+  }
+  return {std::move(pieces), windows.num_windows, frame_bytes_};
+}
+
+PendingGather::PendingGather(std::vector<Piece> pieces, int64_t num_windows, int64_t frame_bytes)
+    : pieces_(std::move(pieces)), num_windows_(num_windows), block_bytes_(kBlockSteps * frame_bytes),
+      streams_(static_cast<int64_t>(pieces_.size()) * block_bytes_ >= kStreamBytes) {}
+
+// Writes one piece to its place; nullptr, or what is wrong with its block. Throws nothing, as it runs on the pool.
+const char* PendingGather::unpack(const Piece& piece) const {
+  const StoredBlock& block = piece.slab->blocks[piece.row];
+  const std::byte* stored = piece.slab->bytes.data() + block.offset;
+  const int64_t frame_bytes = block_bytes_ / kBlockSteps, before = piece.from * frame_bytes;
+  const int needed = static_cast<int>(piece.to * frame_bytes);
+  if (!checksum_fits(*piece.slab, block)) return kWrongChecksum;
+  const int num_bytes = static_cast<int>(block.num_bytes), all = static_cast<int>(block_bytes_);
+  const std::byte* frames = stored;
+  if (num_bytes != all) {
+    if (piece.from == 0 && needed == all) {
+      return lz4().decompress(chars(stored), chars(piece.out), num_bytes, all) == all ? nullptr : kNoBlock;
+    }
+    // The frames before `from` have no place in the batch, but the ones after cannot be unpacked without them: all go
+    // to a block in the cache, and leave it once.
+    thread_local std::unique_ptr<std::byte[]> cached;
+    thread_local int room = 0;
+    if (room < all) {
+      cached.reset(new (std::nothrow) std::byte[all]);
+      room = cached == nullptr ? 0 : all;
+      if (room == 0) return kNoMemory;
+    }
+    const int got = lz4().decompress_first(chars(stored), chars(cached.get()), num_bytes, needed, needed);
+    if (got != needed) return kNoBlock;
+    frames = cached.get();
+  }
+  if (streams_) {
+    stream_copy(piece.out, frames + before, needed - before);
+  } else {
+    std::memcpy(piece.out, frames + before, needed - before);
+  }
+  return nullptr;
+}
+
+void PendingGather::finish() const {
+  const int64_t num_pieces = static_cast<int64_t>(pieces_.size());
+  std::atomic<int64_t> failed{num_pieces};  // the first piece that failed, whatever the order of the threads
+  std::vector<const char*> reasons(num_pieces, nullptr);
+  const auto work = [&](int64_t i) {
+    reasons[i] = unpack(pieces_[i]);
+    if (reasons[i] == nullptr) return;
+    int64_t first = failed;
+    while (i < first && !failed.compare_exchange_weak(first, i)) {
+    }
+  };
+  if (num_pieces * block_bytes_ < kInlineBytes) {
+    for (int64_t i = 0; i < num_pieces; ++i) work(i);
+  } else {
+    ThreadPool::shared().run(num_pieces, work);
+  }
+  if (failed < num_pieces) {
+    const Piece& piece = pieces_[failed];
+    throw_corrupt("task " + std::to_string(piece.window / num_windows_) + " (row " + std::to_string(piece.row) +
+                      ")",
+                  piece.number * kBlockSteps, reasons[failed]);
+  }
+}
+
+int64_t PackedStore::num_steps() const {
+  std::lock_guard<std::mutex> lock(state_);
+  return num_steps_;
+}
+
+int64_t PackedStore::memory_bytes() const {
+  std::lock_guard<std::mutex> lock(state_);
+  return slab_bytes_ + static_cast<int64_t>(open_.capacity() + packing_.capacity());
+}
+
+double PackedStore::ratio() const {
+  std::lock_guard<std::mutex> lock(state_);
+  const double raw = static_cast<double>(slabs_.size()) * static_cast<double>(num_rows_ * block_bytes());
+  return slabs_.empty() ? 1.0 : raw / static_cast<double>(slab_bytes_);
+}
+
+std::pair<int64_t, int64_t> PackedStore::block_range() const {
+  std::lock_guard<std::mutex> lock(state_);
+  return {first_block_, end_block()};
+}
+
+std::shared_ptr<const Slab> PackedStore::slab(int64_t row, int64_t number) const {
+  check_between("row", 0, num_rows_ - 1, row);
+  std::lock_guard<std::mutex> lock(state_);
+  check_between("block", first_block_, end_block() - 1, number);
+  return slabs_[number - first_block_];
+}
+
+LooseBlock PackedStore::block(int64_t row, int64_t number) const {
+  const std::shared_ptr<const Slab> held = slab(row, number);
+  const StoredBlock& block = held->blocks[row];
+  if (!checksum_fits(*held, block)) throw_corrupt("row " + std::to_string(row), number * kBlockSteps, kWrongChecksum);
+  return {std::string_view(chars(held->bytes.data() + block.offset), block.num_bytes),
+          block.num_bytes == block_bytes(), block.crc, held};
+}
+
+std::vector<std::byte> PackedStore::open_frames(int64_t row) const {
+  check_between("row", 0, num_rows_ - 1, row);
+  std::lock_guard<std::mutex> lock(state_);
+  const std::byte* frames = open_.data() + row * block_bytes();
+  return std::vector<std::byte>(frames, frames + num_steps_ % kBlockSteps * frame_bytes_);
+}
+
+void PackedStore::restore(int64_t num_steps, int64_t first_block, const std::vector<std::vector<LooseBlock>>& blocks,
+                          const std::byte* open_frames) {
+  std::lock_guard<std::mutex> writer(writer_);
+  check(num_steps_ == 0, "restore", "an empty store", "one with " + std::to_string(num_steps_) + " steps");
+  check_at_least("num_steps", 0, num_steps);
+  const int64_t end = num_steps / kBlockSteps, first_step = std::max<int64_t>(num_steps - capacity_, 0);
+  check_between("first_block", 0, std::min(first_step / kBlockSteps, end), first_block);
+  check_between("rows of blocks", num_rows_, num_rows_, static_cast<int64_t>(blocks.size()));
+  std::deque<std::shared_ptr<const Slab>> slabs;
+  int64_t slab_bytes = 0;
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    check(static_cast<int64_t>(blocks[row].size()) == end - first_block, "blocks of row " + std::to_string(row),
+          std::to_string(end - first_block), std::to_string(blocks[row].size()));
+  }
+  for (int64_t number = first_block; number < end; ++number) {
+    auto slab = std::make_shared<Slab>();
+    size_t total = 0;
+    for (int64_t row = 0; row < num_rows_; ++row) total += blocks[row][number - first_block].bytes.size();
+    slab->bytes.reserve(total);
+    for (int64_t row = 0; row < num_rows_; ++row) {
+      const LooseBlock& block = blocks[row][number - first_block];
+      const int64_t num_bytes = static_cast<int64_t>(block.bytes.size());
+      const auto* bytes = reinterpret_cast<const std::byte*>(block.bytes.data());
+      const std::string where = "row " + std::to_string(row) + ", block " + std::to_string(number);
+      check(block.is_raw ? num_bytes == block_bytes() : num_bytes > 0 && num_bytes < block_bytes(), where,
+            std::string(block.is_raw ? "" : "fewer than ") + std::to_string(block_bytes()) + " bytes",
+            std::to_string(num_bytes));
+      check(crc32c(bytes, num_bytes) == block.crc, where, "checksum " + std::to_string(block.crc),
+            std::to_string(crc32c(bytes, num_bytes)) + ": the bytes are not those that were stored");
+      slab->blocks.push_back({slab->bytes.size(), static_cast<uint32_t>(num_bytes), block.crc});
+      slab->bytes.insert(slab->bytes.end(), bytes, bytes + num_bytes);
+    }
+    slab->blocks.shrink_to_fit();
+    slab_bytes += bytes_of(*slab);
+    slabs.push_back(std::move(slab));
+  }
+  std::lock_guard<std::mutex> lock(state_);
+  const int64_t num_open = num_steps % kBlockSteps * frame_bytes_;
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    std::memcpy(open_.data() + row * block_bytes(), open_frames + row * num_open, num_open);
+  }
+  slabs_ = std::move(slabs);
+  slab_bytes_ = slab_bytes;
+  first_block_ = first_block;
+  num_steps_ = num_steps;
+}
+
+void PackedStore::flip_bit(int64_t row, int64_t number) {
+  const std::shared_ptr<const Slab> held = slab(row, number);
+  const StoredBlock& block = held->blocks[row];
+  const_cast<Slab&>(*held).bytes[block.offset + block.num_bytes / 2] ^= std::byte{1};
+}
+
+}  // namespace mow

@@ -1,0 +1,70 @@
+"""Raw or packed frames: by arithmetic on the memory that is free, and said once."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from mow.replay.packed import PackedStore, why_not_packed
+from mow.replay.stores import FrameStore, RawStore
+
+StoreKind = Literal["auto", "raw", "packed"]
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def make_store(
+    kind: StoreKind, num_rows: int, capacity: int, frame_shape: Sequence[int], *, free_bytes: int | None = None
+) -> FrameStore:
+    """A store of the kind asked for; "auto" takes raw where it fits into half of the free memory, else packed.
+
+    Half, because the models, the batches and the simulators need memory too. Where frames cannot be packed, "auto"
+    takes raw and warns.
+
+    Args:
+        num_rows, capacity, frame_shape: R, steps per row, (H, W, 3).
+        free_bytes: memory to decide by; None asks the operating system.
+    Raises: ValueError for an unknown kind or a size below 1; ImportError for "packed" where it is impossible.
+    """
+    if kind not in get_args(StoreKind):
+        raise ValueError(f"store must be one of {', '.join(get_args(StoreKind))}, got {kind!r}")
+    if kind == "packed":
+        return PackedStore(num_rows, capacity, frame_shape)
+    raw = RawStore(num_rows, capacity, frame_shape)  # takes no memory before the first step
+    if kind == "raw":
+        return raw
+    free = free_memory() if free_bytes is None else free_bytes
+    logger = logging.getLogger("mow")
+    needed = f"raw frames take {raw.projected_bytes / 1e9:.2f} GB once full, {free / 1e9:.2f} GB is free"
+    if 2 * raw.projected_bytes <= free:
+        logger.info("replay store: raw (%s)", needed)
+        return raw
+    if reason := why_not_packed():
+        logger.warning("replay store: raw, though %s, because frames cannot be packed: %s", needed, reason)
+        return raw
+    logger.info("replay store: packed (%s, of which half may go to replay)", needed)
+    return PackedStore(num_rows, capacity, frame_shape)
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take: what the system has available, or its control group if that is less.
+
+    Where the system does not tell (it is not Linux), all of its memory.
+    """
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if MEMINFO.exists():
+        free = 1024 * _entry(MEMINFO, "MemAvailable:")
+    limit = CGROUP / "memory.max"
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        # What was read from files counts as current, but is given back when memory runs short.
+        used = int((CGROUP / "memory.current").read_text()) - _entry(CGROUP / "memory.stat", "inactive_file")
+        free = min(free, max(int(text) - used, 0))
+    return free
+
+
+def _entry(path: Path, name: str) -> int:
+    """The number after `name` in a file of names and numbers."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return next(int(words[1]) for words in lines if words[0] == name)

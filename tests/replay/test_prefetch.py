@@ -1,0 +1,317 @@
+"""Prefetch changes when a batch is gathered, never what is in it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mow.batch import TransitionBatch
+from mow.replay import ReplayBuffer, set_num_threads
+from mow.replay.packed import why_not_packed
+from mow.replay.prefetch import Prefetcher, Request
+from mow.replay.store_choice import StoreKind
+
+TASKS, CAPACITY, FRAME, ACTIONS = 2, 24, (4, 6, 3), 3
+needs_packed = pytest.mark.skipif(bool(why_not_packed()), reason=f"frames cannot be packed: {why_not_packed()}")
+
+
+def make_buffer(num_steps: int = 20, store: StoreKind = "raw") -> ReplayBuffer:
+    buffer = ReplayBuffer(TASKS, CAPACITY, FRAME, ACTIONS, seed=5, store=store)
+    for index in range(num_steps):
+        buffer.add(**step_of(index))
+    return buffer
+
+
+def step_of(index: int) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(index)
+    return {
+        "frame": random.integers(0, 256, size=(TASKS, *FRAME), dtype=np.uint8),
+        "action": random.random((TASKS, ACTIONS), dtype=np.float32),
+        "reward": np.full(TASKS, index, dtype=np.float32),
+        "terminated": random.random(TASKS) < 0.1,
+        "truncated": random.random(TASKS) < 0.1,
+        "is_first": random.random(TASKS) < 0.1,
+    }
+
+
+def request(counter: int = 0, stream: int = 0, *, length: int = 5) -> Request:
+    return Request(num_sequences=6, length=length, counter=counter, stream=stream)
+
+
+def bytes_of(batch: TransitionBatch) -> bytes:
+    return b"".join(getattr(batch, f.name).numpy().tobytes() for f in fields(batch))
+
+
+def sampled(buffer: ReplayBuffer, name: Request) -> bytes:
+    return bytes_of(buffer.sample(name.num_sequences, name.length, counter=name.counter, stream=name.stream))
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("mow-prefetch")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays() -> Iterator[None]:
+    yield
+    assert threads() == []
+
+
+class SlowBuffer(ReplayBuffer):
+    """Waits for `go` before it samples, so that a test decides what happens first."""
+
+    def __init__(self) -> None:
+        super().__init__(TASKS, CAPACITY, FRAME, ACTIONS, seed=5)
+        self.entered, self.go = threading.Event(), threading.Event()
+        for index in range(20):
+            self.add(**step_of(index))
+
+    def sample(self, *args: Any, **options: Any) -> TransitionBatch:
+        self.entered.set()
+        assert self.go.wait(10)
+        return super().sample(*args, **options)
+
+
+def run(depth: int, store: StoreKind = "raw", num_updates: int = 40) -> list[bytes]:
+    """A loop with two streams of other rhythms; the ring wraps on the way."""
+    buffer = make_buffer(20, store)
+    seen, contexts = [], 0
+    with Prefetcher(buffer, depth=depth) as prefetcher:
+        for update in range(num_updates):
+            seen.append(bytes_of(prefetcher.next(request(update))))
+            if update % 3 == 0:
+                seen.append(bytes_of(prefetcher.next(request(contexts, stream=1, length=3))))
+                contexts += 1
+            with prefetcher.writing():
+                buffer.add(**step_of(20 + update))
+    return seen
+
+
+def test_bytes_do_not_depend_on_depth() -> None:
+    expected = run(0)
+    assert run(1) == expected
+    assert run(4) == expected
+
+
+@needs_packed
+def test_bytes_depend_neither_on_the_store_nor_on_the_number_of_copying_threads() -> None:
+    expected = run(1)
+    from mow import _C
+
+    before = _C.num_threads()
+    try:
+        for num_threads in (1, 2):
+            set_num_threads(num_threads)
+            assert [run(depth, "packed") for depth in (0, 1, 4)] == 3 * [expected]
+    finally:
+        set_num_threads(before)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_a_batch_comes_from_the_state_that_was_published(depth: int) -> None:
+    """The oracle: a plain sample at the moment of publication. One step more draws other windows."""
+    buffer = make_buffer(30)  # full, so that each new step overwrites the oldest
+    with Prefetcher(buffer, depth=depth) as prefetcher:
+        for update in range(8):
+            expected = sampled(buffer, request(update))
+            prefetcher.publish(request(update))
+            with prefetcher.writing():
+                buffer.add(**step_of(30 + update))
+            assert bytes_of(prefetcher.take(request(update))) == expected
+            assert sampled(buffer, request(update)) != expected
+
+
+def test_next_draws_update_t_from_the_state_at_update_t_minus_1() -> None:
+    buffer = make_buffer(20)
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        assert bytes_of(prefetcher.next(request(0))) == sampled(buffer, request(0))
+        expected = sampled(buffer, request(1))  # the state at update 0
+        with prefetcher.writing():
+            buffer.add(**step_of(20))
+        assert bytes_of(prefetcher.next(request(1))) == expected
+
+
+def test_a_batch_is_gathered_while_the_caller_goes_on() -> None:
+    buffer = SlowBuffer()
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        assert buffer.entered.wait(10)  # the thread is inside, and the caller is here
+        buffer.go.set()
+        assert prefetcher.take(request(0)).reward.shape == (TASKS, 6, 5)
+
+
+def test_beyond_depth_publish_waits() -> None:
+    buffer = SlowBuffer()
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        assert not buffer.go.is_set()  # publish did not wait for what can only go on from here
+        threading.Timer(0.1, buffer.go.set).start()
+        prefetcher.publish(request(1))
+        assert buffer.go.is_set()
+
+
+def test_the_writer_waits_for_the_gather() -> None:
+    buffer = SlowBuffer()
+    threading.Timer(0.1, buffer.go.set).start()
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        with prefetcher.writing():
+            assert buffer.go.is_set()
+            buffer.add(**step_of(20))
+        prefetcher.take(request(0))
+
+
+def test_a_writer_that_does_not_wait_is_an_error() -> None:
+    buffer = SlowBuffer()
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        assert buffer.entered.wait(10)
+        buffer.add(**step_of(20))
+        buffer.go.set()
+        with pytest.raises(ValueError, match=r"went from step 20 to 21 before .* was gathered: add steps inside"):
+            prefetcher.take(request(0))
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_errors_of_the_thread_arrive_at_take_with_their_traceback(depth: int) -> None:
+    buffer = make_buffer(4)
+    with Prefetcher(buffer, depth=depth) as prefetcher:
+        prefetcher.publish(request(0))
+        with pytest.raises(ValueError, match="task 0 holds 4 steps, a window needs 5") as caught:
+            prefetcher.take(request(0))
+        assert any(entry.name == "sample" for entry in caught.traceback)
+        for index in range(4, 8):  # and the next request is none the worse for it
+            buffer.add(**step_of(index))
+        assert bytes_of(prefetcher.next(request(1))) == sampled(buffer, request(1))
+
+
+def test_requests_are_taken_by_name_in_any_order() -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=4) as prefetcher:
+        for counter in (0, 1, 2):
+            prefetcher.publish(request(counter))
+        assert [*prefetcher.pending()] == [request(0), request(1), request(2)]
+        for counter in (2, 0, 1):
+            assert bytes_of(prefetcher.take(request(counter))) == sampled(buffer, request(counter))
+        assert [*prefetcher.pending()] == []
+
+
+def test_next_keeps_what_was_published_ahead() -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=4) as prefetcher:
+        prefetcher.publish(request(0))
+        prefetcher.publish(request(1))
+        expected = sampled(buffer, request(1))
+        with prefetcher.writing():
+            buffer.add(**step_of(20))
+        prefetcher.next(request(0))
+        assert bytes_of(prefetcher.next(request(1))) == expected
+        assert [*prefetcher.pending()] == [request(2)]
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_batch_given_back_is_written_over_and_no_other(depth: int) -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=depth) as prefetcher:
+        kept, spare = prefetcher.next(request(0)), prefetcher.next(request(1))
+        expected = bytes_of(kept)
+        prefetcher.give_back(spare)
+        prefetcher.publish(request(0, length=4))  # of another size: takes memory of its own
+        got = [prefetcher.next(request(counter)) for counter in (2, 3, 4)]
+        assert [batch.frame.data_ptr() == spare.frame.data_ptr() for batch in got] == [False, True, False]
+        assert [bytes_of(batch) for batch in got] == [sampled(buffer, request(counter)) for counter in (2, 3, 4)]
+        assert bytes_of(kept) == expected
+        assert bytes_of(prefetcher.take(request(0, length=4))) == sampled(buffer, request(0, length=4))
+
+
+def test_wrong_names_are_refused() -> None:
+    with Prefetcher(make_buffer(), depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        with pytest.raises(ValueError, match="is pending already: take it before"):
+            prefetcher.publish(request(0))
+        with pytest.raises(ValueError, match=r"was not published, pending are \[Request.*counter=0"):
+            prefetcher.take(request(1))
+    with pytest.raises(ValueError, match=r"after close\(\): make a new Prefetcher"):
+        prefetcher.publish(request(0))
+    with pytest.raises(ValueError, match="depth must be at least 0, got -1"):
+        Prefetcher(make_buffer(), depth=-1)
+
+
+def test_discard_lets_the_tasks_be_renumbered() -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        prefetcher.discard()
+        buffer.reorder([1, 0])
+        assert bytes_of(prefetcher.next(request(0))) == sampled(buffer, request(0))
+
+
+def test_a_resumed_run_goes_on_with_the_same_bytes() -> None:
+    buffer = make_buffer(30)
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.next(request(0))
+        saved = prefetcher.saved()
+        expected = bytes_of(prefetcher.take(request(1)))
+    with Prefetcher(make_buffer(30), depth=0) as resumed:
+        for name in saved:
+            resumed.publish(name)
+        assert bytes_of(resumed.next(request(1))) == expected
+
+
+def test_what_cannot_be_resumed_is_not_saved() -> None:
+    buffer = make_buffer(20)
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        with prefetcher.writing():
+            buffer.add(**step_of(20))
+        with pytest.raises(ValueError, match="at step 20, the buffer is at step 21: save before the next step"):
+            prefetcher.saved()
+
+
+def test_the_thread_ends_with_its_owner() -> None:
+    """Closed, left by an exception, or forgotten as by a failed test."""
+    prefetcher = Prefetcher(make_buffer(), depth=1)
+    prefetcher.publish(request(0))
+    assert len(threads()) == 1
+    prefetcher.close()
+    prefetcher.close()
+    assert threads() == []
+
+    def fail() -> None:
+        with Prefetcher(make_buffer(), depth=1) as prefetcher:
+            prefetcher.publish(request(0))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert threads() == []
+    prefetcher = Prefetcher(make_buffer(), depth=1)
+    prefetcher.publish(request(0))
+    del prefetcher
+    deadline = time.monotonic() + 10
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA exists here")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="device cuda needs CUDA, got none here"):
+        Prefetcher(make_buffer(), depth=1, device=torch.device("cuda"))
+    with Prefetcher(make_buffer(), depth=1, device=torch.device("cpu")) as prefetcher:
+        assert prefetcher.next(request(0)).frame.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("depth", [0, 1, 4])
+def test_batches_arrive_on_the_gpu(depth: int) -> None:
+    buffer = make_buffer()
+    with Prefetcher(buffer, depth=depth, device=torch.device("cuda")) as prefetcher:
+        for update in range(20):
+            batch = prefetcher.next(request(update))
+            assert batch.frame.device.type == "cuda"
+            assert bytes_of(batch.to(torch.device("cpu"))) == sampled(buffer, request(update))

@@ -1,0 +1,116 @@
+"""Any order of adding, wrapping, ending episodes, renumbering and sampling: packed, raw and a plain list agree."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from numpy.typing import NDArray
+
+from mow.batch import TransitionBatch
+from mow.replay import ReplayBuffer
+from mow.replay.packed import why_not_packed
+from mow.replay.sampler import draw_windows
+from mow.replay.store_choice import StoreKind
+
+Step = dict[str, NDArray[Any]]
+SHAPE, ACTION_SIZE = (5, 4, 3), 2
+
+
+def step_of(index: int, num_tasks: int, *, noise: bool, ends: bool) -> Step:
+    """Every field tells the task and the step; frames are noise, or one shade that moves."""
+    random = np.random.default_rng(index)
+    task = np.arange(num_tasks)
+    frame = random.integers(0, 256, (num_tasks, *SHAPE), dtype=np.uint8)
+    if not noise:
+        frame[...] = ((7 * task + index) % 256)[:, None, None, None]
+    return {
+        "frame": frame,
+        "action": random.normal(size=(num_tasks, ACTION_SIZE)).astype(np.float32),
+        "reward": (1_000 * task + index).astype(np.float32),
+        "terminated": (task % 2 == 0) & ends,
+        "truncated": (task % 2 == 1) & ends,
+        "is_first": random.random(num_tasks) < 0.1,
+    }
+
+
+class ReplayMachine(RuleBasedStateMachine):
+    """The list holds every step ever added, by task; a window is a slice of it."""
+
+    @initialize(
+        capacity=st.integers(17, 100), num_tasks=st.integers(1, 4), seed=st.integers(0, 2**64 - 1), noise=st.booleans()
+    )
+    def begin(self, capacity: int, num_tasks: int, seed: int, noise: bool) -> None:
+        self.capacity, self.num_tasks, self.seed, self.noise = capacity, num_tasks, seed, noise
+        kinds: list[StoreKind] = ["raw"] if why_not_packed() else ["raw", "packed"]
+        self.buffers = [
+            ReplayBuffer(num_tasks, capacity, SHAPE, ACTION_SIZE, seed=seed, store=kind) for kind in kinds
+        ]
+        self.history: list[list[Step]] = [[] for _ in range(num_tasks)]
+
+    @rule(num_steps=st.integers(1, 40), ends=st.booleans())
+    def add(self, num_steps: int, ends: bool) -> None:
+        """Up to 40 steps; an episode may end with the last."""
+        for i in range(num_steps):
+            index = len(self.history[0])
+            step = step_of(index, self.num_tasks, noise=self.noise, ends=ends and i == num_steps - 1)
+            for buffer in self.buffers:
+                buffer.add(**step)
+            for task, steps in enumerate(self.history):
+                steps.append({name: value[task] for name, value in step.items()})
+
+    @rule(data=st.data())
+    def reorder(self, data: st.DataObject) -> None:
+        order = data.draw(st.permutations(range(self.num_tasks)))
+        for buffer in self.buffers:
+            buffer.reorder(order)
+        self.history = [self.history[task] for task in order]
+
+    @rule(num_sequences=st.integers(1, 4), length=st.integers(1, 16), counter=st.integers(0, 2**64 - 1),
+          into_own=st.booleans())
+    def sample(self, num_sequences: int, length: int, counter: int, into_own: bool) -> None:
+        if len(self.history[0]) < length:
+            return
+        expected = self.expected(num_sequences, length, counter)
+        for buffer in self.buffers:
+            out = TransitionBatch(**{n: torch.full_like(t, 1) for n, t in expected.items()}) if into_own else None
+            batch = buffer.sample(num_sequences, length, counter=counter, stream=3, out=out)
+            assert out is None or batch is out
+            for field in fields(batch):
+                got = getattr(batch, field.name)
+                assert got.dtype == expected[field.name].dtype
+                assert torch.equal(got, expected[field.name]), field.name
+
+    def expected(self, num_sequences: int, length: int, counter: int) -> dict[str, torch.Tensor]:
+        """The windows that are drawn, as slices of the list."""
+        added = len(self.history[0])
+        size = np.full(self.num_tasks, min(added, self.capacity))
+        # With the head where a ring of this many steps has it, the oldest step lies at place 0: places are ages.
+        age = draw_windows(self.seed, counter, 3, size, size % self.capacity, self.capacity, num_sequences, length,
+                           backend="reference")
+        first = added - size[:, None] + age  # [K, B]
+        batch = {
+            name: np.stack([
+                np.stack([np.stack([step[name] for step in steps[begin : begin + length]]) for begin in first[task]])
+                for task, steps in enumerate(self.history)
+            ])
+            for name in self.history[0][0]
+        }
+        batch["is_first"][:, :, 0] = True
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    @invariant()
+    def sizes_agree(self) -> None:
+        if hasattr(self, "history"):
+            for buffer in self.buffers:
+                assert buffer.num_steps == len(self.history[0])
+                assert buffer.size.tolist() == [min(len(self.history[0]), self.capacity)] * self.num_tasks
+
+
+TestReplay = ReplayMachine.TestCase
+TestReplay.settings = settings(
+    max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
