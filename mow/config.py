@@ -100,6 +100,17 @@ class ClusteringConfig:
 
 
 @dataclass(frozen=True)
+class ReplayConfig:
+    store: Literal["auto", "raw", "packed"] = "auto"
+    """Frames as they are, or packed with LZ4; auto packs where raw ones would take over half of the free memory."""
+    prefetch: int = 2
+    """Batches gathered in the background while others train; changes no result. 0: none."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "prefetch")
+
+
+@dataclass(frozen=True)
 class ImaginationConfig:
     num_sequences: int = 1024
     """Imagined trajectories per task and agent update."""
@@ -224,6 +235,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)

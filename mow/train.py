@@ -69,14 +69,25 @@ def run(config: Config) -> "Run":
             )
         except (ImportError, ValueError) as error:
             raise UsageError(str(error)) from error
-        replay = ReplayBuffer(len(config.tasks), config.total_steps, (64, 64, 3), envs.layout.size, seed=config.seed)
         layout = envs.layout
+        try:
+            replay = ReplayBuffer(
+                len(config.tasks),
+                config.total_steps,
+                (64, 64, 3),
+                layout.size,
+                seed=config.seed,
+                store=config.replay.store,
+            )
+        except ImportError as error:
+            raise UsageError(str(error)) from error
         mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
         learner = Learner(config, mask, device)
         folder.mkdir(parents=True, exist_ok=True)
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
         logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
-        say(_plan(config, learner, replay.memory_bytes, device))
+        say(_plan(config, learner, device))
+        say(replay.describe())
         say(f"run folder: {folder}")
         collector = Collector(
             envs,
@@ -86,6 +97,7 @@ def run(config: Config) -> "Run":
             context=config.schedule.acting_context,
         )
         session = Run(config, collector, learner, logger, say)
+        stack.enter_context(session.prefetch)
         started = time.monotonic()
         try:
             session.train()
@@ -159,15 +171,14 @@ def _free_folder(config: Config) -> Path:
     return folder
 
 
-def _plan(config: Config, learner: Any, replay_bytes: int, device: "torch.device") -> str:
+def _plan(config: Config, learner: Any, device: "torch.device") -> str:
     """What is about to happen, in a few lines."""
     millions = sum(p.numel() for p in learner.world_model.parameters()) / 1e6
     updates = config.world_model_updates
     return (
         f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps, {updates:,} world-model updates "
         f"({config.warmup_updates:,} of them warm-up) on {device}\n"
-        f"world model {millions:.1f} M parameters before grouping into {config.num_modules} modules; "
-        f"replay up to {replay_bytes / 1e9:.2f} GB"
+        f"world model {millions:.1f} M parameters before grouping into {config.num_modules} modules"
     )
 
 

@@ -2,19 +2,25 @@
 
 from mow.replay.buffer import ReplayBuffer
 from mow.replay.packed import PackedStore
+from mow.replay.prefetch import Prefetcher, Request
 from mow.replay.sampler import build_info, draw_windows, gather_windows, gather_windows_cuda, set_num_threads
+from mow.replay.segments import load, save
 from mow.replay.store_choice import StoreKind
 from mow.replay.stores import FrameStore, RawStore
 
 __all__ = [
     "FrameStore",
     "PackedStore",
+    "Prefetcher",
     "RawStore",
     "ReplayBuffer",
+    "Request",
     "StoreKind",
     "build_info",
     "draw_windows",
     "gather_windows",
     "gather_windows_cuda",
+    "load",
+    "save",
     "set_num_threads",
 ]

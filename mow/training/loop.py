@@ -9,7 +9,7 @@ Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.envs.base import Episode
+from mow.replay import Prefetcher, Request
 from mow.training.checkpoint import save_checkpoint
 from mow.training.collector import Collector
 from mow.training.insight import measure
@@ -35,6 +36,8 @@ class Run:
         self, config: Config, collector: Collector, learner: Learner, logger: Logger, say: Callable[[str], None]
     ) -> None:
         self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
+        # A batch is drawn when the one before it trains, from what the replay holds then.
+        self.prefetch = Prefetcher(collector.replay, depth=config.replay.prefetch, device=learner.device)
         self.tasks = list(config.tasks)
         self.step = 0  # environment steps per task so far
         self.agent_updates = 0
@@ -55,7 +58,7 @@ class Run:
         """Random steps, so that there is something to learn from."""
         self._begin(f"prefill: {self.config.prefill_steps:,} random steps per task")
         while self.step < self.config.prefill_steps:
-            self._after_step(self.collector.random_step())
+            self._step(self.collector.random_step)
 
     def warm_up(self) -> None:
         """World-model updates with one module for all tasks."""
@@ -74,10 +77,12 @@ class Run:
     def group(self) -> None:
         """Group the tasks and sort everything that holds tasks."""
         learner, config = self.learner, self.config
-        grouping = learner.group(self._clustering_batches())
-        terms = learner.weighted_terms(self._batch()) if config.warmup_updates else None
+        grouping = learner.group(map(self._clustering_batch, range(config.clustering.num_batches)))
+        fresh = self._clustering_batch(config.clustering.num_batches)
+        terms = learner.weighted_terms(fresh) if config.warmup_updates else None
         names = list(self.tasks)
         learner.regroup(grouping, terms)
+        self.prefetch.discard()  # what it holds has the tasks in the old order
         self.collector.reorder(grouping.order)
         self.tasks = [names[k] for k in grouping.order]
         groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(grouping.groups(names)))
@@ -92,13 +97,12 @@ class Run:
         self._begin(f"joint training: to {config.total_steps:,} steps per task")
         start = self.step
         while self.step < config.total_steps:
-            self._after_step(self.collector.agent_step(self.learner))
+            self._step(lambda: self.collector.agent_step(self.learner))
             done = self.step - start
             if done % schedule.world_model_every == 0:
                 self._update_world_model()
             if done % schedule.agent_every == 0:
-                self.means.add(self.learner.update_agent(self._context()))
-                self.agent_updates += 1
+                self._update_agent()
             last = self.step == config.total_steps
             if done % config.log_every == 0 or last:
                 self._report(
@@ -116,26 +120,32 @@ class Run:
 
     def _update_world_model(self) -> None:
         """One update; every `insight_every` updates a look inside the model first, on the same batch."""
-        batch, every = self._batch(), self.config.insight_every
+        batch, every = self.prefetch.next(self._request(self.learner.updates)), self.config.insight_every
         due = every > 0 and self.learner.updates % every == 0
         insight = measure(self.learner, batch) if due else {}
         # The losses first: if something is not finite, the logger names the first curve.
         self.means.add(self.learner.update_world_model(batch))
         self.means.add(insight)
+        self._give_back(batch)
+
+    def _update_agent(self) -> None:
+        imagination = self.config.imagination
+        context = self.prefetch.next(
+            Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
+        )
+        self.means.add(self.learner.update_agent(context))
+        self.agent_updates += 1
+        self._give_back(context)
 
     # Batches ---------------------------------------------------------------------------------------------------------
 
-    def _batch(self) -> TransitionBatch:
+    def _request(self, update: int) -> Request:
         batch = self.config.batch
-        return self.collector.replay.sample(
-            batch.num_sequences, batch.length, counter=self.learner.updates, stream=WORLD_MODEL_STREAM
-        )
+        return Request(batch.num_sequences, batch.length, update, WORLD_MODEL_STREAM)
 
-    def _context(self) -> TransitionBatch:
-        imagination = self.config.imagination
-        return self.collector.replay.sample(
-            imagination.num_sequences, imagination.context, counter=self.agent_updates, stream=IMAGINATION_STREAM
-        )
+    def _give_back(self, batch: TransitionBatch) -> None:
+        if batch.frame.device.type == "cpu":
+            self.prefetch.give_back(batch)
 
     def _prefill_frames(self) -> Tensor:
         """A few hundred frames of each task: uint8 [K, N, 64, 64, 3]."""
@@ -143,12 +153,9 @@ class Run:
         batch = self.collector.replay.sample(max(1, 256 // length), length, counter=0, stream=BACKGROUND_STREAM)
         return batch.frame.flatten(1, 2).to(self.learner.device)
 
-    def _clustering_batches(self) -> Iterator[TransitionBatch]:
-        batch = self.config.batch
-        for counter in range(self.config.clustering.num_batches):
-            yield self.collector.replay.sample(
-                batch.num_sequences, batch.length, counter=counter, stream=CLUSTERING_STREAM
-            )
+    def _clustering_batch(self, counter: int) -> TransitionBatch:
+        size = self.config.batch
+        return self.collector.replay.sample(size.num_sequences, size.length, counter=counter, stream=CLUSTERING_STREAM)
 
     # Words and curves ------------------------------------------------------------------------------------------------
 
@@ -157,7 +164,10 @@ class Run:
         self._marked = (self._phase_started, self.learner.updates)
         self.say(message)
 
-    def _after_step(self, finished: tuple[Episode, ...]) -> None:
+    def _step(self, step: Callable[[], tuple[Episode, ...]]) -> None:
+        """One step of every task, once what was drawn from the replay is copied out of it."""
+        with self.prefetch.writing():
+            finished = step()
         self.step += 1
         for episode in finished:
             self.logger.episode(self.step, episode)
