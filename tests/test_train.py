@@ -78,6 +78,15 @@ def test_a_missing_simulator_names_the_remedy(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_frames_that_cannot_be_packed_are_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mow.replay.packed.why_not_packed", lambda: "no liblz4: `apt install liblz4-1`")
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", *DUMMY, "--replay.store", "packed", "--folder", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert "cannot be made here: no liblz4: `apt install liblz4-1`" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_workers_follow_the_spare_cores(monkeypatch):
     from tests.small import run_config
 

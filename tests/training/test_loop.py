@@ -10,16 +10,18 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mow.clustering import from_labels
+from mow.config import ReplayConfig
 from mow.distributions import ActionMask
 from mow.envs.dummy import read_counter
 from mow.envs.vector import SerialVectorEnv
 from mow.models import WorldModel
 from mow.replay import ReplayBuffer
+from mow.replay.packed import why_not_packed
 from mow.training.checkpoint import load_checkpoint
 from mow.training.collector import Collector
 from mow.training.learner import Learner
 from mow.training.logger import Logger
-from mow.training.loop import Run
+from mow.training.loop import WORLD_MODEL_STREAM, Run
 from tests.small import MODEL, run_config
 
 
@@ -63,7 +65,14 @@ class Recorder:
 
 def wire(config, folder: Path):
     envs = Recorder(SerialVectorEnv(config.tasks, seed=config.seed, options={}))
-    replay = ReplayBuffer(len(config.tasks), config.total_steps, (64, 64, 3), envs.layout.size, seed=config.seed)
+    replay = ReplayBuffer(
+        len(config.tasks),
+        config.total_steps,
+        (64, 64, 3),
+        envs.layout.size,
+        seed=config.seed,
+        store=config.replay.store,
+    )
     layout = envs.layout
     mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
     torch.manual_seed(config.seed)
@@ -208,6 +217,41 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert losses[0][0] == losses[1][0]
     for name, tensor in losses[0][1].items():
         assert torch.equal(tensor, losses[1][1][name]), name
+
+
+def test_neither_store_nor_prefetch_changes_what_is_learnt(tmp_path):
+    learnt = {}
+    for store, depth in (("raw", 0), ("raw", 2), ("packed", 1), ("packed", 4)):
+        if store == "packed" and why_not_packed():
+            continue
+        replay = ReplayConfig(store=store, prefetch=depth)
+        run, *_ = wire(run_config(total_steps=24, replay=replay), tmp_path / f"{store}{depth}")
+        with run.prefetch:
+            run.train()
+        run.logger.close()
+        learnt[store, depth] = {**run.learner.world_model.state_dict(), **run.learner.agent.state_dict()}
+    first, *others = learnt.values()
+    assert others
+    for other in others:
+        for name, tensor in first.items():
+            assert torch.equal(tensor, other[name]), name
+
+
+def test_a_batch_is_drawn_when_the_one_before_it_trains(tmp_path):
+    run, *_ = wire(run_config(), tmp_path / "run")
+    drawn, sample = [], run.collector.replay.sample
+
+    def record(num_sequences, length, *, counter, stream, **how):
+        drawn.append((stream, counter, run.collector.replay.num_steps))
+        return sample(num_sequences, length, counter=counter, stream=stream, **how)
+
+    run.collector.replay.sample = record
+    run.prefill()
+    run.warm_up()
+    run.prefetch.close()
+    run.logger.close()
+    prefill, updates = run.config.prefill_steps, run.config.warmup_updates
+    assert drawn == [(WORLD_MODEL_STREAM, update, prefill) for update in range(updates + 1)]
 
 
 def test_insight_comes_when_asked_and_changes_nothing(tmp_path):
