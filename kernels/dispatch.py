@@ -66,7 +66,8 @@ def choose(op: str, backend: Backend, available: tuple[str, ...]) -> str:
         backend: "auto" takes the first of `available`, or what MOW_BACKEND named at the start; any other name exactly
             that one.
         available: what this op can run here, best first.
-    Returns: one of `available`. The first answer for each triple of arguments is logged to "mow" at level INFO.
+    Returns: one of `available`. The first answer for each triple of arguments is logged to "mow", at level INFO where
+        there was a choice.
     Raises: ValueError if `backend` is not available.
     """
     key = (op, backend, available)
@@ -78,7 +79,8 @@ def choose(op: str, backend: Backend, available: tuple[str, ...]) -> str:
             names = " or ".join(repr(name) for name in ("auto", *available))
             source = " (from MOW_BACKEND)" if backend == "auto" else ""
             raise ValueError(f"{op} has no backend {wanted!r} here{source}: choose {names}")
-        logging.getLogger("mow").info("%s: %s", op, chosen)
+        # Where there is nothing to choose, as on a CPU, there is nothing to tell.
+        logging.getLogger("mow").log(logging.INFO if len(available) > 1 else logging.DEBUG, "%s: %s", op, chosen)
         _CHOSEN[key] = chosen
     return chosen
 

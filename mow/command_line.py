@@ -5,9 +5,10 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 from mow import envs
@@ -38,6 +39,25 @@ class Parser(argparse.ArgumentParser):
 def say(line: str) -> None:
     """One line to the console, at once even when it goes to a file."""
     print(line, flush=True)
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def chatty() -> Iterator[None]:
+    """Inside, what the package logs of its choices (which store, which kernels) goes to the console too."""
+    logger, console = logging.getLogger("mow"), _Console()
+    level = logger.level
+    logger.addHandler(console)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(console)
+        logger.setLevel(level)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

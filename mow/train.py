@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow import __version__
-from mow.command_line import UsageError, fail, parse, say
+from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run(config: Config) -> "Run":
     folder = _free_folder(config)
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(chatty())
         options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
         try:
             envs = stack.enter_context(
@@ -87,7 +88,6 @@ def run(config: Config) -> "Run":
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
         logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
         say(_plan(config, learner, device))
-        say(replay.describe())
         say(f"run folder: {folder}")
         collector = Collector(
             envs,

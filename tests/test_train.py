@@ -1,6 +1,7 @@
 """The command, from arguments to run folder."""
 
 import json
+import logging
 
 import pytest
 
@@ -76,6 +77,16 @@ def test_a_missing_simulator_names_the_remedy(tmp_path, capsys, monkeypatch):
     assert stopped.value.code == 2
     assert "pip install" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_console_hears_what_the_package_chose(tmp_path, capsys):
+    logger = logging.getLogger("mow")
+    before = logger.level, list(logger.handlers)
+    assert main(["quickstart", *DUMMY, "--evaluation-episodes", "0", "--folder", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("replay store: raw (raw frames take 0.00 GB once full, ") == 1
+    assert "replay (raw): 20 of 20 steps of 2 tasks in 0.00 GB, 0.00 GB once full" in said
+    assert (logger.level, logger.handlers) == before
 
 
 def test_frames_that_cannot_be_packed_are_one_line(tmp_path, capsys, monkeypatch):

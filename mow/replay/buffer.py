@@ -113,8 +113,9 @@ class ReplayBuffer:
         held = min(self.num_steps, self._capacity)
         step_bytes = sum(ring.nbytes for ring in self._columns.values()) // self._capacity
         now = self._frames.memory_bytes + held * step_bytes
+        packed = f"frames packed {self._frames.ratio:.1f}x, " if kind == "packed" else ""
         return (f"replay ({kind}): {held:,} of {self._capacity:,} steps of {len(self._rows)} tasks in {now / 1e9:.2f} "
-                f"GB, frames packed {self._frames.ratio:.1f}x, {self.memory_bytes / 1e9:.2f} GB once full")
+                f"GB, {packed}{self.memory_bytes / 1e9:.2f} GB once full")
 
     def add(
         self,

@@ -110,6 +110,7 @@ class Run:
                 )
             if done % config.checkpoint_every == 0 or last:
                 self.say(f"checkpoint: {self.save()}")
+                self.say(self.collector.replay.describe())
 
     def save(self) -> Path:
         """Write a checkpoint of everything that learns; returns its path."""

@@ -48,10 +48,9 @@ def test_the_environment_is_read_at_the_start() -> None:
 def test_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mow"):
         for _ in range(3):
-            choose("lambda_return", "auto", ("reference",))
-    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [
-        ("mow", "INFO", "lambda_return: reference")
-    ]
+            choose("lambda_return", "auto", ("triton", "reference"))
+            choose("sample_onehot", "auto", ("reference",))  # there was no choice
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [("mow", "INFO", "lambda_return: triton")]
 
 
 def test_no_silent_fallback(caplog: pytest.LogCaptureFixture) -> None:

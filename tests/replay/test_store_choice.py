@@ -93,7 +93,7 @@ def test_the_buffer_tells_what_it_holds_and_will_take() -> None:
                                  f"{ratio:.1f}x, {size:.2f} GB once full")
     raw = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, store="raw")
     assert raw.memory_bytes == RAW_BYTES + column_bytes
-    assert raw.describe() == ("replay (raw): 0 of 1,000 steps of 2 tasks in 0.00 GB, frames packed 1.0x, 0.02 GB once "
+    assert raw.describe() == ("replay (raw): 0 of 1,000 steps of 2 tasks in 0.00 GB, 0.02 GB once "
                               "full")
 
 
