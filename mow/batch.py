@@ -43,7 +43,7 @@ class Posterior:
 
     logits: Tensor  # [K, B, L, S, C] of q(z_t | o_t, e_k)
     latent: Tensor  # [K, B, L, Z] one-hot sample; its gradient is that of the probabilities
-    token: Tensor  # [K, B, L, Z] what sequence model and heads were given for it: the same, or foretold in part
+    token: Tensor  # [K, B, L, Z] what sequence model and heads were given for it: the same, or stale in part
     hidden: Tensor  # [K, B, L, D] h_t, sees tokens up to t of the same episode
 
 

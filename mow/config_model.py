@@ -115,9 +115,9 @@ class WorldModelConfig:
     reads h_t, the action, the cell and its neighbours."""
     prior_width: int = 128
     """Of the local prior's hidden layer; it has half as many events."""
-    scheduled_sampling: float = 0.0
-    """While learning, share of the steps that the model is given as it foretold them itself, so that it learns what
-    follows from its own mistakes, which imagination is made of."""
+    stale_share: float = 0.0
+    """While learning, share of the groups of z_t that the model is given as they were in z_{t-1}: imagined latents,
+    whose groups are drawn one by one, come apart in the same way."""
     heads: Literal["cluster", "shared"] = "cluster"
     """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
     task_head: bool = True
@@ -131,7 +131,7 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         positive(self, "width", "prior_width", "num_heads", "feedforward", "max_positions")
-        fraction(self, "scheduled_sampling")
+        fraction(self, "stale_share")
         require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         not_negative(self, "embedding_size")
         require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")

@@ -58,7 +58,7 @@ def config(**changes: object) -> Config:
         (lambda: PerceptionConfig(classes=257), "classes must be at most 256, got 257"),
         (lambda: PerceptionConfig(unimix=1.5), "unimix must lie in [0, 1], got 1.5"),
         (lambda: ImaginationConfig(temperature=0.0), "temperature must be above 0, got 0.0"),
-        (lambda: WorldModelConfig(scheduled_sampling=-0.1), "scheduled_sampling must lie in [0, 1], got -0.1"),
+        (lambda: WorldModelConfig(stale_share=-0.1), "stale_share must lie in [0, 1], got -0.1"),
         (lambda: RoutingConfig(temperature_end=0.0), "temperature_end must be above 0, got 0.0"),
         (lambda: RoutingConfig(anneal_fraction=-0.1), "anneal_fraction must lie in [0, 1], got -0.1"),
         (lambda: RoutingConfig(noise=-1.0), "noise must be 0 or more, got -1.0"),

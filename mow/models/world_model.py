@@ -168,38 +168,26 @@ class WorldModel(nn.Module):
         """Encode a batch, draw its latents, and run the sequence model over them."""
         logits = self.encode(batch.frame)  # [K, B, L, S, C]
         latent = self.sample(logits, rng)  # [K, B, L, Z]
-        window = self.window(batch.is_first)
-        token = self._foretold_in_part(latent, batch, window, routing, rng)
-        hidden = self.remember(token, batch.action, window, routing)
+        token = self._stale_in_part(latent, batch.is_first, rng)
+        hidden = self.remember(token, batch.action, self.window(batch.is_first), routing)
         return Posterior(logits, latent, token, hidden)
 
-    @torch.no_grad()
-    def _foretold(
-        self, latent: Tensor, batch: TransitionBatch, window: Window, routing: Routing, rng: PhiloxState
-    ) -> Tensor:
-        """z_t [K, B, L, Z] as the prior would have drawn it after z_{t-1}, a_{t-1}; that of t = 0 is left as it is."""
-        hidden = self.remember(latent, batch.action, window, routing)
-        logits, _ = self.foretell(Moment(latent, batch.action, hidden))
-        drawn = self.sample(logits, rng)
-        return torch.cat([latent[:, :, :1], drawn[:, :, :-1]], dim=2)
+    def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
+        """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
 
-    def _foretold_in_part(
-        self, latent: Tensor, batch: TransitionBatch, window: Window, routing: Routing, rng: PhiloxState
-    ) -> Tensor:
-        """Scheduled sampling: while training, a share of the steps of z_t [K, B, L, Z] is the model's own draw.
-
-        So are all latents of a rollout but the first, and where the model was wrong they look like nothing that was
-        ever seen. What follows from those is then learnt too, from what really followed; otherwise a policy soon finds
-        the ones that are taken for a reward. No step that opens an episode is replaced.
-        Source: Bengio et al. 2015 (arXiv 1506.03099), with a constant share; that of MoW is 0.
+        So look the latents of a rollout, whose groups are drawn one by one: some have moved on where others have not.
+        The model learns to go on from there by what it remembers, rather than to take them for something new.
+        Source: none, an addition of this package; bench/results/LOG.md has what it changes.
         """
-        share = self.config.scheduled_sampling
+        share = self.config.stale_share
         if share == 0.0 or not self.training:
             return latent
-        foretold = self._foretold(latent, batch, window, routing, rng)
-        chosen = uniform(rng, batch.is_first.numel()).view(batch.is_first.shape) < share  # [K, B, L]
+        groups = latent.unflatten(-1, (self.config.perception.groups, -1))  # [K, B, L, S, C]
+        stale = uniform(rng, groups[..., 0].numel()).view(groups.shape[:-1]) < share
         rng.advance()
-        return torch.where((chosen & ~batch.is_first).unsqueeze(-1), foretold, latent)
+        stale = stale & ~is_first.unsqueeze(-1)
+        before = torch.cat([groups[:, :, :1], groups[:, :, :-1]], dim=2)
+        return torch.where(stale.unsqueeze(-1), before, groups).flatten(-2)
 
     def predict(self, moment: Moment) -> Prediction:
         """All heads."""
