@@ -39,7 +39,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if this_device().kind == "cpu":
-        terminalreporter.write_line("CPU numbers, of small sizes and of plain PyTorch: they say nothing of a GPU.")
+        terminalreporter.write_line("CPU numbers: they say nothing of a GPU.")
 
 
 @pytest.fixture(scope="session")
