@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mow.training.checkpoint import load_checkpoint
 from mow.training.collector import Collector
 from mow.training.learner import Learner
 from mow.training.logger import Logger
-from mow.training.loop import WORLD_MODEL_STREAM, Run
+from mow.training.loop import IMAGINATION_STREAM, WORLD_MODEL_STREAM, Run
 from tests.small import MODEL, run_config
 
 
@@ -252,6 +253,42 @@ def test_a_batch_is_drawn_when_the_one_before_it_trains(tmp_path):
     run.logger.close()
     prefill, updates = run.config.prefill_steps, run.config.warmup_updates
     assert drawn == [(WORLD_MODEL_STREAM, update, prefill) for update in range(updates + 1)]
+
+
+def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
+    """Through the regrouping, with gathers so slow that a step would overtake them if it did not wait."""
+    run, *_ = wire(run_config(), tmp_path / "run")
+    drawn, trained, returned = [], [], []
+    sample, give_back = run.collector.replay.sample, run.prefetch.give_back
+
+    def slow(num_sequences, length, *, counter, stream, **how):
+        drawn.append((stream, counter))
+        time.sleep(0.01)
+        return sample(num_sequences, length, counter=counter, stream=stream, **how)
+
+    def record(update):
+        def recorded(self, batch):
+            trained.append(([*run.tasks], batch.frame[:, 0, 0].clone()))
+            return update(self, batch)
+
+        return recorded
+
+    for name in ("update_world_model", "update_agent"):
+        monkeypatch.setattr(Learner, name, record(getattr(Learner, name)))
+    run.collector.replay.sample = slow
+    run.prefetch.give_back = lambda batch: returned.append(batch) or give_back(batch)
+    run.learner.group = lambda batches: from_labels(np.array([0, 1, 0]), np.eye(3))
+    with run.prefetch:
+        run.train()
+    run.logger.close()
+    assert len({tuple(tasks) for tasks, _ in trained}) == 2, "the tasks did not change places"
+    variant = {}
+    for tasks, frames in trained:
+        for task, frame in zip(tasks, frames, strict=True):
+            assert variant.setdefault(task, read_counter(frame.numpy())[0]) == read_counter(frame.numpy())[0]
+    assert len(returned) == len(trained) == run.learner.updates + run.agent_updates
+    counters = [counter for stream, counter in drawn if stream == IMAGINATION_STREAM]
+    assert counters == [*range(run.agent_updates + 1)]
 
 
 def test_insight_comes_when_asked_and_changes_nothing(tmp_path):
