@@ -258,12 +258,14 @@ def test_a_batch_is_drawn_when_the_one_before_it_trains(tmp_path):
 def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
     """Through the regrouping, with gathers so slow that a step would overtake them if it did not wait."""
     run, *_ = wire(run_config(), tmp_path / "run")
-    drawn, trained, returned = [], [], []
+    drawn, trained, returned, overtaken = [], [], [], []
     sample, give_back = run.collector.replay.sample, run.prefetch.give_back
 
     def slow(num_sequences, length, *, counter, stream, **how):
         drawn.append((stream, counter))
+        steps = run.collector.replay.num_steps
         time.sleep(0.01)
+        overtaken.append(run.collector.replay.num_steps - steps)
         return sample(num_sequences, length, counter=counter, stream=stream, **how)
 
     def record(update):
@@ -287,6 +289,7 @@ def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
         for task, frame in zip(tasks, frames, strict=True):
             assert variant.setdefault(task, read_counter(frame.numpy())[0]) == read_counter(frame.numpy())[0]
     assert len(returned) == len(trained) == run.learner.updates + run.agent_updates
+    assert not any(overtaken)
     counters = [counter for stream, counter in drawn if stream == IMAGINATION_STREAM]
     assert counters == [*range(run.agent_updates + 1)]
 
