@@ -6,8 +6,9 @@
 Windows of frames for a batch of the world model (26 x 16 x 64) and one of contexts (26 x 39 x 8), drawn from 26 games.
 The subject is the packed store where it can be had, else the raw one. Peers: a flat copy of as many bytes between two
 blocks of memory in use (the bound), torch, NumPy, and torchrl, cpprb and tianshou where they are installed. "all
-fields" is the whole ReplayBuffer.sample: draw, frames and columns, into a given batch. Adding is timed in turns of
-eight steps, so that each has one block to pack.
+fields" is the whole ReplayBuffer.sample: draw, frames and columns, into a given batch; "on disk" is the packed store
+with every block in a file, which the system's cache holds. Adding is timed in turns of eight steps, so that each has
+one block to pack.
 
 Host memory is measured by the CPU's clock on every machine, and the floor is the flat copy, in the same rounds as all
 others. With a GPU the gather there is timed too.
@@ -15,8 +16,10 @@ others. With a GPU the gather there is timed too.
 
 import dataclasses
 import os
+import tempfile
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,13 +74,19 @@ class Recorded:
 def record(num_tasks: int, num_steps: int) -> Recorded:
     """Kept for the next benchmark: playing takes longer than measuring."""
     frames, source = recorded_frames(num_tasks, num_steps)
-    buffers: dict[str, ReplayBuffer] = {}
-    kinds: tuple[StoreKind, ...] = ("raw",) if why_not_packed() else ("packed", "raw")
-    for kind in kinds:
-        buffers[kind] = ReplayBuffer(num_tasks, num_steps, frames.shape[2:], _ACTIONS, seed=0, store=kind)
-        for step in range(num_steps):
-            add(buffers[kind], frames[:, step])
-    return Recorded(frames, source, buffers)
+    kinds = ("raw",) if why_not_packed() else ("packed", "raw", "on disk")
+    return Recorded(frames, source, {kind: filled(kind, frames) for kind in kinds})
+
+
+def filled(kind: str, frames: NDArray[np.uint8]) -> ReplayBuffer:
+    """A buffer that holds all of frames [K, N, H, W, 3] and no more."""
+    num_tasks, num_steps = frames.shape[:2]
+    store: StoreKind = "raw" if kind == "raw" else "packed"
+    disk = {"free_bytes": 0, "disk": Path(tempfile.gettempdir())} if kind == "on disk" else {}
+    buffer = ReplayBuffer(num_tasks, num_steps, frames.shape[2:], _ACTIONS, seed=0, store=store, **disk)
+    for step in range(num_steps):
+        add(buffer, frames[:, step])
+    return buffer
 
 
 def add(buffer: ReplayBuffer, frame: NDArray[np.uint8]) -> None:
@@ -191,7 +200,7 @@ def table(title: str, info: dict[str, Any], num_bytes: int) -> str:
 
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
 def test_add(race: Race, shape: WindowShape) -> None:
-    """Eight steps of all tasks; the buffers are full, so that the oldest make room."""
+    """Eight steps of all tasks into buffers of their own, which are full, so that the oldest make room."""
     race = on_the_host(race)
     recorded = record(shape.K, shape.N)
     frames = recorded.frames
@@ -212,7 +221,7 @@ def test_add(race: Race, shape: WindowShape) -> None:
         assert (newest[:, 0] == added).all(), "the newest frames are not those that were added"
 
     num_frames = shape.K * _BLOCK_STEPS
-    (kind, subject), *others = ((kind, adder(fresh(recorded, kind))) for kind in recorded.buffers)
+    (kind, subject), *others = ((kind, adder(filled(kind, frames[:, :256]))) for kind in recorded.buffers)
     race.run(
         subject,
         dict(others),
@@ -226,16 +235,6 @@ def test_add(race: Race, shape: WindowShape) -> None:
     if "median_us" in info:
         info["us_per_frame"] = info["median_us"] / num_frames
         print(f"{info['us_per_frame']:.1f} us per frame for {kind}")
-
-
-def fresh(recorded: Recorded, kind: str) -> ReplayBuffer:
-    """A full buffer that may be written to: the others are compared with what was recorded."""
-    num_tasks, num_steps = recorded.frames.shape[0], min(recorded.frames.shape[1], 256)
-    buffer = ReplayBuffer(num_tasks, num_steps, recorded.frames.shape[2:], _ACTIONS, seed=0,
-                          store="packed" if kind == "packed" else "raw")
-    for step in range(num_steps):
-        add(buffer, recorded.frames[:, step])
-    return buffer
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -170,17 +171,11 @@ Frames open_frames_of(const PackedStore& store, int64_t row) {
   return array;
 }
 
-void restore_store(PackedStore& store, int64_t num_steps, int64_t first_block,
-                   const std::vector<std::vector<BlockTuple>>& blocks, const Frames& open_frames) {
-  check_at_least("num_steps", 0, num_steps);
-  check_frames("open_frames", {store.num_rows(), num_steps % kBlockSteps}, store, open_frames);
-  std::vector<std::vector<LooseBlock>> loose(blocks.size());
-  for (size_t row = 0; row < blocks.size(); ++row) {
-    for (const auto& [bytes, is_raw, crc] : blocks[row]) loose[row].push_back({std::string_view(bytes), is_raw, crc, nullptr});
-  }
-  const std::byte* data = bytes_of(open_frames);
+void append_block_to(PackedStore& store, const std::vector<BlockTuple>& blocks) {
+  std::vector<LooseBlock> loose;
+  for (const auto& [bytes, is_raw, crc] : blocks) loose.push_back({std::string_view(bytes), is_raw, crc, nullptr});
   py::gil_scoped_release unlocked;
-  store.restore(num_steps, first_block, loose, data);
+  store.append_block(loose);
 }
 
 uint32_t crc32c_of(const py::bytes& bytes, bool by_table) {
@@ -189,25 +184,38 @@ uint32_t crc32c_of(const py::bytes& bytes, bool by_table) {
   return by_table ? crc32c_by_table(data, text.size()) : crc32c(data, text.size());
 }
 
+// std::system_error reaches Python as the OSError of its number.
+void translate_system_error(std::exception_ptr thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const std::system_error& error) {
+    const auto number_and_text = py::make_tuple(error.code().value(), error.what());
+    PyErr_SetObject(PyExc_OSError, number_and_text.ptr());
+  }
+}
+
 void bind_packed_store(py::module_& module) {
   using py::arg;
+  py::register_local_exception_translator(&translate_system_error);
   module.attr("block_steps") = kBlockSteps;
   module.def("why_no_lz4", [] { return lz4().missing; });
   module.def("crc32c", &crc32c_of, arg("data"), arg("by_table") = false);
   py::class_<PendingFrames>(module, "PendingFrames").def("finish", &finish_gather);
   py::class_<PackedStore>(module, "PackedStore")
       .def(py::init<int64_t, int64_t, int64_t>(), arg("num_rows"), arg("capacity"), arg("frame_bytes"))
+      .def("spill_to", &PackedStore::spill_to, arg("folder"), arg("memory_limit"))
       .def("append", &append_frames, arg("frames").noconvert())
+      .def("append_block", &append_block_to, arg("blocks"))
+      .def("resume", &PackedStore::resume, arg("num_steps"))
       .def("begin_gather", &begin_gather, arg("rows").noconvert(), arg("first").noconvert(), arg("length"),
            arg("out").noconvert())
       .def_property_readonly("num_steps", &PackedStore::num_steps)
       .def_property_readonly("memory_bytes", &PackedStore::memory_bytes)
+      .def_property_readonly("disk_bytes", &PackedStore::disk_bytes)
       .def_property_readonly("ratio", &PackedStore::ratio)
       .def("block_range", &PackedStore::block_range)
       .def("block_bytes", &block_of, arg("row"), arg("block"))
       .def("open_frames", &open_frames_of, arg("row"))
-      .def("restore", &restore_store, arg("num_steps"), arg("first_block"), arg("blocks"),
-           arg("open_frames").noconvert())
       .def("_flip_bit", &PackedStore::flip_bit, arg("row"), arg("block"));
 }
 

@@ -28,7 +28,7 @@ int64_t packed_limit(int64_t block_bytes) { return block_bytes * 9 / 10; }
 const char* chars(const std::byte* bytes) { return reinterpret_cast<const char*>(bytes); }
 char* chars(std::byte* bytes) { return reinterpret_cast<char*>(bytes); }
 
-// A slab with its table, its place in the deque, and what shared_ptr and malloc put around them.
+// What a slab takes of memory: with its table, its place in the deque, and what shared_ptr and malloc put around them.
 int64_t bytes_of(const Slab& slab) {
   constexpr int64_t kAround = sizeof(Slab) + sizeof(std::shared_ptr<Slab>) + 16 + 3 * 16;
   return static_cast<int64_t>(slab.bytes.capacity() + slab.blocks.capacity() * sizeof(StoredBlock)) + kAround;
@@ -37,15 +37,47 @@ int64_t bytes_of(const Slab& slab) {
 [[noreturn]] void throw_corrupt(const std::string& where, int64_t step, const char* what) {
   throw std::runtime_error(where + ", steps " + std::to_string(step) + " to " +
                            std::to_string(step + kBlockSteps - 1) + ": " + what +
-                           ": the stored frames changed in memory; test this machine's RAM and go on from a checkpoint");
+                           ": the stored frames changed; test this machine's memory and disk, and go on from a checkpoint");
 }
 
 constexpr const char* kWrongChecksum = "the checksum of the packed frames is wrong";
 constexpr const char* kNoBlock = "the packed frames cannot be unpacked";
 constexpr const char* kNoMemory = "no memory is left to unpack the frames";
+constexpr const char* kNoDisk = "the packed frames cannot be read from the disk";
 
-bool checksum_fits(const Slab& slab, const StoredBlock& block) {
-  return crc32c(slab.bytes.data() + block.offset, block.num_bytes) == block.crc;
+// A thread's own block of memory, which grows and is kept.
+class Scratch {
+ public:
+  // nullptr where there is no memory.
+  std::byte* room(size_t num_bytes) {
+    if (size_ < num_bytes) {
+      bytes_.reset(new (std::nothrow) std::byte[num_bytes]);
+      size_ = bytes_ == nullptr ? 0 : num_bytes;
+    }
+    return bytes_.get();
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> bytes_;
+  size_t size_ = 0;
+};
+
+struct Stored {
+  const std::byte* bytes;
+  const char* wrong;  // nullptr where the bytes are those that were sealed
+};
+
+// The stored bytes of a block, in memory or read to `scratch`.
+Stored stored_bytes(const Slab& slab, const StoredBlock& block, Scratch& scratch) {
+  const std::byte* bytes = slab.bytes.data() + block.offset;
+  if (slab.spilled != nullptr) {
+    std::byte* room = scratch.room(block.num_bytes);
+    if (room == nullptr) return {nullptr, kNoMemory};
+    const int64_t offset = slab.spilled->offset + static_cast<int64_t>(block.offset);
+    if (!slab.spilled->file->read(offset, block.num_bytes, room)) return {nullptr, kNoDisk};
+    bytes = room;
+  }
+  return {bytes, crc32c(bytes, block.num_bytes) == block.crc ? nullptr : kWrongChecksum};
 }
 
 }  // namespace
@@ -67,7 +99,8 @@ void PackedStore::append(const std::byte* frames) {
   for (int64_t row = 0; row < num_rows_; ++row) {
     std::memcpy(open_.data() + row * block_bytes() + place * frame_bytes_, frames + row * frame_bytes_, frame_bytes_);
   }
-  publish(place == kBlockSteps - 1 ? seal() : nullptr);
+  publish(place == kBlockSteps - 1 ? seal() : nullptr, num_steps_ + 1);
+  spill_old();
 }
 
 std::shared_ptr<const Slab> PackedStore::seal() {
@@ -102,19 +135,45 @@ std::shared_ptr<const Slab> PackedStore::seal() {
   return slab;
 }
 
-void PackedStore::publish(std::shared_ptr<const Slab> slab) {
+void PackedStore::publish(std::shared_ptr<const Slab> slab, int64_t num_steps) {
   std::vector<std::shared_ptr<const Slab>> dropped;  // freed after the lock
   std::lock_guard<std::mutex> lock(state_);
   if (slab != nullptr) {
     slab_bytes_ += bytes_of(*slab);
     slabs_.push_back(std::move(slab));
   }
-  ++num_steps_;
+  num_steps_ = num_steps;
   while (!slabs_.empty() && (first_block_ + 1) * kBlockSteps <= first_visible()) {
-    slab_bytes_ -= bytes_of(*slabs_.front());
+    const Slab& oldest = *slabs_.front();
+    slab_bytes_ -= bytes_of(oldest);
+    if (oldest.spilled != nullptr) {
+      disk_bytes_ -= static_cast<int64_t>(oldest.spilled->num_bytes);
+      --num_spilled_;
+    }
     dropped.push_back(std::move(slabs_.front()));
     slabs_.pop_front();
     ++first_block_;
+  }
+}
+
+void PackedStore::spill_to(const std::string& folder, int64_t memory_limit) {
+  check_at_least("memory_limit", 0, memory_limit);
+  std::lock_guard<std::mutex> writer(writer_);
+  spill_ = std::make_shared<SpillFile>(folder);
+  memory_limit_ = memory_limit;
+}
+
+// Readers that hold the slab in memory keep it; those to come find the one on the disk.
+void PackedStore::spill_old() {
+  while (spill_ != nullptr && slab_bytes_ > memory_limit_ && num_spilled_ < static_cast<int64_t>(slabs_.size())) {
+    std::shared_ptr<const Slab> held = slabs_[num_spilled_];
+    auto moved = std::make_shared<Slab>();
+    moved->blocks = held->blocks;
+    moved->spilled = std::make_unique<const SpilledBytes>(spill_, held->bytes.data(), held->bytes.size());
+    std::lock_guard<std::mutex> lock(state_);
+    slab_bytes_ += bytes_of(*moved) - bytes_of(*held);
+    disk_bytes_ += static_cast<int64_t>(held->bytes.size());
+    slabs_[num_spilled_++] = std::move(moved);
   }
 }
 
@@ -155,29 +214,25 @@ PendingGather::PendingGather(std::vector<Piece> pieces, int64_t num_windows, int
 
 // Writes one piece to its place; nullptr, or what is wrong with its block. Throws nothing, as it runs on the pool.
 const char* PendingGather::unpack(const Piece& piece) const {
+  thread_local Scratch stored_scratch, frame_scratch;
   const StoredBlock& block = piece.slab->blocks[piece.row];
-  const std::byte* stored = piece.slab->bytes.data() + block.offset;
   const int64_t frame_bytes = block_bytes_ / kBlockSteps, before = piece.from * frame_bytes;
   const int needed = static_cast<int>(piece.to * frame_bytes);
-  if (!checksum_fits(*piece.slab, block)) return kWrongChecksum;
+  const Stored stored = stored_bytes(*piece.slab, block, stored_scratch);
+  if (stored.wrong != nullptr) return stored.wrong;
   const int num_bytes = static_cast<int>(block.num_bytes), all = static_cast<int>(block_bytes_);
-  const std::byte* frames = stored;
+  const std::byte* frames = stored.bytes;
   if (num_bytes != all) {
     if (piece.from == 0 && needed == all) {
-      return lz4().decompress(chars(stored), chars(piece.out), num_bytes, all) == all ? nullptr : kNoBlock;
+      return lz4().decompress(chars(frames), chars(piece.out), num_bytes, all) == all ? nullptr : kNoBlock;
     }
     // The frames before `from` have no place in the batch, but the ones after cannot be unpacked without them: all go
     // to a block in the cache, and leave it once.
-    thread_local std::unique_ptr<std::byte[]> cached;
-    thread_local int room = 0;
-    if (room < all) {
-      cached.reset(new (std::nothrow) std::byte[all]);
-      room = cached == nullptr ? 0 : all;
-      if (room == 0) return kNoMemory;
-    }
-    const int got = lz4().decompress_first(chars(stored), chars(cached.get()), num_bytes, needed, needed);
+    std::byte* cached = frame_scratch.room(static_cast<size_t>(all));
+    if (cached == nullptr) return kNoMemory;
+    const int got = lz4().decompress_first(chars(frames), chars(cached), num_bytes, needed, needed);
     if (got != needed) return kNoBlock;
-    frames = cached.get();
+    frames = cached;
   }
   if (streams_) {
     stream_copy(piece.out, frames + before, needed - before);
@@ -221,10 +276,15 @@ int64_t PackedStore::memory_bytes() const {
   return slab_bytes_ + static_cast<int64_t>(open_.capacity() + packing_.capacity());
 }
 
+int64_t PackedStore::disk_bytes() const {
+  std::lock_guard<std::mutex> lock(state_);
+  return disk_bytes_;
+}
+
 double PackedStore::ratio() const {
   std::lock_guard<std::mutex> lock(state_);
   const double raw = static_cast<double>(slabs_.size()) * static_cast<double>(num_rows_ * block_bytes());
-  return slabs_.empty() ? 1.0 : raw / static_cast<double>(slab_bytes_);
+  return slabs_.empty() ? 1.0 : raw / static_cast<double>(slab_bytes_ + disk_bytes_);
 }
 
 std::pair<int64_t, int64_t> PackedStore::block_range() const {
@@ -242,9 +302,12 @@ std::shared_ptr<const Slab> PackedStore::slab(int64_t row, int64_t number) const
 LooseBlock PackedStore::block(int64_t row, int64_t number) const {
   const std::shared_ptr<const Slab> held = slab(row, number);
   const StoredBlock& block = held->blocks[row];
-  if (!checksum_fits(*held, block)) throw_corrupt("row " + std::to_string(row), number * kBlockSteps, kWrongChecksum);
-  return {std::string_view(chars(held->bytes.data() + block.offset), block.num_bytes),
-          block.num_bytes == block_bytes(), block.crc, held};
+  const auto scratch = std::make_shared<Scratch>();
+  const Stored stored = stored_bytes(*held, block, *scratch);
+  if (stored.wrong != nullptr) throw_corrupt("row " + std::to_string(row), number * kBlockSteps, stored.wrong);
+  const std::shared_ptr<const void> owner =
+      held->spilled == nullptr ? std::shared_ptr<const void>(held) : std::shared_ptr<const void>(scratch);
+  return {std::string_view(chars(stored.bytes), block.num_bytes), block.num_bytes == block_bytes(), block.crc, owner};
 }
 
 std::vector<std::byte> PackedStore::open_frames(int64_t row) const {
@@ -254,56 +317,46 @@ std::vector<std::byte> PackedStore::open_frames(int64_t row) const {
   return std::vector<std::byte>(frames, frames + num_steps_ % kBlockSteps * frame_bytes_);
 }
 
-void PackedStore::restore(int64_t num_steps, int64_t first_block, const std::vector<std::vector<LooseBlock>>& blocks,
-                          const std::byte* open_frames) {
+void PackedStore::resume(int64_t num_steps) {
   std::lock_guard<std::mutex> writer(writer_);
-  check(num_steps_ == 0, "restore", "an empty store", "one with " + std::to_string(num_steps_) + " steps");
-  check_at_least("num_steps", 0, num_steps);
-  const int64_t end = num_steps / kBlockSteps, first_step = std::max<int64_t>(num_steps - capacity_, 0);
-  check_between("first_block", 0, std::min(first_step / kBlockSteps, end), first_block);
-  check_between("rows of blocks", num_rows_, num_rows_, static_cast<int64_t>(blocks.size()));
-  std::deque<std::shared_ptr<const Slab>> slabs;
-  int64_t slab_bytes = 0;
-  for (int64_t row = 0; row < num_rows_; ++row) {
-    check(static_cast<int64_t>(blocks[row].size()) == end - first_block, "blocks of row " + std::to_string(row),
-          std::to_string(end - first_block), std::to_string(blocks[row].size()));
-  }
-  for (int64_t number = first_block; number < end; ++number) {
-    auto slab = std::make_shared<Slab>();
-    size_t total = 0;
-    for (int64_t row = 0; row < num_rows_; ++row) total += blocks[row][number - first_block].bytes.size();
-    slab->bytes.reserve(total);
-    for (int64_t row = 0; row < num_rows_; ++row) {
-      const LooseBlock& block = blocks[row][number - first_block];
-      const int64_t num_bytes = static_cast<int64_t>(block.bytes.size());
-      const auto* bytes = reinterpret_cast<const std::byte*>(block.bytes.data());
-      const std::string where = "row " + std::to_string(row) + ", block " + std::to_string(number);
-      check(block.is_raw ? num_bytes == block_bytes() : num_bytes > 0 && num_bytes < block_bytes(), where,
-            std::string(block.is_raw ? "" : "fewer than ") + std::to_string(block_bytes()) + " bytes",
-            std::to_string(num_bytes));
-      check(crc32c(bytes, num_bytes) == block.crc, where, "checksum " + std::to_string(block.crc),
-            std::to_string(crc32c(bytes, num_bytes)) + ": the bytes are not those that were stored");
-      slab->blocks.push_back({slab->bytes.size(), static_cast<uint32_t>(num_bytes), block.crc});
-      slab->bytes.insert(slab->bytes.end(), bytes, bytes + num_bytes);
-    }
-    slab->blocks.shrink_to_fit();
-    slab_bytes += bytes_of(*slab);
-    slabs.push_back(std::move(slab));
-  }
+  check(num_steps_ == 0, "resume", "an empty store", "one with " + std::to_string(num_steps_) + " steps");
+  check(num_steps >= 0 && num_steps % kBlockSteps == 0, "num_steps", "0 or a multiple of 8", std::to_string(num_steps));
   std::lock_guard<std::mutex> lock(state_);
-  const int64_t num_open = num_steps % kBlockSteps * frame_bytes_;
-  for (int64_t row = 0; row < num_rows_; ++row) {
-    std::memcpy(open_.data() + row * block_bytes(), open_frames + row * num_open, num_open);
-  }
-  slabs_ = std::move(slabs);
-  slab_bytes_ = slab_bytes;
-  first_block_ = first_block;
   num_steps_ = num_steps;
+  first_block_ = num_steps / kBlockSteps;
+}
+
+void PackedStore::append_block(const std::vector<LooseBlock>& blocks) {
+  std::lock_guard<std::mutex> writer(writer_);
+  check(num_steps_ % kBlockSteps == 0, "append_block", "no open frames", std::to_string(num_steps_ % kBlockSteps));
+  check(static_cast<int64_t>(blocks.size()) == num_rows_, "blocks", std::to_string(num_rows_) + " of them, one a row",
+        std::to_string(blocks.size()));
+  auto slab = std::make_shared<Slab>();
+  size_t total = 0;
+  for (const LooseBlock& block : blocks) total += block.bytes.size();
+  slab->bytes.reserve(total);
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    const LooseBlock& block = blocks[row];
+    const int64_t num_bytes = static_cast<int64_t>(block.bytes.size());
+    const auto* bytes = reinterpret_cast<const std::byte*>(block.bytes.data());
+    const std::string where = "row " + std::to_string(row) + ", block " + std::to_string(num_steps_ / kBlockSteps);
+    check(block.is_raw ? num_bytes == block_bytes() : num_bytes > 0 && num_bytes < block_bytes(), where,
+          std::string(block.is_raw ? "" : "fewer than ") + std::to_string(block_bytes()) + " bytes",
+          std::to_string(num_bytes));
+    check(crc32c(bytes, num_bytes) == block.crc, where, "checksum " + std::to_string(block.crc),
+          std::to_string(crc32c(bytes, num_bytes)) + ": the bytes are not those that were stored");
+    slab->blocks.push_back({slab->bytes.size(), static_cast<uint32_t>(num_bytes), block.crc});
+    slab->bytes.insert(slab->bytes.end(), bytes, bytes + num_bytes);
+  }
+  slab->blocks.shrink_to_fit();
+  publish(std::move(slab), num_steps_ + kBlockSteps);
+  spill_old();
 }
 
 void PackedStore::flip_bit(int64_t row, int64_t number) {
   const std::shared_ptr<const Slab> held = slab(row, number);
   const StoredBlock& block = held->blocks[row];
+  check(held->spilled == nullptr, "flip_bit", "a block in memory", "one on the disk");
   const_cast<Slab&>(*held).bytes[block.offset + block.num_bytes / 2] ^= std::byte{1};
 }
 

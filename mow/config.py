@@ -103,11 +103,14 @@ class ClusteringConfig:
 class ReplayConfig:
     store: Literal["auto", "raw", "packed"] = "auto"
     """Frames as they are, or packed with LZ4; auto packs where raw ones would take over half of the free memory."""
+    disk: str = ""
+    """Folder for the packed frames that outgrow half of the free memory; empty: none."""
     prefetch: int = 2
     """Batches gathered in the background while others train; changes no result. 0: none."""
 
     def __post_init__(self) -> None:
         not_negative(self, "prefetch")
+        require(not (self.disk and self.store == "raw"), "replay.disk takes packed frames: use replay.store packed")
 
 
 @dataclass(frozen=True)

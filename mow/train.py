@@ -31,12 +31,12 @@ _LONGEST_EVALUATION = 200_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the run is done, 1 its numbers broke, 2 it cannot start, 130 interrupted; one line says why."""
+    """Exit code: 0 done, 1 its numbers or its disk broke, 2 it cannot start, 130 interrupted; one line says why."""
     try:
         run(parse(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         fail(error)
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print(f"mow.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -79,8 +79,9 @@ def run(config: Config) -> "Run":
                 layout.size,
                 seed=config.seed,
                 store=config.replay.store,
+                disk=Path(config.replay.disk) if config.replay.disk else None,
             )
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise UsageError(str(error)) from error
         mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
         learner = Learner(config, mask, device)

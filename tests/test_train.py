@@ -1,5 +1,6 @@
 """The command, from arguments to run folder."""
 
+import errno
 import json
 import logging
 
@@ -96,6 +97,28 @@ def test_frames_that_cannot_be_packed_are_one_line(tmp_path, capsys, monkeypatch
     assert stopped.value.code == 2
     assert "cannot be made here: no liblz4: `apt install liblz4-1`" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_no_frames_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    disk = ["--replay.store", "packed", "--replay.disk", str(tmp_path / "file")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", *DUMMY, *disk, "--folder", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "name a folder that can be written to" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_full_later_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "packed frames cannot be moved there: free some space", "/disk")
+
+    monkeypatch.setattr("mow.replay.ReplayBuffer.add", full)
+    assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert said == "mow.train: [Errno 28] packed frames cannot be moved there: free some space: '/disk'\n"
 
 
 def test_workers_follow_the_spare_cores(monkeypatch):

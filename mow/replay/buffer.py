@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class ReplayBuffer:
         backend: Backend = "auto",
         store: StoreKind = "auto",
         free_bytes: int | None = None,
+        disk: Path | None = None,
     ) -> None:
         """Set the rings up; memory is taken page by page as steps arrive.
 
@@ -64,8 +66,9 @@ class ReplayBuffer:
             backend: see sampler.draw_windows.
             store: of the frames; "auto" packs them where raw ones would take over half of the free memory.
             free_bytes: memory to decide by; None asks the operating system.
-        Raises: ValueError for a size below 1 or a seed out of range; ImportError for backend "compiled" or store
-            "packed" without what they need.
+            disk: a folder for the packed frames that outgrow half of the free memory; None keeps all in memory.
+        Raises: ValueError for a size below 1, a seed out of range or raw frames with a disk; ImportError for backend
+            "compiled" or store "packed" without what they need; OSError where `disk` takes no file.
         """
         sizes = {"num_tasks": num_tasks, "capacity": capacity, "action_size": action_size}
         for name, value in {**sizes, **{f"frame_shape[{i}]": side for i, side in enumerate(frame_shape)}}.items():
@@ -76,7 +79,8 @@ class ReplayBuffer:
         takes_compiled(backend)  # an impossible backend is an error now, not at the first sample
         self._free_bytes = free_memory() if free_bytes is None else free_bytes  # before the first step
         self._has_warned = False
-        self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=self._free_bytes)
+        self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=self._free_bytes,
+                                  disk=disk)
         self._step_shapes: dict[str, tuple[int, ...]] = {
             name: {"frame": tuple(frame_shape), "action": (action_size,)}.get(name, ()) for name in FIELD_DTYPES
         }
@@ -104,7 +108,7 @@ class ReplayBuffer:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the buffer takes once full; with packed frames, if those to come are like those held."""
+        """Of memory, that the buffer takes once full; with packed frames, if those to come are like those held."""
         return self._frames.projected_bytes + sum(ring.nbytes for ring in self._columns.values())
 
     def describe(self) -> str:
@@ -114,8 +118,9 @@ class ReplayBuffer:
         step_bytes = sum(ring.nbytes for ring in self._columns.values()) // self._capacity
         now = self._frames.memory_bytes + held * step_bytes
         packed = f"frames packed {self._frames.ratio:.1f}x, " if kind == "packed" else ""
+        disk = f"{self._frames.disk_bytes / 1e9:.2f} GB more on disk, " if self._frames.disk_bytes else ""
         return (f"replay ({kind}): {held:,} of {self._capacity:,} steps of {len(self._rows)} tasks in {now / 1e9:.2f} "
-                f"GB, {packed}{self.memory_bytes / 1e9:.2f} GB once full")
+                f"GB, {disk}{packed}{self.memory_bytes / 1e9:.2f} GB once full")
 
     def add(
         self,
@@ -130,6 +135,7 @@ class ReplayBuffer:
 
         Args: frame uint8 [K, H, W, 3], action float32 [K, A], reward float32 [K], the others bool [K].
         Raises: ValueError for another shape or dtype, or a reward or action that is not finite; nothing is added then.
+            OSError where the disk does not take what memory has no room for; the step is in, in memory.
         """
         columns: dict[str, NDArray[Any]] = {
             "action": action,
@@ -245,8 +251,9 @@ class ReplayBuffer:
         if self.memory_bytes > self._free_bytes and not self._has_warned:
             self._has_warned = True
             logging.getLogger("mow").warning(
-                "%s, but %.2f GB was free before its first step: lower the number of steps or tasks, or take a machine "
-                "with more memory", self.describe(), self._free_bytes / 1e9)
+                "%s, but %.2f GB was free before its first step: give packed frames a disk (replay.disk), lower the "
+                "number of steps or tasks, or take a machine with more memory",
+                self.describe(), self._free_bytes / 1e9)
 
     # Checks ---------------------------------------------------------------------------------------------------------
 

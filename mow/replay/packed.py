@@ -6,14 +6,15 @@ Letters: R rows, K tasks, B windows per task, L steps per window, H and W the si
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from mow.replay.sampler import REMEDY, build_info
-from mow.replay.stores import Frames, Int64Array, check_frames, check_sizes, check_windows
-
-BLOCK_STEPS = 8
+from mow.replay.stores import BLOCK_STEPS, Frames, Int64Array, check_frames, check_sizes, check_windows
 
 # The stored bytes of a block, whether they are raw frames, their CRC32C.
 Block = tuple[bytes, bool, int]
@@ -28,6 +29,18 @@ def why_not_packed() -> str:
     return _C.why_no_lz4()
 
 
+@dataclass(frozen=True)
+class Spill:
+    """A disk for the blocks that memory has no room for."""
+
+    folder: Path
+    memory_bytes: int  # that blocks may take in memory; the oldest beyond go to the disk
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 0:
+            raise ValueError(f"memory_bytes must be at least 0, got {self.memory_bytes}: 0 keeps no block in memory")
+
+
 class PackedStore:
     """The last `capacity` frames of R rows; memory grows with what is stored, and old blocks are freed.
 
@@ -35,8 +48,15 @@ class PackedStore:
     Packing and unpacking run on the process's thread pool, without Python's lock.
     """
 
-    def __init__(self, num_rows: int, capacity: int, frame_shape: Sequence[int]) -> None:
-        """Raises: ValueError for a size below 1; ImportError where mow._C or liblz4 is missing."""
+    def __init__(
+        self, num_rows: int, capacity: int, frame_shape: Sequence[int], *, spill: Spill | None = None
+    ) -> None:
+        """Args: spill: where blocks go that have no room in memory; None keeps all there.
+
+        The file in its folder has no name, so nothing is left of it when the process ends, however it ends.
+        Raises: ValueError for a size below 1; ImportError where mow._C or liblz4 is missing; OSError where the folder
+            takes no file.
+        """
         check_sizes(num_rows, capacity, frame_shape)
         if reason := why_not_packed():
             raise ImportError(f"a packed store cannot be made here: {reason}")
@@ -48,6 +68,14 @@ class PackedStore:
         self.frame_bytes = math.prod(self.frame_shape)
         self._store = _C.PackedStore(num_rows, capacity, self.frame_bytes)
         self._fixed_bytes = self._store.memory_bytes  # the open block and the space to pack it in
+        self._spill = spill
+        if spill is not None:
+            try:
+                spill.folder.mkdir(parents=True, exist_ok=True)
+                self._store.spill_to(str(spill.folder), spill.memory_bytes)
+            except OSError as error:
+                raise OSError(error.errno, f"no file for packed frames can be made there ({error.strerror}): name a "
+                                           "folder that can be written to", str(spill.folder)) from error
 
     @property
     def num_steps(self) -> int:
@@ -59,10 +87,15 @@ class PackedStore:
         return self._store.memory_bytes
 
     @property
+    def disk_bytes(self) -> int:
+        return self._store.disk_bytes
+
+    @property
     def projected_bytes(self) -> int:
-        """Occupied once full at the ratio seen so far; until a block is sealed, the upper bound."""
+        """Memory occupied once full at the ratio seen so far; until a block is sealed, the upper bound."""
         sealed = self.num_rows * (self.capacity + BLOCK_STEPS) * self.frame_bytes  # the oldest block leaves whole
-        return self._fixed_bytes + round(sealed / self.ratio)
+        packed = round(sealed / self.ratio)
+        return self._fixed_bytes + (packed if self._spill is None else min(packed, self._spill.memory_bytes))
 
     @property
     def ratio(self) -> float:
@@ -71,7 +104,9 @@ class PackedStore:
 
     def append(self, frame: Frames) -> None:
         check_frames("frame of one step", frame, (self.num_rows, *self.frame_shape))
-        self._store.append(np.ascontiguousarray(frame).reshape(self.num_rows, self.frame_bytes))
+        flat = np.ascontiguousarray(frame).reshape(self.num_rows, self.frame_bytes)
+        with self._disk():
+            self._store.append(flat)
 
     def begin_gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> Callable[[], None]:
         check_windows(self, self.num_rows, rows, first, length, out)
@@ -99,29 +134,27 @@ class PackedStore:
         """Frames that are not sealed yet: uint8 [m, H, W, 3], m < 8."""
         return self._store.open_frames(row).reshape(-1, *self.frame_shape)
 
-    def restore(
-        self, num_steps: int, blocks: Sequence[Sequence[tuple[int, bytes, bool, int]]], open_frames: Frames
-    ) -> None:
-        """Fill an empty store with what another one gave.
+    def resume(self, num_steps: int) -> None:
+        self._store.resume(num_steps)
 
-        Args:
-            num_steps: of the other store.
-            blocks: per row, in rising order, (number, stored bytes, whether they are raw, their CRC32C).
-            open_frames: uint8 [R, num_steps % 8, H, W, 3].
-        Raises: ValueError if the store is not empty, a block is missing or damaged, or visible steps are not covered;
-            the store stays empty then.
+    def append_block(self, blocks: Sequence[Block]) -> None:
+        """Take the next eight steps of every row, packed as block_bytes of another store gave them: [R].
+
+        Raises: ValueError if some steps are not sealed yet, a row is missing or its block is damaged; nothing is taken
+            then; OSError as append.
         """
-        end = num_steps // BLOCK_STEPS
-        first = end - len(blocks[0]) if blocks else end
-        for row, numbered in enumerate(blocks):
-            if [entry[0] for entry in numbered] != [*range(first, end)]:
-                raise ValueError(f"row {row}: expected the blocks {first} to {end - 1} in order, got "
-                                 f"{[entry[0] for entry in numbered]}: pass all blocks of all rows up to the open one")
-        expected = (self.num_rows, num_steps % BLOCK_STEPS, *self.frame_shape)
-        check_frames("open_frames", open_frames, expected)
-        payloads = [[entry[1:] for entry in numbered] for numbered in blocks]
-        flat = np.ascontiguousarray(open_frames).reshape(*expected[:2], self.frame_bytes)
-        self._store.restore(num_steps, first, payloads, flat)
+        with self._disk():
+            self._store.append_block(blocks)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            assert self._spill is not None
+            raise OSError(error.errno, f"packed frames beyond {self._spill.memory_bytes / 1e9:.2f} GB cannot be moved "
+                                       f"there ({error.strerror}): free some space; no frame is lost so far",
+                          str(self._spill.folder)) from error
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.num_rows:

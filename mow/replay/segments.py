@@ -26,9 +26,9 @@ from mow.replay.manifest import (
     unfinished_bytes,
     write_durably,
 )
-from mow.replay.packed import BLOCK_STEPS, PackedStore
+from mow.replay.packed import PackedStore
 from mow.replay.sampler import build_info
-from mow.replay.stores import Frames, RawStore
+from mow.replay.stores import BLOCK_STEPS, Frames, FrameStore
 
 _MAGIC = b"mow blocks 1\n"
 _SEGMENT_BYTES = 2**25  # of packed frames; a segment is held in memory whole, and goes when its last block is old
@@ -296,51 +296,33 @@ def _read_segment(folder: Path, file: DataFile, layout: Layout) -> _Segment:
 def _fill(buffer: ReplayBuffer, folder: Path, manifest: Manifest) -> None:
     """The files hold what their checksums say, so nothing is expected to fail from here on."""
     layout, store = manifest.layout, buffer.store
+    oldest = _oldest(manifest.num_steps, layout.capacity)
+    first = min(oldest // BLOCK_STEPS, manifest.end_block)  # a segment may begin before what can be seen
+    store.resume(BLOCK_STEPS * first)
+    for file in manifest.segments:
+        segment = _read_segment(folder, file, layout)
+        for number, blocks in enumerate(segment.blocks, segment.first_block):
+            if number >= first:
+                _append_block(store, blocks)
+        _fill_columns(buffer, BLOCK_STEPS * segment.first_block, segment.columns, oldest)
     reader = _Reader(read_checked(folder, manifest.open_steps))
     num_open = manifest.num_steps - BLOCK_STEPS * manifest.end_block
     open_frames = reader.array("u1", (layout.num_tasks, num_open, *layout.frame_shape))
-    open_columns = [reader.array(dtype, (layout.num_tasks, num_open, *shape))
-                    for dtype, shape in layout.columns.values()]
-    oldest = _oldest(manifest.num_steps, layout.capacity)
-    segments = (_read_segment(folder, file, layout) for file in manifest.segments)
-    if isinstance(store, PackedStore):
-        _fill_packed(buffer, segments, manifest, open_frames, oldest)
-    else:
-        _fill_raw(buffer, segments, manifest, open_frames, oldest)
-    _fill_columns(buffer, BLOCK_STEPS * manifest.end_block, open_columns, oldest)
-
-
-def _fill_packed(
-    buffer: ReplayBuffer, segments: Iterator[_Segment], manifest: Manifest, open_frames: Frames, oldest: int
-) -> None:
-    rows: list[list[tuple[int, bytes, bool, int]]] = [[] for _ in buffer.rows]
-    for segment in segments:
-        for number, blocks in enumerate(segment.blocks, segment.first_block):
-            if BLOCK_STEPS * (number + 1) <= oldest:  # a segment may begin before what can be seen
-                continue
-            for row, (stored, is_raw, crc32c) in zip(rows, blocks, strict=True):
-                row.append((number, stored, is_raw, crc32c or _crc32c(stored)))
-        _fill_columns(buffer, BLOCK_STEPS * segment.first_block, segment.columns, oldest)
-    assert isinstance(buffer.store, PackedStore)
-    buffer.store.restore(manifest.num_steps, rows, open_frames)
-
-
-def _fill_raw(
-    buffer: ReplayBuffer, segments: Iterator[_Segment], manifest: Manifest, open_frames: Frames, oldest: int
-) -> None:
-    store = buffer.store
-    assert isinstance(store, RawStore)
-    store.resume(oldest)
-    block_bytes = BLOCK_STEPS * store.frame_bytes
-    for segment in segments:
-        for number, blocks in enumerate(segment.blocks, segment.first_block):
-            raw = [stored if is_raw else unpack(stored, block_bytes) for stored, is_raw, _ in blocks]
-            frames = np.frombuffer(b"".join(raw), np.uint8).reshape(len(blocks), BLOCK_STEPS, *store.frame_shape)
-            for step in range(max(oldest - BLOCK_STEPS * number, 0), BLOCK_STEPS):
-                store.append(frames[:, step])
-        _fill_columns(buffer, BLOCK_STEPS * segment.first_block, segment.columns, oldest)
-    for step in range(max(oldest - BLOCK_STEPS * manifest.end_block, 0), open_frames.shape[1]):
+    columns = [reader.array(dtype, (layout.num_tasks, num_open, *shape)) for dtype, shape in layout.columns.values()]
+    for step in range(num_open):
         store.append(open_frames[:, step])
+    _fill_columns(buffer, BLOCK_STEPS * manifest.end_block, columns, oldest)
+
+
+def _append_block(store: FrameStore, blocks: list[Block]) -> None:
+    """Put eight steps of all rows at the end of a store of either kind."""
+    if isinstance(store, PackedStore):
+        store.append_block([(stored, is_raw, crc32c or _crc32c(stored)) for stored, is_raw, crc32c in blocks])
+        return
+    raw = [stored if is_raw else unpack(stored, BLOCK_STEPS * store.frame_bytes) for stored, is_raw, _ in blocks]
+    frames = np.frombuffer(b"".join(raw), np.uint8).reshape(len(blocks), BLOCK_STEPS, *store.frame_shape)
+    for step in range(BLOCK_STEPS):
+        store.append(frames[:, step])
 
 
 def _fill_columns(buffer: ReplayBuffer, first: int, columns: Sequence[NDArray[Any]], oldest: int) -> None:

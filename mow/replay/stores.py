@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 Frames = NDArray[np.uint8]
 Int64Array = NDArray[np.int64]
 
+BLOCK_STEPS = 8  # that are packed together, in memory and in files
+
 
 class FrameStore(Protocol):
     """The last `capacity` frames of R rows; both stores give the same bytes."""
@@ -41,15 +43,29 @@ class FrameStore(Protocol):
         """Occupied now."""
 
     @property
+    def disk_bytes(self) -> int:
+        """Occupied now on a disk, for want of memory."""
+
+    @property
     def projected_bytes(self) -> int:
-        """Occupied once full, if the frames to come are like those held."""
+        """Memory occupied once full, if the frames to come are like those held."""
 
     @property
     def ratio(self) -> float:
         """Raw bytes of the frames held over the bytes that they take."""
 
     def append(self, frame: Frames) -> None:
-        """Take the next step of every row: uint8 [R, H, W, 3]. Raises: ValueError for another shape or dtype."""
+        """Take the next step of every row: uint8 [R, H, W, 3].
+
+        Raises: ValueError for another shape or dtype; OSError where a disk does not take what memory has no room for,
+            which stays in memory then, as does the step.
+        """
+
+    def resume(self, num_steps: int) -> None:
+        """Let an empty store count from `num_steps`, a multiple of 8; the caller then appends what was held.
+
+        Raises: ValueError if steps were appended already, or for another number.
+        """
 
     def begin_gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> Callable[[], None]:
         """Fix the windows of a gather; returns the function that finishes writing them to `out`.
@@ -91,6 +107,10 @@ class RawStore:
         return len(self._ring) * min(self.num_steps, self.capacity) * self.frame_bytes
 
     @property
+    def disk_bytes(self) -> int:
+        return 0
+
+    @property
     def projected_bytes(self) -> int:
         return self._ring.nbytes
 
@@ -104,12 +124,8 @@ class RawStore:
         self.num_steps += 1
 
     def resume(self, num_steps: int) -> None:
-        """Let an empty store count from `num_steps`; the caller then appends the frames that were held.
-
-        Raises: ValueError if steps were appended already, or num_steps is below 0.
-        """
-        if self.num_steps != 0 or num_steps < 0:
-            raise ValueError(f"resume needs an empty store and num_steps of at least 0, got a store of "
+        if self.num_steps != 0 or num_steps < 0 or num_steps % BLOCK_STEPS != 0:
+            raise ValueError(f"resume needs an empty store and a multiple of {BLOCK_STEPS}, got a store of "
                              f"{self.num_steps} steps and {num_steps}: make a new store")
         self.num_steps = num_steps
 

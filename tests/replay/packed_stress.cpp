@@ -1,6 +1,7 @@
 // One writer and four readers on a packed store, for the sanitizers; every frame tells its row and its step.
 //
-//     packed_stress SECONDS    prints how much was done; 1 where a frame was wrong
+//     packed_stress SECONDS [FOLDER]    prints how much was done; 1 where a frame was wrong. With a folder most blocks
+//                                       lie on its disk
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -74,9 +75,10 @@ int64_t read_windows(const mow::PackedStore& store, const std::atomic<bool>& sto
 
 }  // namespace
 
-int main(int, char** arguments) {
+int main(int num_arguments, char** arguments) {
   mow::ThreadPool::shared().resize(3);
   mow::PackedStore store(kRows, kCapacity, kFrameBytes);
+  if (num_arguments > 2) store.spill_to(arguments[2], 2 * kRows * mow::kBlockSteps * kFrameBytes);
   std::atomic<bool> stop{false};
   std::atomic<int64_t> num_right{0}, num_wrong{0};
   std::vector<std::thread> threads;

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mow.replay import PackedStore, RawStore, ReplayBuffer, sampler, set_num_threads
-from mow.replay.packed import BLOCK_STEPS, why_not_packed
+from mow.replay.packed import BLOCK_STEPS, Block, why_not_packed
 
 Frames = NDArray[np.uint8]
 SHAPE = (32, 32, 3)
@@ -150,7 +150,7 @@ def test_a_damaged_block_is_an_error_that_names_task_and_steps(frames: Any) -> N
     store = filled(frames(60, 3), 3, 60)
     store._store._flip_bit(2, 4)  # steps 32 to 39 of row 2
     rows, out = np.array([0, 2]), np.zeros((2, 1, 60, *SHAPE), dtype=np.uint8)
-    said = r"task 1 \(row 2\), steps 32 to 39: the checksum of the packed frames is wrong: .* test this machine's RAM"
+    said = r"task 1 \(row 2\), steps 32 to 39: the checksum of the packed frames is wrong: .* this machine's memory"
     with pytest.raises(RuntimeError, match=said):
         store.gather(rows, np.zeros((2, 1), np.int64), 60, out)
     with pytest.raises(RuntimeError, match="row 2, steps 32 to 39"):
@@ -177,17 +177,27 @@ def test_the_buffer_names_the_task_and_not_the_row() -> None:
 # Leaving and coming back
 
 
-def taken_out(store: PackedStore, num_rows: int) -> dict[str, Any]:
-    blocks = [[(n, *store.block_bytes(row, n)) for n in range(*store.block_range(row))] for row in range(num_rows)]
-    frames = np.stack([store.open_frames(row) for row in range(num_rows)])
-    return {"num_steps": store.num_steps, "blocks": blocks, "open_frames": frames}
+def blocks_of(store: PackedStore, number: int, num_rows: int) -> list[Block]:
+    return [store.block_bytes(row, number) for row in range(num_rows)]
+
+
+def refilled(other: PackedStore, num_rows: int) -> PackedStore:
+    """A store that was given what another one holds."""
+    store = PackedStore(num_rows, other.capacity, SHAPE)
+    first, end = other.block_range(0)
+    store.resume(BLOCK_STEPS * first)
+    for number in range(first, end):
+        store.append_block(blocks_of(other, number, num_rows))
+    for frame in np.stack([other.open_frames(row) for row in range(num_rows)], axis=1):
+        store.append(frame)
+    return store
 
 
 @pytest.mark.parametrize("num_steps", [0, 5, 8, 40, 61, 64])
 @pytest.mark.parametrize("frames", [sprites, noise])
-def test_a_restored_store_goes_on_as_the_other(frames: Any, num_steps: int) -> None:
-    both = filled(frames(num_steps, 2), 2, 30), PackedStore(2, 30, SHAPE)
-    both[1].restore(**taken_out(both[0], 2))
+def test_a_refilled_store_goes_on_as_the_other(frames: Any, num_steps: int) -> None:
+    store = filled(frames(num_steps, 2), 2, 30)
+    both = store, refilled(store, 2)
     for frame in [None, *sprites(20, 2)]:
         if frame is not None:
             for store in both:
@@ -202,46 +212,55 @@ def flipped(payload: bytes) -> bytes:
     return bytes([payload[0] ^ 1]) + payload[1:]
 
 
-def test_restore_refuses_and_stays_empty() -> None:
-    """From 43 steps with a capacity of 30: blocks 1 to 4 and three open frames."""
-    good = taken_out(filled(sprites(43, 2), 2, 30), 2)
-    number, payload, is_raw, crc = good["blocks"][1][2]
-
-    def with_block(*block: Any) -> dict[str, Any]:
-        return {**good, "blocks": [good["blocks"][0], [*good["blocks"][1][:2], block, *good["blocks"][1][3:]]]}
-
+def test_a_bad_block_is_refused_and_nothing_is_taken() -> None:
+    """Blocks 1 to 4 of 40 steps; the fifth is brought in whole after all that was wrong with it."""
+    other = filled(sprites(48, 2), 2, 40)
+    store = PackedStore(2, 40, SHAPE)
+    store.resume(8)
+    for number in range(1, 5):
+        store.append_block(blocks_of(other, number, 2))
+    good = blocks_of(other, 5, 2)
+    payload, is_raw, crc = good[1]
     planted = [
-        (with_block(number, flipped(payload), is_raw, crc), r"row 1, block 3: expected checksum \d+, got \d+:"),
-        (with_block(number, payload, is_raw, crc ^ 1), "row 1, block 3: expected checksum"),
-        (with_block(number, payload[:-1], is_raw, crc), "row 1, block 3: expected checksum"),
-        (with_block(number, b"", is_raw, 0), "row 1, block 3: expected fewer than 24576 bytes, got 0"),
-        (with_block(number, payload, True, crc), "row 1, block 3: expected 24576 bytes, got"),
-        (with_block(number + 1, payload, is_raw, crc), r"row 1: expected the blocks 1 to 4 .* \[1, 2, 4, 4\]"),
-        ({**good, "blocks": [good["blocks"][0], good["blocks"][1][1:]]}, "row 1: expected the blocks 1 to 4 in order"),
-        ({**good, "blocks": [blocks[1:] for blocks in good["blocks"]]}, "first_block: expected 0 to 1, got 2"),
-        ({**good, "blocks": good["blocks"][:1]}, "rows of blocks: expected 2 to 2, got 1"),
-        ({**good, "num_steps": 51}, "row 0: expected the blocks 2 to 5 in order"),
-        ({**good, "num_steps": 44}, r"open_frames: expected uint8 \[2, 4, 32, 32, 3\], got uint8 \[2, 3, 32, 32, 3\]"),
-        ({**good, "open_frames": good["open_frames"].astype(np.float32)}, "open_frames: expected uint8"),
+        ([good[0], (flipped(payload), is_raw, crc)], r"row 1, block 5: expected checksum \d+, got \d+:"),
+        ([good[0], (payload, is_raw, crc ^ 1)], "row 1, block 5: expected checksum"),
+        ([good[0], (payload[:-1], is_raw, crc)], "row 1, block 5: expected checksum"),
+        ([good[0], (b"", is_raw, 0)], "row 1, block 5: expected fewer than 24576 bytes, got 0"),
+        ([good[0], (payload, True, crc)], "row 1, block 5: expected 24576 bytes, got"),
+        (good[:1], "blocks: expected 2 of them, one a row, got 1"),
+        ([*good, good[0]], "blocks: expected 2 of them, one a row, got 3"),
     ]
-    store = PackedStore(2, 30, SHAPE)
-    for change, message in planted:
+    before = all_held_since(store, 8)
+    for blocks, message in planted:
         with pytest.raises(ValueError, match=message):
-            store.restore(**change)
-        assert store.num_steps == 0
-    store.restore(**good)
-    with pytest.raises(ValueError, match="restore: expected an empty store, got one with 43 steps"):
-        store.restore(**good)
+            store.append_block(blocks)
+        assert store.num_steps == 40
+        assert all_held_since(store, 8) == before
+    store.append_block(good)
+    assert all_held(store, 2) == all_held(other, 2)
+    with pytest.raises(ValueError, match="resume: expected an empty store, got one with 48 steps"):
+        store.resume(8)
+    store.append(next(sprites(1, 2)))
+    with pytest.raises(ValueError, match="append_block: expected no open frames, got 1"):
+        store.append_block(good)
+    for num_steps in (-8, 4):
+        with pytest.raises(ValueError, match=f"num_steps: expected 0 or a multiple of 8, got {num_steps}"):
+            PackedStore(2, 40, SHAPE).resume(num_steps)
+
+
+def all_held_since(store: PackedStore, first: int) -> bytes:
+    """Every frame of two rows from a step on."""
+    out = np.empty((2, 1, store.num_steps - first, *SHAPE), np.uint8)
+    store.gather(np.arange(2), np.full((2, 1), first), store.num_steps - first, out)
+    return out.tobytes()
 
 
 def test_a_block_with_a_good_checksum_that_is_no_lz4_is_an_error() -> None:
     from mow import _C
 
-    good = taken_out(filled(sprites(16, 1), 1, 30), 1)
     nonsense = b"\xff" * 100
-    good["blocks"][0][1] = (1, nonsense, False, _C.crc32c(nonsense))
-    store = PackedStore(1, 30, SHAPE)
-    store.restore(**good)
+    store = filled(sprites(8, 1), 1, 30)
+    store.append_block([(nonsense, False, _C.crc32c(nonsense))])
     for first, length in ((8, 8), (8, 3), (12, 4)):  # whole, its first frames, its last
         out = np.empty((1, 1, length, *SHAPE), np.uint8)
         with pytest.raises(RuntimeError, match=r"\(row 0\), steps 8 to 15: the packed frames cannot be unpacked"):

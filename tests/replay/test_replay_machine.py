@@ -1,6 +1,11 @@
-"""Any order of adding, wrapping, ending episodes, renumbering and sampling: packed, raw and a plain list agree."""
+"""Any order of adding, wrapping, ending episodes, renumbering, sampling, saving and loading: all stores and a plain
+list agree.
+"""
 
+import shutil
+import tempfile
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
-from mow.replay import ReplayBuffer
+from mow.replay import ReplayBuffer, load, save
 from mow.replay.packed import why_not_packed
 from mow.replay.sampler import draw_windows
-from mow.replay.store_choice import StoreKind
 
 Step = dict[str, NDArray[Any]]
 SHAPE, ACTION_SIZE = (5, 4, 3), 2
@@ -38,18 +42,30 @@ def step_of(index: int, num_tasks: int, *, noise: bool, ends: bool) -> Step:
 
 
 class ReplayMachine(RuleBasedStateMachine):
-    """The list holds every step ever added, by task; a window is a slice of it."""
+    """The list holds every step ever added, by task; a window is a slice of it. Each buffer saves to its own folder."""
 
     @initialize(
         capacity=st.integers(17, 100), num_tasks=st.integers(1, 4), seed=st.integers(0, 2**64 - 1), noise=st.booleans()
     )
     def begin(self, capacity: int, num_tasks: int, seed: int, noise: bool) -> None:
         self.capacity, self.num_tasks, self.seed, self.noise = capacity, num_tasks, seed, noise
-        kinds: list[StoreKind] = ["raw"] if why_not_packed() else ["raw", "packed"]
-        self.buffers = [
-            ReplayBuffer(num_tasks, capacity, SHAPE, ACTION_SIZE, seed=seed, store=kind) for kind in kinds
-        ]
+        self.folder = Path(tempfile.mkdtemp())
+        self.buffers = self.make_buffers()
         self.history: list[list[Step]] = [[] for _ in range(num_tasks)]
+        self.saved: list[list[Step]] | None = None
+
+    def make_buffers(self) -> list[ReplayBuffer]:
+        """Raw, packed, and packed with every block on a disk."""
+        sizes = (self.num_tasks, self.capacity, SHAPE, ACTION_SIZE)
+        buffers = [ReplayBuffer(*sizes, seed=self.seed, store="raw")]
+        if not why_not_packed():
+            buffers.append(ReplayBuffer(*sizes, seed=self.seed, store="packed"))
+            buffers.append(ReplayBuffer(*sizes, seed=self.seed, store="packed", free_bytes=0, disk=self.folder))
+        return buffers
+
+    def teardown(self) -> None:
+        if hasattr(self, "folder"):
+            shutil.rmtree(self.folder)
 
     @rule(num_steps=st.integers(1, 40), ends=st.booleans())
     def add(self, num_steps: int, ends: bool) -> None:
@@ -68,6 +84,22 @@ class ReplayMachine(RuleBasedStateMachine):
         for buffer in self.buffers:
             buffer.reorder(order)
         self.history = [self.history[task] for task in order]
+
+    @rule()
+    def save(self) -> None:
+        for index, buffer in enumerate(self.buffers):
+            save(buffer, self.folder / str(index))
+        self.saved = [[*steps] for steps in self.history]
+
+    @rule()
+    def load(self) -> None:
+        """Each new buffer from what a buffer of another kind has saved."""
+        if self.saved is None:
+            return
+        self.buffers = self.make_buffers()
+        for index, buffer in enumerate(self.buffers):
+            load(self.folder / str((index + 1) % len(self.buffers)), buffer)
+        self.history = [[*steps] for steps in self.saved]
 
     @rule(num_sequences=st.integers(1, 4), length=st.integers(1, 16), counter=st.integers(0, 2**64 - 1),
           into_own=st.booleans())

@@ -439,6 +439,20 @@ class Disk:
         return Half()
 
 
+def test_a_name_is_flushed_before_and_after_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can cut the power: without the last flush a manifest whose rename was seen may be gone after all."""
+    deeds, replace = [], Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        deeds.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(manifest, "flush_folder", lambda _: deeds.append("flushed"))
+    monkeypatch.setattr(Path, "replace", renamed)
+    save(make_buffer("raw", 20), tmp_path)
+    assert deeds[:3] == ["flushed", "renamed", "flushed"]
+
+
 FULL, BROKEN = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mow.replay import PackedStore, RawStore, ReplayBuffer, store_choice
 from mow.replay.packed import why_not_packed
-from mow.replay.store_choice import free_memory, make_store
+from mow.replay.store_choice import StoreKind, free_memory, make_store
 
 SHAPE = (64, 64, 3)
 RAW_BYTES = 2 * 1_000 * 64 * 64 * 3  # of the stores below
@@ -48,6 +48,29 @@ def test_a_kind_that_is_asked_for_is_taken(kind: Any, expected: type, caplog: py
     assert made(kind, 0, caplog) == (expected, [])
 
 
+@needs_packing
+@pytest.mark.parametrize("kind", ["auto", "packed"])
+def test_packed_frames_beyond_half_of_the_free_memory_go_to_the_disk(
+    kind: StoreKind, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Noise of 12 KB a frame; 31 KB may stay in memory: a block of 98 KB may not."""
+    with caplog.at_level(logging.INFO, logger="mow"):
+        store = make_store(kind, 1, 1_000, SHAPE, free_bytes=62_000, disk=tmp_path / "new")
+    if kind == "auto":
+        assert caplog.messages[0].endswith(f"half may go to replay; what outgrows that goes to {tmp_path / 'new'})")
+    for seed in range(8):
+        store.append(np.random.default_rng(seed).integers(0, 256, (1, *SHAPE), dtype=np.uint8))
+    assert store.disk_bytes == 8 * 64 * 64 * 3
+
+
+def test_raw_frames_stay_in_memory(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"only packed frames go to a disk, got store 'raw' and disk .*: use store"):
+        make_store("raw", 1, 1, SHAPE, disk=tmp_path)
+    store = make_store("auto", 1, 10, SHAPE, free_bytes=10**9, disk=tmp_path)
+    assert isinstance(store, RawStore)
+    assert store.disk_bytes == 0
+
+
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="store must be one of auto, raw, packed, got 'zip'"):
         make_store("zip", 1, 1, SHAPE)  # type: ignore[arg-type]
@@ -79,7 +102,7 @@ def test_free_memory_elsewhere_is_all_memory(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_packing
-def test_the_buffer_tells_what_it_holds_and_will_take() -> None:
+def test_the_buffer_tells_what_it_holds_and_will_take(tmp_path: Path) -> None:
     buffer = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, free_bytes=RAW_BYTES)
     column_bytes = 2 * 1_000 * (3 * 4 + 4 + 3)
     assert buffer.memory_bytes > RAW_BYTES + column_bytes  # before the first block, the upper bound
@@ -91,6 +114,12 @@ def test_the_buffer_tells_what_it_holds_and_will_take() -> None:
     ratio, size = buffer.store.ratio, buffer.memory_bytes / 1e9
     assert buffer.describe() == (f"replay (packed): 100 of 1,000 steps of 2 tasks in 0.00 GB, frames packed "
                                  f"{ratio:.1f}x, {size:.2f} GB once full")
+    disk = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, store="packed", free_bytes=0, disk=tmp_path)
+    for step in range(100):
+        frame = np.random.default_rng(step).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+        disk.add(frame, np.zeros((2, 3), np.float32), np.zeros(2, np.float32), flags, flags, flags)
+    assert disk.describe() == ("replay (packed): 100 of 1,000 steps of 2 tasks in 0.00 GB, 0.00 GB more on disk, "
+                               "frames packed 1.0x, 0.00 GB once full")
     raw = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, store="raw")
     assert raw.memory_bytes == RAW_BYTES + column_bytes
     assert raw.describe() == ("replay (raw): 0 of 1,000 steps of 2 tasks in 0.00 GB, 0.02 GB once "
@@ -114,5 +143,6 @@ def test_frames_that_cannot_be_packed_are_said_once_when_they_will_not_fit(
     assert len(said) == noise
     if noise:
         assert said[0].startswith("replay (packed): 1,000 of 8,000 steps of 1 tasks in 0.00 GB, frames packed 1.0x, ")
-        assert said[0].endswith("0.01 GB once full, but 0.00 GB was free before its first step: lower the number of "
-                                "steps or tasks, or take a machine with more memory")
+        assert said[0].endswith("0.01 GB once full, but 0.00 GB was free before its first step: give packed frames "
+                                "a disk (replay.disk), lower the number of steps or tasks, or take a machine with more "
+                                "memory")

@@ -1,20 +1,33 @@
 """Both stores of frames: what goes in comes out, at every border; what does not fit is refused."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mow.replay.packed import PackedStore, why_not_packed
+from mow.replay.packed import PackedStore, Spill, why_not_packed
 from mow.replay.stores import FrameStore, RawStore
 
 Frames = NDArray[np.uint8]
 SHAPE = (4, 6, 3)
 
 needs_packing = pytest.mark.skipif(why_not_packed() != "", reason=why_not_packed() or "frames can be packed")
-STORES = [pytest.param(RawStore, id="raw"), pytest.param(PackedStore, id="packed", marks=needs_packing)]
+
+
+def on_disk(num_rows: int, capacity: int, frame_shape: tuple[int, ...]) -> PackedStore:
+    """Every sealed block goes to a disk at once."""
+    return PackedStore(num_rows, capacity, frame_shape, spill=Spill(Path(tempfile.gettempdir()), 0))
+
+
+STORES = [
+    pytest.param(RawStore, id="raw"),
+    pytest.param(PackedStore, id="packed", marks=needs_packing),
+    pytest.param(on_disk, id="on disk", marks=needs_packing),
+]
 MakeStore = Callable[[int, int, tuple[int, ...]], FrameStore]
 
 
@@ -88,8 +101,10 @@ def test_a_raw_store_resumes_where_another_stopped() -> None:
         if step >= 8:
             resumed.append(frame_of(step, 1))
     assert gathered(store, [0], [[8, 10]], 3).tobytes() == gathered(resumed, [0], [[8, 10]], 3).tobytes()
-    with pytest.raises(ValueError, match=r"resume needs an empty store .* got a store of 13 steps and 4"):
-        resumed.resume(4)
+    with pytest.raises(ValueError, match=r"resume needs an empty store .* got a store of 13 steps and 16"):
+        resumed.resume(16)
+    with pytest.raises(ValueError, match=r"a multiple of 8, got a store of 0 steps and 4"):
+        RawStore(1, 5, SHAPE).resume(4)
 
 
 def test_what_a_raw_store_takes() -> None:

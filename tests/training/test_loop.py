@@ -73,6 +73,8 @@ def wire(config, folder: Path):
         envs.layout.size,
         seed=config.seed,
         store=config.replay.store,
+        free_bytes=0 if config.replay.disk else None,  # then all packed frames go there
+        disk=Path(config.replay.disk) if config.replay.disk else None,
     )
     layout = envs.layout
     mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
@@ -222,14 +224,16 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 def test_neither_store_nor_prefetch_changes_what_is_learnt(tmp_path):
     learnt = {}
-    for store, depth in (("raw", 0), ("raw", 2), ("packed", 1), ("packed", 4)):
+    folder = str(tmp_path / "disk")
+    for store, depth, disk in (("raw", 0, ""), ("raw", 2, ""), ("packed", 1, ""), ("packed", 4, folder)):
         if store == "packed" and why_not_packed():
             continue
-        replay = ReplayConfig(store=store, prefetch=depth)
+        replay = ReplayConfig(store=store, disk=disk, prefetch=depth)
         run, *_ = wire(run_config(total_steps=24, replay=replay), tmp_path / f"{store}{depth}")
         with run.prefetch:
             run.train()
         run.logger.close()
+        assert (run.collector.replay.store.disk_bytes > 0) == bool(disk)
         learnt[store, depth] = {**run.learner.world_model.state_dict(), **run.learner.agent.state_dict()}
     first, *others = learnt.values()
     assert others
@@ -264,7 +268,7 @@ def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
     def slow(num_sequences, length, *, counter, stream, **how):
         drawn.append((stream, counter))
         steps = run.collector.replay.num_steps
-        time.sleep(0.01)
+        time.sleep(0.05)
         overtaken.append(run.collector.replay.num_steps - steps)
         return sample(num_sequences, length, counter=counter, stream=stream, **how)
 
