@@ -43,7 +43,7 @@ void check_plain(const std::string& name, const py::array& array) {
 }
 
 Int64Array draw(uint64_t seed, uint64_t counter, uint32_t stream, const Int64Array& size, const Int64Array& head,
-                int64_t capacity, int64_t num_windows, int64_t length) {
+                int64_t capacity, int64_t num_windows, int64_t length, bool recent) {
   check(size.ndim() == 1, "size", "shape [K]", shape_text(shape_of(size)));
   check_shape("head", shape_of(size), shape_of(head));
   check_at_least("num_windows", 1, num_windows);
@@ -53,7 +53,7 @@ Int64Array draw(uint64_t seed, uint64_t counter, uint32_t stream, const Int64Arr
   int64_t* start_data = start.mutable_data();
   {
     py::gil_scoped_release unlocked;
-    draw_windows({seed, counter, stream}, shape, size_data, head_data, start_data);
+    draw_windows({seed, counter, stream}, shape, size_data, head_data, recent, start_data);
   }
   return start;
 }
@@ -237,7 +237,7 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   module.def("philox", &mow::philox_words, arg("x"), arg("y"), arg("z"), arg("w"), arg("key"));
   // noconvert: a converted copy of `out` would swallow the result.
   module.def("draw_windows", &mow::draw, arg("seed"), arg("counter"), arg("stream"), arg("size").noconvert(),
-             arg("head").noconvert(), arg("capacity"), arg("num_windows"), arg("length"));
+             arg("head").noconvert(), arg("capacity"), arg("num_windows"), arg("length"), arg("recent"));
   module.def("gather_windows", &mow::gather, arg("rings").noconvert(), arg("rows").noconvert(),
              arg("start").noconvert(), arg("length"), arg("out").noconvert());
   module.def("set_num_threads", &mow::set_num_threads, arg("num_threads"));

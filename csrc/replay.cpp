@@ -30,7 +30,7 @@ void copy_window(const Field& field, const WindowShape& shape, int64_t row, int6
 
 }  // namespace
 
-void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t* size, const int64_t* head,
+void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t* size, const int64_t* head, bool recent,
                   int64_t* start) {
   check_at_least("capacity", 1, shape.capacity);
   check_at_least("length", 1, shape.length);
@@ -43,7 +43,8 @@ void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t*
       const PhiloxWords words = philox({static_cast<uint32_t>(window), name.stream, static_cast<uint32_t>(name.counter),
                                         static_cast<uint32_t>(name.counter >> 32)},
                                        name.seed);
-      const int64_t age = scale_to(uint64_t{words.x} << 32 | words.y, num_ages);
+      int64_t age = scale_to(uint64_t{words.x} << 32 | words.y, num_ages);
+      if (recent) age = std::max(age, scale_to(uint64_t{words.z} << 32 | words.w, num_ages));
       // head - size is where the oldest step lies, down to -capacity where the ring has wrapped.
       start[window] = (head[task] - size[task] + age + shape.capacity) % shape.capacity;
     }

@@ -26,8 +26,9 @@ struct DrawName {
   uint32_t stream;
 };
 
-// start [K, B]: the ring position of each window's first step, uniform over the windows that the ring holds whole.
-void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t* size, const int64_t* head,
+// start [K, B]: the ring position of each window's first step, uniform over the windows that the ring holds whole; or,
+// with `recent`, the newer of two such draws.
+void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t* size, const int64_t* head, bool recent,
                   int64_t* start);
 
 // Copies window b of task k from ring row rows[k], from start[k, b] on, wrapping at capacity.

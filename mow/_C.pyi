@@ -21,6 +21,7 @@ def draw_windows(
     capacity: int,
     num_windows: int,
     length: int,
+    recent: bool,
 ) -> NDArray[np.int64]: ...
 def gather_windows(
     rings: Sequence[NDArray[Any]],

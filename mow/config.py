@@ -101,6 +101,8 @@ class ClusteringConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
+    draw: Literal["uniform", "recent"] = "uniform"
+    """Windows: all alike, or the newer of two drawn each time, so that what the policy does now is seen more often."""
     store: Literal["auto", "raw", "packed"] = "auto"
     """Frames as they are, or packed with LZ4; auto packs where raw ones would take over half of the free memory."""
     disk: str = ""

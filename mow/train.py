@@ -78,6 +78,7 @@ def run(config: Config) -> "Run":
                 (64, 64, 3),
                 layout.size,
                 seed=config.seed,
+                draw=config.replay.draw,
                 store=config.replay.store,
                 disk=Path(config.replay.disk) if config.replay.disk else None,
             )

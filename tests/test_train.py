@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,21 @@ def test_frames_that_cannot_be_packed_are_one_line(tmp_path, capsys, monkeypatch
     assert stopped.value.code == 2
     assert "cannot be made here: no liblz4: `apt install liblz4-1`" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_replay_is_what_the_flags_say(tmp_path, monkeypatch, capsys):
+    made = {}
+
+    def record(*_, **options):
+        made.update(options)
+        raise ImportError("seen enough")
+
+    monkeypatch.setattr("mow.replay.ReplayBuffer", record)
+    flags = ["--replay.draw", "recent", "--replay.store", "packed", "--replay.disk", "there", "--seed", "3"]
+    with pytest.raises(SystemExit):
+        main(["quickstart", *DUMMY, *flags, "--folder", str(tmp_path / "run")])
+    assert capsys.readouterr().err == "mow.train: seen enough\n"
+    assert made == {"seed": 3, "draw": "recent", "store": "packed", "disk": Path("there")}
 
 
 def test_a_disk_that_takes_no_frames_is_one_line(tmp_path, capsys):

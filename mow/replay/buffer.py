@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from mow.batch import TransitionBatch
 from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
 from mow.replay.store_choice import StoreKind, free_memory, make_store
 from mow.replay.stores import FrameStore
+
+Draw = Literal["uniform", "recent"]
 
 # How many steps lie between two looks at the size to come.
 STEPS_PER_LOOK = 1_000
@@ -50,6 +52,7 @@ class ReplayBuffer:
         action_size: int,
         *,
         seed: int,
+        draw: Draw = "uniform",
         backend: Backend = "auto",
         store: StoreKind = "auto",
         free_bytes: int | None = None,
@@ -63,12 +66,14 @@ class ReplayBuffer:
             frame_shape: of one observation, (height, width, 3).
             action_size: A.
             seed: of all draws, 0 to 2^64 - 1.
+            draw: uniform over the windows held, or recent: the newer of two such draws.
             backend: see sampler.draw_windows.
             store: of the frames; "auto" packs them where raw ones would take over half of the free memory.
             free_bytes: memory to decide by; None asks the operating system.
             disk: a folder for the packed frames that outgrow half of the free memory; None keeps all in memory.
-        Raises: ValueError for a size below 1, a seed out of range or raw frames with a disk; ImportError for backend
-            "compiled" or store "packed" without what they need; OSError where `disk` takes no file.
+        Raises: ValueError for a size below 1, a seed out of range, an unknown draw or raw frames with a disk;
+            ImportError for backend "compiled" or store "packed" without what they need; OSError where `disk` takes no
+            file.
         """
         sizes = {"num_tasks": num_tasks, "capacity": capacity, "action_size": action_size}
         for name, value in {**sizes, **{f"frame_shape[{i}]": side for i, side in enumerate(frame_shape)}}.items():
@@ -76,6 +81,8 @@ class ReplayBuffer:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0 to {2**64 - 1}, got {seed}")
+        if draw not in get_args(Draw):
+            raise ValueError(f"draw must be one of {', '.join(get_args(Draw))}, got {draw!r}")
         takes_compiled(backend)  # an impossible backend is an error now, not at the first sample
         self._free_bytes = free_memory() if free_bytes is None else free_bytes  # before the first step
         self._has_warned = False
@@ -93,6 +100,7 @@ class ReplayBuffer:
         self._rows = np.arange(num_tasks)  # [K] ring row of each task
         self._capacity = capacity
         self._seed = seed
+        self._recent = draw == "recent"
         self._backend = backend
         self._turn = threading.Lock()
 
@@ -163,7 +171,7 @@ class ReplayBuffer:
         pin: bool = False,
         out: TransitionBatch | None = None,
     ) -> TransitionBatch:
-        """Draw B windows of L steps per task, uniformly over all windows held; is_first is true at index 0 of each.
+        """Draw B windows of L steps per task among all that are held; is_first is true at index 0 of each.
 
         Args:
             num_sequences: B.
@@ -203,7 +211,7 @@ class ReplayBuffer:
         with self._turn:
             head = np.full(num_tasks, self.num_steps % self._capacity, dtype=np.int64)
             start = draw_windows(self._seed, counter, stream, self.size, head, self._capacity, num_sequences, length,
-                                 backend=self._backend)  # [K, B]
+                                 recent=self._recent, backend=self._backend)  # [K, B]
             batch = self._new_batch(num_sequences, length, pin) if out is None else out
             oldest = max(self.num_steps - self._capacity, 0)
             first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps

@@ -96,11 +96,13 @@ def draw_windows(
     num_windows: int,
     length: int,
     *,
+    recent: bool = False,
     backend: Backend = "auto",
 ) -> Int64Array:
-    """Draw where windows start, uniformly over all windows that a ring holds whole.
+    """Draw where windows start, uniformly over all windows that a ring holds whole, or more often late.
 
         age ~ Uniform{0, ..., size - L},   start = (head - size + age) mod capacity
+        recent: age = max(age_1, age_2) of two such draws, so P(age) = (2 age + 1) / (size - L + 1)^2
 
     Age 0 starts at the oldest step, so no window crosses the write pointer. The draw of window b of task k is
     Philox4x32-10 of the counter words (k * B + b, stream, counter low, counter high) under the key `seed`: it depends
@@ -115,6 +117,7 @@ def draw_windows(
         capacity: steps that a ring holds.
         num_windows: B.
         length: L, in steps.
+        recent: draw the newest windows twice as often as on average, and the oldest hardly ever.
     Returns: int64 [K, B], ring position of the first step of each window.
     Raises: ValueError for an argument outside these ranges, or a task with fewer than L steps; ImportError for
         backend "compiled" without the extension.
@@ -125,17 +128,19 @@ def draw_windows(
     if compiled:
         from mow import _C
 
-        return _C.draw_windows(seed, counter, stream, size, head, capacity, num_windows, length)
+        return _C.draw_windows(seed, counter, stream, size, head, capacity, num_windows, length, recent)
     num_tasks = len(size)
     words = np.zeros((num_tasks * num_windows, 4), dtype=np.uint32)
     words[:, 0] = np.arange(num_tasks * num_windows)
     words[:, 1:] = stream, counter & 0xFFFFFFFF, counter >> 32
-    random = philox(words, seed)  # [K * B, 4]
-    bits = (random[:, 0].astype(np.uint64) << np.uint64(32) | random[:, 1]).reshape(num_tasks, num_windows)
+    random = philox(words, seed).astype(np.uint64).reshape(num_tasks, num_windows, 2, 2)
+    bits = random[..., 0] << np.uint64(32) | random[..., 1]  # [K, B, 2]: each window has two draws of 64 bits
     num_ages = (size - length + 1).tolist()
     # Python's integers hold the product of 64 by 64 bits; its upper half is uniform where `bits % num_ages` is not.
-    age = [[bit * num_ages[k] >> 64 for bit in bits[k].tolist()] for k in range(num_tasks)]
-    return ((head - size)[:, None] + np.array(age, dtype=np.int64)) % capacity  # [K, B]
+    ages = [[[bit * num_ages[k] >> 64 for bit in draws] for draws in bits[k].tolist()] for k in range(num_tasks)]
+    both = np.array(ages, dtype=np.int64)  # [K, B, 2]
+    age = both.max(axis=-1) if recent else both[..., 0]
+    return ((head - size)[:, None] + age) % capacity  # [K, B]
 
 
 def philox(counter: NDArray[np.uint32], key: int) -> NDArray[np.uint32]:

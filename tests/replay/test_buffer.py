@@ -267,6 +267,7 @@ def test_pinned_batches_are_pinned_and_equal() -> None:
         ({"action_size": 0}, "action_size must be at least 1, got 0"),
         ({"seed": -1}, "seed must be in 0 to"),
         ({"backend": "fast"}, "backend must be one of"),
+        ({"draw": "newest"}, "draw must be one of uniform, recent, got 'newest'"),
         ({"store": "zip"}, "store must be one of auto, raw, packed, got 'zip'"),
     ],
 )

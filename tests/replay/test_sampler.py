@@ -91,6 +91,8 @@ def test_draw_by_hand(backend: sampler.Backend) -> None:
     assert start.tolist() == [[9]]
     # A ring that is not full: 5 steps at 0 to 4, ages 0 to 2, floor(3 * 0.399) = 1.
     assert draw_windows(0, 0, 0, int64(5), int64(5), 10, 1, 3, backend=backend).tolist() == [[1]]
+    # The second 64 bits are 0xBC57AC4C9B00DBD8, 0.73571279...: age floor(8 * 0.736) = 5 is the newer of the two.
+    assert draw_windows(0, 0, 0, int64(10), int64(6), 10, 1, 3, recent=True, backend=backend).tolist() == [[1]]
 
 
 @needs_extension
@@ -104,10 +106,11 @@ def test_compiled_draws_equal_the_reference() -> None:
         seed, counter = (int(n) for n in random.integers(0, 2**64, size=2, dtype=np.uint64))
         name = (seed, counter, int(random.integers(0, 2**32)))
         args = (*name, size, head, capacity, num_windows, length)
-        expected = draw_windows(*args, backend="reference")
-        got = draw_windows(*args, backend="compiled")
-        assert got.dtype == expected.dtype
-        assert got.tolist() == expected.tolist()
+        for recent in (False, True):
+            expected = draw_windows(*args, recent=recent, backend="reference")
+            got = draw_windows(*args, recent=recent, backend="compiled")
+            assert got.dtype == expected.dtype
+            assert got.tolist() == expected.tolist()
 
 
 @needs_extension
@@ -140,6 +143,16 @@ def test_draws_are_uniform_over_ages(backend: sampler.Backend) -> None:
     assert len(count) == num_ages
     # The seed is fixed, so this never fails by chance; 1e-4 leaves one in 10,000 seeds unusable.
     assert chisquare(count).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("backend", ["reference", COMPILED])
+def test_recent_draws_follow_their_formula(backend: sampler.Backend) -> None:
+    """Of 31 ages in a ring that has wrapped, age a comes with (2 a + 1) / 31^2."""
+    capacity, length = 40, 10
+    start = draw_windows(1, 2, 3, int64(capacity), int64(17), capacity, 20_000, length, recent=True, backend=backend)
+    count = np.bincount((start[0] - 17) % capacity, minlength=31)
+    assert len(count) == 31
+    assert chisquare(count, 20_000 * (2 * np.arange(31) + 1) / 31**2).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("backend", ["reference", COMPILED])
@@ -199,7 +212,7 @@ def test_the_extension_refuses_a_draw_on_its_own(change: dict[str, Any], message
     from mow import _C
 
     with pytest.raises(ValueError, match=message):
-        _C.draw_windows(**{**DRAW, **change})
+        _C.draw_windows(**{**DRAW, "recent": False, **change})
 
 
 # Gathers

@@ -72,6 +72,7 @@ def wire(config, folder: Path):
         (64, 64, 3),
         envs.layout.size,
         seed=config.seed,
+        draw=config.replay.draw,
         store=config.replay.store,
         free_bytes=0 if config.replay.disk else None,  # then all packed frames go there
         disk=Path(config.replay.disk) if config.replay.disk else None,
