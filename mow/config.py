@@ -142,6 +142,12 @@ class ActorCriticConfig:
     discount: float = 0.985
     lam: float = 0.95
     entropy: float = 3e-4
+    """eta, what a nat of the policy's entropy is worth, in units of its advantage."""
+    final_entropy: float = 1.0
+    """Share of it that is left in the end. A model that knows little yet invites a policy to settle on what is not so;
+    a policy that keeps trying everything shows it better."""
+    entropy_fraction: float = 1.0
+    """Share of all world-model updates in which it falls, linearly."""
     rollout_epochs: int = 1
     """Times that an imagined rollout is gone through; above 1 needs fewer rollouts, which cost most of the time."""
     rollout_parts: int = 1
@@ -161,7 +167,7 @@ class ActorCriticConfig:
 
     def __post_init__(self) -> None:
         positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
-        fraction(self, "discount", "lam", "slow_decay", "return_decay")
+        fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy", "entropy_fraction")
         require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
         not_negative(self, "entropy")
 

@@ -14,6 +14,7 @@ from mow.config import (
     LossConfig,
     OptimConfig,
     PerceptionConfig,
+    ReplayConfig,
     RoutingConfig,
     ScheduleConfig,
     SharedConfig,
@@ -98,8 +99,9 @@ def quickstart() -> Config:
     a spatial latent of 8x8 cells with a loud start, less the median frame, finds small things in fewer updates; the
     local prior and Muon learn in a few hundred updates how most things move, where a Linear on h_t and Adam had not
     after 800; rollouts are short and cold, and the model learns from latents stale in part, so that what is imagined
-    holds together; patches in the first convolution and group norm save time; an imagined rollout is used for six
-    steps, because making it costs more than learning from it.
+    holds together; a bonus on entropy that falls, and recent windows drawn more often, keep the policy from settling on
+    what only a young model believes; patches in the first convolution and group norm save time; an imagined rollout is
+    used for six steps, because making it costs more than learning from it.
     """
     return Config(
         preset="quickstart",
@@ -138,8 +140,16 @@ def quickstart() -> Config:
             num_sequences=40, context=2, horizon=5, start="posterior", ends="expected", temperature=0.25
         ),
         actor_critic=ActorCriticConfig(
-            hidden=128, discount=0.97, entropy=1e-2, rollout_epochs=2, rollout_parts=3, memory_gain=0.1
+            hidden=128,
+            discount=0.97,
+            entropy=5e-2,
+            final_entropy=0.1,
+            entropy_fraction=0.75,
+            rollout_epochs=2,
+            rollout_parts=3,
+            memory_gain=0.1,
         ),
+        replay=ReplayConfig(draw="recent"),
         optim=OptimConfig(world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_clip=1.0, final_lr=0.1),
         schedule=ScheduleConfig(
             prefill_fraction=0.15, warmup_fraction=0.05, world_model_every=4, agent_every=8, acting_context=8

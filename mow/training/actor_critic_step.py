@@ -77,24 +77,27 @@ def make_lesson(
 
 
 def actor_critic_losses(
-    agent: Agent, lesson: Lesson, config: ActorCriticConfig, *, embedding: Tensor | None = None
+    agent: Agent, lesson: Lesson, *, entropy: float, clip: float, embedding: Tensor | None = None
 ) -> ActorCriticLosses:
     """The actor and the critics on a lesson; the world model gets no gradient.
 
         L_actor  = - min(r A, clip(r) A) - eta H(pi),   A = sg[(R_t - v(s_t)) / max(1, S_k)],  r = pi / sg(pi_old)
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
 
-    Args: embedding: as for the lesson; it carries no gradient here.
+    Args:
+        entropy: eta, as it is now.
+        clip: of r, on either side of 1.
+        embedding: as for the lesson; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
     meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
     """
     embedding = None if embedding is None else embedding.detach()
     policy = agent.policy(lesson.state, embedding)
     log_prob = policy.log_prob(lesson.raw_action)
-    actor = policy_loss(log_prob, lesson.log_prob, lesson.advantage, lesson.weight, clip=config.clip)  # [K]
-    entropy = entropy_bonus(policy.entropy(), lesson.weight)
+    actor = policy_loss(log_prob, lesson.log_prob, lesson.advantage, lesson.weight, clip=clip)  # [K]
+    bonus = entropy_bonus(policy.entropy(), lesson.weight)  # [K]
     logits = agent.value_logits(lesson.state, embedding)  # [K, B, T, V]
     critic = value_loss(logits, lesson.returns, lesson.weight) + value_loss(logits, lesson.slow_target, lesson.weight)
-    total = (actor - config.entropy * entropy + critic).mean()
-    metrics = {"policy": actor, "value": critic, "entropy": entropy}
+    total = (actor - entropy * bonus + critic).mean()
+    metrics = {"policy": actor, "value": critic, "entropy": bonus}
     return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()})

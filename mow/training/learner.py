@@ -80,10 +80,20 @@ class Learner:
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
 
+    def _progress(self, fraction: float = 1.0) -> float:
+        """How far the world model is through the first `fraction` of all its updates: 0 to 1."""
+        span = fraction * self.config.world_model_updates
+        return min(1.0, self.updates / span) if span > 0 else 1.0
+
+    @property
+    def entropy(self) -> float:
+        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_fraction` of all updates."""
+        config = self.config.actor_critic
+        return config.entropy * (1.0 - (1.0 - config.final_entropy) * self._progress(config.entropy_fraction))
+
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
-        progress = min(1.0, self.updates / max(1, self.config.world_model_updates))
-        share = 1.0 - (1.0 - self.config.optim.final_lr) * progress
+        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress()
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             for group in optimiser.param_groups:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
@@ -107,8 +117,7 @@ class Learner:
     def temperature(self) -> float:
         """Falls linearly over the first `anneal_fraction` of all world-model updates."""
         routing = self.config.model.routing
-        span = routing.anneal_fraction * self.config.world_model_updates
-        progress = min(1.0, self.updates / span) if span > 0 else 1.0
+        progress = self._progress(routing.anneal_fraction)
         return routing.temperature_start + progress * (routing.temperature_end - routing.temperature_start)
 
     def routing(self, *, explore: bool = False) -> Routing:
@@ -192,7 +201,9 @@ class Learner:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
-            losses = actor_critic_losses(self.agent, lesson, config.actor_critic, embedding=embedding)
+            losses = actor_critic_losses(
+                self.agent, lesson, entropy=self.entropy, clip=config.actor_critic.clip, embedding=embedding
+            )
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)

@@ -12,7 +12,7 @@ from mow.returns import ReturnScale, imagined_return
 from mow.training.actor_critic_step import actor_critic_losses, make_lesson
 from tests.small import action_mask, agent
 
-CONFIG = ActorCriticConfig(hidden=8, discount=0.9, lam=0.8, entropy=0.01)
+CONFIG = ActorCriticConfig(hidden=8, discount=0.9, lam=0.8)
 
 
 def rollout(seed: int = 0) -> Imagination:
@@ -76,7 +76,7 @@ def test_the_first_step_has_the_papers_gradient(policy):
     """- sg(A) ln pi - eta H and the two cross-entropies, averaged with the weights of the states and over tasks."""
     lesson, _ = lesson_of(policy, rollout())
     embedding = torch.ones(3, 5)
-    actor_critic_losses(policy, lesson, CONFIG, embedding=embedding).total.backward()
+    actor_critic_losses(policy, lesson, entropy=0.01, clip=CONFIG.clip, embedding=embedding).total.backward()
     got = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
     policy.zero_grad()
 

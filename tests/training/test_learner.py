@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mow.config import ClusteringConfig, ImaginationConfig, LossConfig, OptimConfig
+from mow.config import ActorCriticConfig, ClusteringConfig, ImaginationConfig, LossConfig, OptimConfig
 from mow.imagination import imagine
+from mow.training.actor_critic_step import actor_critic_losses
 from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.learner import Learner
 from mow.training.world_model_step import world_model_losses
@@ -189,6 +190,31 @@ def test_every_weighting_trains(weighting):
     for i in range(2):
         metrics = learner.update_world_model(transitions(seed=i))
     assert metrics["optim/world_model_total"].isfinite()
+
+
+def test_entropy_is_worth_less_and_less():
+    """Half-way through the fall, at its end and after it; what the loss is told is what it is worth then."""
+    learner = grouped(make(actor_critic=ActorCriticConfig(entropy=0.04, final_entropy=0.25, entropy_fraction=0.5)))
+    total, told = learner.config.world_model_updates, []
+    for share in (0.0, 0.25, 0.5, 1.0):
+        learner.updates = share * total
+        told.append(learner.entropy)
+    assert told == pytest.approx([0.04, 0.025, 0.01, 0.01])
+    assert make().entropy == make().config.actor_critic.entropy  # nothing falls unless it is asked to
+
+
+def test_the_actor_is_told_what_entropy_is_worth(monkeypatch):
+    told = []
+
+    def record(*args, entropy, clip, **how):
+        told.append((entropy, clip))
+        return actor_critic_losses(*args, entropy=entropy, clip=clip, **how)
+
+    monkeypatch.setattr("mow.training.learner.actor_critic_losses", record)
+    learner = grouped(make(actor_critic=ActorCriticConfig(entropy=0.04, final_entropy=0.25, clip=0.1)))
+    learner.updates = learner.config.world_model_updates
+    learner.update_agent(transitions(length=3))
+    assert told == [(0.01, 0.1)]
 
 
 def test_temperature_falls_then_the_choice_is_frozen():
