@@ -7,6 +7,7 @@ from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.decode_attention import decode_attention
 from mow.kernels.dispatch import Backend, choose
 from mow.kernels.expert_linear import Activation, expert_linear
+from mow.kernels.gather_frames import gather_frames
 from mow.kernels.lambda_return import lambda_return
 from mow.kernels.philox import PhiloxState, philox4x32, uniform
 from mow.kernels.route_plan import RoutePlan, pairs_by_expert, route_plan, rows_of
@@ -23,6 +24,7 @@ __all__ = [
     "choose",
     "decode_attention",
     "expert_linear",
+    "gather_frames",
     "lambda_return",
     "pairs_by_expert",
     "philox4x32",
