@@ -1,5 +1,7 @@
 """Atari 2600 games as 64 x 64 RGB tasks. The only module that needs gymnasium, ale-py and OpenCV."""
 
+import base64
+from collections.abc import Mapping
 from typing import Any, cast
 
 import ale_py
@@ -127,6 +129,18 @@ class AtariEnv:
     def close(self) -> None:
         """Free the emulator."""
         self._game.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See base.Resumable. The emulator's part holds its randomness too."""
+        console = base64.b64encode(self._ale.cloneSystemState().serialize()).decode()
+        own = {"running": self._running, "num_steps": self._num_steps, "lives": self._lives}
+        return {**own, "console": console, "rng": self._game.np_random.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See base.Resumable."""
+        self._ale.restoreSystemState(ale_py.ALEState(base64.b64decode(state["console"])))
+        self._game.np_random.bit_generator.state = state["rng"]
+        self._running, self._num_steps, self._lives = state["running"], state["num_steps"], state["lives"]
 
     def _hold(self, index: int) -> tuple[float, bool]:
         """Repeat an action; leave in the first screen what the agent is to see. Returns reward and game over."""

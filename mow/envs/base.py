@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,20 @@ class Env(Protocol):
     def step(self, action: Action) -> tuple[Frame, float, bool, bool, Mapping[str, object]]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An environment whose state can be kept in a file: it goes on exactly as it would have.
+
+    One without these opens a new episode where a run is resumed.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the future depends on, as what JSON can hold; random states included."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state_dict() of an environment made with the same arguments."""
 
 
 @dataclass(frozen=True)

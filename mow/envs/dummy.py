@@ -5,6 +5,8 @@ byte, episode low byte, step), white for one; the lower half is one colour per v
 """
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +105,16 @@ class CountingEnv:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See base.Resumable."""
+        counts = {"total_steps": self._total_steps, "episode": self._episode, "step": self._step}
+        return {**counts, "length": self._length, "rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See base.Resumable."""
+        self._total_steps, self._episode, self._step = state["total_steps"], state["episode"], state["step"]
+        self._length, self._rng.bit_generator.state = state["length"], state["rng"]
 
     def _is_right(self, action: Action) -> bool:
         if self.task.discrete:

@@ -1,13 +1,14 @@
 """Some tasks stepped one after the other, with what they answer written into an array that may be shared memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs import make
-from mow.envs.base import FRAME_SHAPE, Action, TaskSpec
+from mow.envs.base import FRAME_SHAPE, Action, Resumable, TaskSpec
 
 # One record per slot. A slot is the place of a task in the list that the run began with; it never changes, while
 # `reorder` changes which task number shows it.
@@ -89,6 +90,31 @@ class TaskGroup:
             else:
                 self._board["frame"][slot] = frame
         return finished
+
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """By slot: the episode so far, and the environment's own state or None where it cannot tell it."""
+        return {
+            slot: {"env": env.state_dict() if isinstance(env, Resumable) else None, **asdict(self._progress[slot])}
+            for slot, env in self._envs.items()
+        }
+
+    def load_state_dict(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        """Go on from state_dict() in the slots of this group; what else is named is left alone.
+
+        Returns: slots that could not; they have opened a new episode.
+        """
+        renewed = []
+        for slot in self._each(self._envs):
+            own = dict(states[slot])
+            kept = own.pop("env")
+            env = self._envs[slot]
+            self._progress[slot] = _Progress(**own)
+            if kept is None or not isinstance(env, Resumable):
+                self._open(slot)
+                renewed.append(slot)
+            else:
+                env.load_state_dict(kept)
+        return renewed
 
     def close(self) -> None:
         for env in self._envs.values():

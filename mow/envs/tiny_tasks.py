@@ -6,7 +6,8 @@ shapes whose soft edges place them more finely than a pixel. Every task has its 
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class TinyEnv(ABC):
     DISCRETE: ClassVar[bool] = True
     FRAME_SKIP: ClassVar[int] = 1
     HAS_SUCCESS: ClassVar[bool] = False  # terminating is succeeding
+    STATE: ClassVar[tuple[str, ...]]  # the attributes that hold where things are
 
     def __init__(self, *, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -106,6 +108,23 @@ class TinyEnv(ABC):
         """End the episode; there is nothing to free."""
         self._running = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """See base.Resumable."""
+        things = {name: getattr(self, name) for name in self.STATE}
+        plain = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in things.items()}
+        own = {"rng": self._rng.bit_generator.state, "running": self._running, "num_steps": self.num_steps}
+        return {**plain, **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See base.Resumable."""
+        for name in self.STATE:
+            now, kept = getattr(self, name), state[name]
+            if isinstance(now, np.ndarray):
+                kept = np.array(kept, now.dtype)
+            setattr(self, name, tuple(kept) if isinstance(now, tuple) else kept)
+        self._rng.bit_generator.state = state["rng"]
+        self._running, self.num_steps = state["running"], state["num_steps"]
+
     @abstractmethod
     def draw(self) -> Frame:
         """The state as a new picture [64, 64, 3]."""
@@ -137,6 +156,7 @@ class Catch(TinyEnv):
     NAME = "catch"
     NUM_ACTIONS = 3
     TIME_LIMIT = GRID - 1  # never cuts anything: the block is down by then
+    STATE = ("row", "column", "paddle")
 
     row = 0  # of the block
     column = 0  # of the block
@@ -171,6 +191,7 @@ class Goal(TinyEnv):
     NUM_ACTIONS = len(MOVES)
     TIME_LIMIT = 25
     HAS_SUCCESS = True
+    STATE = ("walker", "goal")
 
     walker = (0, 0)  # row, column
     goal = (0, 0)  # row, column
@@ -208,6 +229,7 @@ class Dodge(TinyEnv):
     NAME = "dodge"
     NUM_ACTIONS = 3
     TIME_LIMIT = 40
+    STATE = ("agent", "blocks")
 
     agent = 0  # column
 
@@ -255,6 +277,7 @@ class Pole(TinyEnv):
     NUM_ACTIONS = 2
     TIME_LIMIT = 100
     FRAME_SKIP = 2
+    STATE = ("state",)
 
     state = (0.0, 0.0, 0.0, 0.0)  # position m, speed m/s, angle rad (positive to the right), angular speed rad/s
 
@@ -313,6 +336,7 @@ class Slide(TinyEnv):
     NUM_ACTIONS = 1
     TIME_LIMIT = 15
     DISCRETE = False
+    STATE = ("block", "marker")
 
     block = 0.0  # [-1, 1]
     marker = 0.0  # [-1, 1]

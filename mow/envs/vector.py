@@ -49,6 +49,10 @@ class VectorEnv(Protocol):
 
     def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None: ...
 
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]: ...
+
     def close(self) -> None: ...
 
     def __enter__(self) -> Self: ...
@@ -119,6 +123,23 @@ class _OrderedVectorEnv(ABC):
         self.specs = tuple(self.specs[old] for old in index)
         self.layout = self.layout.reorder(index)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where all tasks are, in their present order, as what JSON can hold."""
+        self._check_open()
+        return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in self._states().items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
+        """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
+
+        Returns: the tasks k whose simulators cannot go on, with the first frame [64, 64, 3] of their new episodes.
+        """
+        self._check_open()
+        order = [self._slots.tolist().index(slot) for slot in state["slots"]]
+        self.reorder(order)
+        renewed = self._load_states({int(slot): kept for slot, kept in state["tasks"].items()})
+        self._ready = True
+        return {k: self._board["frame"][slot].copy() for k, slot in enumerate(self._slots) if slot in renewed}
+
     def __enter__(self) -> Self:
         return self
 
@@ -134,6 +155,12 @@ class _OrderedVectorEnv(ABC):
 
     @abstractmethod
     def _step_all(self, actions: Mapping[int, Action]) -> list[Finished]: ...
+
+    @abstractmethod
+    def _states(self) -> dict[int, dict[str, Any]]: ...
+
+    @abstractmethod
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]: ...
 
     @abstractmethod
     def close(self) -> None: ...
@@ -159,6 +186,12 @@ class SerialVectorEnv(_OrderedVectorEnv):
 
     def _step_all(self, actions: Mapping[int, Action]) -> list[Finished]:
         return self._group.step(actions)
+
+    def _states(self) -> dict[int, dict[str, Any]]:
+        return self._group.state_dict()
+
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        return self._group.load_state_dict(states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,6 +265,16 @@ class WorkerVectorEnv(_OrderedVectorEnv):
         for worker in self._workers:
             self._send(worker, ("step", {slot: actions[slot] for slot in worker.slots}))
         return [finished for answer in self._gather() for finished in answer]
+
+    def _states(self) -> dict[int, dict[str, Any]]:
+        for worker in self._workers:
+            self._send(worker, ("state_dict",))
+        return {slot: kept for answer in self._gather() for slot, kept in answer.items()}
+
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        for worker in self._workers:
+            self._send(worker, ("load_state_dict", {slot: states[slot] for slot in worker.slots}))
+        return [slot for answer in self._gather() for slot in answer]
 
     def _send(self, worker: _Worker, message: tuple[object, ...]) -> None:
         try:

@@ -168,6 +168,7 @@ class ReplayBuffer:
         *,
         counter: int,
         stream: int,
+        as_of: int | None = None,
         pin: bool = False,
         out: TransitionBatch | None = None,
     ) -> TransitionBatch:
@@ -178,13 +179,15 @@ class ReplayBuffer:
             length: L, in steps.
             counter: of the batch; the same buffer, counter and stream give the same windows.
             stream: what the batch is for, 0 to 2^32 - 1.
+            as_of: draw what was to be drawn when the buffer had this many steps per task; None: as it is now.
             pin: put the batch into page-locked memory, from where copies to a GPU need not wait.
             out: a batch of the same shape in main memory to write into, page-locked or not; None makes a new one.
         Returns: tensors in main memory that the buffer does not touch again; `out` if it was given.
-        Raises: ValueError if a task has fewer than L steps, `out` does not fit, or for pin without a CUDA device;
-            RuntimeError naming task and steps where packed frames are damaged.
+        Raises: ValueError if a task has fewer than L steps, a window drawn `as_of` a step is no longer held, `out` does
+            not fit, or for pin without a CUDA device; RuntimeError naming task and steps where packed frames are
+            damaged.
         """
-        return self.begin_sample(num_sequences, length, counter=counter, stream=stream, pin=pin, out=out)()
+        return self.begin_sample(num_sequences, length, counter=counter, stream=stream, as_of=as_of, pin=pin, out=out)()
 
     def begin_sample(
         self,
@@ -193,6 +196,7 @@ class ReplayBuffer:
         *,
         counter: int,
         stream: int,
+        as_of: int | None = None,
         pin: bool = False,
         out: TransitionBatch | None = None,
     ) -> Callable[[], TransitionBatch]:
@@ -209,12 +213,15 @@ class ReplayBuffer:
         if pin and out is not None:
             raise ValueError("pin=True makes a new batch, got `out` too: sample with pin=False into a pinned `out`")
         with self._turn:
-            head = np.full(num_tasks, self.num_steps % self._capacity, dtype=np.int64)
-            start = draw_windows(self._seed, counter, stream, self.size, head, self._capacity, num_sequences, length,
+            seen = self.num_steps if as_of is None else self._check_as_of(as_of)
+            size = np.full(num_tasks, min(seen, self._capacity), dtype=np.int64)
+            head = np.full(num_tasks, seen % self._capacity, dtype=np.int64)
+            start = draw_windows(self._seed, counter, stream, size, head, self._capacity, num_sequences, length,
                                  recent=self._recent, backend=self._backend)  # [K, B]
-            batch = self._new_batch(num_sequences, length, pin) if out is None else out
-            oldest = max(self.num_steps - self._capacity, 0)
+            oldest = max(seen - self._capacity, 0)
             first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps
+            self._check_held(first)
+            batch = self._new_batch(num_sequences, length, pin) if out is None else out
             finish_frames = self._frames.begin_gather(self._rows, first, length, batch.frame.numpy())
             gather_windows([*self._columns.values()], self._rows, start, length,
                            [getattr(batch, name).numpy() for name in self._columns], backend=self._backend)
@@ -282,6 +289,18 @@ class ReplayBuffer:
                 task = int(finite.argmin())
                 raise ValueError(f"{name} of task {task}: expected finite numbers, got {step[name][task].tolist()} at "
                                  f"step {self.num_steps}: look for the cause in its environment or policy")
+
+    def _check_as_of(self, step: int) -> int:
+        if not 0 <= step <= self.num_steps:
+            raise ValueError(f"as_of must be in 0 to the {self.num_steps} steps added, got {step}: name a past step")
+        return step
+
+    def _check_held(self, first: NDArray[np.int64]) -> None:
+        """Windows drawn as of a step of the past may have been written over."""
+        oldest = max(self.num_steps - self._capacity, 0)
+        if first.min() < oldest:
+            raise ValueError(f"step {first.min()} is no longer held, the oldest is {oldest}: draw before "
+                             f"{self._capacity} more steps are added")
 
     def _new_batch(self, num_sequences: int, length: int, pin: bool) -> TransitionBatch:
         shapes = {name: (len(self._rows), num_sequences, length, *shape) for name, shape in self._step_shapes.items()}

@@ -49,10 +49,10 @@ class Prefetcher:
     """Draws each batch from the state that was published for it and gathers it on a thread of its own.
 
     A batch is a function of its request and of the buffer at the moment of `publish`, whatever the depth, so that a run
-    gets the same bytes with every depth and number of copying threads. To keep that state in place, the buffer does
-    not go on until what was published is gathered: add steps through `writing()`, which waits for it. Where training
-    takes longer than a gather, there is nothing left to wait for by then. A buffer that went on all the same is an
-    error at `take`, not a torn batch.
+    gets the same bytes with every depth and number of copying threads. It is drawn as of that step, also where the
+    buffer has gone on meanwhile. A full buffer that goes on writes over its oldest steps: add steps through
+    `writing()`, which waits until what was published is gathered. Where training takes longer than a gather, there is
+    nothing left to wait for by then.
 
     All methods belong to one thread, the one that adds steps. The buffer's tasks must not be renumbered while a batch
     is pending: `discard()` first.
@@ -83,8 +83,8 @@ class Prefetcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mow-prefetch")
         self._closed = False
 
-    def publish(self, request: Request) -> None:
-        """Fix the state that `request` is drawn from, as the buffer is now, and begin to gather it.
+    def publish(self, request: Request, *, as_of: int | None = None) -> None:
+        """Fix the state that `request` is drawn from, as the buffer is now or was at a step, and begin to gather it.
 
         What is wrong with a request shows when it is taken. Raises: ValueError if the request is pending already, or
         after close().
@@ -93,7 +93,7 @@ class Prefetcher:
             raise ValueError(f"publish of {request} after close(): make a new Prefetcher")
         if request in self.pending():
             raise ValueError(f"{request} is pending already: take it before it is published again")
-        num_steps = self._buffer.num_steps
+        num_steps = self._buffer.num_steps if as_of is None else as_of
         spare = self._spare.get((request.num_sequences, request.length))
         future = self._thread.submit(self._gather, request, num_steps, spare.pop() if spare else None)
         self._pending.append(_Pending(request, num_steps, future))
@@ -145,18 +145,9 @@ class Prefetcher:
         """What is published and not taken, oldest first."""
         return (pending.request for pending in self._pending)
 
-    def saved(self) -> list[Request]:
-        """What a resumed run publishes, from the buffer that is saved now, to go on with the same bytes.
-
-        Raises: ValueError if the buffer has gone on since one of them was published: its state is no longer there.
-        """
-        num_steps = self._buffer.num_steps
-        for pending in self._pending:
-            if pending.num_steps != num_steps:
-                raise ValueError(f"{pending.request} was published at step {pending.num_steps}, the buffer is at step "
-                                 f"{num_steps}: save before the next step is added, or discard() in every run that "
-                                 "saves here")
-        return [*self.pending()]
+    def saved(self) -> list[tuple[Request, int]]:
+        """What a resumed run publishes, each as of its step, to go on with the same bytes."""
+        return [(pending.request, pending.num_steps) for pending in self._pending]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -186,11 +177,9 @@ class Prefetcher:
         self.close()
 
     def _gather(self, request: Request, num_steps: int, out: TransitionBatch | None) -> _Arrival:
-        """On the thread. Looks at the buffer twice, as a step that was added meanwhile may have torn the windows."""
-        self._check_still_at(num_steps, request)
+        """On the thread."""
         batch = self._buffer.sample(request.num_sequences, request.length, counter=request.counter,
-                                    stream=request.stream, pin=self._device is not None, out=out)
-        self._check_still_at(num_steps, request)
+                                    stream=request.stream, as_of=num_steps, pin=self._device is not None, out=out)
         if self._device is None or self._stream is None:
             return _Arrival(batch, None)
         with torch.cuda.stream(self._stream):
@@ -199,8 +188,3 @@ class Prefetcher:
             landed.record()
         # The page-locked memory goes back to torch's pool here; torch gives it out again only after the copy.
         return _Arrival(moved, landed)
-
-    def _check_still_at(self, num_steps: int, request: Request) -> None:
-        if self._buffer.num_steps != num_steps:
-            raise ValueError(f"the buffer went from step {num_steps} to {self._buffer.num_steps} before {request} was "
-                             "gathered: add steps inside `with prefetcher.writing():`")

@@ -1,5 +1,6 @@
 """What every environment promises, whatever its suite. A new suite is done when its tasks pass here."""
 
+import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from mow.envs import make, task_names
-from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env
+from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env, Resumable
 
 HAVE_ATARI = all(find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
 needs_atari = pytest.mark.skipif(not HAVE_ATARI, reason="Atari needs gymnasium, ale-py and OpenCV")
@@ -114,3 +115,31 @@ def test_episodes_end_once_and_start_anew(env: Env) -> None:
             assert length == 25
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(next(actions))
+
+
+def test_an_environment_goes_on_from_its_state(case: tuple[str, Mapping[str, object]], env: Env) -> None:
+    """Half-way through the second episode, through JSON, into one that was made with another seed and has played."""
+    assert isinstance(env, Resumable)
+    env.reset(seed=5)
+    actions = random_actions(env, 3)
+    while not any(env.step(next(actions))[2:4]):
+        pass
+    env.reset(seed=6)
+    for _ in range(3):
+        env.step(next(actions))
+    other = make(case[0], seed=12, options=case[1])
+    other.reset(seed=7)
+    other.step(next(actions))
+    assert isinstance(other, Resumable)
+    other.load_state_dict(json.loads(json.dumps(env.state_dict())))
+    for episode in range(3):
+        while True:
+            action = next(actions)
+            (frame, *rest), (same, *equal) = env.step(action), other.step(action)
+            assert np.array_equal(frame, same)
+            assert rest == equal
+            if rest[1] or rest[2]:
+                break
+        seed = None if episode == 0 else episode
+        assert np.array_equal(env.reset(seed=seed)[0], other.reset(seed=seed)[0])
+    other.close()

@@ -244,6 +244,39 @@ def test_sample_refuses_what_is_not_there() -> None:
         fill(make_buffer(), 60).sample(1, 41, counter=0, stream=0)
 
 
+@pytest.mark.parametrize("then", [0, 10, 40, 55, 60])
+def test_a_batch_can_be_drawn_as_of_a_step_of_the_past(then: int) -> None:
+    """A ring of 40 after 60 steps: what was drawn at step 55 is all held by luck of the seed, that of 10 is gone."""
+    buffer = fill(make_buffer(capacity=40), 60)
+    if then in (0, 10):
+        message = "task 0 holds 0 steps" if then == 0 else "no longer held, the oldest is 20: draw before 40 more steps"
+        with pytest.raises(ValueError, match=message):
+            buffer.sample(4, 3, counter=1, stream=0, as_of=then)
+        return
+    if then == 40:  # half of what was held is gone: some windows are held, some not
+        held = sum(is_held(buffer, counter, then) for counter in range(50))
+        assert 0 < held < 50
+        return
+    expected = fill(make_buffer(capacity=40), then).sample(1, 3, counter=1, stream=0)
+    assert same(buffer.sample(1, 3, counter=1, stream=0, as_of=then), expected)
+
+
+def is_held(buffer: ReplayBuffer, counter: int, then: int) -> bool:
+    expected = fill(make_buffer(capacity=40), then).sample(1, 3, counter=counter, stream=0)
+    try:
+        got = buffer.sample(1, 3, counter=counter, stream=0, as_of=then)
+    except ValueError:
+        return False
+    assert same(got, expected)
+    return True
+
+
+@pytest.mark.parametrize("then", [-1, 61])
+def test_no_batch_is_drawn_as_of_another_time(then: int) -> None:
+    with pytest.raises(ValueError, match=f"as_of must be in 0 to the 60 steps added, got {then}: name a past step"):
+        fill(make_buffer(capacity=40), 60).sample(1, 3, counter=0, stream=0, as_of=then)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="pinned memory exists here")
 def test_pin_without_a_gpu_is_refused() -> None:
     with pytest.raises(ValueError, match="pin=True needs a CUDA device, got none: sample with pin=False"):

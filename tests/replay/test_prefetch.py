@@ -166,14 +166,25 @@ def test_the_writer_waits_for_the_gather() -> None:
         prefetcher.take(request(0))
 
 
-def test_a_writer_that_does_not_wait_is_an_error() -> None:
+def test_a_batch_is_drawn_as_of_its_publication_though_the_writer_went_on() -> None:
     buffer = SlowBuffer()
     with Prefetcher(buffer, depth=1) as prefetcher:
         prefetcher.publish(request(0))
         assert buffer.entered.wait(10)
         buffer.add(**step_of(20))
         buffer.go.set()
-        with pytest.raises(ValueError, match=r"went from step 20 to 21 before .* was gathered: add steps inside"):
+        assert bytes_of(prefetcher.take(request(0))) == sampled(make_buffer(20), request(0))
+
+
+def test_steps_that_were_written_over_meanwhile_are_an_error() -> None:
+    buffer = SlowBuffer()
+    with Prefetcher(buffer, depth=1) as prefetcher:
+        prefetcher.publish(request(0))
+        assert buffer.entered.wait(10)
+        for index in range(20, 20 + CAPACITY):
+            buffer.add(**step_of(index))
+        buffer.go.set()
+        with pytest.raises(ValueError, match=r"step \d+ is no longer held, the oldest is 20: draw before 24 more"):
             prefetcher.take(request(0))
 
 
@@ -252,25 +263,21 @@ def test_discard_lets_the_tasks_be_renumbered() -> None:
 
 
 def test_a_resumed_run_goes_on_with_the_same_bytes() -> None:
-    buffer = make_buffer(30)
-    with Prefetcher(buffer, depth=1) as prefetcher:
-        prefetcher.next(request(0))
-        saved = prefetcher.saved()
-        expected = bytes_of(prefetcher.take(request(1)))
-    with Prefetcher(make_buffer(30), depth=0) as resumed:
-        for name in saved:
-            resumed.publish(name)
-        assert bytes_of(resumed.next(request(1))) == expected
-
-
-def test_what_cannot_be_resumed_is_not_saved() -> None:
+    """What was published steps ago, by a buffer that has gone on, is drawn as of then."""
     buffer = make_buffer(20)
     with Prefetcher(buffer, depth=1) as prefetcher:
-        prefetcher.publish(request(0))
-        with prefetcher.writing():
-            buffer.add(**step_of(20))
-        with pytest.raises(ValueError, match="at step 20, the buffer is at step 21: save before the next step"):
-            prefetcher.saved()
+        prefetcher.next(request(0))
+        prefetcher.publish(request(7, stream=1))
+        for index in (20, 21):
+            with prefetcher.writing():
+                buffer.add(**step_of(index))
+        saved = prefetcher.saved()
+        assert saved == [(request(1), 20), (request(7, stream=1), 20)]
+        expected = [bytes_of(prefetcher.take(name)) for name, _ in saved]
+    with Prefetcher(make_buffer(22), depth=0) as resumed:
+        for name, step in saved:
+            resumed.publish(name, as_of=step)
+        assert [bytes_of(resumed.take(name)) for name, _ in saved] == expected
 
 
 def test_the_thread_ends_with_its_owner() -> None:
