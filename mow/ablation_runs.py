@@ -98,9 +98,9 @@ def overrides(base: Config, config: Config) -> list[str]:
 
 
 def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
-    """The jobs without scores; what an interrupted one left is removed, since a run cannot be picked up half-way.
+    """The jobs without scores; one that was stopped goes on from its checkpoint, or is removed where it has none.
 
-    Raises: UsageError if a finished run was told something else, or a folder holds something else than a run.
+    Raises: UsageError if a run was told something else, or a folder holds something else than a run.
     """
     left = []
     for job in jobs:
@@ -113,6 +113,10 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
             continue
         if not (job.folder / "config.json").exists():
             raise UsageError(f"{job.folder} holds something else than a run: give another --folder")
+        if _has_checkpoint(job):
+            check_same(job.folder / "config.json", job.config)
+            say(f"{job.name} was not finished: it goes on from its last checkpoint")
+            continue
         say(f"{job.name} was not finished: {job.folder} is removed, it starts afresh")
         shutil.rmtree(job.folder)
     return left
@@ -129,8 +133,13 @@ def check_same(path: Path, config: Config) -> None:
             raise UsageError(f"{path} was made with {name} {saved[name]}, now it is {wanted}: give another --folder")
 
 
+def _has_checkpoint(job: Job) -> bool:
+    return any((job.folder / "checkpoints").glob("step_*.pt"))
+
+
 def train_command(job: Job) -> list[str]:
-    return [sys.executable, "-m", "mow.train", *job.arguments]
+    words = ("--resume", str(job.folder)) if _has_checkpoint(job) else job.arguments
+    return [sys.executable, "-m", "mow.train", *words]
 
 
 def run_all(
@@ -173,7 +182,7 @@ def run_all(
 
 def _start(number: int, job: Job, command: list[str], env: dict[str, str]) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "w", encoding="utf-8") as log:
+    with open(job.log, "a" if _has_checkpoint(job) else "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
     return _Running(number, job, process, time.monotonic())
 

@@ -19,6 +19,8 @@ USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
 
 presets: {", ".join(PRESETS)} (none: quickstart)
 
+python -m mow.train --resume RUN goes on with a run that was stopped, exactly as it would have.
+
 Every field of the preset can be overridden; --help after a preset lists them all, for example
   python -m mow.train atari4 --total-steps 600
   python -m mow.train storm --tasks atari:Breakout --seed 1
@@ -82,7 +84,11 @@ def parse(arguments: Sequence[str]) -> Config:
         name = arguments.pop(0)
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
-    default = PRESETS[name]()
+    return override(PRESETS[name](), arguments)
+
+
+def override(default: Config, arguments: list[str]) -> Config:
+    """`default` with the fields that the arguments name. Raises: UsageError as parse."""
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
     try:

@@ -237,6 +237,8 @@ class Config:
     """Environment steps per task between two progress lines."""
     checkpoint_every: int = 5000
     """Environment steps per task between two checkpoints; the last step always writes one."""
+    keep_checkpoints: int = 2
+    """Older ones are deleted. A run can go on from the last two; those before lack the replay that went with them."""
     evaluation_episodes: int = 0
     """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
     insight_every: int = 0
@@ -263,7 +265,7 @@ class Config:
         )
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
         require(not double, f"tasks must differ, got {', '.join(double)} more than once")
-        positive(self, "total_steps", "log_every", "checkpoint_every")
+        positive(self, "total_steps", "log_every", "checkpoint_every", "keep_checkpoints")
         require(
             self.loss.reconstruct_every <= self.batch.length,
             f"loss.reconstruct_every must be at most batch.length, got {self.loss.reconstruct_every} "

@@ -8,7 +8,6 @@ Nothing heavy is imported before the command line is understood.
 import argparse
 import json
 import math
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,7 +164,7 @@ def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device
     import torch
 
     from mow.distributions import ActionMask
-    from mow.training.checkpoint import FORMAT, load_checkpoint
+    from mow.training.checkpoint import load_checkpoint
     from mow.training.learner import Learner
 
     layout = envs.layout
@@ -174,13 +173,8 @@ def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device
     )
     try:
         content = load_checkpoint(path, torch.device("cpu"))
-    except ValueError as error:  # of another format
-        raise UsageError(str(error)) from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UsageError(
-            f"{path} cannot be read as a checkpoint of format {FORMAT} ({type(error).__name__}): "
-            "name another with --checkpoint"
-        ) from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{error}: name another with --checkpoint") from error
     tasks = content.get("tasks", [])
     if sorted(tasks) != sorted(config.tasks):
         raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own with --checkpoint")

@@ -12,17 +12,19 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow import __version__
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
+from mow.resuming import Resumption, claimed, find_resumption, read_state
 
 if TYPE_CHECKING:
     import torch
 
+    from mow.envs.vector import VectorEnv
     from mow.training.loop import Run
 
 
@@ -31,9 +33,14 @@ _LONGEST_EVALUATION = 200_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 its numbers or its disk broke, 2 it cannot start, 130 interrupted; one line says why."""
+    """Exit code: 0 done or stopped in order, 1 its numbers or its disk broke, 2 it cannot start, 130 killed at once."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        run(parse(sys.argv[1:] if arguments is None else arguments))
+        if "--resume" in arguments:
+            resumption = find_resumption(arguments)
+            run(resumption.config, resumption)
+        else:
+            run(parse(arguments))
     except UsageError as error:
         fail(error)
     except (FloatingPointError, OSError) as error:
@@ -44,22 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: Config) -> "Run":
-    """Wire environments, replay, learner and logger, and train. Raises: UsageError if the machine cannot run it."""
+def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
+    """Wire environments, replay, learner and logger, and train.
+
+    Args: resumption: where to go on; None starts from nothing.
+    Returns: the run as it is in the end; None if it was stopped.
+    Raises: UsageError if the machine cannot run it.
+    """
     import torch
 
-    from mow.distributions import ActionMask
     from mow.envs.vector import make_vector
-    from mow.replay import ReplayBuffer
-    from mow.training.collector import Collector
-    from mow.training.evaluator import evaluate
-    from mow.training.learner import Learner
-    from mow.training.logger import Logger, duration
-    from mow.training.loop import Run
-    from mow.training.scores import Cost, write_scores
+    from mow.training.logger import duration
+    from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(config.device)
-    folder = _free_folder(config)
+    folder = resumption.folder if resumption else _free_folder(config)
+    state = read_state(resumption, device) if resumption else None
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
@@ -70,56 +77,109 @@ def run(config: Config) -> "Run":
             )
         except (ImportError, ValueError) as error:
             raise UsageError(str(error)) from error
-        layout = envs.layout
-        try:
-            replay = ReplayBuffer(
-                len(config.tasks),
-                config.total_steps,
-                (64, 64, 3),
-                layout.size,
-                seed=config.seed,
-                draw=config.replay.draw,
-                store=config.replay.store,
-                disk=Path(config.replay.disk) if config.replay.disk else None,
-            )
-        except (ImportError, OSError) as error:
-            raise UsageError(str(error)) from error
-        mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
-        learner = Learner(config, mask, device)
-        folder.mkdir(parents=True, exist_ok=True)
-        _describe(folder, config, device, [spec.protocol for spec in envs.specs])
-        logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
-        say(_plan(config, learner, device))
-        say(f"run folder: {folder}")
-        collector = Collector(
-            envs,
-            replay,
-            seed=config.seed,
-            random_action=config.schedule.random_action,
-            context=config.schedule.acting_context,
-        )
-        session = Run(config, collector, learner, logger, say)
+        switch = stack.enter_context(StopSwitch())
+        session = _wired(config, device, envs, folder, state is None, stack, switch.check)
         stack.enter_context(session.prefetch)
-        started = time.monotonic()
+        if resumption and state is not None:
+            _go_on(session, resumption, state)
         try:
             session.train()
-        except KeyboardInterrupt:
-            say(f"interrupted; checkpoint: {session.save()}")
-            raise
-        if config.evaluation_episodes:
-            fresh = stack.enter_context(
-                make_vector(session.tasks, seed=config.seed + 1, num_workers=num_workers(config), options=options)
-            )
-            say(f"scoring {config.evaluation_episodes} episodes per task")
-            results = evaluate(learner, fresh, episodes=config.evaluation_episodes, max_steps=_LONGEST_EVALUATION)
-            seconds = time.monotonic() - started, time.process_time()
-            cost = Cost(learner.num_parameters, session.step, learner.updates, *seconds)
-            say(write_scores(folder / "scores.json", results, cost))
-        else:
-            say(summary(session))
-        took, peak = duration(time.monotonic() - started), peak_memory_gb()
+            if config.evaluation_episodes:
+                fresh = stack.enter_context(
+                    make_vector(session.tasks, seed=config.seed + 1, num_workers=num_workers(config), options=options)
+                )
+                _score(session, fresh)
+            else:
+                say(summary(session))
+        except Stopped:
+            say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
+            say(f"to go on: python -m mow.train --resume {folder}")
+            return None
+        took, peak = duration(session.logger.seconds), peak_memory_gb()
         say(f"done in {took}, peak memory {peak:.1f} GB; look: tensorboard --logdir {folder}")
     return session
+
+
+def _wired(
+    config: Config,
+    device: "torch.device",
+    envs: "VectorEnv",
+    folder: Path,
+    fresh: bool,
+    stack: contextlib.ExitStack,
+    check_stop: Callable[[], None],
+) -> "Run":
+    """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
+    import torch
+
+    from mow.distributions import ActionMask
+    from mow.replay import ReplayBuffer
+    from mow.training.collector import Collector
+    from mow.training.learner import Learner
+    from mow.training.logger import Logger
+    from mow.training.loop import Run
+
+    layout, schedule = envs.layout, config.schedule
+    try:
+        replay = ReplayBuffer(
+            len(config.tasks),
+            config.total_steps,
+            (64, 64, 3),
+            layout.size,
+            seed=config.seed,
+            draw=config.replay.draw,
+            store=config.replay.store,
+            disk=Path(config.replay.disk) if config.replay.disk else None,
+        )
+    except (ImportError, OSError) as error:
+        raise UsageError(str(error)) from error
+    mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+    learner = Learner(config, mask, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(claimed(folder))
+    if fresh:
+        _describe(folder, config, device, [spec.protocol for spec in envs.specs])
+    logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
+    say(_plan(config, learner, device))
+    say(f"run folder: {folder}")
+    collector = Collector(
+        envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
+    )
+    return Run(config, collector, learner, logger, say, check_stop=check_stop)
+
+
+def _go_on(session: "Run", resumption: Resumption, state: "dict[str, Any]") -> None:
+    """Put a fresh run where the checkpoint was. Raises: UsageError if the replay that went with it is not there."""
+    from mow.replay import load
+    from mow.training.checkpoint import checkpoints
+    from mow.training.run_state import load_run_state
+
+    for change in resumption.changes:
+        say(f"changed: {change}")
+    try:
+        load(resumption.folder / "replay", session.collector.replay, num_steps=state["step"])
+    except (ValueError, ImportError) as error:
+        raise UsageError(str(error)) from error
+    for task in load_run_state(session, state):
+        say(f"{task}: its simulator cannot be put back where it was, a new episode begins")
+    for later in checkpoints(resumption.folder):
+        if later > resumption.checkpoint:
+            later.unlink()
+            say(f"deleted: {later}, which is ahead of this one")
+    say(f"going on from {resumption.checkpoint}")
+
+
+def _score(session: "Run", fresh: "VectorEnv") -> None:
+    """Play in fresh environments, print the table and keep it in scores.json."""
+    from mow.training.evaluator import evaluate
+    from mow.training.scores import Cost, write_scores
+
+    episodes, learner = session.config.evaluation_episodes, session.learner
+    say(f"scoring {episodes} episodes per task")
+    results = evaluate(learner, fresh, episodes=episodes, max_steps=_LONGEST_EVALUATION)
+    seconds = session.logger.seconds, session.logger.cpu_seconds
+    cost = Cost(learner.num_parameters, session.step, learner.updates, *seconds)
+    say(write_scores(session.logger.folder / "scores.json", results, cost))
 
 
 def num_workers(config: Config) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from mow import ablate, ablation_runs
 from mow.ablate import chosen_methods, main, parent_config, tasks_of
-from mow.ablation_runs import Job, overrides, plan, run_all, unfinished
+from mow.ablation_runs import Job, overrides, plan, run_all, train_command, unfinished
 from mow.ablation_table import Result, aggregates, intervals, read_results, summarise, write_table
 from mow.ablations import METHODS, meaning, variants
 from mow.command_line import UsageError, parse
@@ -202,6 +202,20 @@ def test_an_incomplete_run_starts_afresh(tmp_path: Path, said: list[str]) -> Non
     assert unfinished(jobs, said.append) == jobs
     assert not jobs[0].folder.exists()
     assert said == [f"mow seed 0 was not finished: {jobs[0].folder} is removed, it starts afresh"]
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, said: list[str]) -> None:
+    (job,) = jobs = plan(quickstart(), ["mow"], 1, tmp_path)
+    assert train_command(job)[3:] == [*job.arguments]
+    (job.folder / "checkpoints").mkdir(parents=True)
+    (job.folder / "checkpoints" / "step_00000010.pt").touch()
+    (job.folder / "config.json").write_text(json.dumps(dataclasses.asdict(job.config)))
+    assert unfinished(jobs, said.append) == jobs
+    assert said == ["mow seed 0 was not finished: it goes on from its last checkpoint"]
+    assert train_command(job)[3:] == ["--resume", str(job.folder)]
+    other = dataclasses.replace(job, config=dataclasses.replace(job.config, total_steps=5_000))
+    with pytest.raises(UsageError, match="was made with total_steps 8000, now it is 5000: give another --folder"):
+        unfinished([other], said.append)
 
 
 def test_what_is_no_run_is_never_removed(tmp_path: Path, said: list[str]) -> None:

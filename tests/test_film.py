@@ -12,6 +12,7 @@ from mow import train
 from mow.envs.dummy import read_counter
 from mow.film import _strip, main, newest_checkpoint, read_arguments, summary, table
 from mow.presets import quickstart
+from mow.training.checkpoint import save_checkpoint
 from mow.training.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, corner
 from mow.training.foresight import Foresight, ForesightErrors, foresee
 from mow.training.held_out import HeldOutWindows
@@ -136,7 +137,7 @@ def test_another_checkpoint_and_the_newest(copied):
     (path,) = (copied / "checkpoints").iterdir()
     older = path.with_name("step_00000003.pt")
     state = torch.load(path, weights_only=True)
-    torch.save({**state, "step": 3}, older)
+    save_checkpoint(older, {**state, "step": 3})
     assert newest_checkpoint(copied) == path
     assert main([str(copied), "--checkpoint", str(older), "--steps", "2", "--windows", "1"]) == 0
     assert json.loads((copied / "film.json").read_text())["step"] == 3
@@ -163,7 +164,7 @@ def mistake(capsys, *arguments):
         (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--device", "cuda:77"], "no cuda:77 here"),
         (["--device", "tpu9"], "unknown device 'tpu9'"),
-        (["--checkpoint", "nowhere.pt"], "nowhere.pt cannot be read as a checkpoint of format 4 (FileNotFoundError)"),
+        (["--checkpoint", "nowhere.pt"], "[Errno 2] No such file or directory: 'nowhere.pt': name another"),
         (
             ["--context", "14", "--windows", "1"],
             "dummy:slide, dummy:count-2, dummy:count-0, dummy:count-1: expected 1 windows of 15 steps or more",
@@ -187,29 +188,26 @@ def test_folders_that_are_no_run(capsys, copied, tmp_path):
     assert "the following arguments are required: RUN_FOLDER" in mistake(capsys)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(b"", "EOFError"), (b"what is this", "Unpickling"), (b"PK\x03\x04 half a zip", "RuntimeError")],
-)
-def test_a_broken_checkpoint(content, says, capsys, copied):
-    newest_checkpoint(copied).write_bytes(content)
-    said = mistake(capsys, copied)
-    assert "cannot be read as a checkpoint" in said
-    assert says in said
+def test_a_broken_checkpoint(capsys, copied):
+    path = newest_checkpoint(copied)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"{path} is cut short, or not a checkpoint of this version" in mistake(capsys, copied)
 
 
-def test_checkpoints_of_something_else(capsys, copied):
+def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
     path = newest_checkpoint(copied)
     state = torch.load(path, weights_only=True)
-    torch.save({**state, "format": 99}, path)
-    assert "has format 99, this version reads 4" in mistake(capsys, copied)
-    torch.save({**state, "tasks": ["tiny:pole"]}, path)
+    with monkeypatch.context() as patch:
+        patch.setattr("mow.training.checkpoint.FORMAT", 99)
+        save_checkpoint(path, state)
+    assert "has format 99, this version reads 5" in mistake(capsys, copied)
+    save_checkpoint(path, {**state, "tasks": ["tiny:pole"]})
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])
     del learner["agent"]
-    torch.save({**state, "learner": learner}, path)
+    save_checkpoint(path, {**state, "learner": learner})
     assert "does not fit the run's config.json (KeyError)" in mistake(capsys, copied)
-    torch.save(state, path)
+    save_checkpoint(path, state)
     config = json.loads((copied / "config.json").read_text())
     config["model"]["width"] = 32
     (copied / "config.json").write_text(json.dumps(config))
@@ -227,13 +225,14 @@ def test_a_missing_simulator_names_the_remedy(capsys, copied, monkeypatch):
 
 def test_a_run_that_was_stopped_before_its_tasks_were_grouped(tmp_path, monkeypatch):
     from mow.training.loop import Run
+    from mow.training.stopping import Stopped
 
     def stop(_self):
-        raise KeyboardInterrupt
+        raise Stopped
 
     monkeypatch.setattr(Run, "group", stop)
     folder = tmp_path / "run"
-    assert train.main(["quickstart", *DUMMY, "--folder", str(folder)]) == 130
+    assert train.main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
     assert content(folder)["learner"]["grouping"] is None
     assert main([str(folder), "--steps", "2", "--windows", "1"]) == 0
 

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablation_table": set(),
     "presets": {"ablations", "config"},
     "command_line": {"envs", "config", "presets"},
+    "resuming": {"command_line", "config", "config_file", "training"},
     "ablate": {"ablation_runs", "ablation_table", "ablations", "command_line", "config", "envs", "presets"},
     "training": {
         "batch", "config", "distributions", "returns", "kernels", "models", "losses", "imagination", "clustering",
@@ -40,7 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 BUILDERS = {"train", "evaluate", "film"}  # the command lines: they wire everything
 
 # Rooms that answer before torch could be loaded (over a second).
-WITHOUT_TORCH = ("envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line")
+WITHOUT_TORCH = (
+    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming",
+)
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}
 FOLDERS = ("mow", "kernels", "csrc", "bench", "tests")

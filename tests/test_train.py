@@ -145,20 +145,18 @@ def test_workers_follow_the_spare_cores(monkeypatch):
         assert train.num_workers(run_config()) == want
 
 
-def test_an_interrupted_run_keeps_what_it_has(tmp_path, capsys, monkeypatch):
-    from mow.training.collector import Collector
+def test_a_disk_that_takes_no_checkpoint_is_borne_three_times(tmp_path, capsys, monkeypatch):
+    def full(path, _content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    step = Collector.agent_step
-
-    def interrupted_at_ten(self, learner):
-        if self.replay.num_steps == 10:
-            raise KeyboardInterrupt
-        return step(self, learner)
-
-    monkeypatch.setattr(Collector, "agent_step", interrupted_at_ten)
-    assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run")]) == 130
-    assert "interrupted; checkpoint:" in capsys.readouterr().out
-    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000010.pt"]
+    monkeypatch.setattr("mow.training.loop.save_checkpoint", full)
+    folder = tmp_path / "run"
+    assert main(["quickstart", *DUMMY, "--folder", str(folder), "--checkpoint-every", "3"]) == 1
+    said = capsys.readouterr()
+    warning = "no checkpoint was written ([Errno 28] No space left on device: "
+    assert said.out.count(warning) == 2
+    assert "the run goes on, the one before stays: free some space" in said.out
+    assert said.err.startswith("mow.train: [Errno 28] No space left on device: ")
 
 
 def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):

@@ -45,6 +45,16 @@ class ActingMemory:
         assert self._is_first is not None, "act comes first"
         self._tokens.append((self._latent, action[:, None, None], self._is_first))
 
+    def state_dict(self) -> list[list[Tensor]]:
+        """The tokens remembered; to be asked for between `took` and `act`."""
+        return [[*token] for token in self._tokens]
+
+    def load_state_dict(self, state: list[list[Tensor]], device: torch.device) -> None:
+        """Remember what another one did."""
+        self._tokens.clear()
+        for latent, action, is_first in state:
+            self._tokens.append((latent.to(device), action.to(device), is_first.to(device)))
+
     def _hidden(self, model: WorldModel, routing: Routing, like: Tensor) -> Tensor:
         """h_{t-1}, or zeros where there is no past."""
         if not self._tokens:

@@ -1,13 +1,45 @@
-"""Checkpoints: written whole or not at all, read without pickle."""
+"""Checkpoints: written whole or not at all, checked before they are read, read without pickle.
+
+A checkpoint is a file of torch.save with a line after it that tells its length and CRC-32: torch reads a file with a
+flipped bit without a word.
+"""
 
 import os
+import pickle
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
-# 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer
-FORMAT = 4
+# 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
+# 4: only what learns, without a checksum
+FORMAT = 5
+_SEAL_BYTES = 31
+
+
+def _seal(num_bytes: int, crc32: int) -> bytes:
+    return b"\nmow %016x %08x\n" % (num_bytes, crc32)
+
+
+def _crc32(file: BinaryIO, num_bytes: int) -> int:
+    """Of the first `num_bytes` of a file."""
+    file.seek(0)
+    crc32, left = 0, num_bytes
+    while left > 0 and (part := file.read(min(left, 2**24))):
+        crc32, left = zlib.crc32(part, crc32), left - len(part)
+    return crc32
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the run in `folder` keeps the checkpoint of a step."""
+    return folder / "checkpoints" / f"step_{step:08d}.pt"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of the run in `folder`, oldest first."""
+    return sorted((folder / "checkpoints").glob("step_*.pt"))
 
 
 def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
@@ -17,8 +49,12 @@ def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with open(partial, "w+b") as file:
         torch.save({**content, "format": FORMAT}, file)
+        num_bytes = file.seek(0, os.SEEK_END)
+        seal = _seal(num_bytes, _crc32(file, num_bytes))
+        file.seek(0, os.SEEK_END)
+        file.write(seal)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -30,14 +66,38 @@ def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
         os.close(folder)
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict:
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint; only tensors and plain values are accepted, code in it is never run.
 
-    Raises: FileNotFoundError if there is none; pickle.UnpicklingError if it holds code; ValueError if it is not a
-        checkpoint of this format.
+    Raises: FileNotFoundError if there is none; ValueError, naming the file, if it is cut, has a flipped bit, holds code
+        or is not a checkpoint of this format.
     """
-    content = torch.load(path, map_location=device, weights_only=True)
+    _check_seal(path)
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors and plain values, of which nothing was run: do not trust it, "
+                         "go on from another one") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path} has format {found}, this version reads {FORMAT}: use the mow that wrote it")
     return content
+
+
+def _check_seal(path: Path) -> None:
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        num_bytes = max(size - _SEAL_BYTES, 0)
+        file.seek(num_bytes)
+        seal = file.read()
+        if not seal.startswith(b"\nmow ") or len(seal) != _SEAL_BYTES:
+            raise ValueError(f"{path} is cut short, or not a checkpoint of this version (format {FORMAT}): go on from "
+                             "another one, or use the mow that wrote it")
+        if seal != _seal(num_bytes, _crc32(file, num_bytes)):
+            raise ValueError(f"{path} is damaged: its bytes are not those that were written: go on from another one")
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all checkpoints of the run in `folder` but the newest `keep`."""
+    for path in checkpoints(folder)[:-keep]:
+        path.unlink()

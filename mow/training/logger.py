@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -33,6 +36,15 @@ class MetricMeans:
         self._sums, self._counts = {}, {}
         return means
 
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What has been taken in since the last reading."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
+        """Go on from a state_dict()."""
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = dict(state["counts"])
+
 
 class Logger:
     """Writes to `folder`; step counts are environment steps per task."""
@@ -41,7 +53,31 @@ class Logger:
         self.folder, self.frame_skip = folder, frame_skip
         self._board = SummaryWriter(str(folder))
         self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self.started = time.monotonic()
+        self._started, self._cpu_before = time.monotonic(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken, all its parts together."""
+        return time.monotonic() - self._started
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all threads of this process and those before it that the run went on from."""
+        return time.process_time() + self._cpu_before
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far metrics.jsonl goes, in bytes, and what the run has taken, in seconds."""
+        self.flush()
+        return {"bytes": self._lines.tell(), "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state_dict() of a run in the same folder: what it wrote to metrics.jsonl later is cut off.
+
+        It is written again. The files of TensorBoard keep both, which are equal.
+        """
+        self.flush()
+        os.truncate(self._lines.name, min(state["bytes"], self._lines.tell()))
+        self._started, self._cpu_before = time.monotonic() - state["seconds"], state["cpu_seconds"]
 
     def episode(self, step: int, episode: Episode) -> None:
         """One finished episode."""
@@ -65,7 +101,7 @@ class Logger:
         Raises: FloatingPointError if a value is not finite, naming the metric and the task.
         """
         record: dict[str, object] = {"step": step, "frames": step * self.frame_skip, "updates": updates}
-        record["seconds"] = round(time.monotonic() - self.started, 2)
+        record["seconds"] = round(self.seconds, 2)
         for name, values in means.items():
             if isinstance(values, float):
                 curves = {name: values}

@@ -19,22 +19,34 @@ from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.envs.base import Episode
 from mow.replay import Prefetcher, Request
-from mow.training.checkpoint import save_checkpoint
+from mow.replay import save as save_replay
+from mow.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mow.training.collector import Collector
 from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, duration
+from mow.training.run_state import run_state
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
 WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM, BACKGROUND_STREAM = 0, 1, 2, 3
+_MAX_FAILED_SAVES = 3
 
 
 class Run:
     """One training run: who acts, who learns, who writes down."""
 
     def __init__(
-        self, config: Config, collector: Collector, learner: Learner, logger: Logger, say: Callable[[str], None]
+        self,
+        config: Config,
+        collector: Collector,
+        learner: Learner,
+        logger: Logger,
+        say: Callable[[str], None],
+        *,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> None:
+        """Args: check_stop: called wherever the run can be saved; ends it by raising what it likes."""
+        self.check_stop = check_stop
         self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
         # A batch is drawn when the one before it trains, from what the replay holds then.
         self.prefetch = Prefetcher(collector.replay, depth=config.replay.prefetch, device=learner.device)
@@ -44,14 +56,16 @@ class Run:
         self.means = MetricMeans()
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
+        self._failed_saves = 0  # in a row
         self._phase_started = time.monotonic()
         self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
 
     def train(self) -> None:
-        """Run to the end. Raises: FloatingPointError if a loss or score is not finite."""
-        self.prefill()
-        self.warm_up()
-        self.group()
+        """Run to the end, from wherever it is. Raises: FloatingPointError if a loss or score is not finite."""
+        if self.learner.grouping is None:
+            self.prefill()
+            self.warm_up()
+            self.group()
         self.joint()
 
     def prefill(self) -> None:
@@ -59,20 +73,22 @@ class Run:
         self._begin(f"prefill: {self.config.prefill_steps:,} random steps per task")
         while self.step < self.config.prefill_steps:
             self._step(self.collector.random_step)
+            self.check_stop()
 
     def warm_up(self) -> None:
         """World-model updates with one module for all tasks."""
-        if self.config.model.perception.background != "none":
+        if self.config.model.perception.background != "none" and self.learner.updates == 0:
             self.learner.world_model.set_background(self._prefill_frames())
         total = self.config.warmup_updates
         if total == 0:
             return
         self._begin(f"warm-up: {total:,} world-model updates, one module for {len(self.tasks)} tasks")
-        every = max(1, total // 5)
-        for update in range(1, total + 1):
+        every, first = max(1, total // 5), self.learner.updates
+        for update in range(first + 1, total + 1):
             self._update_world_model()
             if update % every == 0 or update == total:
-                self._report(f"warm-up {update:,}/{total:,}", done=update, total=total)
+                self._report(f"warm-up {update:,}/{total:,}", done=update - first, total=total - first)
+            self.check_stop()
 
     def group(self) -> None:
         """Group the tasks and sort everything that holds tasks."""
@@ -95,10 +111,10 @@ class Run:
         """Act and learn until the last step."""
         config, schedule = self.config, self.config.schedule
         self._begin(f"joint training: to {config.total_steps:,} steps per task")
-        start = self.step
+        begun = self.step
         while self.step < config.total_steps:
             self._step(lambda: self.collector.agent_step(self.learner))
-            done = self.step - start
+            done = self.step - config.prefill_steps
             if done % schedule.world_model_every == 0:
                 self._update_world_model()
             if done % schedule.agent_every == 0:
@@ -106,18 +122,38 @@ class Run:
             last = self.step == config.total_steps
             if done % config.log_every == 0 or last:
                 self._report(
-                    f"step {self.step:,}/{config.total_steps:,}", done=done, total=config.total_steps - start
+                    f"step {self.step:,}/{config.total_steps:,}",
+                    done=self.step - begun,
+                    total=config.total_steps - begun,
                 )
             if done % config.checkpoint_every == 0 or last:
-                self.say(f"checkpoint: {self.save()}")
+                self._try_to_save()
                 self.say(self.collector.replay.describe())
+            self.check_stop()
 
     def save(self) -> Path:
-        """Write a checkpoint of everything that learns; returns its path."""
-        path = self.logger.folder / "checkpoints" / f"step_{self.step:08d}.pt"
-        counters = {"step": self.step, "agent_updates": self.agent_updates, "tasks": self.tasks}
-        save_checkpoint(path, {**counters, "learner": self.learner.state_dict()})
+        """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
+
+        The replay comes first, and keeps its save before this one: a checkpoint never lacks the replay it goes with.
+        """
+        folder = self.logger.folder
+        save_replay(self.collector.replay, folder / "replay")
+        path = checkpoint_path(folder, self.step)
+        save_checkpoint(path, run_state(self))
+        prune(folder, self.config.keep_checkpoints)
         return path
+
+    def _try_to_save(self) -> None:
+        """A disk that is full for a while does not end the run. Raises: OSError at the third failure in a row."""
+        try:
+            self.say(f"checkpoint: {self.save()}")
+        except OSError as error:
+            self._failed_saves += 1
+            if self._failed_saves == _MAX_FAILED_SAVES:
+                raise
+            self.say(f"no checkpoint was written ({error}); the run goes on, the one before stays: free some space")
+        else:
+            self._failed_saves = 0
 
     def _update_world_model(self) -> None:
         """One update; every `insight_every` updates a look inside the model first, on the same batch."""

@@ -1,13 +1,13 @@
 """Written whole or not at all; nothing but tensors and plain values is read."""
 
 import os
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
-from mow.training.checkpoint import load_checkpoint, save_checkpoint
+from mow.training import checkpoint
+from mow.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint, prune, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -78,15 +78,48 @@ def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkey
 def test_a_pickled_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"object": Foreign()})
-    with pytest.raises(pickle.UnpicklingError, match="Foreign"):
+    with pytest.raises(ValueError, match=r"last\.pt holds more than tensors and plain values, of which nothing"):
         load_checkpoint(path, CPU)
 
 
-@pytest.mark.parametrize("found", [0, 99, None])
-def test_another_format_is_named(tmp_path: Path, found: int | None) -> None:
+@pytest.mark.parametrize("num_bytes", [0, 10, -1, -31, -32])
+def test_a_cut_file_is_named(tmp_path: Path, num_bytes: int) -> None:
     path = tmp_path / "last.pt"
-    torch.save({"step": 1} if found is None else {"format": found, "step": 1}, path)
-    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 4: use the mow that wrote"):
+    save_checkpoint(path, {"step": 1})
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    with pytest.raises(ValueError, match=r"last\.pt is (cut short|damaged)"):
+        load_checkpoint(path, CPU)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """torch.load itself reads a flipped weight without a word."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"weight": torch.ones(3)})
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"last\.pt is (cut short|damaged)"):
+            load_checkpoint(path, CPU)
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (5, 10, 900, 12_000_000):
+        save_checkpoint(checkpoint_path(tmp_path, step), {"step": step})
+    names = [path.name for path in checkpoints(tmp_path)]
+    assert names == ["step_00000005.pt", "step_00000010.pt", "step_00000900.pt", "step_12000000.pt"]
+    prune(tmp_path, 9)
+    assert [path.name for path in checkpoints(tmp_path)] == names
+    prune(tmp_path, 2)
+    assert [path.name for path in checkpoints(tmp_path)] == names[2:]
+
+
+@pytest.mark.parametrize("found", [0, 99, None])
+def test_another_format_is_named(tmp_path: Path, found: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    monkeypatch.setattr(checkpoint, "FORMAT", found)
+    save_checkpoint(path, {"step": 1})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 5: use the mow that wrote"):
         load_checkpoint(path, CPU)
 
 

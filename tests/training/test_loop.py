@@ -60,6 +60,9 @@ class Recorder:
         self.envs.reorder(order)
         self.now = tuple(x[list(order)] for x in self.now)
 
+    def state_dict(self):
+        return self.envs.state_dict()
+
     def close(self):
         self.envs.close()
 

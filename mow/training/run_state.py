@@ -1,0 +1,71 @@
+"""All that a run is made of besides what learns, so that it goes on as if it had never stopped."""
+
+import json
+from collections import deque
+from dataclasses import asdict, astuple
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mow.replay import Request
+
+if TYPE_CHECKING:
+    from mow.training.loop import Run
+
+
+def run_state(run: "Run") -> dict[str, object]:
+    """Tensors, numbers, texts and lists of them; the replay is saved beside it, by mow.replay.save.
+
+    Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
+    step that it was published at.
+    """
+    collector = run.collector
+    scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
+    return {
+        "config": json.dumps(asdict(run.config)),
+        "step": run.step,
+        "agent_updates": run.agent_updates,
+        "tasks": run.tasks,
+        "first_loss": run.first_loss,
+        "last_loss": run.last_loss,
+        "learner": run.learner.state_dict(),
+        "envs": json.dumps(collector.envs.state_dict()),
+        "frame": torch.from_numpy(collector.frame),
+        "is_first": torch.from_numpy(collector.is_first),
+        "memory": collector.memory.state_dict(),
+        "random_actions": json.dumps(collector.rng.bit_generator.state),
+        "scores": scores,
+        "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
+        "means": run.means.state_dict(),
+        "log": run.logger.state_dict(),
+        "torch_rng": torch.random.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(run.learner.device) if run.learner.device.type == "cuda" else None,
+    }
+
+
+def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
+    """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
+
+    Returns: tasks whose simulator cannot go on, and which have begun a new episode.
+    """
+    collector, device = run.collector, run.learner.device
+    run.step, run.agent_updates, run.tasks = state["step"], state["agent_updates"], state["tasks"]
+    run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
+    run.learner.load_state_dict(state["learner"])
+    renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
+    collector.frame, collector.is_first = state["frame"].cpu().numpy(), state["is_first"].cpu().numpy()
+    for k, frame in renewed.items():
+        collector.frame[k], collector.is_first[k] = frame, True
+    collector.memory.load_state_dict(state["memory"], device)
+    collector.rng.bit_generator.state = json.loads(state["random_actions"])
+    for task, kept in state["scores"].items():
+        score = collector.scores[task]
+        score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
+    run.means.load_state_dict(state["means"], device)
+    run.logger.load_state_dict(state["log"])
+    for *parts, step in state["batches"]:
+        run.prefetch.publish(Request(*parts), as_of=step)
+    torch.random.set_rng_state(state["torch_rng"].cpu())
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)
+    return tuple(run.tasks[k] for k in renewed)

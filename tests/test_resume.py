@@ -1,0 +1,318 @@
+"""A run that is stopped and goes on ends as the one that was never stopped, to the bit."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mow import train
+from mow.config import Config, ReplayConfig, WorldModelConfig
+from mow.replay.packed import why_not_packed
+from mow.resuming import find_resumption
+from mow.train import main
+from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.training.loop import Run
+from mow.training.stopping import Stopped, StopSwitch
+from tests.small import MODEL, run_config
+from tests.test_train import DUMMY
+
+needs_packed = pytest.mark.skipif(why_not_packed() != "", reason=why_not_packed() or "frames can be packed")
+ATARI = all(importlib.util.find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
+
+
+def to_the_end(config: Config, folder: Path) -> Run:
+    run = train.run(dataclasses.replace(config, folder=str(folder)))
+    assert run is not None
+    return run
+
+
+def stopped(config: Config, folder: Path, moment: int, patch: pytest.MonkeyPatch) -> None:
+    """Run until the `moment`-th time that it could be saved."""
+    calls = 0
+
+    def check(_: StopSwitch) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            raise Stopped
+
+    with patch.context() as patched:
+        patched.setattr(StopSwitch, "check", check)
+        assert train.run(dataclasses.replace(config, folder=str(folder))) is None
+
+
+def gone_on(folder: Path, *flags: str) -> Run:
+    resumption = find_resumption(["--resume", str(folder), *flags])
+    run = train.run(resumption.config, resumption)
+    assert run is not None
+    return run
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def leaves(state: object, path: str = "") -> dict[str, object]:
+    """Every tensor and plain value of nested dicts and lists, by its place."""
+    if isinstance(state, dict):
+        return {k: v for name, part in state.items() for k, v in leaves(part, f"{path}.{name}").items()}
+    if isinstance(state, list | tuple):
+        return {k: v for i, part in enumerate(state) for k, v in leaves(part, f"{path}[{i}]").items()}
+    return {path: state}
+
+
+def assert_equal(one: object, other: object) -> None:
+    first, second = leaves(one), leaves(other)
+    assert first.keys() == second.keys()
+    for place, value in first.items():
+        same = torch.equal(value, second[place]) if isinstance(value, torch.Tensor) else value == second[place]
+        assert same or (value != value and second[place] != second[place]), place  # or both are no number
+
+
+def assert_same_end(one: Run, other: Run) -> None:
+    """What they learnt, what they hold, what they would do next, what they wrote."""
+    assert (one.step, one.agent_updates, one.tasks) == (other.step, other.agent_updates, other.tasks)
+    assert_equal(one.learner.state_dict(), other.learner.state_dict())
+    assert one.collector.rng.bit_generator.state == other.collector.rng.bit_generator.state
+    assert np.array_equal(one.collector.frame, other.collector.frame)
+    for counter in range(3):
+        batches = [run.collector.replay.sample(4, 6, counter=counter, stream=9) for run in (one, other)]
+        assert_equal(*(vars(batch) for batch in batches))
+    assert_equal(one.collector.memory.state_dict(), other.collector.memory.state_dict())
+    assert lines(one.logger.folder) == lines(other.logger.folder)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return to_the_end(run_config(), tmp_path_factory.mktemp("straight"))
+
+
+# In turn: while it acts at random, at the last random step, twice in the warm-up, after grouping, between two updates,
+# after a checkpoint of its own, at the last step but one.
+@pytest.mark.parametrize("moment", [2, 9, 10, 11, 13, 15, 20, 33])
+def test_stopped_anywhere_it_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Run, moment: int
+) -> None:
+    stopped(run_config(), tmp_path / "run", moment, monkeypatch)
+    assert_same_end(gone_on(tmp_path / "run"), straight)
+
+
+REPLAYS = [
+    ReplayConfig(store="raw", prefetch=0),
+    ReplayConfig(store="raw", prefetch=4),
+    pytest.param(ReplayConfig(store="packed", prefetch=1), marks=needs_packed),
+]
+
+
+@pytest.mark.parametrize("replay", REPLAYS)
+def test_with_other_stores_and_depths_it_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Run, replay: ReplayConfig
+) -> None:
+    """Stopped twice, and with flags that may change."""
+    stopped(run_config(replay=replay), tmp_path / "run", 14, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(StopSwitch, "check", later(7))
+        resumption = find_resumption(["--resume", str(tmp_path / "run"), "--replay.prefetch", "3"])
+        assert train.run(resumption.config, resumption) is None
+    assert_same_end(gone_on(tmp_path / "run", "--replay.store", "raw", "--log-every", "4"), straight)
+
+
+def later(moment: int) -> Callable[[StopSwitch], None]:
+    left = [moment]
+
+    def check(_: StopSwitch) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Stopped
+
+    return check
+
+
+def test_dropout_and_workers_end_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own random stream goes on too; what workers hold comes back from them, into this process."""
+    model: WorldModelConfig = dataclasses.replace(MODEL, dropout=0.3)
+    config = run_config(model=model)
+    one = to_the_end(config, tmp_path / "straight")
+    workers = dataclasses.replace(config, env=dataclasses.replace(config.env, num_workers=2))
+    stopped(workers, tmp_path / "run", 16, monkeypatch)
+    assert_same_end(gone_on(tmp_path / "run", "--env.num-workers", "0"), one)
+
+
+@pytest.mark.skipif(not ATARI, reason="needs gymnasium, ale-py and OpenCV")
+def test_atari_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config(tasks=("atari:Pong", "atari:Breakout"))
+    one = to_the_end(config, tmp_path / "straight")
+    stopped(config, tmp_path / "run", 17, monkeypatch)
+    assert_same_end(gone_on(tmp_path / "run"), one)
+
+
+def test_a_seed_is_the_same_run_and_another_is_another(tmp_path: Path, straight: Run) -> None:
+    assert_same_end(to_the_end(run_config(), tmp_path / "again"), straight)
+    other = to_the_end(run_config(seed=1), tmp_path / "other")
+    assert lines(tmp_path / "other") != lines(straight.logger.folder)
+    assert other.step == straight.step
+
+
+def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_goes(
+    tmp_path: Path, straight: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    to_the_end(run_config(), folder)
+    early, late = checkpoints(folder)
+    assert_same_end(gone_on(early), straight)
+    said = capsys.readouterr().out
+    assert f"going on from {early}" in said
+    assert f"deleted: {late}, which is ahead of this one" in said
+    assert checkpoints(folder) == [early, late]  # written again
+    assert_equal(load_checkpoint(late, torch.device("cpu"))["learner"], straight.learner.state_dict())
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, straight: Run) -> None:
+    to_the_end(run_config(), tmp_path / "run")
+    assert_same_end(gone_on(tmp_path / "run"), straight)
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    to_the_end(run_config(), folder)
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume"], "--resume needs a run folder"),
+        (["--resume", "--seed", "1"], "--resume needs a run folder"),
+        (["--resume", "nowhere"], "nowhere is no run folder: name one that mow.train wrote"),
+        (["--resume", "nowhere/step_1.pt"], "nowhere/step_1.pt does not exist: name a run folder, or a file in its"),
+        (["quickstart", "--resume", "RUN"], "a run goes on with its own preset, got 'quickstart' beside --resume"),
+        (["--resume", "RUN", "--seed", "1"], "a run that goes on cannot change seed: 0 -> 1: start a new one"),
+        (["--resume", "RUN", "--total-steps", "64", "--batch.length", "5"],
+         "cannot change batch.length: 6 -> 5; total_steps: 32 -> 64: start a new one, or change only checkpoint_every"),
+        (["--resume", "RUN", "--sead", "1"], "unknown field --sead: did you mean --seed"),
+    ],
+)
+def test_what_cannot_go_on_is_one_line(
+    finished: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in refused(capsys, *(str(finished) if word == "RUN" else word for word in arguments))
+
+
+def copied(finished: Path, folder: Path) -> Path:
+    subprocess.run(["cp", "-r", finished, folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], straight: Run, harm: str
+) -> None:
+    folder = copied(finished, tmp_path / "run")
+    early, late = checkpoints(folder)
+    content = bytearray(late.read_bytes())
+    content[len(content) // 2] ^= 1
+    late.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[harm])
+    said = refused(capsys, "--resume", str(folder))
+    assert f"{late} is {'damaged' if harm == 'flip' else 'cut short'}" in said
+    assert f"an earlier one: python -m mow.train --resume {early}" in said
+    assert_same_end(gone_on(early), straight)
+
+
+def test_a_damaged_replay_is_named_and_nothing_is_cut_off(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(finished, tmp_path / "run")
+    file = min((folder / "replay").glob("blocks-*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    early = checkpoints(folder)[0]
+    before = (folder / "metrics.jsonl").read_bytes()
+    said = refused(capsys, "--resume", str(early))
+    assert f"{file} is damaged" in said
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert len(checkpoints(folder)) == 2
+
+
+def test_an_edited_config_is_noticed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(finished, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["batch"]["num_sequences"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    said = refused(capsys, "--resume", str(folder))
+    assert "was written with another config (batch.num_sequences: 2 -> 3): put config.json back as it was" in said
+
+
+def test_a_run_without_a_checkpoint_cannot_go_on(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(finished, tmp_path / "run")
+    for path in checkpoints(folder):
+        path.unlink()
+    assert "has no checkpoints/step_*.pt: it stopped before the first; start it again" in refused(
+        capsys, "--resume", str(folder)
+    )
+
+
+# Signals ------------------------------------------------------------------------------------------------------------
+
+
+def started(folder: Path) -> "subprocess.Popen[str]":
+    flags = [*DUMMY, "--folder", str(folder), "--total-steps", "4000", "--checkpoint-every", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mow.train", "quickstart", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("joint training"):
+            break
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "run"
+    process = started(folder)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    (path,) = checkpoints(folder)
+    step = int(path.stem.removeprefix("step_"))
+    assert f"stopped at step {step:,}; checkpoint: {path}" in said
+    assert f"to go on: python -m mow.train --resume {folder}" in said
+    assert load_checkpoint(path, torch.device("cpu"))["step"] == step
+
+
+def test_two_runs_never_share_a_folder(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fcntl
+
+    folder = copied(finished, tmp_path / "run")
+    with open(folder / "lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        said = refused(capsys, "--resume", str(folder))
+    assert f"another process trains in {folder}: wait for it, or give another --folder" in said
