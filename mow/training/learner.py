@@ -19,6 +19,7 @@ from mow.kernels import PhiloxState
 from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson, actor_critic_losses, make_lesson
+from mow.training.guard import check_finite
 from mow.training.muon import Muon, hidden_matrices, native_dtype
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
@@ -106,6 +107,12 @@ class Learner:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     @property
+    def tasks(self) -> list[str]:
+        """Names in the order of the moment."""
+        order = range(len(self.config.tasks)) if self.grouping is None else self.grouping.order
+        return [self.config.tasks[k] for k in order]
+
+    @property
     def num_parameters(self) -> int:
         """Learned numbers of world model and agent; the slow critics are copies and not counted."""
         parameters = [*self.world_model.parameters(), *self.agent.parameters()]
@@ -134,7 +141,10 @@ class Learner:
     # Updates ---------------------------------------------------------------------------------------------------------
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
-        """One step on L_H + 0.1 L_bal. Source: MoW section 3."""
+        """One step on L_H + 0.1 L_bal. Raises: NotFinite instead of making a step that would break the weights.
+
+        Source: MoW section 3.
+        """
         config = self.config
         self.world_model.train()
         with self.autocast():
@@ -149,9 +159,10 @@ class Learner:
             optimiser.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
+        self.updates += 1  # a batch that is skipped is not asked for again
+        check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
         for optimiser in self.world_model_optimisers:
             optimiser.step()
-        self.updates += 1
         self._anneal()
         return self._world_model_metrics(losses, total, norm)
 
@@ -166,7 +177,10 @@ class Learner:
         return metrics
 
     def update_agent(self, context: TransitionBatch) -> Metrics:
-        """Imagine from replay contexts, then teach actor and critics with it. Source: MoW section 3."""
+        """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
+
+        Source: MoW section 3.
+        """
         config = self.config
         self.world_model.eval()
         with self.autocast():
@@ -207,6 +221,7 @@ class Learner:
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
+        check_finite("agent", losses.total, norm, losses.metrics, self.tasks, self.agent.named_parameters())
         self.agent_optimiser.step()
         self.agent.follow(config.actor_critic.slow_decay)
         return losses, norm
@@ -214,7 +229,10 @@ class Learner:
     # Clustering ------------------------------------------------------------------------------------------------------
 
     def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
-        """Decide which tasks share a module, from `batches` of replay; changes nothing yet."""
+        """Decide which tasks share a module, from `batches` of replay; changes nothing yet.
+
+        Raises: FloatingPointError if the model's weights are broken.
+        """
         config, num_tasks = self.config, self.world_model.num_tasks
         num_modules = config.num_modules
         method = config.clustering.method
@@ -224,6 +242,9 @@ class Learner:
                 np.random.default_rng(config.seed).shuffle(labels)
             return from_labels(labels, np.eye(num_tasks))
         evidence = self._gradient_evidence(batches) if method == "gradient" else self._latent_evidence(batches)
+        if not all(np.isfinite(vectors).all() for vectors in evidence):
+            raise FloatingPointError("the gradients that tasks are grouped by are not finite: start again with a lower "
+                                     "optim.world_model_lr")
         return group_tasks(evidence, num_modules, restarts=config.clustering.restarts, seed=config.seed)
 
     def _gradient_evidence(self, batches: Iterable[TransitionBatch]) -> list[Vectors]:

@@ -117,6 +117,10 @@ class Logger:
                 record[label] = value
         self._write(record)
 
+    def skipped(self, step: int, updates: int, why: str) -> None:
+        """An update that was left out."""
+        self._write({"step": step, "updates": updates, "skipped": why})
+
     def figure(self, name: str, image: Tensor, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""
         self._board.add_image(name, image, step, dataformats="HWC")

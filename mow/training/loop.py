@@ -9,7 +9,8 @@ Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from mow.replay import Prefetcher, Request
 from mow.replay import save as save_replay
 from mow.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mow.training.collector import Collector
+from mow.training.guard import NotFinite
 from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, duration
@@ -30,6 +32,7 @@ from mow.training.run_state import run_state
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
 WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM, BACKGROUND_STREAM = 0, 1, 2, 3
 _MAX_FAILED_SAVES = 3
+_MAX_SKIPPED = 5
 
 
 class Run:
@@ -57,6 +60,7 @@ class Run:
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self._failed_saves = 0  # in a row
+        self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
         self._phase_started = time.monotonic()
         self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
 
@@ -160,9 +164,9 @@ class Run:
         batch, every = self.prefetch.next(self._request(self.learner.updates)), self.config.insight_every
         due = every > 0 and self.learner.updates % every == 0
         insight = measure(self.learner, batch) if due else {}
-        # The losses first: if something is not finite, the logger names the first curve.
-        self.means.add(self.learner.update_world_model(batch))
-        self.means.add(insight)
+        with self._guarded("world model", batch):
+            self.means.add(self.learner.update_world_model(batch))
+            self.means.add(insight)
         self._give_back(batch)
 
     def _update_agent(self) -> None:
@@ -170,9 +174,29 @@ class Run:
         context = self.prefetch.next(
             Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
         )
-        self.means.add(self.learner.update_agent(context))
         self.agent_updates += 1
+        with self._guarded("agent", context):
+            self.means.add(self.learner.update_agent(context))
         self._give_back(context)
+
+    @contextmanager
+    def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:
+        """An update that would break the weights is left out, said and counted; after some in a row the run ends."""
+        try:
+            yield
+        except NotFinite as error:
+            self._skipped[learning] += 1
+            self.logger.skipped(self.step, self.learner.updates, str(error))
+            self.say(f"update {self.learner.updates:,} left out: {error} ({self._skipped[learning]} in a row)")
+            if self._skipped[learning] == _MAX_SKIPPED:
+                path = self.logger.folder / "diagnosis.pt"
+                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
+                raise FloatingPointError(
+                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: start again "
+                    "from an earlier checkpoint, with a lower optim.world_model_lr or optim.agent_lr"
+                ) from error
+        else:
+            self._skipped[learning] = 0
 
     # Batches ---------------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from mow.envs.vector import SerialVectorEnv
 from mow.models import WorldModel
 from mow.replay import ReplayBuffer
 from mow.replay.packed import why_not_packed
+from mow.training import learner as learner_module
 from mow.training.checkpoint import load_checkpoint
 from mow.training.collector import Collector
 from mow.training.learner import Learner
@@ -316,13 +317,63 @@ def test_insight_comes_when_asked_and_changes_nothing(tmp_path):
     assert any(name.startswith("insight/effective_rank/dummy:") for name in runs[4][1])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_weights_that_are_broken_stop_the_run_with_a_diagnosis(tmp_path):
+    run, _, said = wire(run_config(), tmp_path / "nan")
+    run.prefill()
+    run.warm_up()
+    run.group()
+    with torch.no_grad():
+        run.learner.world_model.decoder.output.bias.fill_(float("nan"))
+    updates = run.learner.updates
+    with pytest.raises(FloatingPointError, match=r"5 updates in a row were left out, the last batch is in .*diagnosis"):
+        run.joint()
+    run.logger.close()
+    what = f"world model: reconstruction of {run.tasks[0]} is nan"
+    assert [line for line in said if "left out" in line] == [
+        f"update {updates + n} left out: {what} ({n} in a row)" for n in range(1, 6)
+    ]
+    diagnosis = load_checkpoint(tmp_path / "nan" / "diagnosis.pt", torch.device("cpu"))
+    assert diagnosis["tasks"] == run.tasks
+    assert diagnosis["batch"]["frame"].dtype == torch.uint8
+    assert diagnosis["error"] == what
+
+
+def test_tasks_are_not_grouped_by_broken_numbers(tmp_path):
     run, *_ = wire(run_config(), tmp_path / "nan")
     with torch.no_grad():
         run.learner.world_model.decoder.output.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="loss/reconstruction/dummy:count-0 became nan"):
+    with pytest.raises(FloatingPointError, match="gradients that tasks are grouped by are not finite: start again"):
         run.train()
+    run.prefetch.close()
     run.logger.close()
+
+
+@pytest.mark.parametrize("learning", ["world_model", "agent"])
+def test_a_single_bad_update_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, learning):
+    """Of the agent's gradient too: the weights stay as they were, and finite to the end."""
+    run, _, said = wire(run_config(), tmp_path / "run")
+    name = f"{learning}_losses" if learning == "world_model" else "actor_critic_losses"
+    losses, calls = getattr(learner_module, name), []
+
+    def broken_once(*args, **options):
+        calls.append(1)
+        made = losses(*args, **options)
+        if len(calls) != 2:
+            return made
+        if learning == "agent":
+            return dataclasses.replace(made, total=made.total * float("inf"))
+        return dataclasses.replace(made, terms={**made.terms, "reward": made.terms["reward"] * float("nan")})
+
+    monkeypatch.setattr(learner_module, name, broken_once)
+    run.train()
+    run.logger.close()
+    left_out = [line for line in said if "left out" in line]
+    assert len(left_out) == 1
+    assert ("world model: reward of dummy:" if learning == "world_model" else "agent: the gradient of") in left_out[0]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("skipped" in row for row in rows) == 1
+    for module in (run.learner.world_model, run.learner.agent):
+        assert all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
 def test_the_background_is_what_the_random_steps_share(tmp_path):
