@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mow.command_line import Parser, UsageError, say
-from mow.report_data import RunData, read_run
+from mow.report_data import Report, RunData, read_run
 from mow.report_page import page
-from mow.report_sections import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

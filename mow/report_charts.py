@@ -1,7 +1,8 @@
 """Line charts as SVG: a panel with axes, lines, dots and levels to compare with.
 
 Numbers become pixels here and nowhere else. Colours are classes (s1 to s6) that the page's style sheet fills, so that a
-chart follows the reader's light or dark mode; every colour has a dash of its own for those who tell colours apart badly.
+chart follows the reader's light or dark mode; every colour has a dash of its own, for those who tell colours apart
+badly.
 """
 
 import math
@@ -12,6 +13,8 @@ from typing import Literal
 
 WIDTH, HEIGHT = 320, 190  # of a panel, pixels before the page scales it
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 20, 34  # margins of the plot in it
+
+MINUS = "\N{MINUS SIGN}"  # as wide as a plus, unlike the hyphen
 
 Point = tuple[float, float]
 
@@ -90,9 +93,9 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 def digits(value: float | None) -> str:
-    """A number with the digits that a reader can use; a dash for none."""
+    """A number with the digits that a reader can use; - for none."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return "-"
     size = abs(value)
     if size >= 1000:
         text = f"{value:,.0f}"
@@ -105,20 +108,25 @@ def digits(value: float | None) -> str:
     elif size >= 0.001:
         text = f"{value:.2g}"
     else:
-        text = f"{value:.1e}"
-    return text.replace("-", "−")
+        text = f"{value:.1e}".replace("e-0", "e-")
+    return text.replace("-", MINUS)
 
 
 def tick_label(value: float) -> str:
-    """Short: 2k, 1.5M, 0.05, 1e−5."""
+    """Short: 2k, 1.5M, 0.05, 1e-5."""
     size = abs(value)
     if size < 1e-12:
         return "0"
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= unit:
-            return f"{value / unit:.4g}{letter}".replace("-", "−")
+            return f"{value / unit:.4g}{letter}".replace("-", MINUS)
     text = f"{value:.4g}" if size >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
-    return text.replace("-", "−")
+    return text.replace("-", MINUS)
+
+
+def tick_text(x: float, y: float, text: str, anchor: Literal["middle", "end"]) -> str:
+    """A number beside an axis; `anchor` says which part of it stands at x."""
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def draw(panel: Panel) -> str:
@@ -176,14 +184,13 @@ def _frame(x_axis: Axis, y_axis: Axis, panel: Panel) -> list[str]:
     for value in y_axis.ticks():
         y = y_axis.pixel(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{tick_label(value)}</text>')
+        parts.append(tick_text(LEFT - 5, y + 3.5, tick_label(value), "end"))
     for value in x_axis.ticks():
         x = x_axis.pixel(value)
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
         # A label in the middle of the last tick would hang over the edge.
-        anchor = "end" if x > right - 8 else "middle"
-        shift = min(x + 8, WIDTH - 1) if anchor == "end" else x
-        parts.append(f'<text class="tick" x="{shift:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{tick_label(value)}</text>')
+        last = x > right - 8
+        parts.append(tick_text(WIDTH - 1 if last else x, bottom + 15, tick_label(value), "end" if last else "middle"))
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
     parts.append(f'<text class="label" x="{right}" y="{HEIGHT - 4}" text-anchor="end">{escape(panel.x_label)}</text>')
     parts.append(f'<text class="label" x="2" y="11">{escape(panel.y_label)}</text>')

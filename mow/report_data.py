@@ -124,8 +124,20 @@ class ModelView:
     no_films: str  # why `films` is empty; "" if it is not
 
 
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows."""
+
+    run: RunData
+    model: ModelView | None
+    no_model: str  # why `model` is None, a sentence; "" if it is not
+
+
 def read_run(folder: Path) -> RunData:
-    """Read all that is text. Raises: ValueError in one line if the folder is no run (no config.json that can be read)."""
+    """Read all that is text.
+
+    Raises: ValueError in one line if the folder is no run: it has no config.json that can be read.
+    """
     path = folder / "config.json"
     config = read_config(path)
     remarks: list[str] = []

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.report_charts import Axis, tick_label
+from mow.report_charts import Axis, tick_label, tick_text
 from mow.report_data import Film
 
 FRAME = 64  # side of a frame, pixels
@@ -46,14 +46,13 @@ def picture(frames: NDArray[np.uint8], shown: NDArray[np.bool_], num_context: in
 def draw_film(task: str, film: Film) -> str:
     """Both rows with their step numbers and end marks, and the errors of the imagined steps below them."""
     inner = column_x(film.num_columns - 1, film.num_context) + FRAME
-    width, height = _LEFT + inner + _RIGHT, _CHART + _CHART_HEIGHT + 30
+    width, height = _LEFT + inner + _RIGHT, _CHART + _CHART_HEIGHT + 10
     said = escape(f"{task}: real frames, imagined frames and their error")
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [f'<svg class="film" {size} role="img" aria-label="{said}">']
     for column in range(film.num_columns):
         middle = _middle(column, film.num_context)
-        number = str(column - film.num_context + 1).replace("-", "−")
-        parts.append(f'<text class="tick" x="{middle}" y="14" text-anchor="middle">{number}</text>')
+        parts.append(tick_text(middle, 14, tick_label(column - film.num_context + 1), "middle"))
     rows = ((_REAL, "real", film.real, film.real_end), (_IMAGINED, "imagined", film.imagined, film.imagined_end))
     for top, name, data, ends in rows:
         parts.append(f'<text class="name" x="{_LEFT - 6}" y="{top + FRAME / 2 + 4}" text-anchor="end">{name}</text>')
@@ -79,12 +78,11 @@ def _errors(film: Film) -> list[str]:
     bottom = _CHART + _CHART_HEIGHT
     axis = Axis(0.0, 1.05 * max(values) or 1.0, bottom, _CHART)
     right = _middle(film.num_columns - 1, film.num_context) + FRAME / 2
-    parts = [f'<text class="label" x="2" y="{_CHART - 10}">squared error</text>']
+    parts = [f'<text class="label" x="2" y="{_CHART - 10}">squared error, by steps ahead</text>']
     for value in axis.ticks()[:: max(1, len(axis.ticks()) // 3)]:
         y = axis.pixel(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{tick_label(value)}</text>')
-    parts.append(f'<text class="label" x="{right}" y="{bottom + 18}" text-anchor="end">steps ahead</text>')
+        parts.append(tick_text(_LEFT - 5, y + 3.5, tick_label(value), "end"))
     for kind, row in film.errors.items():
         points = [
             f"{_middle(film.num_context + step, film.num_context):.1f} {axis.pixel(value):.1f}"

@@ -9,13 +9,16 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from mow.report_charts import MINUS, tick_text
+
 Floats = NDArray[np.float64]
 
 CELL = 40  # side of a cell where its number is written into it
+ROW = 26  # its height where rows and columns are not the same things
 SMALL = 18  # where it is not
 _NUMBERS = 12  # columns up to which the numbers are written
 _LETTER = 7.2  # width of a letter of a row's name at most, pixels
-_TREE = 96  # height of a dendrogram with its numbers
+_TREE = 104  # height of a dendrogram with its numbers
 
 
 def heat_map(
@@ -24,15 +27,17 @@ def heat_map(
     """Shares [rows, columns] from 0 (blank) to 1 (full). Args: marks: a number behind each row's name, its module."""
     cell, left = _cell(len(columns)), _left(rows, marks)
     top = 34
-    width, height = left + cell * len(columns) + 8, top + cell * len(rows) + 6
+    high = min(cell, ROW)
+    width, height = left + cell * len(columns) + 8, top + high * len(rows) + 6
     parts = [_open(width, height, f"{column_name} of every task")]
     parts.append(f'<text class="label" x="{left}" y="11">{escape(column_name)}</text>')
     parts += _column_names(columns, left, top - 6, cell)
-    parts += _row_names(rows, marks, left, top, cell)
+    parts += _row_names(rows, marks, left, top, high)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             said = f"{row}, {column_name} {column}: {value[i, j]:.2f}"
-            parts.append(_shade(left + j * cell, top + i * cell, cell, value[i, j], said, blank=value[i, j] == 0))
+            place = (left + j * cell, top + i * high, cell, high)
+            parts.append(_shade(place, value[i, j], said, blank=value[i, j] == 0))
     return "".join([*parts, "</svg>"])
 
 
@@ -54,13 +59,16 @@ def similarity_map(names: Sequence[str], module: Sequence[int], cosine: Floats) 
     for i, row in enumerate(names):
         for j, column in enumerate(names):
             said = f"{row}, {column}: {cosine[i, j]:.2f}"
-            parts.append(_shade(left + j * cell, top + i * cell, cell, cosine[i, j], said))
+            parts.append(_shade((left + j * cell, top + i * cell, cell, cell), cosine[i, j], said))
     parts.append(f'<path class="outline" d="{outline(module, left, top, cell)}"/>')
     return "".join([*parts, "</svg>"])
 
 
 def tree(cosine: Floats) -> tuple[list[int], list[tuple[Floats, Floats]]]:
-    """Average linkage: the leaves' order, and of every link the four corners (x in leaves, the first at 0.5; height)."""
+    """Average linkage of 1 - cosine [K, K].
+
+    Returns: the leaves in order; of every link its four corners, x in leaves (the first is at 0.5) and height.
+    """
     from scipy.cluster.hierarchy import dendrogram, linkage
     from scipy.spatial.distance import squareform
 
@@ -95,12 +103,12 @@ def outline(module: Sequence[int], left: float, top: float, cell: float) -> str:
 def _dendrogram(links: Sequence[tuple[Floats, Floats]], left: float, cell: float) -> list[str]:
     """Links above the columns, with an axis of distances."""
     high = max(float(height.max()) for _, height in links) or 1.0
-    top, bottom = 16.0, float(_TREE)
-    parts = [f'<text class="label" x="2" y="11">distance, 1 − cosine</text>']
+    top, bottom = 26.0, float(_TREE)
+    parts = [f'<text class="label" x="2" y="11">distance, 1 {MINUS} cosine</text>']
     for value in (0.0, high):
         y = bottom - (bottom - top) * value / high
         parts.append(f'<path class="axis" d="M{left - 5} {y:.1f}h4"/>')
-        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 3.5:.1f}" text-anchor="end">{value:.2f}</text>')
+        parts.append(tick_text(left - 8, y + 3.5, f"{value:.2f}", "end"))
     parts.append(f'<path class="axis" d="M{left - 1} {top}V{bottom}"/>')
     for place, height in links:
         corners = zip(left + place * cell, bottom - (bottom - top) * height / high, strict=True)
@@ -126,18 +134,18 @@ def _open(width: float, height: float, said: str) -> str:
 def _column_names(columns: Sequence[str], left: float, y: float, cell: float) -> list[str]:
     every = 1 if max(len(column) for column in columns) * 6.5 < cell else 2
     return [
-        f'<text class="tick" x="{left + (j + 0.5) * cell:.1f}" y="{y}" text-anchor="middle">{escape(column)}</text>'
+        tick_text(left + (j + 0.5) * cell, y, column, "middle")
         for j, column in enumerate(columns)
         if j % every == 0
     ]
 
 
 def _row_names(
-    rows: Sequence[str], marks: Sequence[int] | None, left: float, top: float, cell: float
+    rows: Sequence[str], marks: Sequence[int] | None, left: float, top: float, height: float
 ) -> list[str]:
     parts = []
     for i, row in enumerate(rows):
-        y = top + (i + 0.5) * cell + 4
+        y = top + (i + 0.5) * height + 4
         end = left - 8
         if marks is not None:
             parts.append(f'<text class="mark" x="{end}" y="{y}" text-anchor="end">m{marks[i]}</text>')
@@ -146,17 +154,18 @@ def _row_names(
     return parts
 
 
-def _shade(x: float, y: float, cell: float, value: float, said: str, *, blank: bool = False) -> str:
-    """One cell: blue above 0, orange below, the fuller the further; a number in it where there is room."""
-    strength = min(1.0, abs(value))
-    colour = "above" if value >= 0 else "below"
-    parts = [
-        f'<rect class="cell {colour}" x="{x:.1f}" y="{y:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}" '
+def _shade(place: tuple[float, float, float, float], value: float, said: str, *, blank: bool = False) -> str:
+    """One cell: blue above 0, orange below, the fuller the further; a number in it where there is room.
+
+    Args: place: x, y, width, height.
+    """
+    x, y, width, height = place
+    colour, strength = "above" if value >= 0 else "below", min(1.0, abs(value))
+    cell = (
+        f'<rect class="cell {colour}" x="{x:g}" y="{y:g}" width="{width - 1:g}" height="{height - 1:g}" '
         f'style="fill-opacity:{strength:.3f}"><title>{escape(said)}</title></rect>'
-    ]
-    if cell == CELL and not blank:
-        ink = "on-strong" if strength > 0.55 else "on-weak"
-        shown = f"{value:.2f}".replace("-", "−")
-        middle = x + cell / 2
-        parts.append(f'<text class="{ink}" x="{middle:.1f}" y="{y + cell / 2 + 4:.1f}" text-anchor="middle">{shown}</text>')
-    return "".join(parts)
+    )
+    if width < CELL or blank:
+        return cell
+    shown = f"{value:.2f}".replace("-", MINUS)
+    return f'{cell}<text x="{x + width / 2:g}" y="{y + height / 2 + 4:g}" text-anchor="middle">{shown}</text>'

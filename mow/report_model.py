@@ -54,7 +54,7 @@ def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device:
     return replace(view, films=films)
 
 
-# Modules, experts, likeness --------------------------------------------------------------------------------------------
+# Modules, experts, likeness ------------------------------------------------------------------------------------------
 
 
 def look(learner: "Learner", tasks: tuple[str, ...], *, checkpoint: str, step: int) -> ModelView:

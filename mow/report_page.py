@@ -3,15 +3,18 @@
 from html import escape
 
 from mow.report_charts import digits
-from mow.report_sections import Report, Section, note, sections
+from mow.report_data import Report
+from mow.report_html import note
+from mow.report_sections import Section, sections
 
 # Okabe and Ito's colours, lighter ones of the same hues on dark: told apart with any colour vision. Dashes repeat them.
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d6dbe1; --box: #f5f7f9;
-  --s1: #0072b2; --s2: #d55e00; --s3: #007a5a; --s4: #a8457f; --s5: #8a6d00; --s6: #6fa8cf; --strong: #ffffff; }
+  --s1: #0072b2; --s2: #d55e00; --s3: #007a5a; --s4: #a8457f; --s5: #8a6d00; --s6: #6fa8cf;
+  --above: #56b4e9; --below: #f0a060; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #a3acb7; --rule: #343b44;
-  --box: #1d2127; --s1: #56b4e9; --s2: #f08a4b; --s3: #2fc99c; --s4: #e092c0; --s5: #e6c229; --s6: #48708c;
-  --strong: #101215; } }
+  --box: #1d2127; --s1: #56b4e9; --s2: #f08a4b; --s3: #2fc99c; --s4: #e092c0; --s5: #e6c229; --s6: #6b93b0;
+  --above: #1f6fa5; --below: #a84a00; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1360px; padding: 20px 24px 60px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
@@ -30,9 +33,9 @@ nav ul, .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18p
 .facts div { background: var(--box); border-radius: 6px; padding: 8px 12px; }
 .facts dt { font-size: 12px; color: var(--soft); }
 .facts dd { margin: 0; font-weight: 600; }
-.facts .wide { grid-column: 1 / -1; }
-.facts .wide dd { font-weight: 400; }
-.grid-of-panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); gap: 16px 22px; }
+.grid-of-panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr));
+  gap: 16px 22px; }
+.thirds { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
 figure { margin: 0 0 6px; min-width: 0; }
 figcaption h3 { margin: 6px 0 0; }
 figcaption p { font-size: 12.5px; margin: 0 0 4px; }
@@ -50,7 +53,6 @@ svg text { fill: var(--ink); font-size: 11px; font-family: inherit; }
 svg .tick, svg .label { fill: var(--soft); }
 svg .name, svg .mark { font-size: 12px; }
 svg .mark { fill: var(--soft); font-weight: 600; }
-svg .on-strong { fill: var(--strong); }
 .panel { width: 100%; height: auto; display: block; }
 .matrix, .film { display: block; }
 svg path { fill: none; }
@@ -68,7 +70,7 @@ svg path { fill: none; }
 .line.s2 { stroke-dasharray: 8 3; } .line.s3 { stroke-dasharray: 2.5 2.5; }
 .line.s4 { stroke-dasharray: 9 3 2 3; } .line.s5 { stroke-dasharray: 4 3; }
 .cell { stroke: var(--rule); stroke-width: 1; }
-.above { fill: var(--s1); } .below { fill: var(--s2); } .end { fill: var(--s2); }
+.above { fill: var(--above); } .below { fill: var(--below); } .end { fill: var(--s2); }
 .outline { stroke: var(--ink); stroke-width: 2.5; stroke-linecap: square; }
 .film image { image-rendering: pixelated; }
 @media (max-width: 600px) { body { padding: 14px 14px 40px; } h1 { font-size: 22px; } }
@@ -114,16 +116,15 @@ def _head(report: Report, found: list[Section]) -> str:
     facts = [
         ("status", status(report)),
         ("tasks", str(len(run.config.tasks))),
-        ("steps per task", f"{run.config.total_steps:,}" + (f" × {skip} frames" if skip not in (None, 1) else "")),
+        ("steps per task", f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else "")),
         ("seed", str(run.config.seed)),
-        ("time until the last record", "–" if seconds is None else f"{seconds / 60:,.1f} min"),
+        ("time logged", "-" if seconds is None else f"{seconds / 60:,.1f} min"),
     ]
     if run.scores is not None and run.scores.mean_normalised is not None:
         facts.insert(1, ("mean normalised score", digits(run.scores.mean_normalised)))
     if run.scores is not None and "parameters" in run.scores.cost:
         facts.append(("parameters learned", f"{run.scores.cost['parameters'] / 1e6:.2f} M"))
     cells = [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts]
-    cells.append(f'<div class="wide"><dt>names</dt><dd>{escape(", ".join(run.config.tasks))}</dd></div>')
     links = "".join(f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in found)
     remarks = "".join(f"<p>{escape(remark)}</p>" for remark in run.remarks)
     return "\n".join(
@@ -131,6 +132,7 @@ def _head(report: Report, found: list[Section]) -> str:
             f"<header>\n<h1>{escape(run.config.preset)}: {escape(run.folder.name)}</h1>",
             note(str(run.folder)),
             f'<dl class="facts">{"".join(cells)}</dl>',
+            f"<p>Tasks: {escape(', '.join(run.config.tasks))}</p>",
             f'<div class="remarks">{remarks}</div>' if remarks else "",
             f"<nav><ul>{links}</ul></nav>\n</header>",
         ]
