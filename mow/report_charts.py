@@ -97,11 +97,11 @@ def digits(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     size = abs(value)
-    if size >= 1000:
+    if size >= 999.5:
         text = f"{value:,.0f}"
-    elif size >= 100:
+    elif size >= 99.95:
         text = f"{value:.0f}"
-    elif size >= 10:
+    elif size >= 9.995:
         text = f"{value:.1f}"
     elif size >= 0.1 or size == 0:
         text = f"{value:.2f}"

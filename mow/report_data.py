@@ -261,12 +261,16 @@ def _scores(path: Path, remarks: list[str]) -> Scores | None:
 
 def _score(task: str, entry: Mapping[str, Any]) -> Score:
     returns = [float(value) for value in entry["returns"]]
+    deviation = float(np.std(returns)) if returns else None
+    # Episodes that all return the same differ by rounding.
+    if deviation is not None and deviation < 1e-9 * max(map(abs, returns)):
+        deviation = 0.0
     known = {name: float(entry[name]) if _is_finite(entry[name]) else None for name in ("random", "agent", "expert")}
     return Score(
         task=task,
         random=known["random"],
         agent=known["agent"],
-        deviation=float(np.std(returns)) if returns else None,
+        deviation=deviation,
         expert=known["expert"],
         normalised=float(entry["normalised"]) if _is_finite(entry["normalised"]) else None,
         episodes=len(returns),

@@ -112,13 +112,13 @@ def last_step(report: Report) -> int:
 
 def _head(report: Report, found: list[Section]) -> str:
     run = report.run
-    skip, seconds = run.metrics.frame_skip, run.metrics.seconds
+    skip = run.metrics.frame_skip
     facts = [
         ("status", status(report)),
         ("tasks", str(len(run.config.tasks))),
         ("steps per task", f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else "")),
         ("seed", str(run.config.seed)),
-        ("time logged", "-" if seconds is None else f"{seconds / 60:,.1f} min"),
+        ("time logged", _duration(run.metrics.seconds)),
     ]
     if run.scores is not None and run.scores.mean_normalised is not None:
         facts.insert(1, ("mean normalised score", digits(run.scores.mean_normalised)))
@@ -137,3 +137,13 @@ def _head(report: Report, found: list[Section]) -> str:
             f"<nav><ul>{links}</ul></nav>\n</header>",
         ]
     )
+
+
+def _duration(seconds: float | None) -> str:
+    """In the unit that a reader would choose."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"

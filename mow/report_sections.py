@@ -77,6 +77,8 @@ def scores(report: Report) -> str:
 
 def learning_curves(report: Report) -> str:
     """Returns of the episodes that were collected, task by task."""
+    if not report.run.metrics.episodes:
+        return absent("No episode has ended.")
     figures = []
     for task in report.run.config.tasks:
         curve = report.run.metrics.episodes.get(task)
@@ -129,7 +131,7 @@ def losses(report: Report) -> str:
         found = [(i, name, report.run.curve(label, task)) for i, (label, name) in enumerate(_LOSSES, start=1)]
         series = tuple(Series(name, c.updates, c.value, i) for i, name, c in found if c is not None)
         if any(value > 0 for one in series for value in one.y):
-            panel = Panel(f"{task}: losses", "world-model updates", "loss, logarithmic", series, log=True)
+            panel = Panel(f"{task}: losses", "world-model updates", "loss, log scale", series, log=True)
             figures.append(figure(task, draw(panel)))
     if not figures:
         return absent("No update of the world model has been logged.")

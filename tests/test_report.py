@@ -233,6 +233,17 @@ def test_other_weightings_have_no_harmony_weights(tmp_path):
     assert "loss.weighting is uniform" in read(page(a_report(tmp_path, config))).sections["harmony"]
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(3.0, "3 s"), (954.0, "15.9 min"), (9000.0, "2.5 h"), (None, "-")])
+def test_the_time_in_the_head(tmp_path, seconds, said):
+    assert f"<dt>time logged</dt><dd>{said}</dd>" in page(a_report(tmp_path, seconds=seconds))
+
+
+def test_a_task_without_an_episode_beside_one_with(tmp_path):
+    said = read(page(a_report(tmp_path, episodes={"dummy:slide": Curve((1.0,), (0.0,), (2.0,))}))).sections
+    assert said["returns"].count("No episode has ended.") == 2
+    assert "last 1: 2.00" in said["returns"]
+
+
 def test_status_by_hand(tmp_path):
     assert status(a_report(tmp_path, step=31)) == "stopped at step 31 of 32, or still running"
     assert status(a_report(tmp_path, step=32)) == "finished: 32 steps"

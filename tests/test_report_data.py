@@ -94,6 +94,12 @@ def test_scores_by_hand(folder):
     assert (scores.mean_normalised, scores.cost) == (0.5, {"parameters": 12.0, "wall_seconds": 1.5})
 
 
+def test_rounding_is_no_deviation(folder):
+    entry = {"random": 0.0, "agent": 0.3, "expert": 1.0, "normalised": 0.3, "returns": [0.1 + 0.2, 0.3]}
+    (folder / "scores.json").write_text(json.dumps({"tasks": {"a": entry}}))
+    assert read_run(folder).scores.tasks[0].deviation == 0.0
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"tasks": {"a": {}}}', '{"tasks": []}'])
 def test_scores_that_cannot_be_read(folder, text):
     (folder / "scores.json").write_text(text)
