@@ -50,8 +50,8 @@ def figure(title: str, picture_html: str, detail: str = "") -> str:
 
 def grid(figures_html: Sequence[str]) -> str:
     """As many small charts side by side as the page is wide."""
-    # Five or six in rows of three look better than a row of four and a rest.
-    thirds = " thirds" if len(figures_html) in (3, 5, 6, 9) else ""
+    # Five or six in rows of three look better than a row of four and a rest; one or two may be larger.
+    thirds = " thirds" if len(figures_html) in (1, 2, 3, 5, 6, 9) else ""
     return f'<div class="grid-of-panels{thirds}">{"".join(figures_html)}</div>'
 
 
