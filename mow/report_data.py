@@ -212,7 +212,8 @@ def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
             found.append(record)
         else:
             spoilt.append(number)
-    if lines[-1] and spoilt[-1:] == [len(lines)]:
+    # After a whole line comes an empty one, so that only a torn one can be the last.
+    if spoilt[-1:] == [len(lines)]:
         spoilt.pop()
         remarks.append("The last line of metrics.jsonl is torn (the run was cut off while it wrote): it is left out.")
     if spoilt:

@@ -11,7 +11,7 @@ import pytest
 
 from mow import train
 from mow.report import main, write_report
-from mow.report_data import Curve, Metrics, Report, RunData
+from mow.report_data import Curve, Film, Metrics, ModelView, Report, RunData, Score, Scores, Similarity
 from mow.report_page import page, status
 from tests.small import run_config
 from tests.test_train import DUMMY
@@ -206,12 +206,30 @@ def test_names_cannot_smuggle_anything_in(tmp_path):
     config = dataclasses.replace(run_config(), tasks=(evil, "dummy:slide"), preset="<script>")
     points = Curve((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
     labels = {f"{name}/{evil}": points for name in ("loss/reward", "agent/entropy", "harmony/weight")}
-    report = a_report(tmp_path / "<b>", config, episodes={evil: points}, curves=labels)
-    report = dataclasses.replace(report, run=dataclasses.replace(report.run, config_text=evil, versions_text=evil))
-    text = page(report)
-    assert "img" not in read(text).tags
-    assert "<b>" not in text
-    assert text.count("&lt;script&gt;alert(1)") > 5
+    labels[f"insight/expert_use/{evil}"] = points
+    run = a_report(tmp_path / "<u>", config, episodes={evil: points}, curves=labels).run
+    scores = Scores((Score(evil, 0.0, 1.0, 0.0, 2.0, 0.5, 3),), 0.5, {})
+    run = dataclasses.replace(run, config_text=evil, versions_text=evil, scores=scores, remarks=(evil,))
+    film = Film("data:image/png;base64,", "data:image/png;base64,", 3, 2, (), (), {"imagined": (0.5,)}, 1)
+    model = ModelView(
+        checkpoint=evil,
+        step=3,
+        tasks=(evil, "dummy:slide"),
+        module_of_task=(0, 0),
+        expert_share=np.eye(2),
+        learned_routing=True,
+        similarity=Similarity(evil, np.eye(2), 0.5, 0.5),
+        weights={evil: 1.0, "dummy:slide": 0.5},
+        films={evil: film},
+        no_films="",
+    )
+    for report in (Report(run, model, ""), Report(run, None, evil)):
+        text = page(report)
+        said = read(text)
+        assert "img" not in said.tags
+        assert "<u>" not in text
+        for name in SECTIONS:
+            assert name == "time" or "<script>alert(1)" in said.sections[name]  # as words that are read
 
 
 def test_time_split_and_weights_where_they_are_logged(tmp_path):

@@ -81,6 +81,10 @@ def test_many_tasks_have_no_numbers_in_cells_and_no_overlapping_column_names():
     assert f"{MINUS}0." not in re.sub(r"<title>[^<]*</title>", "", svg)
 
 
+def test_columns_by_hand():
+    assert [column_x(column, 2) for column in range(4)] == [0, 68, 146, 214]
+
+
 def test_a_picture_of_frames():
     frames = np.zeros((3, 64, 64, 3), np.uint8)
     frames[0, :, :, 0], frames[2, :, :, 2] = 200, 100
