@@ -71,6 +71,11 @@ class Axis:
             return _decades(self.low, self.high)
         return round_ticks(self.low, self.high)
 
+    def labels(self) -> list[tuple[float, str]]:
+        """The ticks, each with its text."""
+        ticks = self.ticks()
+        return list(zip(ticks, tick_labels(ticks), strict=True))
+
 
 def round_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """At most `most` multiples of 1, 2 or 5 times a power of ten from low to high."""
@@ -112,15 +117,22 @@ def digits(value: float | None) -> str:
     return text.replace("-", MINUS)
 
 
-def tick_label(value: float) -> str:
-    """Short: 2k, 1.5M, 0.05, 1e-5."""
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Short texts, with as many digits as keep them apart: 2k, 1.5M, 0.05, 1e-5."""
+    precision = 4
+    while len({_tick_label(value, precision) for value in values}) < len(values) and precision < 12:
+        precision += 1
+    return [_tick_label(value, precision) for value in values]
+
+
+def _tick_label(value: float, precision: int) -> str:
     size = abs(value)
     if size < 1e-12:
         return "0"
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size >= unit:
-            return f"{value / unit:.4g}{letter}".replace("-", MINUS)
-    text = f"{value:.4g}" if size >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+            return f"{value / unit:.{precision}g}{letter}".replace("-", MINUS)
+    text = f"{value:.{precision}g}" if size >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
     return text.replace("-", MINUS)
 
 
@@ -181,16 +193,16 @@ def _frame(x_axis: Axis, y_axis: Axis, panel: Panel) -> list[str]:
     """Grid, ticks and the names of the axes."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
-    for value in y_axis.ticks():
+    for value, text in y_axis.labels():
         y = y_axis.pixel(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{right}"/>')
-        parts.append(tick_text(LEFT - 5, y + 3.5, tick_label(value), "end"))
-    for value in x_axis.ticks():
+        parts.append(tick_text(LEFT - 5, y + 3.5, text, "end"))
+    for value, text in x_axis.labels():
         x = x_axis.pixel(value)
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
         # A label in the middle of the last tick would hang over the edge.
         last = x > right - 8
-        parts.append(tick_text(WIDTH - 1 if last else x, bottom + 15, tick_label(value), "end" if last else "middle"))
+        parts.append(tick_text(WIDTH - 1 if last else x, bottom + 15, text, "end" if last else "middle"))
     parts.append(f'<path class="axis" d="M{LEFT} {bottom}H{right}"/>')
     parts.append(f'<text class="label" x="{right}" y="{HEIGHT - 4}" text-anchor="end">{escape(panel.x_label)}</text>')
     parts.append(f'<text class="label" x="2" y="11">{escape(panel.y_label)}</text>')

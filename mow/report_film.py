@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.report_charts import Axis, tick_label, tick_text
+from mow.report_charts import Axis, tick_labels, tick_text
 from mow.report_data import Film
 
 FRAME = 64  # side of a frame, pixels
@@ -50,9 +50,9 @@ def draw_film(task: str, film: Film) -> str:
     said = escape(f"{task}: real frames, imagined frames and their error")
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [f'<svg class="film" {size} role="img" aria-label="{said}">']
-    for column in range(film.num_columns):
-        middle = _middle(column, film.num_context)
-        parts.append(tick_text(middle, 14, tick_label(column - film.num_context + 1), "middle"))
+    steps = [column - film.num_context + 1 for column in range(film.num_columns)]
+    for column, text in enumerate(tick_labels(steps)):
+        parts.append(tick_text(_middle(column, film.num_context), 14, text, "middle"))
     rows = ((_REAL, "real", film.real, film.real_end), (_IMAGINED, "imagined", film.imagined, film.imagined_end))
     for top, name, data, ends in rows:
         parts.append(f'<text class="name" x="{_LEFT - 6}" y="{top + FRAME / 2 + 4}" text-anchor="end">{name}</text>')
@@ -79,10 +79,10 @@ def _errors(film: Film) -> list[str]:
     axis = Axis(0.0, 1.05 * max(values) or 1.0, bottom, _CHART)
     right = _middle(film.num_columns - 1, film.num_context) + FRAME / 2
     parts = [f'<text class="label" x="2" y="{_CHART - 10}">squared error, by steps ahead</text>']
-    for value in axis.ticks()[:: max(1, len(axis.ticks()) // 3)]:
+    for value, text in axis.labels()[:: max(1, len(axis.labels()) // 3)]:
         y = axis.pixel(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-        parts.append(tick_text(_LEFT - 5, y + 3.5, tick_label(value), "end"))
+        parts.append(tick_text(_LEFT - 5, y + 3.5, text, "end"))
     for kind, row in film.errors.items():
         points = [
             f"{_middle(film.num_context + step, film.num_context):.1f} {axis.pixel(value):.1f}"

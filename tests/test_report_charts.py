@@ -16,7 +16,7 @@ from mow.report_charts import (
     round_ticks,
     running_mean,
     thin,
-    tick_label,
+    tick_labels,
 )
 
 
@@ -132,10 +132,16 @@ def test_digits(value, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(2000.0, "2k"), (1.5e6, "1.5M"), (0.3 - 0.1 - 0.2, "0"), (-0.5, "-0.5"), (1e-5, "1e-5")]
+    ("values", "texts"),
+    [
+        ([0.3 - 0.1 - 0.2, 500.0, 2000.0, 1.5e6], ["0", "500", "2k", "1.5M"]),
+        ([-0.5, 0.05, 1e-5], ["-0.5", "0.05", "1e-5"]),
+        ([1.3685, 1.369, 1.3695], ["1.3685", "1.369", "1.3695"]),
+        ([100_010.0, 100_020.0], ["100.01k", "100.02k"]),
+    ],
 )
-def test_tick_labels(value, text):
-    assert tick_label(value) == text.replace("-", MINUS)
+def test_tick_labels(values, texts):
+    assert tick_labels(values) == [text.replace("-", MINUS) for text in texts]
 
 
 def test_names_are_escaped():
