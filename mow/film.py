@@ -173,8 +173,10 @@ def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device
     )
     try:
         content = load_checkpoint(path, torch.device("cpu"))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{error}: name another with --checkpoint") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): name another with --checkpoint") from error
+    except ValueError as error:
+        raise UsageError(f"{error}, or name another with --checkpoint") from error
     tasks = content.get("tasks", [])
     if sorted(tasks) != sorted(config.tasks):
         raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own with --checkpoint")

@@ -164,7 +164,7 @@ def mistake(capsys, *arguments):
         (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--device", "cuda:77"], "no cuda:77 here"),
         (["--device", "tpu9"], "unknown device 'tpu9'"),
-        (["--checkpoint", "nowhere.pt"], "[Errno 2] No such file or directory: 'nowhere.pt': name another"),
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt cannot be read (No such file or directory): name another"),
         (
             ["--context", "14", "--windows", "1"],
             "dummy:slide, dummy:count-2, dummy:count-0, dummy:count-1: expected 1 windows of 15 steps or more",

@@ -33,16 +33,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command_line": {"envs", "config", "presets"},
     "resuming": {"command_line", "config", "config_file", "training"},
     "ablate": {"ablation_runs", "ablation_table", "ablations", "command_line", "config", "envs", "presets"},
+    "report_charts": set(),
+    "report_data": {"config", "config_file"},
+    "report_film": {"report_charts", "report_data"},
+    "report_html": set(),
+    "report_insides": {"report_charts", "report_data", "report_film", "report_html", "report_matrix"},
+    "report_matrix": {"report_charts"},
+    "report_page": {"report_charts", "report_data", "report_html", "report_sections"},
+    "report_sections": {"envs", "report_charts", "report_data", "report_html", "report_insides"},
     "training": {
         "batch", "config", "distributions", "returns", "kernels", "models", "losses", "imagination", "clustering",
         "replay", "envs",
     },
 }
-BUILDERS = {"train", "evaluate", "film"}  # the command lines: they wire everything
+# The command lines and what restores a run for them: they wire everything.
+BUILDERS = {"train", "evaluate", "film", "report", "report_model"}
 
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
-    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming",
+    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "report",
+    "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
+    "report_sections",
 )
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}
