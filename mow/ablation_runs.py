@@ -28,7 +28,8 @@ from mow.config_file import read_config
 from mow.presets import PRESETS
 
 # What may differ between a finished run and the one that is asked for: nothing of it is learnt from.
-_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "insight_every", "env.num_workers")
+_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "report", "insight_every",
+          "env.num_workers")  # fmt: skip
 _STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 
@@ -75,7 +76,7 @@ def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list
                 folder = root / method / f"seed-{seed}"
                 if method == "storm":
                     folder = folder / config.tasks[0].replace(":", "-")
-                told = replace(config, seed=seed, folder=str(folder))
+                told = replace(config, seed=seed, folder=str(folder), report=False)  # python -m mow.report makes one
                 arguments = (parent.preset, *overrides(PRESETS[parent.preset](), told))
                 jobs.append(Job(method, seed, told, arguments))
     return jobs

@@ -241,6 +241,8 @@ class Config:
     """Older ones are deleted. A run can go on from the last two; those before lack the replay that went with them."""
     evaluation_episodes: int = 0
     """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
+    report: bool = True
+    """Write report.html, one page to look at, when the run is done."""
     insight_every: int = 0
     """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
     storm_compat: bool = False

@@ -117,7 +117,7 @@ def quickstart() -> Config:
             dropout=0.0,
             embedding_size=16,
             prior="local",
-            prior_width=64,
+            prior_width=128,
             stale_share=0.05,
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
             perception=PerceptionConfig(

@@ -10,8 +10,13 @@ from mow.report_data import Curve, Report
 from mow.report_html import absent, bar, figure, grid, legend, note, table
 from mow.report_insides import experts, films, harmony, similarity, usage
 
-# Metrics of what the time went to, each in seconds since the record before: time/env and so on.
-_TIMES = ("env", "gather", "world_model", "imagination", "actor_critic")
+# What the time went to, in seconds since the record before: metrics time/acting and so on.
+_TIMES = {
+    "acting": "acting and environments",
+    "gather": "waiting for replay",
+    "world_model": "world model",
+    "agent": "imagination and agent",
+}
 
 _LOSSES = (
     ("loss/world_model", "all, weighted"),
@@ -199,21 +204,17 @@ def _time_split(report: Report) -> str:
     totals = {name: sum(curve.value) for name, curve in curves.items()}
     everything = sum(totals.values()) or 1.0
     rows = [
-        [_words(name), bar(total / everything, f"{100 * total / everything:.0f} %"), digits(total)]
+        [_TIMES[name], bar(total / everything, f"{100 * total / everything:.0f} %"), digits(total)]
         for name, total in totals.items()
     ]
     styles = {name: i for i, name in enumerate(_TIMES, start=1)}
-    lines = tuple(Series(name, curve.updates, curve.value, styles[name]) for name, curve in curves.items())
+    lines = tuple(Series(_TIMES[name], curve.updates, curve.value, styles[name]) for name, curve in curves.items())
     panel = Panel("time between two records", "world-model updates", "seconds", lines, from_zero=True)
     return (
         f"<h3>Where the time went</h3>{table(['part', 'share of these', 'seconds'], rows, words=2)}"
-        f"{legend([(f'line s{styles[name]}', _words(name)) for name in curves])}"
+        f"{legend([(f'line s{styles[name]}', _TIMES[name]) for name in curves])}"
         f"{grid([figure('Time between two records', draw(panel))])}"
     )
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("actor critic", "actor-critic")
 
 
 def files(report: Report) -> str:

@@ -61,6 +61,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     import torch
 
     from mow.envs.vector import make_vector
+    from mow.report import write_report
     from mow.training.logger import duration
     from mow.training.stopping import Stopped, StopSwitch
 
@@ -96,7 +97,9 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
             say(f"to go on: python -m mow.train --resume {folder}")
             return None
         took, peak = duration(session.logger.seconds), peak_memory_gb()
-        say(f"done in {took}, peak memory {peak:.1f} GB; look: tensorboard --logdir {folder}")
+    say(f"done in {took}, peak memory {peak:.1f} GB; curves: tensorboard --logdir {folder}")
+    if config.report:
+        say(f"look: {write_report(folder, device=str(device))}")
     return session
 
 

@@ -50,6 +50,7 @@ def run_config(**changes: object) -> Config:
         total_steps=32,
         log_every=4,
         checkpoint_every=8,
+        report=False,
         model=MODEL,
         batch=BatchConfig(num_sequences=2, length=6),
         loss=LossConfig(),

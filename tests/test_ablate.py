@@ -84,7 +84,7 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert jobs[3].arguments == (
         "quickstart", "--tasks", "tiny:catch", "tiny:goal", "--folder", str(tmp_path / "no_task_head/seed-0"),
-        "--model.no-task-head",
+        "--no-report", "--model.no-task-head",
     )  # fmt: skip
     assert jobs[7].log == tmp_path / "no_task_head/seed-1.log"
     assert jobs[7].arguments[4:6] == ("--seed", "1")
@@ -105,7 +105,7 @@ def test_a_run_is_told_exactly_its_method(recipe, method: str, tmp_path: Path) -
     """The child reads its config from words; it must come out as it went in."""
     parent = dataclasses.replace(recipe(), total_steps=7_000, evaluation_episodes=3)
     for job, config in zip(plan(parent, [method], 1, tmp_path), variants(parent, method), strict=True):
-        wanted = dataclasses.replace(config, folder=str(job.folder), preset=parent.preset)
+        wanted = dataclasses.replace(config, folder=str(job.folder), preset=parent.preset, report=False)
         assert parse(job.arguments) == wanted
 
 

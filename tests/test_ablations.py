@@ -132,10 +132,10 @@ def test_baselines_are_a_ladder():
 def test_widened_by_hand():
     wide = widened(storm_multitask(quickstart()), 2.0)
     assert (wide.model.width, wide.model.feedforward, wide.actor_critic.hidden) == (256, 512, 256)
-    assert (wide.model.prior_width, wide.model.perception.channels) == (128, (64, 128))
+    assert (wide.model.prior_width, wide.model.perception.channels) == (256, (64, 128))
     # 1.3 x 128 = 166.4: four heads take multiples of 16; 1.3 x 32 = 41.6 and 1.3 x 64 = 83.2 lie nearest to 48 and 80.
     wide = widened(storm_multitask(quickstart()), 1.3)
-    assert (wide.model.width, wide.model.prior_width) == (160, 83)
+    assert (wide.model.width, wide.model.prior_width) == (160, 166)
     assert wide.model.perception.channels == (48, 80)
 
 

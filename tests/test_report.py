@@ -103,8 +103,8 @@ def test_the_page_of_a_finished_run(made):
     assert "gradients of the tasks' losses" in said["similarity"]
     assert "expert 3" in said["usage"]
     assert "updates/s" in said["time"]
-    assert "What the time went to is not logged (time/env," in said["time"]
-    assert "not logged (harmony/weight/TASK)" in said["harmony"]
+    assert "Where the time went" in said["time"]
+    assert "not logged" not in said["harmony"]
     assert "1 / sigma" in said["harmony"]
     assert '"total_steps": 20' in said["config"]
     assert '"git_commit"' in said["config"]
@@ -236,12 +236,12 @@ def test_time_split_and_weights_where_they_are_logged(tmp_path):
     def curve(*values):
         return Curve(tuple(range(len(values))), tuple(range(len(values))), values)
 
-    curves = {"time/env": curve(1.0, 2.0), "time/imagination": curve(3.0, 4.0)}
+    curves = {"time/acting": curve(1.0, 2.0), "time/agent": curve(3.0, 4.0)}
     curves["harmony/weight/dummy:slide"] = curve(0.5)
     said = read(page(a_report(tmp_path, curves=curves))).sections
-    for shown in ("30 %", "70 %", "imagination", "seconds"):
+    for shown in ("30 %", "70 %", "imagination and agent", "seconds"):
         assert shown in said["time"]
-    assert "gather" not in said["time"]
+    assert "waiting for replay" not in said["time"]
     assert "dummy:slide" in said["harmony"]
     assert "not logged" not in said["harmony"]
 

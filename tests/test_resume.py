@@ -61,7 +61,8 @@ def gone_on(folder: Path, *flags: str) -> Run:
 def lines(folder: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the clock."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    clocks = ("seconds", "time/")
+    return [{name: value for name, value in row.items() if not name.startswith(clocks)} for row in rows]
 
 
 def leaves(state: object, path: str = "") -> dict[str, object]:

@@ -17,7 +17,7 @@ DUMMY = [
     "--model.prior", "dense", "--batch.length", "4", "--batch.num-sequences", "1",
     "--imagination.num-sequences", "2", "--imagination.horizon", "2", "--clustering.num-batches", "2",
     "--clustering.restarts", "2", "--actor-critic.rollout-parts", "2",
-    "--schedule.agent-every", "2", "--device", "cpu",
+    "--schedule.agent-every", "2", "--device", "cpu", "--no-report",
 ]  # fmt: skip
 
 
@@ -169,6 +169,15 @@ def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):
     assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error == "mow.train: loss/reward/dummy:slide became nan near step 9\n"
+
+
+def test_a_page_to_look_at_is_written_last(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["quickstart", *DUMMY, "--report", "--folder", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"look: {folder / 'report.html'}"
+    page = (folder / "report.html").read_text()
+    assert "finished: 20 steps" in page
+    assert "data:image/png" in page  # films
 
 
 def test_scores_are_written_when_asked(tmp_path, capsys):

@@ -172,6 +172,7 @@ class Learner:
         metrics["latent/kl"] = losses.kl
         metrics["optim/world_model_total"] = total.detach()
         metrics["optim/world_model_grad_norm"] = norm
+        metrics.update(self.task_weights.metrics())
         if losses.balance is not None:
             metrics["loss/balance"] = losses.balance.detach()
         return metrics

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ class MetricMeans:
         """Go on from a state_dict()."""
         self._sums = {name: total.to(device) for name, total in state["sums"].items()}
         self._counts = dict(state["counts"])
+
+
+class Stopwatch:
+    """Seconds that the host spends on each part between two readings; what a GPU still computes is not waited for."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def on(self, part: str) -> Iterator[None]:
+        """Counts what happens inside towards `part`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
+
+    def read(self) -> dict[str, float]:
+        """Seconds since the last reading, as metrics time/PART; starts anew."""
+        seconds, self._seconds = self._seconds, {}
+        return {f"time/{part}": round(value, 3) for part, value in seconds.items()}
 
 
 class Logger:

@@ -10,7 +10,7 @@ Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from mow.training.collector import Collector
 from mow.training.guard import NotFinite
 from mow.training.insight import measure
 from mow.training.learner import Learner
-from mow.training.logger import Logger, MetricMeans, duration
+from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
 from mow.training.run_state import run_state
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
@@ -57,6 +57,7 @@ class Run:
         self.step = 0  # environment steps per task so far
         self.agent_updates = 0
         self.means = MetricMeans()
+        self.watch = Stopwatch()
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self._failed_saves = 0  # in a row
@@ -161,21 +162,24 @@ class Run:
 
     def _update_world_model(self) -> None:
         """One update; every `insight_every` updates a look inside the model first, on the same batch."""
-        batch, every = self.prefetch.next(self._request(self.learner.updates)), self.config.insight_every
+        every = self.config.insight_every
+        with self.watch.on("gather"):
+            batch = self.prefetch.next(self._request(self.learner.updates))
         due = every > 0 and self.learner.updates % every == 0
         insight = measure(self.learner, batch) if due else {}
-        with self._guarded("world model", batch):
+        with self._guarded("world model", batch), self.watch.on("world_model"):
             self.means.add(self.learner.update_world_model(batch))
             self.means.add(insight)
         self._give_back(batch)
 
     def _update_agent(self) -> None:
         imagination = self.config.imagination
-        context = self.prefetch.next(
-            Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
-        )
+        with self.watch.on("gather"):
+            context = self.prefetch.next(
+                Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
+            )
         self.agent_updates += 1
-        with self._guarded("agent", context):
+        with self._guarded("agent", context), self.watch.on("agent"):
             self.means.add(self.learner.update_agent(context))
         self._give_back(context)
 
@@ -227,15 +231,18 @@ class Run:
 
     def _step(self, step: Callable[[], tuple[Episode, ...]]) -> None:
         """One step of every task, once what was drawn from the replay is copied out of it."""
-        with self.prefetch.writing():
-            finished = step()
+        with ExitStack() as stack:
+            with self.watch.on("gather"):
+                stack.enter_context(self.prefetch.writing())
+            with self.watch.on("acting"):
+                finished = step()
         self.step += 1
         for episode in finished:
             self.logger.episode(self.step, episode)
 
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
-        means = self.means.read()
+        means = {**self.means.read(), **self.watch.read()}
         self.logger.metrics(self.step, self.learner.updates, means, self.tasks)
         self.logger.flush()
         now, (then, updates_then) = time.monotonic(), self._marked

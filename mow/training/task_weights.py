@@ -20,6 +20,10 @@ class Uniform(nn.Module):
     def reorder(self, order: Tensor) -> None:
         """Nothing is kept per task."""
 
+    def metrics(self) -> dict[str, Tensor]:
+        """Nothing changes."""
+        return {}
+
 
 class Harmony(nn.Module):
     """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or the same for every term of every task (`per_term`).
@@ -47,6 +51,12 @@ class Harmony(nn.Module):
         """Task k becomes the old task order[k]."""
         self.log_sigma.copy_(self.log_sigma[order].clone())
 
+    @torch.no_grad()
+    def metrics(self) -> dict[str, Tensor]:
+        """1 / sigma_k [K], of several terms their mean."""
+        weight = (-self.log_sigma).exp()
+        return {"harmony/weight": weight.mean(dim=1) if self.per_term else weight}
+
 
 class RunningMean(nn.Module):
     """sum_k L_k / mean of L_k over the last updates: every task weighs 1, without a parameter."""
@@ -73,6 +83,10 @@ class RunningMean(nn.Module):
     def reorder(self, order: Tensor) -> None:
         """Task k becomes the old task order[k]."""
         self.mean.copy_(self.mean[order].clone())
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The losses themselves are logged."""
+        return {}
 
 
 TaskWeights = Uniform | Harmony | RunningMean

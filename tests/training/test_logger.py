@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from mow.envs.base import Episode
-from mow.training.logger import Logger, MetricMeans, duration
+from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
 
 TASKS = ("atari:Pong", "atari:Boxing")
 
@@ -138,3 +138,15 @@ def test_lines_of_an_earlier_run_stay(tmp_path: Path) -> None:
 )
 def test_duration(seconds: float, clock: str) -> None:
     assert duration(seconds) == clock
+
+
+def test_a_stopwatch_counts_each_part_between_two_readings(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("mow.training.logger.time.monotonic", lambda: now[0])
+    watch = Stopwatch()
+    for part, seconds in (("env", 1.0), ("agent", 2.5), ("env", 0.25)):
+        with watch.on(part):
+            now[0] += seconds
+        now[0] += 10.0  # counted nowhere
+    assert watch.read() == {"time/env": 1.25, "time/agent": 2.5}
+    assert watch.read() == {}

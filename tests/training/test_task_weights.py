@@ -122,3 +122,16 @@ def test_config_chooses_the_rule(weighting: str, kind: type, shape: tuple[int, .
     assert type(rule) is kind
     assert [tuple(p.shape) for p in rule.parameters()] == ([] if shape is None else [shape])
     assert rule(TERMS).dim() == 0
+
+
+def test_what_is_logged_of_the_weights() -> None:
+    """1 / sigma by hand: ln sigma of 0 and ln 4, and a task whose two terms weigh 1 and 1/4."""
+    harmony = Harmony(2, 2, per_term=False)
+    with torch.no_grad():
+        harmony.log_sigma.copy_(torch.tensor([1.0, 4.0]).log())
+    torch.testing.assert_close(harmony.metrics()["harmony/weight"], torch.tensor([1.0, 0.25]))
+    several = Harmony(1, 2, per_term=True)
+    with torch.no_grad():
+        several.log_sigma.copy_(torch.tensor([[1.0, 4.0]]).log())
+    torch.testing.assert_close(several.metrics()["harmony/weight"], torch.tensor([0.625]))
+    assert Uniform().metrics() == RunningMean(2).metrics() == {}
