@@ -8,7 +8,6 @@ Nothing heavy is imported before the command line is understood.
 import argparse
 import json
 import math
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,22 +16,20 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
+from mow.restored import newest_checkpoint, restore
 from mow.train import pick_device
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from mow.envs.vector import VectorEnv
     from mow.training.film_strip import Strip
     from mow.training.foresight import Foresight, ForesightErrors
     from mow.training.held_out import HeldOutWindows
-    from mow.training.learner import Learner
 
 _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last one
 
 # Files of a run folder that a film's .json must not replace.
-_TAKEN = ("config", "versions", "scores")
+_TAKEN = ("config", "versions", "scores", "evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,53 +144,6 @@ def _config(asked: argparse.Namespace) -> Config:
     if asked.seed == config.seed:
         raise UsageError(f"--seed {asked.seed} is that of the run, whose episodes were trained on: take another")
     return config
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The one with the most steps. Raises: UsageError if the run has none."""
-    found = sorted((folder / "checkpoints").glob("step_*.pt"))
-    if not found:
-        raise UsageError(f"{folder} has no checkpoints/step_*.pt: let the run write one, or name it with --checkpoint")
-    return found[-1]
-
-
-def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
-    """The learner of a checkpoint, and the step it was written at; `envs` are sorted as its tasks are.
-
-    Raises: UsageError if the checkpoint cannot be read or is not of this config.
-    """
-    import torch
-
-    from mow.distributions import ActionMask
-    from mow.training.checkpoint import FORMAT, load_checkpoint
-    from mow.training.learner import Learner
-
-    layout = envs.layout
-    learner = Learner(
-        config, ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask)), device
-    )
-    try:
-        content = load_checkpoint(path, torch.device("cpu"))
-    except ValueError as error:  # of another format
-        raise UsageError(str(error)) from error
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UsageError(
-            f"{path} cannot be read as a checkpoint of format {FORMAT} ({type(error).__name__}): "
-            "name another with --checkpoint"
-        ) from error
-    tasks = content.get("tasks", [])
-    if sorted(tasks) != sorted(config.tasks):
-        raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own with --checkpoint")
-    try:
-        learner.load_state_dict(content["learner"])
-        step = int(content["step"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own with --checkpoint"
-        ) from error
-    if learner.grouping is not None:
-        envs.reorder(learner.grouping.order)
-    return learner, step
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
