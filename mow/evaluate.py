@@ -170,6 +170,8 @@ def remarks(
     )
     if differing:
         lines.append(f"the runs are taken for one method, but they differ in {', '.join(differing)}")
+    if len({one.seed for one in played}) < len(played):
+        lines.append("some runs have the same seed: unless they differ otherwise, they are the same run twice")
     short = [row.task for row in rows if row.episodes < asked.episodes * len(runs)]
     if short:
         lines.append(f"fewer episodes ended than asked for: {', '.join(short)}")
