@@ -29,6 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablations": {"config"},
     "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets"},
     "ablation_table": set(),
+    "doctor": set(),
+    "doctor_probes": {"_C", "envs", "replay"},
     "episode_film": {"envs"},
     "evaluation_table": {"envs"},
     "restored": {"command_line", "config", "config_file", "distributions", "envs", "training"},
@@ -43,7 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 BUILDERS = {"train", "evaluate", "film"}  # the command lines: they wire everything
 
 # Rooms that answer before torch could be loaded (over a second).
-WITHOUT_TORCH = ("envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line")
+WITHOUT_TORCH = (
+    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "restored",
+    "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes",
+)
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}
 FOLDERS = ("mow", "kernels", "csrc", "bench", "tests")
