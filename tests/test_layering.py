@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each room may import from mow, besides itself. `training` is handed environments and replay, but names their
 # types.
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": {"loaded"},
     "kernels": set(),
     "batch": set(),
     "config": {"config_checks", "config_model"},
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"kernels", "batch", "distributions"},
     "replay": {"batch", "config", "_C"},
     "imagination": {"kernels", "batch", "models"},
+    "imagined_env": {"kernels", "batch", "models", "envs", "restored"},
     "clustering": {"batch"},
     "ablations": {"config"},
     "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "replay", "envs",
     },
 }
-BUILDERS = {"train", "evaluate", "film"}  # the command lines: they wire everything
+BUILDERS = {"train", "evaluate", "film", "loaded"}  # the command lines and mow.load: they wire everything
 
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
