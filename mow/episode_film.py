@@ -35,10 +35,10 @@ class WatchedEnvs:
 
     Args:
         num_clips: episodes per task whose frames are kept.
-        on_episode: called whenever an episode has ended.
+        on_episode: called with the task's index whenever an episode has ended.
     """
 
-    def __init__(self, envs: VectorEnv, *, num_clips: int, on_episode: Callable[[], None]) -> None:
+    def __init__(self, envs: VectorEnv, *, num_clips: int, on_episode: Callable[[int], None]) -> None:
         self._envs, self._num_clips, self._on_episode = envs, num_clips, on_episode
         self.episodes: list[list[Episode]] = [[] for _ in envs.specs]
         self.clips: list[list[Clip]] = [[] for _ in envs.specs]
@@ -67,7 +67,7 @@ class WatchedEnvs:
                 if running is not None:
                     running.end = ended[k]
                 self._begin(k, step.frame[k])
-                self._on_episode()
+                self._on_episode(k)
             elif running is not None:
                 running.frames.append(step.frame[k].copy())
                 running.earned.append(running.earned[-1] + float(step.reward[k]))

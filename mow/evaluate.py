@@ -34,13 +34,11 @@ from mow.evaluation_table import (
     task_grid,
     task_rows,
 )
-from mow.restored import SavedRun, find_run, restore
+from mow.restored import SavedRun, environments, find_run, restore
 from mow.train import num_workers, pick_device
 
 if TYPE_CHECKING:
     import torch
-
-    from mow.envs.vector import VectorEnv
 
 # Agent steps: a full Atari episode may last so long.
 _LONGEST_EPISODE = 27_000
@@ -95,7 +93,7 @@ def run(asked: argparse.Namespace) -> None:
     device = pick_device(asked.device)
     if len(runs) > 1:
         for one in runs:  # all are opened before the first is played: a broken one is told at once
-            with _environments(one, asked.seed, workers=0) as envs:
+            with environments(one, seed=asked.seed, workers=0) as envs:
                 restore(one.checkpoint, one.config, envs, device)
     _make_folder(out)
     played = []
@@ -196,26 +194,17 @@ def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[s
 
 
 class Progress:
-    """Says now and then how many episodes have ended."""
+    """Says now and then how many episodes have ended, of those that count."""
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._said = total, 0, time.monotonic()
+    def __init__(self, num_tasks: int, episodes: int) -> None:
+        self._ended, self._episodes, self._said = [0] * num_tasks, episodes, time.monotonic()
 
-    def more(self) -> None:
-        """One more; a task that is ahead of the others plays on, so there may be more than are asked for."""
-        self._done += 1
+    def more(self, k: int) -> None:
+        """One more of task k; a task that has all of its own plays on until the others have theirs."""
+        self._ended[k] = min(self._ended[k] + 1, self._episodes)
         if time.monotonic() - self._said >= _SAY_SECONDS:
             self._said = time.monotonic()
-            say(f"{self._done} episodes have ended, {self._total} count")
-
-
-def _environments(one: SavedRun, seed: int, *, workers: int) -> "VectorEnv":
-    from mow.envs.vector import make_vector
-
-    try:
-        return make_vector(one.config.tasks, seed=seed, num_workers=workers, options=one.env_options)
-    except (ImportError, ValueError) as error:
-        raise UsageError(str(error)) from error
+            say(f"{sum(self._ended)} of {len(self._ended) * self._episodes} episodes")
 
 
 def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
@@ -225,9 +214,9 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
     from mow.training.evaluator import evaluate
 
     envs = WatchedEnvs(
-        _environments(one, asked.seed, workers=num_workers(one.config)),
+        environments(one, seed=asked.seed, workers=num_workers(one.config)),
         num_clips=asked.video,
-        on_episode=Progress(asked.episodes * len(one.config.tasks)).more,
+        on_episode=Progress(len(one.config.tasks), asked.episodes).more,
     )
     with envs:
         learner, step = restore(one.checkpoint, one.config, envs, device)

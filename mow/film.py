@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
-from mow.restored import newest_checkpoint, restore
+from mow.restored import find_run, restore
 from mow.train import pick_device
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Film strips of what a trained world model imagines, and how far it is from what came."
     parser = Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
-    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train wrote")
+    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train or mow.export wrote")
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN_FOLDER/checkpoints")
     parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")
@@ -75,7 +75,7 @@ def run(asked: argparse.Namespace) -> None:
     """Restore, play, foresee, draw, write. Raises: UsageError if something that is asked for is not to be had."""
     config = _config(asked)
     # Before torch is loaded: a folder without a checkpoint is answered at once.
-    path = asked.checkpoint or newest_checkpoint(asked.run_folder)
+    path = asked.checkpoint or find_run(asked.run_folder).checkpoint
 
     import numpy as np
 

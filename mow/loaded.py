@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mow.command_line import UsageError, nearest
+from mow.command_line import nearest
 from mow.envs.base import FRAME_SHAPE
 from mow.envs.tiny_gymnasium import GymnasiumEnv
-from mow.envs.vector import make_vector
 from mow.imagined_env import Dreamer, ImaginedEnv
 from mow.kernels import PhiloxState
-from mow.restored import SavedRun, find_run, restore
+from mow.restored import SavedRun, environments, find_run, restore
 from mow.train import pick_device
 from mow.training.acting import ActingMemory
 
@@ -26,11 +25,7 @@ class LoadedAgent:
     """
 
     def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
-        try:
-            envs = make_vector(run.config.tasks, seed=0, num_workers=0, options=run.env_options)
-        except (ImportError, ValueError) as error:
-            raise UsageError(str(error)) from error
-        with envs:  # only to ask what the tasks are like
+        with environments(run, seed=0, workers=0) as envs:  # only to ask what the tasks are like
             learner, self.step = restore(run.checkpoint, run.config, envs, device)
             specs, layout = envs.specs, envs.layout
         self.config, self.tasks = run.config, run.config.tasks
@@ -60,9 +55,7 @@ class LoadedAgent:
             )
         batch = frames.reshape(-1, *FRAME_SHAPE)
         started = task in self._memories
-        memory, width = self._memories.setdefault(
-            task, (ActingMemory(self.config.schedule.acting_context), len(batch))
-        )
+        memory, width = self._memories.setdefault(task, (ActingMemory(self.config.schedule.acting_context), len(batch)))
         if len(batch) != width:
             raise ValueError(f"{task}: {width} episodes are being played, got {len(batch)} frames: call reset first")
         dreamer, device = self._dreamer, self._rng.seed_offset.device

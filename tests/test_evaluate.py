@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mow import train
@@ -19,7 +20,7 @@ from mow.evaluate import main, read_arguments
 from mow.restored import find_run, newest_checkpoint
 from tests.test_train import DUMMY
 
-TASKS = ("dummy:count-0", "dummy:slide", "tiny:catch")
+TASKS = ("dummy:count-0", "dummy:slide", "tiny:catch", "dummy:count-1")
 
 
 def trained(folder, seed):
@@ -33,7 +34,11 @@ def trained(folder, seed):
 def seeds(tmp_path_factory):
     """Two runs of seconds, with their tasks sorted by cluster."""
     root = tmp_path_factory.mktemp("evaluate")
-    return [trained(root / f"seed-{seed}", seed) for seed in (2, 3)]
+    folders = [trained(root / f"seed-{seed}", seed) for seed in (2, 3)]
+    # This order is not its own inverse, so that a mix-up of the two directions would show below.
+    sorted_tasks = torch.load(newest_checkpoint(folders[0]), weights_only=True)["tasks"]
+    assert sorted_tasks == [TASKS[0], TASKS[3], TASKS[1], TASKS[2]]
+    return folders
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_videos(copied):
     assert main([str(copied), "--episodes", "3", "--video", "2"]) == 0
     played = json.loads((copied / "evaluation.json").read_text())["runs"][0]["tasks"]
     assert sorted(path.name for path in (copied / "videos").iterdir()) == [
-        "dummy-count-0.gif", "dummy-slide.gif", "tiny-catch.gif",
+        "dummy-count-0.gif", "dummy-count-1.gif", "dummy-slide.gif", "tiny-catch.gif",
     ]  # fmt: skip
     with Image.open(copied / "videos" / "dummy-count-0.gif") as film:
         assert film.size == (64 * SCALE, 64 * SCALE + BAR)
@@ -98,13 +103,15 @@ def test_videos(copied):
 
 
 def test_a_film_shows_what_was_seen(tmp_path):
+    ended = []
     with WatchedEnvs(
-        SerialVectorEnv(["dummy:count-0"], seed=0, options={}), num_clips=1, on_episode=lambda: None
+        SerialVectorEnv(["dummy:count-0"], seed=0, options={}), num_clips=1, on_episode=ended.append
     ) as envs:
         envs.reset()
         while len(envs.episodes[0]) < 2:
             envs.step(envs.layout.random(np.random.default_rng(0)))
         (clip,) = envs.clips[0]
+        assert ended == [0, 0]
         assert clip.end == envs.episodes[0][0]
         assert len(clip.frames) == clip.end.length
         write_gif(tmp_path / "film.gif", envs.clips[0])
@@ -185,9 +192,9 @@ def rewritten(folder, **changes):
 
 def test_runs_that_do_not_go_together(seeds, copied, capsys):
     assert "is named twice: a run counts once" in mistake(capsys, seeds[0], seeds[0])
-    rewritten(copied, tasks=[*TASKS[:2], "tiny:pole"])
+    rewritten(copied, tasks=[*TASKS[:3], "tiny:pole"])
     said = mistake(capsys, seeds[1], copied)
-    assert "has other tasks (dummy:count-0, dummy:slide, tiny:pole) than" in said
+    assert "has other tasks (dummy:count-0, dummy:slide, tiny:catch, tiny:pole) than" in said
     assert "evaluate them one by one" in said
     rewritten(copied, tasks=list(TASKS), env={"protocol": "storm"})
     assert "has another protocol or action set than" in mistake(capsys, seeds[1], copied)
@@ -220,7 +227,9 @@ def test_without_pillow_only_films_are_missing(copied, capsys, monkeypatch):
 def test_long_play_says_how_far_it_is(copied, capsys, monkeypatch):
     monkeypatch.setattr("mow.evaluate._SAY_SECONDS", 0.0)
     assert main([str(copied), "--episodes", "1"]) == 0
-    assert "1 episodes have ended, 3 count" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 4 episodes\n" in said
+    assert "5 of 4" not in said
 
 
 def test_an_interruption_is_quiet(copied, monkeypatch):

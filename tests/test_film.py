@@ -10,8 +10,9 @@ import torch
 
 from mow import train
 from mow.envs.dummy import read_counter
-from mow.film import _strip, main, newest_checkpoint, read_arguments, summary, table
+from mow.film import _strip, main, read_arguments, summary, table
 from mow.presets import quickstart
+from mow.restored import newest_checkpoint
 from mow.training.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, corner
 from mow.training.foresight import Foresight, ForesightErrors, foresee
 from mow.training.held_out import HeldOutWindows

@@ -34,7 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor_probes": {"_C", "envs", "replay"},
     "episode_film": {"envs"},
     "evaluation_table": {"envs"},
-    "restored": {"command_line", "config", "config_file", "distributions", "envs", "training"},
+    "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
+    "weights_file": {"clustering", "training"},
+    "model_card": {"ablations", "config", "presets"},
     "presets": {"ablations", "config"},
     "command_line": {"envs", "config", "presets"},
     "ablate": {"ablation_runs", "ablation_table", "ablations", "command_line", "config", "envs", "presets"},
@@ -43,12 +45,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "replay", "envs",
     },
 }
-BUILDERS = {"train", "evaluate", "film", "loaded"}  # the command lines and mow.load: they wire everything
+BUILDERS = {"train", "evaluate", "film", "loaded", "export"}  # the command lines and mow.load: they wire everything
 
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
     "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "restored",
-    "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes",
+    "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card",
 )
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}

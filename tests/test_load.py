@@ -19,15 +19,18 @@ from mow.restored import find_run, newest_checkpoint, restore
 from mow.training.acting import ActingMemory
 from tests.test_train import DUMMY
 
-# Sorted by cluster the last two change places, so that a mix-up of the two orders would show.
-TASKS = ("tiny:catch", "tiny:slide", "dummy:count-0")
+TASKS = ("tiny:catch", "tiny:slide", "dummy:count-0", "dummy:count-1")
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("load") / "run"
     tasks = ["--tasks", *TASKS, "--clustering.method", "random", "--clustering.num-modules", "2"]
-    assert train.main(["quickstart", *DUMMY, *tasks, "--evaluation-episodes", "0", "--folder", str(folder)]) == 0
+    settings = ["--seed", "2", "--evaluation-episodes", "0", "--folder", str(folder)]
+    assert train.main(["quickstart", *DUMMY, *tasks, *settings]) == 0
+    # This order is not its own inverse, so that a mix-up of the two directions would show below.
+    sorted_tasks = torch.load(newest_checkpoint(folder), weights_only=True)["tasks"]
+    assert sorted_tasks == [TASKS[0], TASKS[3], TASKS[1], TASKS[2]]
     return folder
 
 
@@ -70,8 +73,8 @@ def reference_actions(run_folder, task, seen, seed):
     memory, rng = ActingMemory(run.config.schedule.acting_context), PhiloxState.from_seed(seed, "cpu")
     found = []
     for t, frame in enumerate(seen):
-        frame = torch.from_numpy(frame).expand(3, 64, 64, 3)
-        args = (learner.world_model, learner.agent, learner.routing(), frame, torch.full((3,), t == 0), rng)
+        frame = torch.from_numpy(frame).expand(4, 64, 64, 3)
+        args = (learner.world_model, learner.agent, learner.routing(), frame, torch.full((4,), t == 0), rng)
         memory.took(memory.act(*args))
         found.append(layout.decode(k, memory._tokens[-1][1][k, 0, 0].numpy()))
     return found
@@ -114,7 +117,7 @@ def test_memory_ends_with_the_episode(agent, monkeypatch):
         if reset_before:
             agent.reset("tiny:catch")
         agent.act(frames(2), "tiny:catch")
-    first, later = [[True] * 2] * 3, [[False] * 2] * 3
+    first, later = [[True] * 2] * 4, [[False] * 2] * 4
     assert told == [first, later, first, later]
 
 
@@ -194,10 +197,10 @@ def test_imagined_steps_are_those_of_foresight(run_folder, agent):
     dreamer = agent._dreamer
     k, size = [spec.name for spec in dreamer.specs].index("tiny:slide"), dreamer.layout.size
     vectors = [torch.from_numpy(dreamer.to_vector(k, np.float32(x))) for x in (0.5, -1.0, 0.25)]
-    action = torch.stack(vectors).expand(3, 1, 3, size)
-    none = torch.zeros(3, 1, 1, dtype=torch.bool)
-    frame = torch.from_numpy(given).expand(3, 1, 1, 64, 64, 3)
-    context = TransitionBatch(frame, action[:, :, :1], torch.zeros(3, 1, 1), none, none, ~none)
+    action = torch.stack(vectors).expand(4, 1, 3, size)
+    none = torch.zeros(4, 1, 1, dtype=torch.bool)
+    frame = torch.from_numpy(given).expand(4, 1, 1, 64, 64, 3)
+    context = TransitionBatch(frame, action[:, :, :1], torch.zeros(4, 1, 1), none, none, ~none)
     found = foresee(
         dreamer.model, context, action[:, :, 1:], dreamer.routing, PhiloxState.from_seed(second, "cpu"),
         temperature=agent.config.imagination.temperature,
