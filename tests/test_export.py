@@ -12,7 +12,7 @@ import mow
 from mow import evaluate, film, train
 from mow.export import main, read_arguments
 from mow.model_card import read_scores
-from mow.restored import newest_checkpoint
+from mow.restored import environments, find_run, newest_checkpoint, restore
 from mow.weights_file import digest, read_weights
 from tests.test_train import DUMMY
 
@@ -52,6 +52,21 @@ def test_nothing_of_the_models_is_lost(run_folder, exported):
     # Sorted by cluster; this order is not its own inverse, so that a mix-up of the two directions would show below.
     assert content["tasks"] == state["tasks"] == [TASKS[0], TASKS[3], TASKS[1], TASKS[2]]
     assert (content["step"], content["updates"]) == (20, state["learner"]["updates"])
+
+
+def test_the_learner_is_what_it_was(run_folder, exported):
+    learners = []
+    for folder in (run_folder, exported):
+        run = find_run(folder)
+        with environments(run, seed=0, workers=0) as envs:
+            learner, step = restore(run.checkpoint, run.config, envs, torch.device("cpu"))
+            assert [spec.name for spec in envs.specs] == [TASKS[0], TASKS[3], TASKS[1], TASKS[2]]
+        assert step == 20
+        learners.append(learner)
+    one, other = learners
+    assert one.updates == other.updates > 0
+    assert torch.equal(one.frozen_routes, other.frozen_routes)
+    assert one.world_model.module_of_task == other.world_model.module_of_task == (0, 0, 1, 1)
 
 
 def test_it_acts_and_scores_like_the_run(run_folder, exported, tmp_path):
