@@ -66,6 +66,7 @@ PACKAGES = (
     Package("ale_py", "ale-py", "Atari"),
     Package("cv2", "opencv-python-headless", "Atari and pictures"),
     Package("rliable.library", "rliable", "the tables of mow.ablate and mow.evaluate"),
+    Package("safetensors.torch", "safetensors", "mow.export and what it wrote"),
 )
 SIMULATORS = ("mujoco", "metaworld")
 
