@@ -34,7 +34,6 @@ from bench.race import Contestant, Inputs, Race
 from bench.recorded import recorded_frames
 from bench.replay_peers import Drawn, make_peers
 from mow.batch import TransitionBatch
-from mow.kernels import gather_frames
 from mow.replay import ReplayBuffer, draw_windows, gather_windows_cuda, set_num_threads
 from mow.replay.packed import why_not_packed
 from mow.replay.store_choice import StoreKind
@@ -268,37 +267,4 @@ def test_windows_on_the_gpu(race: Race, shape: WindowShape) -> None:
         make=lambda: tuple(torch.from_numpy(array).cuda() for array in make_windows(shape)),
         check=check,
         work=Work(0.0, 2.0 * out.numel()),
-    )
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "channels last"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_frames_for_convolutions_on_the_gpu(race: Race, shape: WindowShape, channels_last: bool) -> None:
-    """Gathered, scaled and laid out in one pass, in bfloat16; the peer gathers bytes first and converts them then."""
-    frames, source = recorded_frames(shape.K, shape.N)
-    ring = torch.from_numpy(frames).cuda()
-    bytes_out = torch.empty(shape.K, shape.B, shape.L, *ring.shape[2:], dtype=torch.uint8, device="cuda")
-    scale = torch.tensor([255.0], device="cuda")  # a number would be multiplied with as its rounded inverse
-    gather = partial(gather_frames, dtype=torch.bfloat16, channels_last=channels_last)
-
-    def in_one_pass(rows: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        return gather(ring, rows, first, shape.L)
-
-    def in_two(rows: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        gather_windows_cuda(ring, rows, first, shape.L, bytes_out)
-        scaled = (bytes_out.movedim(-1, -3) / scale).to(torch.bfloat16)
-        return scaled if channels_last else scaled.contiguous()
-
-    def check(got: torch.Tensor, inputs: Inputs) -> None:
-        rows, first = inputs
-        assert torch.equal(got, gather(ring, rows, first, shape.L, backend="reference")), "frames differ"
-
-    race.benchmark.extra_info.update(frames=source)
-    race.run(
-        in_one_pass,
-        {"bytes, then torch": in_two},
-        make=lambda: tuple(torch.from_numpy(array).cuda() for array in make_windows(shape)),
-        check=check,
-        work=Work(0.0, 3.0 * bytes_out.numel()),
     )

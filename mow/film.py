@@ -16,22 +16,20 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
+from mow.restored import find_run, restore
 from mow.train import pick_device
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from mow.envs.vector import VectorEnv
     from mow.training.film_strip import Strip
     from mow.training.foresight import Foresight, ForesightErrors
     from mow.training.held_out import HeldOutWindows
-    from mow.training.learner import Learner
 
 _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last one
 
 # Files of a run folder that a film's .json must not replace.
-_TAKEN = ("config", "versions", "scores")
+_TAKEN = ("config", "versions", "scores", "evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +48,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Film strips of what a trained world model imagines, and how far it is from what came."
     parser = Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
-    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train wrote")
+    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train or mow.export wrote")
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN_FOLDER/checkpoints")
     parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")
@@ -77,7 +75,7 @@ def run(asked: argparse.Namespace) -> None:
     """Restore, play, foresee, draw, write. Raises: UsageError if something that is asked for is not to be had."""
     config = _config(asked)
     # Before torch is loaded: a folder without a checkpoint is answered at once.
-    path = asked.checkpoint or newest_checkpoint(asked.run_folder)
+    path = asked.checkpoint or find_run(asked.run_folder).checkpoint
 
     import numpy as np
 
@@ -125,7 +123,7 @@ def run(asked: argparse.Namespace) -> None:
         **{name: getattr(asked, name) for name in ("policy", "context", "steps", "windows", "seed")},
         "tasks": {played[k]: summary(errors, windows, foresight, k) for k in order},
     }
-    strips = [_strip(played[k], windows, foresight, reconstruction, k) for k in order]
+    strips = [one_strip(played[k], windows, foresight, reconstruction, k) for k in order]
     _write(asked, strips, content, _caption(asked, config, path))
     say(table(content["tasks"]))
     say(f"film: {asked.out}, numbers: {asked.out.with_suffix('.json')}")
@@ -146,50 +144,6 @@ def _config(asked: argparse.Namespace) -> Config:
     if asked.seed == config.seed:
         raise UsageError(f"--seed {asked.seed} is that of the run, whose episodes were trained on: take another")
     return config
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The one with the most steps. Raises: UsageError if the run has none."""
-    found = sorted((folder / "checkpoints").glob("step_*.pt"))
-    if not found:
-        raise UsageError(f"{folder} has no checkpoints/step_*.pt: let the run write one, or name it with --checkpoint")
-    return found[-1]
-
-
-def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
-    """The learner of a checkpoint, and the step it was written at; `envs` are sorted as its tasks are.
-
-    Raises: UsageError if the checkpoint cannot be read or is not of this config.
-    """
-    import torch
-
-    from mow.distributions import ActionMask
-    from mow.training.checkpoint import load_checkpoint
-    from mow.training.learner import Learner
-
-    layout = envs.layout
-    learner = Learner(
-        config, ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask)), device
-    )
-    try:
-        content = load_checkpoint(path, torch.device("cpu"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): name another with --checkpoint") from error
-    except ValueError as error:
-        raise UsageError(f"{error}, or name another with --checkpoint") from error
-    tasks = content.get("tasks", [])
-    if sorted(tasks) != sorted(config.tasks):
-        raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own with --checkpoint")
-    try:
-        learner.load_state_dict(content["learner"])
-        step = int(content["step"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own with --checkpoint"
-        ) from error
-    if learner.grouping is not None:
-        envs.reorder(learner.grouping.order)
-    return learner, step
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -254,7 +208,7 @@ def _number(value: float | None, width: int) -> str:
 # Pictures ------------------------------------------------------------------------------------------------------------
 
 
-def _strip(
+def one_strip(
     name: str, windows: "HeldOutWindows", foresight: "Foresight", reconstruction: "Tensor", k: int
 ) -> "Strip":
     """The window of task k that lives longest, the first of these."""

@@ -10,9 +10,10 @@ import numpy as np
 
 from mow.command_line import UsageError
 from mow.config import Config
-from mow.film import _strip, newest_checkpoint, restore
+from mow.film import one_strip
 from mow.report_data import Film, ModelView, Similarity
 from mow.report_film import picture
+from mow.restored import newest_checkpoint, restore
 from mow.train import pick_device
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def make_films(learner: "Learner", envs: "VectorEnv", *, num_windows: int, seed:
     kinds = ("imagined", "reconstructed", "repeated")
     films = {}
     for k, spec in enumerate(envs.specs):
-        strip = _strip(spec.name, windows, foresight, reconstruction, k)
+        strip = one_strip(spec.name, windows, foresight, reconstruction, k)
         means = {kind: tuple(getattr(errors, kind)[k].nanmean(dim=0).tolist()) for kind in kinds}
         films[spec.name] = _film(strip, means, num_windows)
     return films

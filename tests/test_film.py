@@ -10,8 +10,9 @@ import torch
 
 from mow import train
 from mow.envs.dummy import read_counter
-from mow.film import _strip, main, newest_checkpoint, read_arguments, summary, table
+from mow.film import main, one_strip, read_arguments, summary, table
 from mow.presets import quickstart
+from mow.restored import newest_checkpoint
 from mow.training.checkpoint import save_checkpoint
 from mow.training.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, corner
 from mow.training.foresight import Foresight, ForesightErrors, foresee
@@ -254,7 +255,7 @@ def test_a_strip_by_hand():
         terminated=torch.tensor([False, True, False]).expand(1, 3, 3),
     )
     reconstruction = torch.full((1, 3, 4, 64, 64, 3), 0.4)
-    strip = _strip("tiny:catch", HeldOutWindows(batch, torch.tensor([[2, 3, 3]])), foresight, reconstruction, 0)
+    strip = one_strip("tiny:catch", HeldOutWindows(batch, torch.tensor([[2, 3, 3]])), foresight, reconstruction, 0)
     # The second window is the first of the longest; its third and last step ends it, which leads to a fourth column.
     assert (strip.real == batch.frame[0, 1].numpy()).all()
     assert strip.shown.tolist() == [True, True, True, False]
@@ -267,7 +268,7 @@ def test_a_strip_by_hand():
 def test_an_end_imagined_behind_the_end_is_not_marked():
     foresight = Foresight(torch.zeros(1, 1, 3, 64, 64, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool))
     windows = HeldOutWindows(transitions(1, 1, 4), torch.tensor([[2]]))
-    strip = _strip("tiny:catch", windows, foresight, torch.zeros(1, 1, 4, 64, 64, 3), 0)
+    strip = one_strip("tiny:catch", windows, foresight, torch.zeros(1, 1, 4, 64, 64, 3), 0)
     # Frames 0 and 1, then the step that ended the episode.
     assert strip.imagined_end.tolist() == [False, True, True, False]
 

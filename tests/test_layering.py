@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What each room may import from mow, besides itself. `training` is handed environments and replay, but names their
 # types.
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": {"loaded"},
     "kernels": set(),
     "batch": set(),
     "config": {"config_checks", "config_model"},
@@ -25,10 +25,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses": {"kernels", "batch", "distributions"},
     "replay": {"batch", "config", "_C"},
     "imagination": {"kernels", "batch", "models"},
+    "imagined_env": {"kernels", "batch", "models", "envs", "restored"},
     "clustering": {"batch"},
     "ablations": {"config"},
     "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets"},
     "ablation_table": set(),
+    "doctor": set(),
+    "doctor_probes": {"_C", "envs", "replay"},
+    "episode_film": {"envs"},
+    "evaluation_table": {"envs"},
+    "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
+    "weights_file": {"clustering", "training"},
+    "model_card": {"ablations", "config", "presets"},
     "presets": {"ablations", "config"},
     "command_line": {"envs", "config", "presets"},
     "resuming": {"command_line", "config", "config_file", "training"},
@@ -46,12 +54,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "replay", "envs",
     },
 }
-# The command lines and what restores a run for them: they wire everything.
-BUILDERS = {"train", "evaluate", "film", "report", "report_model"}
+# The command lines, mow.load and what restores a run for them: they wire everything.
+BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "export"}
 
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
-    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "report",
+    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
+    "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",
     "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
     "report_sections",
 )

@@ -1,5 +1,7 @@
 """Our tasks as gymnasium environments, for agents that are not of this package. Needs gymnasium."""
 
+from collections.abc import Mapping
+
 import gymnasium
 import numpy as np
 
@@ -17,11 +19,12 @@ class GymnasiumEnv(gymnasium.Env[Frame, Action | np.integer]):
 
     Args:
         task: "suite:Task".
+        options: of its suite, see mow.envs.OPTIONS.
     Raises: ValueError if the task is unknown; ImportError if its simulator is not installed.
     """
 
-    def __init__(self, task: str) -> None:
-        self._env = make(task, seed=0, options={})
+    def __init__(self, task: str, options: Mapping[str, object] | None = None) -> None:
+        self._env = make(task, seed=0, options=options or {})
         self._legal = np.flatnonzero(self._env.task.legal)  # [num legal]
         self.observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
         self.action_space = (

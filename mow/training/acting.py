@@ -28,22 +28,26 @@ class ActingMemory:
         self, model: WorldModel, agent: Agent, routing: Routing, frame: Tensor, is_first: Tensor, rng: PhiloxState
     ) -> Tensor:
         """Args:
-            frame: [K, 64, 64, 3] uint8, the newest observation of every task.
-            is_first: [K] bool, it opens an episode.
-        Returns: actions [K, A]; call `took` with those that were taken in the end.
+            frame: [K, 64, 64, 3] uint8, the newest observation of every task; or [K, B, 64, 64, 3], of B episodes each.
+            is_first: [K] or [K, B] bool, it opens an episode.
+        Returns: actions [K, A] or [K, B, A]; call `took` with those that were taken in the end.
         """
-        is_first = is_first.view(-1, 1, 1)
-        latent = model.sample(model.encode(frame[:, None, None]), rng)  # [K, 1, 1, Z]
-        hidden = self._hidden(model, routing, latent).masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, 1, 1, D]
+        single = frame.dim() == 4
+        if single:
+            frame, is_first = frame.unsqueeze(1), is_first.unsqueeze(1)
+        is_first = is_first.unsqueeze(-1)  # [K, B, 1]
+        latent = model.sample(model.encode(frame.unsqueeze(2)), rng)  # [K, B, 1, Z]
+        hidden = self._hidden(model, routing, latent).masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, B, 1, D]
         self._latent, self._is_first = latent, is_first
         action, _ = agent.policy(torch.cat([latent, hidden], dim=-1), model.embedding("actor")).sample(rng)
-        return action[:, 0, 0]
+        return action[:, 0, 0] if single else action[:, :, 0]
 
     def took(self, action: Tensor) -> None:
-        """Remember what was done at the frame last seen: [K, A]."""
+        """Remember what was done at the frame last seen: [K, A] or [K, B, A]."""
         assert self._latent is not None, "act comes first"
         assert self._is_first is not None, "act comes first"
-        self._tokens.append((self._latent, action[:, None, None], self._is_first))
+        num_tasks, num_episodes = self._latent.shape[:2]
+        self._tokens.append((self._latent, action.reshape(num_tasks, num_episodes, 1, -1), self._is_first))
 
     def state_dict(self) -> list[list[Tensor]]:
         """The tokens remembered; to be asked for between `took` and `act`."""
@@ -58,6 +62,6 @@ class ActingMemory:
     def _hidden(self, model: WorldModel, routing: Routing, like: Tensor) -> Tensor:
         """h_{t-1}, or zeros where there is no past."""
         if not self._tokens:
-            return like.new_zeros(like.shape[0], 1, 1, model.config.width)
+            return like.new_zeros(*like.shape[:2], 1, model.config.width)
         latent, action, is_first = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
         return model.remember(latent, action, model.window(is_first), routing)[:, :, -1:].float()

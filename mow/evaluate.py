@@ -1,0 +1,275 @@
+"""Score trained runs: python -m mow.evaluate RUN [RUN ...] [--episodes 20 ...]
+
+Plays whole episodes of every task in environments that training has never seen, with actions drawn from the policy.
+Several runs are taken for seeds of one method. Writes evaluation.json and evaluation.md, and with --video the first
+episodes as GIFs. Nothing heavy is imported before the command line is understood.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mow.ablations import flat
+from mow.command_line import Parser, UsageError, say
+from mow.evaluation_table import (
+    Aggregate,
+    EvaluatedRun,
+    Grid,
+    TaskEpisodes,
+    TaskRow,
+    aggregate_grid,
+    as_json,
+    compare,
+    markdown,
+    normalised_scores,
+    plain,
+    published_grid,
+    run_grid,
+    summarise,
+    task_grid,
+    task_rows,
+)
+from mow.restored import SavedRun, environments, find_run, restore
+from mow.train import num_workers, pick_device
+
+if TYPE_CHECKING:
+    import torch
+
+# Agent steps: a full Atari episode may last so long.
+_LONGEST_EPISODE = 27_000
+
+_SAY_SECONDS = 30.0  # between two lines on how far it is
+
+# What may differ between seeds of one method.
+_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "evaluation_episodes", "insight_every")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 the scores are written, 2 they cannot be had (one line says why), 130 interrupted."""
+    try:
+        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        print(f"mow.evaluate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "Scores of trained runs in fresh environments; several runs are taken for seeds of one method."
+    parser = Parser(prog="python -m mow.evaluate", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+    )
+    parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--video", type=int, default=0, metavar="N", help="film the first N episodes of each task")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results; default: the run's, or with several the first one's parent"
+    )
+    found = parser.parse_args(arguments)
+    if found.episodes < 1:
+        raise UsageError(f"--episodes must be 1 or more, got {found.episodes}")
+    if not 0 <= found.video <= found.episodes:
+        raise UsageError(f"--video must be 0 to --episodes {found.episodes}, got {found.video}")
+    if found.seed < 0:
+        raise UsageError(f"--seed must be 0 or more, got {found.seed}")
+    return found
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Restore, play, tabulate, write. Raises: UsageError if something that is asked for is not to be had."""
+    runs = comparable([find_run(path) for path in asked.runs], asked.seed)
+    out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
+    _check_packages(video=asked.video > 0)
+    device = pick_device(asked.device)
+    if len(runs) > 1:
+        for one in runs:  # all are opened before the first is played: a broken one is told at once
+            with environments(one, seed=asked.seed, workers=0) as envs:
+                restore(one.checkpoint, one.config, envs, device)
+    _make_folder(out)
+    played = []
+    for i, one in enumerate(runs):
+        say(f"run {i + 1} of {len(runs)}: {one.checkpoint}, {asked.episodes} episodes of each task")
+        folder = out / "videos" if len(runs) == 1 else out / "videos" / f"{i + 1}-{one.folder.name}"
+        played.append(_play(one, asked, device, folder))
+    rows = task_rows(played, runs[0].config.tasks)
+    found = summarise(normalised_scores(rows))
+    notes = remarks(runs, played, rows, asked)
+    shown = grids(played, rows, found)
+    content = as_json(played, rows, found, {"episodes": asked.episodes, "seed": asked.seed})
+    text = ["# Evaluation", "", *(f"- {note}" for note in notes)]
+    for grid in shown:
+        text += ["", *markdown(grid)]
+    _write(out / "evaluation.json", json.dumps(content, indent=2))
+    _write(out / "evaluation.md", "\n".join(text))
+    for grid in shown:
+        say("\n".join(["", *plain(grid)]))
+    say("")
+    for note in notes:
+        say(note)
+    say(f"written: {out / 'evaluation.json'} and evaluation.md")
+
+
+def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
+    """The same runs. Raises: UsageError if they cannot be taken together, or were trained on episodes of `seed`."""
+    first = runs[0]
+    for i, one in enumerate(runs):
+        if one.checkpoint.resolve() in [other.checkpoint.resolve() for other in runs[:i]]:
+            raise UsageError(f"{one.folder} is named twice: a run counts once")
+        if sorted(one.config.tasks) != sorted(first.config.tasks):
+            raise UsageError(
+                f"{one.folder} has other tasks ({', '.join(one.config.tasks)}) than {first.folder} "
+                f"({', '.join(first.config.tasks)}): evaluate them one by one"
+            )
+        if one.env_options != first.env_options:
+            raise UsageError(
+                f"{one.folder} has another protocol or action set than {first.folder}: evaluate them one by one"
+            )
+        if one.config.seed == seed:
+            raise UsageError(
+                f"--seed {seed} is that of {one.folder}, whose episodes were trained on: take another --seed"
+            )
+    return runs
+
+
+def remarks(
+    runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], asked: argparse.Namespace
+) -> list[str]:
+    """What must stand beside the numbers for them to mean something."""
+    lines = [
+        f"run {i + 1}: {one.preset}, seed {one.seed}, {one.step:,} environment steps per task, {one.checkpoint}"
+        for i, one in enumerate(played)
+    ]
+    protocols = sorted({words for one in played for words in one.protocols.values()})
+    lines.append(
+        f"{asked.episodes} episodes per task and run, of seed {asked.seed}; actions drawn from the policy; "
+        f"protocol: {'; '.join(protocols)}"
+    )
+    lines.append("normalised: 0 is random play, 1 the reference (an expert or a human); std: of single episodes")
+    if len(runs) == 1:
+        lines.append("no intervals: they are drawn from runs that differ in their seed, name two or more")
+    else:
+        lines.append(
+            f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task, by rliable; coarse with "
+            "few runs, and they take the tasks of a run for independent"
+        )
+    differing = sorted(
+        {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
+        - set(_ASIDE)
+    )
+    if differing:
+        lines.append(f"the runs are taken for one method, but they differ in {', '.join(differing)}")
+    if len({one.seed for one in played}) < len(played):
+        lines.append("some runs have the same seed: unless they differ otherwise, they are the same run twice")
+    short = [row.task for row in rows if row.episodes < asked.episodes * len(runs)]
+    if short:
+        lines.append(f"fewer episodes ended than asked for: {', '.join(short)}")
+    if compare(rows):
+        lines.append(
+            "published returns: one model per game, means over 5 seeds after 100,000 steps per game, their IQM and "
+            "optimality gap taken over these means"
+        )
+    return lines
+
+
+def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
+    """All tables that there are numbers for."""
+    shown = [task_grid(rows)]
+    if len(played) > 1:
+        shown.append(run_grid(played, rows))
+    if found:
+        shown.append(aggregate_grid(found, normalised_scores(rows).shape[1]))
+    if compared := compare(rows):
+        shown.append(published_grid(rows, compared))
+    return shown
+
+
+class Progress:
+    """Says now and then how many episodes have ended, of those that count."""
+
+    def __init__(self, num_tasks: int, episodes: int) -> None:
+        self._ended, self._episodes, self._said = [0] * num_tasks, episodes, time.monotonic()
+
+    def more(self, k: int) -> None:
+        """One more of task k; a task that has all of its own plays on until the others have theirs."""
+        self._ended[k] = min(self._ended[k] + 1, self._episodes)
+        if time.monotonic() - self._said >= _SAY_SECONDS:
+            self._said = time.monotonic()
+            say(f"{sum(self._ended)} of {len(self._ended) * self._episodes} episodes")
+
+
+def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
+    """All episodes of one run; its films go to `videos`."""
+    from mow.episode_film import WatchedEnvs, write_gif
+    from mow.kernels import PhiloxState
+    from mow.training.evaluator import evaluate
+
+    envs = WatchedEnvs(
+        environments(one, seed=asked.seed, workers=num_workers(one.config)),
+        num_clips=asked.video,
+        on_episode=Progress(len(one.config.tasks), asked.episodes).more,
+    )
+    with envs:
+        learner, step = restore(one.checkpoint, one.config, envs, device)
+        learner.rng = PhiloxState.from_seed(asked.seed, device)  # so that the draws hang on --seed alone
+        results = evaluate(learner, envs, episodes=asked.episodes, max_steps=asked.episodes * _LONGEST_EPISODE)
+        tasks = {}
+        for result, episodes, clips in zip(results, envs.episodes, envs.clips, strict=True):
+            successes = tuple(episode.success for episode in episodes[: len(result.returns)])
+            tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
+            if asked.video and result.returns:
+                path = _make_folder(videos) / f"{result.task.replace(':', '-')}.gif"
+                write_gif(path, clips)
+                say(f"video: {path}")
+        protocols = {spec.name: spec.protocol for spec in envs.specs}
+    return EvaluatedRun(
+        folder=str(one.folder),
+        checkpoint=str(one.checkpoint),
+        step=step,
+        preset=one.config.preset,
+        seed=one.config.seed,
+        protocols=protocols,
+        tasks=tasks,
+    )
+
+
+def _check_packages(*, video: bool) -> None:
+    """What tables and films need, before minutes are spent on play."""
+    try:
+        import_module("rliable.library")
+    # A version of arch or pandas that rliable does not know fails with a TypeError while it is loaded.
+    except (ImportError, TypeError) as error:
+        raise UsageError(f'the intervals cannot be computed ({error}): pip install -e ".[ablate]"') from error
+    if video:
+        try:
+            import_module("PIL.Image")
+        except ImportError as error:
+            raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror}): name another place with --out") from error
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): name another place with --out") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

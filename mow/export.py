@@ -1,0 +1,91 @@
+"""Give a trained agent away: python -m mow.export RUN [--out FOLDER]
+
+Writes model.safetensors (weights of world model and agent), config.json and README.md, a model card. mow.load,
+mow.evaluate and mow.film take the folder like that of a run; training cannot go on from it. Nothing heavy is imported
+before the command line is understood.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mow.command_line import Parser, UsageError, say
+from mow.model_card import Card, read_scores, read_versions, write_card
+from mow.restored import WEIGHTS, environments, find_run, newest_checkpoint, restore
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 the weights are written, 2 they cannot be had (one line says why), 130 interrupted."""
+    try:
+        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        print(f"mow.export: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "Weights of a trained agent as safetensors, with its config and a model card."
+    parser = Parser(prog="python -m mow.export", description=about, allow_abbrev=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints")
+    parser.add_argument("--out", type=Path, help="folder to write, new or empty; default: RUN/export")
+    return parser.parse_args(arguments)
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Restore and write. Raises: UsageError if there is nothing to write or no place for it."""
+    saved = find_run(asked.run)
+    out: Path = asked.out or saved.folder / "export"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty: give another --out, so that nothing is overwritten")
+
+    import torch
+
+    from mow.weights_file import write_weights
+
+    with environments(saved, seed=0, workers=0) as envs:
+        learner, step = restore(saved.checkpoint, saved.config, envs, torch.device("cpu"))
+        tasks = [spec.name for spec in envs.specs]  # sorted by cluster
+    routes = learner.routing().plan.routes.tolist()
+    newest = newest_checkpoint(saved.folder) if saved.checkpoint.suffix == ".pt" else saved.checkpoint
+    try:
+        scores, versions = read_scores(saved.folder, saved.checkpoint, newest), read_versions(saved.folder)
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"a .json of {saved.folder} is not as this version writes it ({error}): move scores.json, evaluation.json "
+            "or versions.json away"
+        ) from error
+    card = Card(
+        config=saved.config,
+        checkpoint=saved.checkpoint.name,
+        step=step,
+        updates=learner.updates,
+        num_parameters=learner.num_parameters,
+        modules=dict(zip(tasks, learner.world_model.module_of_task, strict=True)),
+        experts=dict(zip(tasks, routes, strict=True)),
+        scores=scores,
+        versions=versions,
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_weights(out / WEIGHTS, learner, {"step": step, "tasks": tasks})
+        config = json.dumps(dataclasses.asdict(saved.config), indent=2)
+        (out / "config.json").write_text(config + "\n", encoding="utf-8")
+        (out / "README.md").write_text("\n".join(write_card(card)) + "\n", encoding="utf-8")
+    except ImportError as error:
+        out.rmdir()
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"cannot write to {out} ({error.strerror}): name another place with --out") from error
+    size = (out / WEIGHTS).stat().st_size
+    say(f"written: {out / WEIGHTS} ({size / 1e6:.1f} MB), config.json and README.md; load with mow.load({str(out)!r})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What a run folder holds, made into a learner again: for everything that looks at a run once it has been trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mow.command_line import UsageError
+from mow.config import Config
+from mow.config_file import read_config
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mow.envs.vector import VectorEnv
+    from mow.training.learner import Learner
+
+WEIGHTS = "model.safetensors"  # what mow.export writes
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run that can be restored, or what was exported of one."""
+
+    folder: Path
+    checkpoint: Path
+    config: Config
+
+    @property
+    def env_options(self) -> dict[str, object]:
+        """What its environments were made with."""
+        return {"protocol": self.config.env.protocol, "action_set": self.config.env.action_set}
+
+
+def find_run(path: Path) -> SavedRun:
+    """The run at `path`: its folder (then the newest checkpoint counts), one of its checkpoints, or a folder that
+    mow.export wrote. Loads no torch.
+
+    Raises: UsageError if there is no such place, no checkpoint in it, or no config that can be read.
+    """
+    if not path.exists():
+        raise UsageError(f"no folder {path}: name a run folder, as mow.train printed it")
+    is_checkpoint = path.suffix == ".pt" and path.parent.name == "checkpoints"
+    if path.is_file() and not is_checkpoint:
+        raise UsageError(f"{path} is no run: name a run folder, or one of its checkpoints/step_*.pt")
+    folder = path if path.is_dir() else path.parent.parent
+    try:
+        config = read_config(folder / "config.json")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if path.is_file():
+        return SavedRun(folder, path, config)
+    exported = folder / WEIGHTS
+    return SavedRun(folder, exported if exported.exists() else newest_checkpoint(folder), config)
+
+
+def environments(run: SavedRun, *, seed: int, workers: int) -> "VectorEnv":
+    """Fresh environments of all tasks of a run. Raises: UsageError if a simulator is not installed."""
+    from mow.envs.vector import make_vector
+
+    try:
+        return make_vector(run.config.tasks, seed=seed, num_workers=workers, options=run.env_options)
+    except (ImportError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The one with the most steps. Raises: UsageError if the run has none."""
+    found = sorted((folder / "checkpoints").glob("step_*.pt"))
+    if not found:
+        raise UsageError(f"{folder} has no checkpoints/step_*.pt: let the run write one")
+    return found[-1]
+
+
+def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
+    """The learner of a checkpoint or of exported weights, and the step it was written at; `envs` are sorted as its
+    tasks are.
+
+    Raises: UsageError if the checkpoint cannot be read or is not of this config.
+    """
+    import torch
+
+    from mow.distributions import ActionMask
+    from mow.training.checkpoint import load_checkpoint
+    from mow.training.learner import Learner
+    from mow.weights_file import give_weights, read_weights
+
+    layout = envs.layout
+    learner = Learner(
+        config, ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask)), device
+    )
+    tensors: dict[str, Tensor] = {}
+    try:
+        if path.suffix == ".safetensors":
+            tensors, content = read_weights(path)
+        else:
+            content = load_checkpoint(path, torch.device("cpu"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): name another one of the run") from error
+    except (ValueError, ImportError) as error:  # of another format, damaged, or a package is missing
+        raise UsageError(str(error)) from error
+    tasks = content.get("tasks", [])
+    if sorted(tasks) != sorted(config.tasks):
+        raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own checkpoints")
+    try:
+        if tensors:
+            give_weights(learner, tensors, content)
+        else:
+            learner.load_state_dict(content["learner"])
+        step = int(content["step"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own checkpoints"
+        ) from error
+    if learner.grouping is not None:
+        envs.reorder(learner.grouping.order)
+    return learner, step
