@@ -257,8 +257,8 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_drew(tmp_path: Path, kin
         expected = updates(buffer, prefetcher, 20, 40)
     back = loaded(tmp_path, kind)
     with Prefetcher(back, depth=depth) as prefetcher:
-        for request in saved:
-            prefetcher.publish(request)
+        for request, step in saved:
+            prefetcher.publish(request, as_of=step)
         assert updates(back, prefetcher, 20, 40) == expected
 
 
