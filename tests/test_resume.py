@@ -151,6 +151,16 @@ def test_dropout_and_workers_end_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     assert_same_end(gone_on(tmp_path / "run", "--env.num-workers", "0"), one)
 
 
+def test_a_batch_that_was_drawn_steps_ago_is_drawn_as_of_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update every third step, a rollout every fifth: at each of these stops the buffer has gone on since."""
+    schedule = dataclasses.replace(run_config().schedule, world_model_every=3, agent_every=5)
+    config = run_config(schedule=schedule)
+    one = to_the_end(config, tmp_path / "straight")
+    for moment in (20, 23):
+        stopped(config, tmp_path / str(moment), moment, monkeypatch)
+        assert_same_end(gone_on(tmp_path / str(moment)), one)
+
+
 @pytest.mark.skipif(not ATARI, reason="needs gymnasium, ale-py and OpenCV")
 def test_atari_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config(tasks=("atari:Pong", "atari:Breakout"))
@@ -215,6 +225,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--resume", "RUN", "--seed", "1"], "a run that goes on cannot change seed: 0 -> 1: start a new one"),
         (["--resume", "RUN", "--total-steps", "64", "--batch.length", "5"],
          "cannot change batch.length: 6 -> 5; total_steps: 32 -> 64: start a new one, or change only checkpoint_every"),
+        (["--resume", "RUN", "--folder", "elsewhere"], "a run that goes on cannot change folder: "),
         (["--resume", "RUN", "--sead", "1"], "unknown field --sead: did you mean --seed"),
     ],
 )

@@ -53,7 +53,6 @@ class Run:
         self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
         # A batch is drawn when the one before it trains, from what the replay holds then.
         self.prefetch = Prefetcher(collector.replay, depth=config.replay.prefetch, device=learner.device)
-        self.tasks = list(config.tasks)
         self.step = 0  # environment steps per task so far
         self.agent_updates = 0
         self.means = MetricMeans()
@@ -64,6 +63,11 @@ class Run:
         self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
         self._phase_started = time.monotonic()
         self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names in the order of the moment, which grouping changes."""
+        return self.learner.tasks
 
     def train(self) -> None:
         """Run to the end, from wherever it is. Raises: FloatingPointError if a loss or score is not finite."""
@@ -101,11 +105,10 @@ class Run:
         grouping = learner.group(map(self._clustering_batch, range(config.clustering.num_batches)))
         fresh = self._clustering_batch(config.clustering.num_batches)
         terms = learner.weighted_terms(fresh) if config.warmup_updates else None
-        names = list(self.tasks)
+        names = self.tasks
         learner.regroup(grouping, terms)
         self.prefetch.discard()  # what it holds has the tasks in the old order
         self.collector.reorder(grouping.order)
-        self.tasks = [names[k] for k in grouping.order]
         groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(grouping.groups(names)))
         detail = f"silhouette {grouping.silhouette:.2f}, stability {grouping.stability:.2f}"
         self.say(f"modules: {groups}" + (f" ({detail})" if grouping.silhouette == grouping.silhouette else ""))

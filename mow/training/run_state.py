@@ -49,7 +49,7 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     Returns: tasks whose simulator cannot go on, and which have begun a new episode.
     """
     collector, device = run.collector, run.learner.device
-    run.step, run.agent_updates, run.tasks = state["step"], state["agent_updates"], state["tasks"]
+    run.step, run.agent_updates = state["step"], state["agent_updates"]
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
