@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_file": {"config"},
     "envs": set(),
     "flops": {"config"},
+    "footprint": {"config", "flops"},
     "distributions": {"kernels"},
     "returns": {"kernels"},
     "models": {"kernels", "batch", "config", "distributions"},
