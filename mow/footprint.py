@@ -108,7 +108,7 @@ def _state_size(config: Config) -> int:
 
 
 def _rollout(config: Config, map_bytes: int) -> float:
-    """Bytes of one trajectory while it grows: the frames and latents that open it, keys and values, what came so far."""
+    """Bytes of one trajectory while it grows: the frames and latents that open it, keys, values, what came so far."""
     model, imagination = config.model, config.imagination
     latents = 3 * _FLOAT * model.perception.latent_size
     context = imagination.context * (_PICTURE + map_bytes * _features(model.perception) + latents)
@@ -122,6 +122,6 @@ def _lesson(config: Config, map_bytes: int) -> float:
     """Bytes of one trajectory, of the states joined from it, and of what policy and critic keep for a step on it."""
     agent, horizon = config.actor_critic, config.imagination.horizon
     network = 3 * agent.hidden * agent.num_layers
-    logits = 3 * config.model.num_bins
+    logits = 2 * config.model.num_bins
     of_step = _FLOAT * (2 * network + logits) + (map_bytes * _state_size(config) if map_bytes < _FLOAT else 0)
     return 2 * _dream(config) + horizon / agent.rollout_parts * of_step
