@@ -304,6 +304,11 @@ class Config:
         return self.warmup_updates + (self.total_steps - self.prefill_steps) // self.schedule.world_model_every
 
     @property
+    def agent_updates(self) -> int:
+        """All imagination and actor-critic updates of the run."""
+        return (self.total_steps - self.prefill_steps) // self.schedule.agent_every
+
+    @property
     def num_modules(self) -> int:
         """M after the tasks are grouped."""
         num_tasks = len(self.tasks)

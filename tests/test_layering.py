@@ -21,6 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "envs": set(),
     "flops": {"config"},
     "footprint": {"config", "flops"},
+    "plan": {"batch", "clustering", "config", "distributions", "flops", "footprint", "models", "training"},
+    "threads": set(),
     "distributions": {"kernels"},
     "returns": {"kernels"},
     "models": {"kernels", "batch", "config", "distributions"},

@@ -27,6 +27,7 @@ from mow.training.guard import NotFinite
 from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
+from mow.training.peak_memory import measured_peak
 from mow.training.run_state import run_state
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
@@ -61,6 +62,7 @@ class Run:
         self.last_loss: list[float] | None = None
         self._failed_saves = 0  # in a row
         self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
+        self._measured: set[str] = set()  # kinds of update whose peak of memory has been said
         self._phase_started = time.monotonic()
         self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
 
@@ -174,6 +176,7 @@ class Run:
             self.means.add(self.learner.update_world_model(batch))
             self.means.add(insight)
         self._give_back(batch)
+        self._say_peak("world-model")
 
     def _update_agent(self) -> None:
         imagination = self.config.imagination
@@ -185,6 +188,13 @@ class Run:
         with self._guarded("agent", context), self.watch.on("agent"):
             self.means.add(self.learner.update_agent(context))
         self._give_back(context)
+        self._say_peak("agent")
+
+    def _say_peak(self, kind: str) -> None:
+        """After the first update of its kind that this process makes: what was estimated is now known."""
+        if kind not in self._measured:
+            self._measured.add(kind)
+            self.say(f"peak memory after the first {kind} update: {measured_peak(self.learner.device)}")
 
     @contextmanager
     def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:
