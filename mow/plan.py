@@ -224,7 +224,7 @@ def long(plan: Plan, pace: Pace) -> str:
             f"updates: {plan.world_model_updates:,} of the world model, {plan.agent_updates:,} of the agent, "
             f"{_flop(total)} in all",
             f"expected: {pace.world_model:.3g} s per world-model update, {pace.agent:.3g} s per agent update, "
-            f"{hours:.3g} hours of updates; environments and acting are not counted",
+            f"{hours:,.2f} hours of updates; environments and acting are not counted",
             f"because {pace.why}",
         )
     )

@@ -72,7 +72,10 @@ def dry_run(arguments: Sequence[str]) -> None:
         say(_plan(config, device))
         say(str(_threads(config)))
         replay = _replay(dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk="")), layout.size)
-        say(replay.describe() + (f"; what outgrows memory goes to {config.replay.disk}" if config.replay.disk else ""))
+        size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
+        where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
+        packed = type(replay.store).__name__ == "PackedStore"
+        say(f"replay: packed, at most {size}, less as far as frames pack{where}" if packed else f"replay: raw, {size}")
         bf16 = uses_bf16(config, device)
         planned = plan.make_plan(config, mask, bf16=bf16)
         say(plan.long(planned, plan.make_pace(planned, config, mask, device, bf16=bf16)))
@@ -229,6 +232,8 @@ def _replay(config: Config, action_size: int) -> "ReplayBuffer":
         )
     except (ImportError, OSError) as error:
         raise UsageError(str(error)) from error
+    except MemoryError as error:
+        raise UsageError(f"no room for raw frames ({error}): take --replay.store packed") from error
 
 
 def _threads(config: Config) -> Threads:

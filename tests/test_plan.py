@@ -81,8 +81,7 @@ def test_a_dry_run_says_it_all_and_leaves_nothing(tmp_path, capsys, monkeypatch)
     for words in (
         "quickstart: 2 tasks x 20 steps",
         "threads: 1 for PyTorch",
-        "replay (packed): 0 of 20 steps of 2 tasks",
-        "what outgrows memory goes to there",
+        "replay: packed, at most 0.00 GB once full, less as far as frames pack, what outgrows memory in there",
         "parameters, millions: encoder ",
         "memory, GB: weights ",
         "world-model update: ",
@@ -124,3 +123,12 @@ def test_every_preset_has_a_plan(name: str) -> None:
     planned = make_plan(config, full_actions(len(config.tasks)), bf16=False)
     assert planned.peak > planned.fixed > 0
     assert dataclasses.is_dataclass(planned)
+
+
+def test_raw_frames_without_room_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", *DUMMY, "--dry-run", "--total-steps", str(10**11), "--replay.store", "raw"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "no room for raw frames" in error
+    assert error.endswith("take --replay.store packed\n")
