@@ -245,6 +245,8 @@ class Config:
     """Write report.html, one page to look at, when the run is done."""
     insight_every: int = 0
     """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
+    profile: bool = False
+    """Write trace.json, a timeline of a few steps early in joint training, to the run folder."""
     storm_compat: bool = False
     """STORM's released behaviour: windows blind to episode ends, lambda-return from V(s_t)."""
     env: EnvConfig = field(default_factory=EnvConfig)
