@@ -245,6 +245,8 @@ class Config:
     """Write report.html, one page to look at, when the run is done."""
     insight_every: int = 0
     """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
+    profile: bool = False
+    """Write trace.json, a timeline of a few steps early in joint training, to the run folder."""
     storm_compat: bool = False
     """STORM's released behaviour: windows blind to episode ends, lambda-return from V(s_t)."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -302,6 +304,11 @@ class Config:
     def world_model_updates(self) -> int:
         """All world-model updates of the run, warm-up included."""
         return self.warmup_updates + (self.total_steps - self.prefill_steps) // self.schedule.world_model_every
+
+    @property
+    def agent_updates(self) -> int:
+        """All imagination and actor-critic updates of the run."""
+        return (self.total_steps - self.prefill_steps) // self.schedule.agent_every
 
     @property
     def num_modules(self) -> int:

@@ -78,7 +78,7 @@ def action_mask(num_tasks: int = 3) -> ActionMask:
 
 def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **changes: object) -> Agent:
     return Agent(
-        dataclasses.replace(ActorCriticConfig(hidden=8), **changes),
+        ActorCriticConfig(**{"hidden": 8, **changes}),
         latent_size=config.perception.latent_size,
         hidden_size=config.width,
         num_bins=config.num_bins,

@@ -19,6 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_model": {"config_checks"},
     "config_file": {"config"},
     "envs": set(),
+    "flops": {"config"},
+    "footprint": {"config", "flops"},
+    "plan": {"batch", "clustering", "config", "distributions", "flops", "footprint", "models", "training"},
+    "threads": set(),
     "distributions": {"kernels"},
     "returns": {"kernels"},
     "models": {"kernels", "batch", "config", "distributions"},
@@ -60,6 +64,7 @@ BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "ex
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
     "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
+    "flops",
     "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",
     "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
     "report_sections",

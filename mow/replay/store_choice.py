@@ -1,6 +1,7 @@
 """Raw or packed frames: by arithmetic on the memory that is free, and said once."""
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,19 +43,20 @@ def make_store(
     spill = None if disk is None else Spill(disk, free // 2)
     if kind == "packed":
         return PackedStore(num_rows, capacity, frame_shape, spill=spill)
-    raw = RawStore(num_rows, capacity, frame_shape)  # takes no memory before the first step
     if kind == "raw":
         if disk is not None:
             raise ValueError(f"only packed frames go to a disk, got store 'raw' and disk {disk}: use store 'packed'")
-        return raw
+        return RawStore(num_rows, capacity, frame_shape)
+    # By arithmetic and not by trying: a system may refuse a ring far larger than its memory, though it starts empty.
+    raw_bytes = num_rows * capacity * math.prod(frame_shape)
     logger = logging.getLogger("mow")
-    needed = f"raw frames take {raw.projected_bytes / 1e9:.2f} GB once full, {free / 1e9:.2f} GB is free"
-    if 2 * raw.projected_bytes <= free:
+    needed = f"raw frames take {raw_bytes / 1e9:.2f} GB once full, {free / 1e9:.2f} GB is free"
+    if 2 * raw_bytes <= free:
         logger.info("replay store: raw (%s)", needed)
-        return raw
+        return RawStore(num_rows, capacity, frame_shape)
     if reason := why_not_packed():
         logger.warning("replay store: raw, though %s, because frames cannot be packed: %s", needed, reason)
-        return raw
+        return RawStore(num_rows, capacity, frame_shape)
     beyond = f"; what outgrows that goes to {disk}" if disk is not None else ""
     logger.info("replay store: packed (%s, of which half may go to replay%s)", needed, beyond)
     return PackedStore(num_rows, capacity, frame_shape, spill=spill)

@@ -101,9 +101,7 @@ class Learner:
 
     def autocast(self) -> torch.autocast:
         """The precision that the config asks for on this device."""
-        precision = self.config.optim.precision
-        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        enabled = precision == "bf16" or (precision == "auto" and on_gpu)
+        enabled = uses_bf16(self.config, self.device)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     @property
@@ -361,6 +359,12 @@ class Learner:
         routes = state["frozen_routes"]
         self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
+
+
+def uses_bf16(config: Config, device: torch.device) -> bool:
+    """Whether updates run under autocast to bfloat16."""
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)
 
 
 def _output_channel_first(name: str, gradient: Tensor) -> Tensor:

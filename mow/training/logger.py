@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
 from mow.envs.base import Episode
@@ -55,10 +56,11 @@ class Stopwatch:
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
-        """Counts what happens inside towards `part`."""
+        """Counts what happens inside towards `part`, and names it in a profiler's timeline."""
         started = time.monotonic()
         try:
-            yield
+            with record_function(f"mow.{part}"):
+                yield
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
 

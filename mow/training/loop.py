@@ -27,7 +27,9 @@ from mow.training.guard import NotFinite
 from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
+from mow.training.peak_memory import measured_peak
 from mow.training.run_state import run_state
+from mow.training.trace import Trace
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
 WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM, BACKGROUND_STREAM = 0, 1, 2, 3
@@ -61,6 +63,8 @@ class Run:
         self.last_loss: list[float] | None = None
         self._failed_saves = 0  # in a row
         self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
+        self._trace = self._new_trace()
+        self._measured: set[str] = set()  # kinds of update whose peak of memory has been said
         self._phase_started = time.monotonic()
         self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
 
@@ -75,7 +79,11 @@ class Run:
             self.prefill()
             self.warm_up()
             self.group()
-        self.joint()
+        try:
+            self.joint()
+        finally:
+            if self._trace is not None:
+                self._trace.close()
 
     def prefill(self) -> None:
         """Random steps, so that there is something to learn from."""
@@ -137,7 +145,16 @@ class Run:
             if done % config.checkpoint_every == 0 or last:
                 self._try_to_save()
                 self.say(self.collector.replay.describe())
+            if self._trace is not None:
+                self._trace.step()
             self.check_stop()
+
+    def _new_trace(self) -> Trace | None:
+        """Of two rounds of updates, after one that is not watched; None where none was asked for."""
+        if not self.config.profile:
+            return None
+        every = max(self.config.schedule.world_model_every, self.config.schedule.agent_every)
+        return Trace(self.logger.folder / "trace.json", self.learner.device, self.say, skip=every, record=2 * every)
 
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
@@ -174,6 +191,7 @@ class Run:
             self.means.add(self.learner.update_world_model(batch))
             self.means.add(insight)
         self._give_back(batch)
+        self._say_peak("world-model")
 
     def _update_agent(self) -> None:
         imagination = self.config.imagination
@@ -185,6 +203,13 @@ class Run:
         with self._guarded("agent", context), self.watch.on("agent"):
             self.means.add(self.learner.update_agent(context))
         self._give_back(context)
+        self._say_peak("agent")
+
+    def _say_peak(self, kind: str) -> None:
+        """After the first update of its kind that this process makes: what was estimated is now known."""
+        if kind not in self._measured:
+            self._measured.add(kind)
+            self.say(f"peak memory after the first {kind} update: {measured_peak(self.learner.device)}")
 
     @contextmanager
     def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:

@@ -146,3 +146,12 @@ def test_frames_that_cannot_be_packed_are_said_once_when_they_will_not_fit(
         assert said[0].endswith("0.01 GB once full, but 0.00 GB was free before its first step: give packed frames "
                                 "a disk (replay.disk), lower the number of steps or tasks, or take a machine with more "
                                 "memory")
+
+
+@needs_packing
+def test_raw_frames_beyond_any_memory_are_not_even_tried(caplog: pytest.LogCaptureFixture) -> None:
+    """A ring of 10^15 bytes, which no system grants."""
+    with caplog.at_level(logging.INFO, logger="mow"):
+        store = make_store("auto", 2, 10**11 // 2, SHAPE)
+    assert type(store) is PackedStore
+    assert "raw frames take 1228800.00 GB" in caplog.messages[0]
