@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mow import __version__
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
+from mow.envs.base import EnvFailure
 from mow.resuming import Resumption, claimed, find_resumption, read_state
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _LONGEST_EVALUATION = 200_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done or stopped in order, 1 its numbers or its disk broke, 2 it cannot start, 130 killed at once."""
+    """Exit code: 0 done or stopped in order, 1 numbers, disk or a simulator broke, 2 it cannot start, 130 killed."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if "--resume" in arguments:
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(error)
     except (FloatingPointError, OSError) as error:
         print(f"mow.train: {error}", file=sys.stderr)
+        return 1
+    except EnvFailure as error:
+        print(f"{error.traceback}mow.train: {error.line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -71,11 +75,14 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
-        options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
+        how: dict[str, Any] = {
+            "num_workers": num_workers(config),
+            "options": {"protocol": config.env.protocol, "action_set": config.env.action_set},
+            "max_restarts": config.env.max_restarts,
+            "timeout_s": config.env.timeout_s,
+        }
         try:
-            envs = stack.enter_context(
-                make_vector(config.tasks, seed=config.seed, num_workers=num_workers(config), options=options)
-            )
+            envs = stack.enter_context(make_vector(config.tasks, seed=config.seed, **how))
         except (ImportError, ValueError) as error:
             raise UsageError(str(error)) from error
         switch = stack.enter_context(StopSwitch())
@@ -86,9 +93,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
         try:
             session.train()
             if config.evaluation_episodes:
-                fresh = stack.enter_context(
-                    make_vector(session.tasks, seed=config.seed + 1, num_workers=num_workers(config), options=options)
-                )
+                fresh = stack.enter_context(make_vector(session.tasks, seed=config.seed + 1, **how))
                 _score(session, fresh)
             else:
                 say(summary(session))
@@ -96,6 +101,11 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
             say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
             say(f"to go on: python -m mow.train --resume {folder}")
             return None
+        except EnvFailure as error:
+            (folder / "failure.txt").write_text(str(error) + "\n", encoding="utf-8")
+            say(f"stopped at step {session.step:,}: a simulator fails for good; checkpoint: {session.save()}")
+            say(f"to go on once it is mended: python -m mow.train --resume {folder}")
+            raise
         took, peak = duration(session.logger.seconds), peak_memory_gb()
     say(f"done in {took}, peak memory {peak:.1f} GB; curves: tensorboard --logdir {folder}")
     if config.report:

@@ -35,10 +35,11 @@ class OrderedVectorEnv(ABC):
 
     A simulator that fails (raises, hangs, dies with its process, answers with a reward that is not finite or no frame)
     is made anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
-    The step whose answer was lost never happened for anybody outside: the action is given to the new simulator, at the
-    first frame of an episode of one step, which is cut off as truncated (EnvStep.reopened). So every step is a real
-    one, and the episode that was lost ends where the new one begins. A simulator that fails twice in a row gets a
-    fresh process too, where there are workers. Without restarts, or after the last, EnvFailure is raised.
+    The step whose answer was lost (also by a reset after the end of an episode) never happened for anybody: the action
+    is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
+    (EnvStep.reopened). So every step is a real one, and the episode that was lost ends where the new one begins. A
+    simulator that fails twice in a row gets a fresh process too, where there are workers. Without restarts, or after
+    the last, EnvFailure is raised.
     """
 
     def __init__(self, tasks: Sequence[str], board: NDArray[np.void], max_restarts: int) -> None:
@@ -165,6 +166,7 @@ class OrderedVectorEnv(ABC):
         restarts: list[Restart] = []
         reopened: dict[int, Frame] = {}
         while crashes:
+            crashes.sort(key=lambda crash: crash.slots)  # whoever answered first
             for crash in crashes:
                 self._count(crash)
             twice = {slot for crash in crashes for slot in crash.blamed if self._failures[slot] > 1}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from mow.envs.base import Episode
+from mow.envs.base import Episode, Restart
 
 
 class MetricMeans:
@@ -142,6 +142,11 @@ class Logger:
     def skipped(self, step: int, updates: int, why: str) -> None:
         """An update that was left out."""
         self._write({"step": step, "updates": updates, "skipped": why})
+
+    def restart(self, step: int, restart: Restart) -> None:
+        """Simulators that were made anew."""
+        told = {"tasks": restart.tasks, "reason": restart.reason, "traceback": restart.traceback}
+        self._write({"step": step, "restart": told})
 
     def figure(self, name: str, image: Tensor, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""

@@ -20,7 +20,8 @@ def test_a_group_leaves_other_slots_alone() -> None:
     assert {slot: spec.name for slot, spec in group.build().items()} == {1: "dummy:count-1", 3: "dummy:count-3"}
     group.reset()
     assert board["is_first"].tolist() == [False, True, False, True]
-    assert group.step({1: 1, 3: 0}) == ([], [], [])  # right in count-1, wrong in count-3, where the first right one is 1
+    # Right in count-1, wrong in count-3, where the first right one is 1.
+    assert group.step({1: 1, 3: 0}) == ([], [], [])
     assert board["reward"].tolist() == [0.0, 1.0, 0.0, 0.0]
     assert read_counter(board["frame"][1]) == (1, 0, 1)
     assert read_counter(board["frame"][3]) == (3, 0, 1)
