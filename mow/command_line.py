@@ -112,7 +112,7 @@ def override(default: Config, arguments: list[str]) -> Config:
     try:
         for task in config.tasks:
             envs.check_task(task)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     return config
 

@@ -44,8 +44,14 @@ class EnvConfig:
     """Atari: mask each game's useless actions, or allow all 18."""
     num_workers: int = -1
     """Processes that step the environments; 0 steps them here, -1 takes one per spare core."""
+    max_restarts: int = 3
+    """Times in a row, no episode finished between, that a simulator which fails is made anew; then the run stops."""
+    timeout_s: float = 60.0
+    """Seconds after which a worker process that does not answer counts as hung."""
 
     def __post_init__(self) -> None:
+        not_negative(self, "max_restarts")
+        positive(self, "timeout_s")
         require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
 
 
