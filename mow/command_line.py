@@ -24,6 +24,9 @@ python -m mow.train --resume RUN goes on with a run that was stopped, exactly as
 Every field of the preset can be overridden; --help after a preset lists them all, for example
   python -m mow.train atari4 --total-steps 600
   python -m mow.train storm --tasks atari:Breakout --seed 1
+  python -m mow.train mixed --tasks tiny5 metaworld:reach-v3
+
+--tasks takes names like dmc:walker-walk and these sets: {", ".join(envs.SETS)}
 """
 
 
@@ -92,6 +95,7 @@ def override(default: Config, arguments: list[str]) -> Config:
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
     try:
+        config = dataclasses.replace(config, tasks=envs.expand(config.tasks))
         for task in config.tasks:
             envs.check_task(task)
     except ValueError as error:

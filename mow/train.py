@@ -71,7 +71,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
-        options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
+        options = config.env.options
         try:
             envs = stack.enter_context(
                 make_vector(config.tasks, seed=config.seed, num_workers=num_workers(config), options=options)

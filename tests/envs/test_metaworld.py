@@ -1,6 +1,5 @@
 """Meta-World through our environments: what is seen, what counts as success, what the options change."""
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -8,12 +7,14 @@ import numpy as np
 import pytest
 
 from mow.envs import make
-from mow.envs.base import Frame
 from mow.envs.vector import make_vector
 from mow.task_sets import MT10, MT50
 
 if not (find_spec("metaworld") and find_spec("mujoco")):
     pytest.skip("Meta-World needs metaworld: pip install -e '.[metaworld]'", allow_module_level=True)
+
+# Of the simulator's policies, which leave clipping to whoever takes their actions.
+pytestmark = pytest.mark.filterwarnings("ignore:Constant.s. may be too high:UserWarning")
 
 REACH = "metaworld:reach-v3"
 
@@ -68,16 +69,94 @@ def test_scripted_policies_solve_all_tasks() -> None:
     assert min(scores.values()) > 0.0
 
 
-def still(env) -> Frame:
-    """A picture from which the arm is far away: the first of an episode."""
-    frame, _ = env.reset(seed=3)
-    return frame
+def test_goals_are_random_and_seeded(reach) -> None:
+    goals = []
+    for seed in (1, 2, None, 1, 2, None):
+        reach.reset(seed=seed)
+        goals.append(tuple(reach._sim._target_pos))
+        assert np.array_equal(reach.state[-3:], goals[-1]), "a scripted policy is told the goal"
+    assert goals[:3] == goals[3:]
+    assert len(set(goals)) == 3
 
 
-def test_the_picture_is_the_right_way_up(reach) -> None:
-    """The table is below: the wall behind it is lighter than its top, which fills the lower half."""
-    frame = still(reach).astype(float)
-    corners = frame[-8:, :8].mean(), frame[-8:, -8:].mean()
-    assert max(corners) - min(corners) < 40
-    wood = frame[40:, 20:44].mean(axis=(0, 1))
-    assert wood[0] > wood[2] + 20, "the table top is of wood: more red than blue"
+def test_a_goal_can_be_seen(reach) -> None:
+    """Arm and table are the same after every reset: what differs is the marker, where the goal is."""
+    first, second = (reach.reset(seed=seed)[0].astype(int) for seed in (1, 2))
+    changed = np.abs(first - second).max(axis=-1) > 8  # [64, 64]
+    assert 1 <= changed.sum() <= 40
+
+
+@pytest.mark.parametrize("task", ["metaworld:pick-out-of-hole-v3", "metaworld:faucet-open-v3"])
+def test_a_marker_is_drawn_where_its_goal_is(task: str) -> None:
+    import mujoco
+
+    env = make(task, seed=0, options={})
+    env.reset(seed=1)
+    ((site, goal),) = env._sim._target_site_config
+    assert np.allclose(env._data.site(site).xpos, goal)
+    mujoco.mj_forward(env._model, env._data)
+    assert not np.allclose(env._data.site(site).xpos, goal, atol=0.01), "the simulator moves it away"
+    env.step(np.zeros(4, np.float32))
+    assert np.allclose(env._data.site(site).xpos, goal)
+    env.close()
+
+
+def test_the_full_picture_is_that_of_gymnasium_the_right_way_up() -> None:
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    env = make("metaworld:hammer-v3", seed=0, options={"render": "full"})
+    frame, _ = env.reset(seed=1)
+    theirs = MujocoRenderer(env._model, env._data, width=64, height=64, camera_name="corner4")
+    expected = theirs.render("rgb_array")
+    theirs.close()
+    assert np.array_equal(frame, expected[::-1, ::-1])
+    light = make("metaworld:hammer-v3", seed=0, options={"render": "light"})
+    difference = np.abs(light.reset(seed=1)[0].astype(int) - frame)
+    assert difference.max() > 30, "shadows are gone"
+    assert difference.mean() < 12, "and little else"
+    for one in (env, light):
+        one.close()
+
+
+def test_an_action_is_held() -> None:
+    once, thrice = (make(REACH, seed=0, options={"metaworld_repeat": repeat}) for repeat in (1, 3))
+    for env in (once, thrice):
+        env.reset(seed=1)
+    action = np.array([1.0, -1.0, 0.5, 0.0], np.float32)
+    steps = [once.step(action) for _ in range(3)]
+    frame, reward, *_ = thrice.step(action)
+    assert np.array_equal(frame, steps[-1][0])
+    assert reward == sum(step[1] for step in steps)
+    assert thrice.task.frame_skip == 3
+    for env in (once, thrice):
+        env.close()
+
+
+def test_the_horizon_is_500_steps_of_the_simulator() -> None:
+    env = make(REACH, seed=0, options={"metaworld_repeat": 150})
+    env.reset(seed=1)
+    ends = [env.step(np.zeros(4, np.float32))[2:4] for _ in range(4)]  # 150, 150, 150 and 50
+    assert ends == [(False, False)] * 3 + [(False, True)]
+    env.close()
+
+
+def test_success_at_any_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with make_vector([REACH], seed=0, num_workers=0, options={"metaworld_repeat": 2, "time_limit": 3}) as envs:
+        sim = envs._group._envs[0]._sim
+        real, reached = sim.step, iter([False, False, True, False, False, False, *[False] * 6])
+
+        def step(action: np.ndarray):
+            *rest, info = real(action)
+            return (*rest, {**info, "success": float(next(reached))})
+
+        monkeypatch.setattr(sim, "step", step)
+        envs.reset()
+        finished = [episode for _ in range(6) for episode in envs.step(np.zeros((1, 4), np.float32)).finished]
+    assert [(episode.success, episode.length) for episode in finished] == [(True, 3), (False, 3)]
+
+
+@pytest.mark.parametrize("action", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.5], [0.0, 0.0, 0.0, np.nan]])
+def test_a_bad_action_is_refused(reach, action: list[float]) -> None:
+    reach.reset(seed=1)
+    with pytest.raises(ValueError, match=r"expected 4 entries in \[-1, 1\]"):
+        reach.step(np.array(action, np.float32))
