@@ -9,9 +9,12 @@ can draw with.
 
 import atexit
 import ctypes
+import multiprocessing
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +77,18 @@ def count_egl_devices() -> int:
     return count.value if query(0, None, ctypes.byref(count)) else 0
 
 
+def _load_triton() -> None:
+    """Load Triton, where it is, before what MuJoCo draws with.
+
+    PyOpenGL opens Mesa's LLVM to the whole process, and Triton, which brings one of its own, then dies of it when it
+    loads; the other way round both live. Worker processes never come to it and are spared its 85 MB.
+    """
+    may_come = "torch" in sys.modules or multiprocessing.parent_process() is None
+    if may_come and find_spec("triton") is not None:
+        import_module("triton")
+
+
+_load_triton()
 try:
     _backend, _failure = choose_backend(os.environ), ""
     os.environ["MUJOCO_GL"] = _backend

@@ -87,17 +87,20 @@ def test_a_goal_can_be_seen(reach) -> None:
 
 
 @pytest.mark.parametrize("task", ["metaworld:pick-out-of-hole-v3", "metaworld:faucet-open-v3"])
-def test_a_marker_is_drawn_where_its_goal_is(task: str) -> None:
+def test_markers_are_drawn_where_goals_are(task: str) -> None:
     import mujoco
+
+    def off() -> float:
+        """How far the farthest marker is from where it should be, metres."""
+        return max(np.linalg.norm(env._data.site(site).xpos - goal) for site, goal in env._sim._target_site_config)
 
     env = make(task, seed=0, options={})
     env.reset(seed=1)
-    ((site, goal),) = env._sim._target_site_config
-    assert np.allclose(env._data.site(site).xpos, goal)
+    assert off() < 1e-9
     mujoco.mj_forward(env._model, env._data)
-    assert not np.allclose(env._data.site(site).xpos, goal, atol=0.01), "the simulator moves it away"
+    assert off() > 0.01, "the simulator moves them away, or this test could not fail"
     env.step(np.zeros(4, np.float32))
-    assert np.allclose(env._data.site(site).xpos, goal)
+    assert off() < 1e-9
     env.close()
 
 

@@ -1,5 +1,6 @@
 """Pictures of MuJoCo models: what draws them is found, one model does not draw into another's, exits are silent."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def drawn_between_strangers() -> tuple[Frame, Frame]:
     return before, after
 
 
-def test_contexts_of_other_libraries_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contexts_of_other_libraries_do_not_matter() -> None:
     before, after = drawn_between_strangers()
     assert np.array_equal(before, after)
 
@@ -105,8 +106,6 @@ def test_nothing_to_draw_with_is_not_a_missing_simulator(monkeypatch: pytest.Mon
 
 
 def in_a_process(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     inherited = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**inherited, **environ}
@@ -129,21 +128,21 @@ print([env.reset(seed=0)[0].shape for env in kept])
     assert (done.returncode, done.stdout, done.stderr) == (0, "[(64, 64, 3), (64, 64, 3)]\n", "")
 
 
+@pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
+def test_triton_can_be_loaded_after_a_picture() -> None:
+    """A process that draws with Mesa and loads Triton after it dies of a signal: we load it first."""
+    done = in_a_process(
+        "from mow.envs import make; make('dmc:walker-walk', seed=0, options={}).reset(); import torch, triton"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_osmesa_draws_the_same(alone: dict[str, list[Frame]]) -> None:
     if not offscreen._loads("libOSMesa.so.8"):
         pytest.skip("no libOSMesa.so.8: apt-get install libosmesa6")
-    code = """
-import sys
-from mow.envs import make
-sys.stdout.buffer.write(make("dmc:walker-walk", seed=0, options={}).reset(seed=1)[0].tobytes())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        check=True,
-        env={**__import__("os").environ, "MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"},
-    )
-    frame = np.frombuffer(done.stdout, np.uint8).reshape(64, 64, 3)
+    code = "print(make('dmc:walker-walk', seed=0, options={}).reset(seed=1)[0].tobytes().hex())"
+    done = in_a_process(f"from mow.envs import make; {code}", MUJOCO_GL="osmesa")
+    frame = np.frombuffer(bytes.fromhex(done.stdout), np.uint8).reshape(64, 64, 3)
     # Both are Mesa's, but the surfaces have other formats: a shade of difference.
     assert np.abs(frame.astype(int) - alone["dmc:walker-walk"][0]).max() <= 2
 
