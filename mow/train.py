@@ -214,7 +214,7 @@ def _environments(config: Config, workers: int) -> "VectorEnv":
             config.tasks,
             seed=config.seed,
             num_workers=workers,
-            options={"protocol": config.env.protocol, "action_set": config.env.action_set},
+            options=config.env.options,
             max_restarts=config.env.max_restarts,
             timeout_s=config.env.timeout_s,
         )
