@@ -29,7 +29,7 @@ from mow.presets import PRESETS
 
 # What may differ between a finished run and the one that is asked for: nothing of it is learnt from.
 _ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "report", "insight_every",
-          "profile", "env.num_workers")  # fmt: skip
+          "profile", "env.num_workers", "env.max_restarts", "env.timeout_s")  # fmt: skip
 _STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 

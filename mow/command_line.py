@@ -26,6 +26,9 @@ python -m mow.train [PRESET] --batching {"|".join(BATCHINGS)} sets the batches o
 Every field of the preset can be overridden; --help after a preset lists them all, for example
   python -m mow.train atari4 --total-steps 600
   python -m mow.train storm --tasks atari:Breakout --seed 1
+  python -m mow.train mixed --tasks tiny5 metaworld:reach-v3
+
+--tasks takes names like dmc:walker-walk and these sets: {", ".join(envs.SETS)}
 """
 
 
@@ -67,7 +70,7 @@ def chatty() -> Iterator[None]:
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean a, b, c?` out of what there is."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.4) or known[:3]
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or known[:3]
     return f"did you mean {', '.join(close)}?"
 
 
@@ -110,9 +113,10 @@ def override(default: Config, arguments: list[str]) -> Config:
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
     try:
+        config = dataclasses.replace(config, tasks=envs.expand(config.tasks))
         for task in config.tasks:
             envs.check_task(task)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     return config
 

@@ -42,11 +42,31 @@ class EnvConfig:
     """Atari: `100k` = no sticky actions, 1 to 30 no-ops; `storm` = sticky 0.25, no no-ops, one fixed seed."""
     action_set: Literal["minimal", "full"] = "minimal"
     """Atari: mask each game's useless actions, or allow all 18."""
+    render: Literal["light", "full"] = "light"
+    """Robots: without shadows, reflections and antialiasing, ten times faster on a CPU, or with them. A model must be
+    scored with what it was trained with."""
+    metaworld_repeat: int = 1
+    """Meta-World: steps of the simulator per action."""
+    dmc_repeat: int = 2
+    """DeepMind Control: steps of the simulator per action."""
     num_workers: int = -1
     """Processes that step the environments; 0 steps them here, -1 takes one per spare core."""
+    max_restarts: int = 3
+    """Times in a row, no episode finished between, that a simulator which fails is made anew; then the run stops."""
+    timeout_s: float = 60.0
+    """Seconds after which a worker process that does not answer counts as hung."""
 
     def __post_init__(self) -> None:
+        not_negative(self, "max_restarts")
+        positive(self, "timeout_s")
         require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
+        positive(self, "metaworld_repeat", "dmc_repeat")
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What the environments are made with."""
+        names = ("protocol", "action_set", "render", "metaworld_repeat", "dmc_repeat")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ PACKAGES = (
     Package("rliable.library", "rliable", "the tables of mow.ablate and mow.evaluate"),
     Package("safetensors.torch", "safetensors", "mow.export and what it wrote"),
 )
-SIMULATORS = ("mujoco", "metaworld")
+# The robots' suites: module and what asks for it.
+SIMULATORS = {"mujoco": "dmc", "metaworld": "metaworld", "dm_control": "dmc"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,14 +227,12 @@ def requirement(project: str) -> str:
 
 
 def simulator(name: str, answer: Answer | None) -> Finding:
-    """One that only a suite of its own asks for."""
-    needed = (Path(__file__).parent / "envs" / "metaworld.py").exists()
-    if answer is None and not needed:
-        return Finding(name, "ok", "not installed; no task of this version needs it")
+    """One that only suites of robots ask for."""
+    remedy = f"pip install -e '.[{SIMULATORS[name]}]' in the checkout"
     if answer is None:
-        return Finding(name, "note", "not installed; needed for Meta-World", "pip install metaworld")
+        return Finding(name, "note", "not installed; needed for robots", remedy)
     if answer.failure:
-        return Finding(name, "note", answer.failure, "pip install --force-reinstall metaworld")
+        return Finding(name, "note", answer.failure, remedy)
     return Finding(name, "ok", importlib.metadata.version(name) if _has_metadata(name) else "of unknown version")
 
 

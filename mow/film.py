@@ -85,7 +85,7 @@ def run(asked: argparse.Namespace) -> None:
     from mow.training.held_out import play_windows
 
     device = pick_device(asked.device or config.device)
-    options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
+    options = config.env.options
     try:
         envs = make_vector(config.tasks, seed=asked.seed, num_workers=0, options=options)
     except (ImportError, ValueError) as error:

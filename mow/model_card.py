@@ -12,7 +12,7 @@ from mow.presets import PRESETS
 
 # Fields that say where and how a run ran, and nothing of what it learnt.
 _ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "insight_every", "profile",
-          "env.num_workers")  # fmt: skip
+          "env.num_workers", "env.max_restarts", "env.timeout_s")  # fmt: skip
 
 
 @dataclass(frozen=True)

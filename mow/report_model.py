@@ -38,7 +38,7 @@ def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device:
 
     # Not the seed of training, nor the next one, with which the scores were played.
     seed = config.seed + 1000
-    options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
+    options = config.env.options
     try:
         envs = make_vector(config.tasks, seed=seed, num_workers=0, options=options)
     except (ImportError, ValueError) as error:

@@ -29,7 +29,7 @@ class SavedRun:
     @property
     def env_options(self) -> dict[str, object]:
         """What its environments were made with."""
-        return {"protocol": self.config.env.protocol, "action_set": self.config.env.action_set}
+        return self.config.env.options
 
 
 def find_run(path: Path) -> SavedRun:

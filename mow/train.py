@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mow import __version__
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
+from mow.envs.base import EnvFailure
 from mow.resuming import Resumption, claimed, find_resumption, read_state
 from mow.threads import Threads, share
 
@@ -35,7 +36,7 @@ _LONGEST_EVALUATION = 200_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done or stopped in order, 1 its numbers or its disk broke, 2 it cannot start, 130 killed at once."""
+    """Exit code: 0 done or stopped in order, 1 numbers, disk or a simulator broke, 2 it cannot start, 130 killed."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         if "--dry-run" in arguments:
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(error)
     except (FloatingPointError, OSError) as error:
         print(f"mow.train: {error}", file=sys.stderr)
+        return 1
+    except EnvFailure as error:
+        print(f"{error.traceback}mow.train: {error.line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -118,6 +122,11 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
             say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
             say(f"to go on: python -m mow.train --resume {folder}")
             return None
+        except EnvFailure as error:
+            (folder / "failure.txt").write_text(str(error) + "\n", encoding="utf-8")
+            say(f"stopped at step {session.step:,}: a simulator fails for good; checkpoint: {session.save()}")
+            say(f"to go on once it is mended: python -m mow.train --resume {folder}")
+            raise
         took, peak = duration(session.logger.seconds), process_peak()
     say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: tensorboard --logdir {folder}")
     if config.report:
@@ -200,9 +209,15 @@ def _environments(config: Config, workers: int) -> "VectorEnv":
     """All tasks of the config. Raises: UsageError if a simulator is missing."""
     from mow.envs.vector import make_vector
 
-    options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
     try:
-        return make_vector(config.tasks, seed=config.seed, num_workers=workers, options=options)
+        return make_vector(
+            config.tasks,
+            seed=config.seed,
+            num_workers=workers,
+            options=config.env.options,
+            max_restarts=config.env.max_restarts,
+            timeout_s=config.env.timeout_s,
+        )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
 

@@ -53,6 +53,7 @@ def test_switches() -> None:
 def test_tuples() -> None:
     config = parse(["--tasks", "atari:Pong", "dummy:count", "--model.perception.channels", "4", "8", "8", "16"])
     assert config.tasks == ("atari:Pong", "dummy:count")
+    assert parse(["--tasks", "mt10", "dmc:walker-walk"]).tasks == (*PRESETS["mt10"]().tasks, "dmc:walker-walk")
     assert config.model.perception.channels == (4, 8, 8, 16)
     assert parse(["atari4", "--model.condition", "heads", "actor"]).model.condition == ("heads", "actor")
 

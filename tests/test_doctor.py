@@ -172,9 +172,12 @@ def test_roms_codec_and_memory():
     assert [found.verdict for found in codec_and_memory(Answer({}, "x"))] == ["note", "note"]
 
 
-def test_simulators():
+def test_simulators(monkeypatch):
     assert simulator("mujoco", Answer({}, "ImportError: x")).verdict == "note"
-    assert simulator("json", Answer({})).found == "of unknown version"
+    missing = simulator("metaworld", None)
+    assert (missing.verdict, missing.remedy) == ("note", "pip install -e '.[metaworld]' in the checkout")
+    monkeypatch.setattr(doctor, "_has_metadata", lambda _: False)
+    assert simulator("dm_control", Answer({})).found == "of unknown version"
 
 
 def test_threads(monkeypatch):

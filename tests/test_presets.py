@@ -52,3 +52,20 @@ def test_storm_is_one_task_without_anything_for_many() -> None:
     assert config.model.embedding_size == 0
     assert config.model.condition == ()
     assert (config.loss.weighting, config.loss.balance) == ("uniform", 0.0)
+
+
+def test_the_robots_have_the_sizes_that_are_stated() -> None:
+    mt50, mt10, dmc18 = (PRESETS[name]() for name in ("mt50", "mt10", "dmc18"))
+    assert (mt50.tasks, mt10.tasks, dmc18.tasks) == tuple(envs.SETS[name] for name in ("mt50", "mt10", "dmc18"))
+    assert [len(config.tasks) for config in (mt50, mt10, dmc18)] == [50, 10, 18]
+    assert (mt50.num_modules, mt50.model.experts.num_experts, mt50.model.embedding_size) == (12, 12, 256)
+    for config in (mt50, mt10, dmc18):
+        assert config.prefill_steps == config.warmup_updates == 5_000
+        assert config.num_modules == config.model.experts.num_experts
+    assert len(mt50.tasks) * mt50.total_steps == 15_000_000, "the paper's count of environment steps"
+    assert dmc18.total_steps * dmc18.env.dmc_repeat == 500_000, "steps of the simulator"
+
+
+def test_the_mixed_run_has_every_kind_of_task() -> None:
+    config = PRESETS["mixed"]()
+    assert {task.split(":")[0] for task in config.tasks} == {"atari", "metaworld", "dmc", "tiny"}

@@ -1,28 +1,46 @@
 """Environments by name. Importing this, `base`, `dummy` or `vector` needs numpy alone; a suite is loaded when used."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
 from mow.envs.tiny_tasks import TASKS as _TINY_TASKS
+from mow.task_sets import DMC, DMC18, MT10, MT50
 
 # A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
 # those who use it.
-SUITES: dict[str, str] = {"atari": "mow.envs.atari", "dummy": "mow.envs.dummy", "tiny": "mow.envs.tiny"}
+SUITES: dict[str, str] = {
+    "atari": "mow.envs.atari",
+    "dmc": "mow.envs.dmc",
+    "dummy": "mow.envs.dummy",
+    "gym": "mow.envs.gymnasium_envs",
+    "metaworld": "mow.envs.metaworld",
+    "tiny": "mow.envs.tiny",
+}
+
+# Suites whose names are not known before they are loaded: their modules have `check(name)`.
+_OPEN = ("gym",)
 
 # The options of each suite; see the class that takes them.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "atari": ("protocol", "action_set", "time_limit"),
+    "dmc": ("render", "dmc_repeat", "time_limit"),
     "dummy": ("fail_at", "hang_at"),
+    "gym": (),
+    "metaworld": ("render", "metaworld_repeat", "time_limit"),
     "tiny": (),
 }
 
 # What to install where a suite does not load.
 _REMEDIES: dict[str, str] = {
     "atari": "pip install gymnasium ale-py opencv-python-headless",
+    "dmc": "pip install -e '.[dmc]'",
     "dummy": "pip install numpy",
+    "gym": "pip install gymnasium opencv-python-headless",
+    "metaworld": "pip install -e '.[metaworld]'",
     "tiny": "pip install numpy",
 }
 
@@ -38,6 +56,9 @@ ATARI26: tuple[str, ...] = tuple(
 
 # The five tasks that an agent learns in minutes.
 TINY5: tuple[str, ...] = tuple(f"tiny:{name}" for name in _TINY_TASKS)
+
+# Tasks by the name of a set, which stands for all of them on a command line.
+SETS: dict[str, tuple[str, ...]] = {"atari26": ATARI26, "tiny5": TINY5, "mt10": MT10, "mt50": MT50, "dmc18": DMC18}
 
 # The games that ale-py 0.12 registers as ALE/<Game>-v5.
 _ATARI_GAMES = (
@@ -57,16 +78,26 @@ _ATARI_GAMES = (
 
 
 def task_names() -> tuple[str, ...]:
-    """All known tasks, "suite:Task"; loads no simulator."""
-    return (*(f"atari:{game}" for game in _ATARI_GAMES), *(f"dummy:{variant}" for variant in VARIANTS), *TINY5)
+    """All known tasks, "suite:Task", but those of gymnasium; loads no simulator."""
+    games, counters = (f"atari:{game}" for game in _ATARI_GAMES), (f"dummy:{variant}" for variant in VARIANTS)
+    return (*games, *DMC, *counters, *MT50, *TINY5)
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` with the sets among them replaced by their tasks; a task that is named twice stays where it was first."""
+    return tuple(dict.fromkeys(task for name in names for task in SETS.get(name, (name,))))
 
 
 def check_task(name: str) -> None:
-    """Raise ValueError, naming the three nearest tasks, unless `name` is known."""
+    """Raise ValueError, naming the three nearest tasks, unless `name` is known; of "gym:..." asks gymnasium."""
     known = task_names()
-    if name not in known:
+    suite, _, task = name.partition(":")
+    if suite in _OPEN:
+        _loaded(suite, name).check(task)
+    elif name not in known:
         nearest = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
-        raise ValueError(f"unknown task {name!r} (suites: {', '.join(SUITES)}): did you mean {nearest}?")
+        known_sets = f"suites: {', '.join(SUITES)}; sets: {', '.join(SETS)}"
+        raise ValueError(f"unknown task {name!r} ({known_sets}): did you mean {nearest}?")
 
 
 def make(name: str, *, seed: int, options: Mapping[str, object]) -> Env:
@@ -85,10 +116,15 @@ def make(name: str, *, seed: int, options: Mapping[str, object]) -> Env:
     for option in options:
         if option not in known:
             raise ValueError(f"unknown option {option!r}: expected some of {', '.join(known)}")
-    suite, task = name.split(":")
+    suite, _, task = name.partition(":")
+    taken = {key: options[key] for key in OPTIONS[suite] if key in options}
+    env: Env = _loaded(suite, name).make(task, seed=seed, **taken)
+    return env
+
+
+def _loaded(suite: str, name: str) -> Any:
+    """The module of a suite. Raises: ImportError, naming the task and the remedy."""
     try:
-        module = import_module(SUITES[suite])
+        return import_module(SUITES[suite])
     except ImportError as error:
         raise ImportError(f"task {name!r} cannot load its simulator ({error}): {_REMEDIES[suite]}") from error
-    env: Env = module.make(task, seed=seed, **{key: options[key] for key in OPTIONS[suite] if key in options})
-    return env

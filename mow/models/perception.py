@@ -177,12 +177,12 @@ class Encoder(nn.Module):
 
     def _features_of(self, frame: Tensor, group: Group, background: Tensor | None) -> Tensor:
         # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
-        seen = frame.float() / 255.0
+        seen = frame.float().div_(255.0)
         if background is not None:
-            seen = seen - background[group.tasks].unsqueeze(1) / 255.0
+            seen.sub_(background[group.tasks].unsqueeze(1) / 255.0)
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, group.module), group.norm_row).relu()
+            x = norm(conv(x, group.module), group.norm_row).relu_()
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
 
 
@@ -222,8 +222,8 @@ class Decoder(nn.Module):
 
     def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
         x = feature.flatten(0, 1).unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
-        x = self.norms[0](x, group.norm_row).relu()
+        x = self.norms[0](x, group.norm_row).relu_()
         for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
-            x = norm(conv(x, group.module), group.norm_row).relu()
+            x = norm(conv(x, group.module), group.norm_row).relu_()
         x = self.output(x, group.module)  # [k * N, 3, 64, 64]
         return x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:2])

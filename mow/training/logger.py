@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
-from mow.envs.base import Episode
+from mow.envs.base import Episode, Restart
 
 
 class MetricMeans:
@@ -144,6 +144,11 @@ class Logger:
     def skipped(self, step: int, updates: int, why: str) -> None:
         """An update that was left out."""
         self._write({"step": step, "updates": updates, "skipped": why})
+
+    def restart(self, step: int, restart: Restart) -> None:
+        """Simulators that were made anew."""
+        told = {"tasks": restart.tasks, "reason": restart.reason, "traceback": restart.traceback}
+        self._write({"step": step, "restart": told})
 
     def figure(self, name: str, image: Tensor, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""

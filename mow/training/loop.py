@@ -18,7 +18,6 @@ from torch import Tensor
 
 from mow.batch import TransitionBatch
 from mow.config import Config
-from mow.envs.base import Episode
 from mow.replay import Prefetcher, Request
 from mow.replay import save as save_replay
 from mow.training.checkpoint import checkpoint_path, prune, save_checkpoint
@@ -89,7 +88,9 @@ class Run:
         """Random steps, so that there is something to learn from."""
         self._begin(f"prefill: {self.config.prefill_steps:,} random steps per task")
         while self.step < self.config.prefill_steps:
-            self._step(self.collector.random_step)
+            with self.watch.on("acting"):
+                self.collector.begin_random_step()
+            self._end_step()
             self.check_stop()
 
     def warm_up(self) -> None:
@@ -129,10 +130,10 @@ class Run:
         self._begin(f"joint training: to {config.total_steps:,} steps per task")
         begun = self.step
         while self.step < config.total_steps:
-            self._step(lambda: self.collector.agent_step(self.learner))
-            done = self.step - config.prefill_steps
-            if done % schedule.world_model_every == 0:
-                self._update_world_model()
+            with self.watch.on("acting"):
+                self.collector.begin_agent_step(self.learner)
+            done = self.step + 1 - config.prefill_steps
+            self._end_step(update=self._is_due(done))
             if done % schedule.agent_every == 0:
                 self._update_agent()
             last = self.step == config.total_steps
@@ -180,11 +181,24 @@ class Run:
         else:
             self._failed_saves = 0
 
+    def _is_due(self, done: int) -> bool:
+        """Is there a world-model update after so many steps of joint training?
+
+        It may have been made already, where the simulators failed for good during it.
+        """
+        every = self.config.schedule.world_model_every
+        return done % every == 0 and self.learner.updates < self.config.warmup_updates + done // every
+
     def _update_world_model(self) -> None:
-        """One update; every `insight_every` updates a look inside the model first, on the same batch."""
-        every = self.config.insight_every
+        """One update on a batch that is drawn, if it was not before, from what the replay holds now."""
+        request = self._request(self.learner.updates)
         with self.watch.on("gather"):
-            batch = self.prefetch.next(self._request(self.learner.updates))
+            batch = self.prefetch.next(request)
+        self._train_world_model(batch)
+
+    def _train_world_model(self, batch: TransitionBatch) -> None:
+        """Every `insight_every` updates a look inside the model first, on the same batch."""
+        every = self.config.insight_every
         due = every > 0 and self.learner.updates % every == 0
         insight = measure(self.learner, batch) if due else {}
         with self._guarded("world model", batch), self.watch.on("world_model"):
@@ -257,20 +271,41 @@ class Run:
         self._marked = (self._phase_started, self.learner.updates)
         self.say(message)
 
-    def _step(self, step: Callable[[], tuple[Episode, ...]]) -> None:
-        """One step of every task, once what was drawn from the replay is copied out of it."""
+    def _end_step(self, *, update: bool = False) -> None:
+        """The step of every task that was begun, and the world-model update that is due with it.
+
+        The update trains while the environments step, if its batch was drawn before: then neither needs the other, and
+        their order changes nothing. The batch after it is drawn once the step is stored, as it always is.
+        """
+        request = self._request(self.learner.updates)
+        meanwhile = update and request in self.prefetch.pending()
+        if meanwhile:
+            with self.watch.on("gather"):
+                batch = self.prefetch.take(request)
+            self._train_world_model(batch)
+        self._store_step()
+        if meanwhile:
+            with self.watch.on("gather"):
+                self.prefetch.publish(request.following())
+        elif update:
+            self._update_world_model()
+
+    def _store_step(self) -> None:
+        """Once what was drawn from the replay is copied out of it."""
         with ExitStack() as stack:
             with self.watch.on("gather"):
                 stack.enter_context(self.prefetch.writing())
             with self.watch.on("acting"):
-                finished = step()
+                stepped = self.collector.end_step()
         self.step += 1
-        for episode in finished:
+        for episode in stepped.finished:
             self.logger.episode(self.step, episode)
+        for restart in stepped.restarts:
+            self.logger.restart(self.step, restart)
 
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
-        means = {**self.means.read(), **self.watch.read()}
+        means = {**self.means.read(), **self.watch.read(), "envs/restarts": float(self.collector.restarts)}
         self.logger.metrics(self.step, self.learner.updates, means, self.tasks)
         self.logger.flush()
         now, (then, updates_then) = time.monotonic(), self._marked

@@ -1,25 +1,36 @@
 """What every environment promises, whatever its suite. A new suite is done when its tasks pass here."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from mow.envs import make, task_names
+from mow.envs import SUITES, make, task_names
 from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env, Resumable
+from mow.envs.task_group import derived_seed
+from mow.envs.vector import make_vector
 
-HAVE_ATARI = all(find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
-needs_atari = pytest.mark.skipif(not HAVE_ATARI, reason="Atari needs gymnasium, ale-py and OpenCV")
+
+def needs(*modules: str) -> pytest.MarkDecorator:
+    missing = [name for name in modules if not find_spec(name)]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
 
 BUILT_IN = [name for name in task_names() if name.startswith(("dummy:", "tiny:"))]
 # A short time limit, so that its handling is seen within a few steps; no game is over in so few.
 SHORT = {"time_limit": 25}
 STORM = {"protocol": "storm", "action_set": "full", **SHORT}
 ATARI = [("atari:Pong", SHORT), ("atari:Breakout", SHORT), ("atari:MsPacman", STORM)]
-CASES = [pytest.param((name, {}), id=name) for name in BUILT_IN] + [
-    pytest.param(case, id=case[0], marks=needs_atari) for case in ATARI
+METAWORLD = [("metaworld:reach-v3", SHORT), ("metaworld:basketball-v3", {"metaworld_repeat": 2, **SHORT})]
+DMC = [("dmc:reacher-easy", SHORT), ("dmc:walker-walk", {"dmc_repeat": 1, "render": "full", **SHORT})]
+CASES = [
+    *(pytest.param((name, {}), id=name) for name in BUILT_IN),
+    *(pytest.param(case, id=case[0], marks=needs("gymnasium", "ale_py", "cv2")) for case in ATARI),
+    *(pytest.param(case, id=case[0], marks=needs("metaworld", "mujoco")) for case in METAWORLD),
+    *(pytest.param(case, id=case[0], marks=needs("dm_control", "mujoco")) for case in DMC),
 ]
 
 
@@ -110,11 +121,68 @@ def test_episodes_end_once_and_start_anew(env: Env) -> None:
             length += 1
             assert length <= 100  # the longest time limit of these cases, that of tiny:pole
         assert terminated != truncated
-        if env.task.name.startswith("atari:"):
+        if env.task.name.startswith(("atari:", "metaworld:", "dmc:")):
             assert truncated  # by the time limit of 25 steps, which is not an end of the game
             assert length == 25
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(next(actions))
+
+
+def test_an_end_shows_the_next_episode_and_its_seed_is_another(case: tuple[str, Mapping[str, object]]) -> None:
+    """Stepped as training does, beside the same environment by hand: the frame after an end opens the next episode."""
+    name, options = case
+    firsts = set()
+    with make_vector([name], seed=4, num_workers=0, options=options) as envs:
+        alone = make(name, seed=derived_seed(4, 0), options=options)
+        frame, _ = envs.reset()
+        actions = random_actions(alone, seed=1)
+        layout = envs.layout
+        for episode in range(4):
+            expected, _ = alone.reset(seed=derived_seed(4, 0, episode))
+            assert np.array_equal(frame[0], expected)
+            firsts.add(expected.tobytes())
+            ended = False
+            while not ended:
+                action = next(actions)
+                last, reward, terminated, truncated, _ = alone.step(action)
+                step = envs.step(encoded(layout, action))
+                ended = terminated or truncated
+                assert (step.terminated[0], step.truncated[0], step.is_first[0]) == (terminated, truncated, ended)
+                assert step.reward[0] == np.float32(reward)
+                assert ended or np.array_equal(step.frame[0], last)
+            check_frame(last)  # the end itself can be seen by who steps the environment alone
+            assert [finished.task for finished in step.finished] == [name]
+            frame = step.frame
+        alone.close()
+    if options != STORM:  # opens all episodes alike, as it is meant to
+        assert len(firsts) > 1
+
+
+def encoded(layout: ActionLayout, action: Action) -> np.ndarray:
+    vector = np.zeros((1, layout.size), np.float32)
+    if isinstance(action, int):
+        vector[0, action] = 1.0
+    else:
+        vector[0] = action
+    return vector
+
+
+@pytest.mark.parametrize(
+    ("task", "module", "remedy"),
+    [
+        ("atari:Pong", "ale_py", "pip install gymnasium ale-py"),
+        ("metaworld:reach-v3", "metaworld", r"pip install -e '\.\[metaworld\]'"),
+        ("dmc:walker-walk", "dm_control", r"pip install -e '\.\[dmc\]'"),
+    ],
+)
+def test_a_missing_simulator_names_the_remedy(
+    task: str, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, SUITES[task.split(":")[0]], raising=False)
+    with pytest.raises(ImportError, match=f"{task}.*{remedy}") as caught:
+        make(task, seed=0, options={})
+    assert "\n" not in str(caught.value)
 
 
 def test_an_environment_goes_on_from_its_state(case: tuple[str, Mapping[str, object]], env: Env) -> None:

@@ -6,7 +6,7 @@ from ast import literal_eval
 
 import pytest
 
-from mow.envs import _REMEDIES, ATARI26, OPTIONS, SUITES, TINY5, check_task, make, task_names
+from mow.envs import _REMEDIES, ATARI26, OPTIONS, SETS, SUITES, TINY5, check_task, expand, make, task_names
 
 
 def test_names_are_known_and_unique() -> None:
@@ -17,7 +17,9 @@ def test_names_are_known_and_unique() -> None:
     assert TINY5 == ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
     assert set(TINY5) < set(names)
     assert {"dummy:count", "dummy:count-0", "dummy:count-7", "dummy:slide"} < set(names)
-    assert {name.split(":")[0] for name in names} == set(SUITES) == set(OPTIONS) == set(_REMEDIES)
+    # Of "gym" only gymnasium knows the names.
+    assert {name.split(":")[0] for name in names} | {"gym"} == set(SUITES) == set(OPTIONS) == set(_REMEDIES)
+    assert {task for tasks in SETS.values() for task in tasks} <= set(names)
     for name in names:
         check_task(name)
 
@@ -31,7 +33,14 @@ def test_every_atari_name_is_a_game() -> None:
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("atari:Pnog", "atari:Pong"), ("Breakout", "atari:Breakout"), ("dumy:slide", "dummy:slide"), ("atari:", "atari:")],
+    [
+        ("atari:Pnog", "atari:Pong"),
+        ("metaworld:reach", "metaworld:reach-v3"),
+        ("dmc:walker_walk", "dmc:walker-walk"),
+        ("Breakout", "atari:Breakout"),
+        ("dumy:slide", "dummy:slide"),
+        ("atari:", "atari:"),
+    ],
 )
 def test_unknown_tasks_name_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ValueError, match="did you mean") as caught:
@@ -42,19 +51,21 @@ def test_unknown_tasks_name_the_nearest(name: str, nearest: str) -> None:
     assert "\n" not in message
 
 
+def test_sets_stand_for_their_tasks() -> None:
+    assert [len(SETS[name]) for name in ("atari26", "tiny5", "mt10", "mt50", "dmc18")] == [26, 5, 10, 50, 18]
+    for tasks in SETS.values():
+        assert set(tasks) <= set(task_names())
+    assert set(SETS["mt10"]) < set(SETS["mt50"])
+    assert expand(["tiny5", "atari:Pong", "tiny:goal"]) == (*TINY5, "atari:Pong")
+    assert expand(["mt11"]) == ("mt11",)  # for check_task to refuse
+
+
 def test_options_reach_the_suite_that_knows_them() -> None:
     env = make("dummy:count", seed=0, options={"protocol": "storm", "fail_at": 0})
     with pytest.raises(RuntimeError, match="fails at step 0"):
         env.reset()
     with pytest.raises(ValueError, match=r"unknown option 'protocoll'.*protocol"):
         make("dummy:count", seed=0, options={"protocoll": "storm"})
-
-
-def test_a_missing_simulator_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ale_py", None)
-    monkeypatch.delitem(sys.modules, SUITES["atari"], raising=False)
-    with pytest.raises(ImportError, match=r"atari:Pong.*pip install gymnasium ale-py"):
-        make("atari:Pong", seed=0, options={})
 
 
 def test_import_needs_numpy_alone() -> None:

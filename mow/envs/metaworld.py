@@ -1,0 +1,135 @@
+"""Meta-World's 50 tasks of one robot arm, from pixels. Needs metaworld 3 and what MuJoCo draws with.
+
+The picture is that of the camera in front of the arm, above the table, which papers get by moving corner2 to
+(0.75, 0.075, 0.7) and which version 3 has as corner4. Goals and objects are placed anew in every episode. An episode
+lasts 500 steps and never ends by itself; success is told at every step, and to have succeeded at any is to have
+succeeded.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mow.envs import offscreen  # noqa: F401
+
+# isort: split
+# Not before offscreen: MuJoCo loads with these.
+import metaworld  # noqa: F401
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+from mow.envs.base import Frame, TaskSpec
+from mow.envs.robots import RobotEnv, checked_repeat
+
+HORIZON = 500  # steps of the simulator
+CAMERA = "corner4"
+NUM_ACTIONS = 4  # motion of the hand in x, y, z, and the force on the fingers
+
+# Simulators keep some positions as views of MuJoCo's arrays, which follow the bodies; these are those arrays.
+_LIVE = ("xpos", "site_xpos", "geom_xpos", "qpos", "mocap_pos")
+_PLAIN = (bool, int, float, type(None))
+
+
+class MetaworldEnv(RobotEnv):
+    """One task.
+
+    Args:
+        name: as metaworld has it, "reach-v3".
+        seed: of goals and objects, until a reset brings another.
+        render: "light" or "full", see Renderer; "full" is to the pixel what gymnasium draws.
+        repeat: steps of the simulator per action.
+        time_limit: agent steps after which an episode is truncated; None: after 500 steps of the simulator.
+    Raises: ValueError if an option has none of these values; ImportError if this machine cannot draw.
+    Source: Yu et al. 2020; camera, random goals and rule of success as TD-MPC2 (Hansen et al. 2024) has them; horizon
+        500 and an action per step as MoW (300k steps per task).
+    Differs: goals are drawn from the whole of a task's space, not from a list of 50. The marker of the goal is put
+        where the goal is before every picture: in nine tasks the simulator leaves it elsewhere, and then a random goal
+        cannot be seen.
+    """
+
+    def __init__(
+        self, name: str, *, seed: int, render: object = "light", repeat: object = 1, time_limit: object = None
+    ) -> None:
+        skip = checked_repeat(repeat, "metaworld_repeat")
+        sim = ALL_V3_ENVIRONMENTS[name]()
+        # Tell rewards where the goal is. The bounds of what they are told are cached and must be made anew, or the
+        # goal is clipped to 0.
+        sim._partially_observable = False
+        sim.__dict__.pop("sawyer_observation_space", None)
+        # Draw goals from the seeded generator; the simulator's own reset ignores its seed.
+        sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
+        self._sim: Any = sim
+        task = TaskSpec(
+            name=f"metaworld:{name}",
+            discrete=False,
+            num_actions=NUM_ACTIONS,
+            legal=(True,) * NUM_ACTIONS,
+            frame_skip=skip,
+            protocol=f"random goals, action repeat {skip}, {render} rendering",
+        )
+        camera = sim.model.camera(CAMERA).id
+        super().__init__(
+            task, sim.model, sim.data, camera=camera, render=render, horizon=HORIZON, time_limit=time_limit
+        )
+        self._seed(seed)
+        self._state: NDArray[np.float64] = np.zeros(0)
+
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """What the simulator tells of itself, [39], the goal last: for scripted policies; agents see pictures."""
+        return self._state
+
+    def _seed(self, seed: int) -> None:
+        self._sim.seed(seed)
+
+    def _begin(self) -> None:
+        self._state = self._sim.reset()[0]
+
+    def _advance(self, command: NDArray[np.float64]) -> tuple[float, bool]:
+        self._state, reward, _, _, info = self._sim.step(command)
+        return float(reward), bool(info["success"])
+
+    def _draw(self) -> Frame:
+        for marker, position in self._sim._target_site_config:
+            self._sim._set_pos_site(marker, position)
+        return np.ascontiguousarray(super()._draw()[::-1, ::-1])  # the camera hangs upside down
+
+    def _own_state(self) -> dict[str, Any]:
+        kept = {
+            name: self._described(value)
+            for name, value in vars(self._sim).items()
+            if isinstance(value, (*_PLAIN, np.generic, np.ndarray))
+        }
+        return {"rng": self._sim.np_random.bit_generator.state, "attributes": kept}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        self._sim.np_random.bit_generator.state = state["rng"]
+        for name, kept in state["attributes"].items():
+            setattr(self._sim, name, self._restored(kept))
+
+    def _described(self, value: Any) -> dict[str, Any]:
+        """One attribute of the simulator: a plain value, an array, or a place in one of MuJoCo's arrays."""
+        if not isinstance(value, (np.generic, np.ndarray)):
+            return {"value": value}
+        for name in _LIVE if isinstance(value, np.ndarray) else ():
+            array = getattr(self._data, name)
+            if np.may_share_memory(value, array):
+                start = (value.ctypes.data - array.ctypes.data) // array.itemsize
+                return {"live": name, "start": start, "size": value.size}
+        return {"value": value.tolist(), "dtype": value.dtype.name}
+
+    def _restored(self, kept: Mapping[str, Any]) -> Any:
+        if "live" in kept:
+            return getattr(self._data, kept["live"]).reshape(-1)[kept["start"] : kept["start"] + kept["size"]]
+        if "dtype" not in kept:
+            return kept["value"]
+        array = np.array(kept["value"], kept["dtype"])
+        return array if array.ndim else array[()]
+
+
+def make(
+    name: str, *, seed: int, render: object = "light", metaworld_repeat: object = 1, time_limit: object = None
+) -> MetaworldEnv:
+    """The task "metaworld:<name>"."""
+    return MetaworldEnv(name, seed=seed, render=render, repeat=metaworld_repeat, time_limit=time_limit)

@@ -1,0 +1,179 @@
+"""64 x 64 pictures of MuJoCo models on a machine without a screen.
+
+All models of a process share one GL context, and each has a MuJoCo renderer of its own in it: a context per model costs
+memory and start-up time, and where one of several is left current, models are drawn into each other's buffers.
+
+Import this before MuJoCo, which reads MUJOCO_GL when it loads: where that is not set, it is set here to what the machine
+can draw with.
+"""
+
+import atexit
+import ctypes
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+
+from mow.envs.base import FRAME_SHAPE, Frame
+
+Render = Literal["light", "full"]
+
+# What each backend loads, and where that comes from. Debian's names; libegl1 alone draws nothing.
+_LIBRARIES = {"egl": ("libEGL.so.1", "libGL.so.1"), "osmesa": ("libOSMesa.so.8",)}
+_APT = {
+    "egl": "apt-get install -y --no-install-recommends libegl1 libgl1",
+    "osmesa": "apt-get install -y --no-install-recommends libosmesa6",
+}
+_MAX_GEOMS = 2000  # that one picture may hold; the fullest scene of the suites has some 300
+
+
+def choose_backend(environ: Mapping[str, str]) -> str:
+    """What to draw with: what MUJOCO_GL says, else EGL, else OSMesa. Raises: ImportError if that is not here."""
+    told = environ.get("MUJOCO_GL", "").strip().lower()
+    if told and told not in _LIBRARIES:
+        raise ImportError(f"MUJOCO_GL={told} draws only on a screen: unset it, or set it to egl or osmesa")
+    missing = {name: _missing(name) for name in ([told] if told else _LIBRARIES)}
+    for name, what in missing.items():
+        if not what:
+            return name
+    said = "; ".join(f"{name}: {what}" for name, what in missing.items())
+    first = next(iter(missing))
+    raise ImportError(f"nothing to draw with ({said}): {_APT[first]}, then set MUJOCO_GL={first}")
+
+
+def _missing(backend: str) -> str:
+    """What keeps a backend from drawing; empty where nothing does."""
+    for library in _LIBRARIES[backend]:
+        if not _loads(library):
+            return f"no {library}"
+    if backend == "egl" and count_egl_devices() == 0:
+        return "no driver"
+    return ""
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def count_egl_devices() -> int:
+    """Devices that EGL can draw on, a software one included; 0 where libEGL has no driver behind it."""
+    egl = ctypes.CDLL("libEGL.so.1")
+    egl.eglGetProcAddress.restype = ctypes.c_void_p
+    egl.eglGetProcAddress.argtypes = [ctypes.c_char_p]
+    address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    if not address:
+        return 0
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
+    count = ctypes.c_int(0)
+    return count.value if query(0, None, ctypes.byref(count)) else 0
+
+
+def _load_triton() -> None:
+    """Load Triton, where it is, before what MuJoCo draws with.
+
+    PyOpenGL opens Mesa's LLVM to the whole process, and Triton, which brings one of its own, then dies of it when it
+    loads; the other way round both live. Worker processes never come to it and are spared its 85 MB.
+    """
+    may_come = "torch" in sys.modules or multiprocessing.parent_process() is None
+    if may_come and find_spec("triton") is not None:
+        import_module("triton")
+
+
+_load_triton()
+try:
+    _backend, _failure = choose_backend(os.environ), ""
+    os.environ["MUJOCO_GL"] = _backend
+except ImportError as _error:
+    # Told when something is to be drawn, so that a missing library is not taken for a missing simulator.
+    _backend, _failure = "", str(_error)
+
+_context: Any = None  # of this process, once something was drawn
+
+
+def _shared_context() -> Any:
+    global _context
+    if _context is None:
+        if _failure:
+            raise ImportError(_failure)
+        try:
+            _context = import_module(f"mujoco.{_backend}").GLContext(*FRAME_SHAPE[:2])
+        except RuntimeError as error:
+            raise ImportError(f"{_backend} cannot draw here ({error}): set MUJOCO_GL to another of egl, osmesa") from error
+    # What registers last is called first: before the displays are closed under it by what other libraries (dm_control)
+    # registered when they loaded, or the process ends with tracebacks.
+    atexit.unregister(_free_context)
+    atexit.register(_free_context)
+    return _context
+
+
+def _free_context() -> None:
+    global _context
+    _context.free()
+    _context = None
+
+
+class Renderer:
+    """Draws one model.
+
+    Args:
+        model: mujoco.MjModel; its quality settings are changed.
+        camera: number of a camera of the model.
+        render: "full" is what the model asks for, with shadows, reflections and antialiasing; "light" leaves these
+            three out, which on a CPU takes a tenth of the time.
+    Raises: ImportError, naming library and remedy, if this machine cannot draw.
+    """
+
+    def __init__(self, model: Any, camera: int, render: Render) -> None:
+        self._gl = _shared_context()
+        self._gl.make_current()
+        import mujoco
+
+        self._mujoco, self._model = mujoco, model
+        height, width, _ = FRAME_SHAPE
+        model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        if render == "light":
+            model.vis.quality.shadowsize = model.vis.quality.offsamples = 0  # read when the renderer is made
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        if render == "light":
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._scene.flags[flag] = 0
+        self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+        self._camera, self._option, self._perturb = mujoco.MjvCamera(), mujoco.MjvOption(), mujoco.MjvPerturb()
+        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera
+        self._area = mujoco.MjrRect(0, 0, width, height)
+        self._pixels = np.zeros(FRAME_SHAPE, np.uint8)  # the lowest row first, as GL has it
+
+    def draw(self, data: Any) -> Frame:
+        """The model as `data` has it: [64, 64, 3], the reader's own."""
+        mujoco = self._mujoco
+        self._gl.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, self._perturb, self._camera, everything, self._scene
+        )
+        mujoco.mjr_render(self._area, self._scene, self._renderer)
+        mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
+        return self._pixels[::-1].copy()
+
+    def renew_terrain(self) -> None:
+        """Take over height fields that have changed in the model."""
+        self._gl.make_current()
+        for index in range(self._model.nhfield):
+            self._mujoco.mjr_uploadHField(self._model, self._renderer, index)
+
+    def close(self) -> None:
+        """Free what the model takes in the GL context; more than once does no harm."""
+        if self._renderer is not None:
+            self._gl.make_current()
+            self._renderer.free()
+            self._renderer = None

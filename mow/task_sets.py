@@ -1,0 +1,44 @@
+"""The names of tasks of suites whose simulators need not be here, and the sets that benchmarks are made of."""
+
+# The 50 tasks of Meta-World, as its version 3 calls them less their "-v3" and in its order.
+# Source: Yu et al. 2020, table of tasks; metaworld 3.1, MT50.
+_METAWORLD_NAMES = """
+    assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press
+    button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open
+    door-unlock hand-insert drawer-close drawer-open faucet-open faucet-close hammer handle-press-side handle-press
+    handle-pull-side handle-pull lever-pull pick-place-wall pick-out-of-hole pick-place plate-slide plate-slide-side
+    plate-slide-back plate-slide-back-side peg-insert-side peg-unplug-side soccer stick-push stick-pull push push-wall
+    push-back reach reach-wall shelf-place sweep-into sweep window-open window-close
+"""
+MT50: tuple[str, ...] = tuple(f"metaworld:{name}-v3" for name in _METAWORLD_NAMES.split())
+
+# Source: Yu et al. 2020; metaworld 3.1, MT10, in its order.
+_MT10_NAMES = """
+    reach push pick-place door-open drawer-open drawer-close button-press-topdown peg-insert-side window-open
+    window-close
+"""
+MT10: tuple[str, ...] = tuple(f"metaworld:{name}-v3" for name in _MT10_NAMES.split())
+
+# The tasks of the DeepMind Control Suite, "domain-task", in the order of dm_control 1.0. Left out are lqr-lqr_2_1 and
+# lqr-lqr_6_2: their seed draws the physics itself, so that each seed is another task.
+# Source: Tunyasuvunakool et al. 2020, table of domains.
+_DMC_NAMES = """
+    acrobot-swingup acrobot-swingup_sparse ball_in_cup-catch cartpole-balance cartpole-balance_sparse cartpole-swingup
+    cartpole-swingup_sparse cartpole-two_poles cartpole-three_poles cheetah-run dog-stand dog-walk dog-trot dog-run
+    dog-fetch finger-spin finger-turn_easy finger-turn_hard fish-upright fish-swim hopper-stand hopper-hop
+    humanoid-stand humanoid-walk humanoid-run humanoid-run_pure_state humanoid_CMU-stand humanoid_CMU-walk
+    humanoid_CMU-run manipulator-bring_ball manipulator-bring_peg manipulator-insert_ball manipulator-insert_peg
+    pendulum-swingup point_mass-easy point_mass-hard quadruped-walk quadruped-run quadruped-escape quadruped-fetch
+    reacher-easy reacher-hard stacker-stack_2 stacker-stack_4 swimmer-swimmer6 swimmer-swimmer15 walker-stand
+    walker-walk walker-run
+"""
+DMC: tuple[str, ...] = tuple(f"dmc:{name}" for name in _DMC_NAMES.split())
+
+# Source: DreamerV3 (Hafner et al. 2023, arXiv 2301.04104 v1), the 18 tasks of its control suite under a budget of
+# 500k frames; its visual suite is these and two quadrupeds.
+_DMC18_NAMES = """
+    acrobot-swingup cartpole-balance cartpole-balance_sparse cartpole-swingup cartpole-swingup_sparse cheetah-run
+    ball_in_cup-catch finger-spin finger-turn_easy finger-turn_hard hopper-hop hopper-stand pendulum-swingup
+    reacher-easy reacher-hard walker-run walker-stand walker-walk
+"""
+DMC18: tuple[str, ...] = tuple(f"dmc:{name}" for name in _DMC18_NAMES.split())

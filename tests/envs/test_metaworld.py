@@ -1,0 +1,165 @@
+"""Meta-World through our environments: what is seen, what counts as success, what the options change."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from mow.envs import make
+from mow.envs.vector import make_vector
+from mow.task_sets import MT10, MT50
+
+if not (find_spec("metaworld") and find_spec("mujoco")):
+    pytest.skip("Meta-World needs metaworld: pip install -e '.[metaworld]'", allow_module_level=True)
+
+# Of the simulator's policies, which leave clipping to whoever takes their actions.
+pytestmark = pytest.mark.filterwarnings("ignore:Constant.s. may be too high:UserWarning")
+
+REACH = "metaworld:reach-v3"
+
+
+@pytest.fixture
+def reach() -> Iterator:
+    env = make(REACH, seed=0, options={})
+    yield env
+    env.close()
+
+
+def scripted_success(task: str, episodes: int) -> float:
+    """Share of episodes in which the simulator's own policy succeeds at any step, through our wrapper."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    policy = ENV_POLICY_MAP[task.removeprefix("metaworld:")]()
+    env = make(task, seed=0, options={})
+    successes = 0
+    for episode in range(episodes):
+        env.reset(seed=episode)
+        ended = success = False
+        while not (ended or success):
+            action = np.clip(policy.get_action(env.state), -1.0, 1.0).astype(np.float32)
+            _, _, _, ended, info = env.step(action)
+            success = info["success"]
+        successes += success
+    env.close()
+    return successes / episodes
+
+
+def test_the_tasks_are_those_of_the_simulator() -> None:
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS, MT10_V3
+
+    assert [task.removeprefix("metaworld:") for task in MT50] == list(ALL_V3_ENVIRONMENTS)
+    assert [task.removeprefix("metaworld:") for task in MT10] == list(MT10_V3)
+
+
+@pytest.mark.parametrize("task", ["metaworld:reach-v3", "metaworld:drawer-close-v3", "metaworld:window-open-v3"])
+def test_scripted_policies_succeed(task: str) -> None:
+    assert scripted_success(task, episodes=2) == 1.0
+
+
+@pytest.mark.slow
+def test_scripted_policies_solve_all_tasks() -> None:
+    """Prints what each task scores: run with -s to see."""
+    scores = {}
+    for task in MT50:
+        scores[task] = scripted_success(task, episodes=5)
+        print(f"{task:<44}{scores[task]:.2f}", flush=True)
+    print(f"mean {np.mean(list(scores.values())):.3f}")
+    assert np.mean(list(scores.values())) >= 0.95
+    assert min(scores.values()) > 0.0
+
+
+def test_goals_are_random_and_seeded(reach) -> None:
+    goals = []
+    for seed in (1, 2, None, 1, 2, None):
+        reach.reset(seed=seed)
+        goals.append(tuple(reach._sim._target_pos))
+        assert np.array_equal(reach.state[-3:], goals[-1]), "a scripted policy is told the goal"
+    assert goals[:3] == goals[3:]
+    assert len(set(goals)) == 3
+
+
+def test_a_goal_can_be_seen(reach) -> None:
+    """Arm and table are the same after every reset: what differs is the marker, where the goal is."""
+    first, second = (reach.reset(seed=seed)[0].astype(int) for seed in (1, 2))
+    changed = np.abs(first - second).max(axis=-1) > 8  # [64, 64]
+    assert 1 <= changed.sum() <= 40
+
+
+@pytest.mark.parametrize("task", ["metaworld:pick-out-of-hole-v3", "metaworld:faucet-open-v3"])
+def test_markers_are_drawn_where_goals_are(task: str) -> None:
+    import mujoco
+
+    def off() -> float:
+        """How far the farthest marker is from where it should be, metres."""
+        return max(np.linalg.norm(env._data.site(site).xpos - goal) for site, goal in env._sim._target_site_config)
+
+    env = make(task, seed=0, options={})
+    env.reset(seed=1)
+    assert off() < 1e-9
+    mujoco.mj_forward(env._model, env._data)
+    assert off() > 0.01, "the simulator moves them away, or this test could not fail"
+    env.step(np.zeros(4, np.float32))
+    assert off() < 1e-9
+    env.close()
+
+
+def test_the_full_picture_is_that_of_gymnasium_the_right_way_up() -> None:
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    env = make("metaworld:hammer-v3", seed=0, options={"render": "full"})
+    frame, _ = env.reset(seed=1)
+    theirs = MujocoRenderer(env._model, env._data, width=64, height=64, camera_name="corner4")
+    expected = theirs.render("rgb_array")
+    theirs.close()
+    assert np.array_equal(frame, expected[::-1, ::-1])
+    light = make("metaworld:hammer-v3", seed=0, options={"render": "light"})
+    difference = np.abs(light.reset(seed=1)[0].astype(int) - frame)
+    assert difference.max() > 30, "shadows are gone"
+    assert difference.mean() < 12, "and little else"
+    for one in (env, light):
+        one.close()
+
+
+def test_an_action_is_held() -> None:
+    once, thrice = (make(REACH, seed=0, options={"metaworld_repeat": repeat}) for repeat in (1, 3))
+    for env in (once, thrice):
+        env.reset(seed=1)
+    action = np.array([1.0, -1.0, 0.5, 0.0], np.float32)
+    steps = [once.step(action) for _ in range(3)]
+    frame, reward, *_ = thrice.step(action)
+    assert np.array_equal(frame, steps[-1][0])
+    assert reward == sum(step[1] for step in steps)
+    assert thrice.task.frame_skip == 3
+    for env in (once, thrice):
+        env.close()
+
+
+def test_the_horizon_is_500_steps_of_the_simulator() -> None:
+    env = make(REACH, seed=0, options={"metaworld_repeat": 150})
+    env.reset(seed=1)
+    ends = [env.step(np.zeros(4, np.float32))[2:4] for _ in range(4)]  # 150, 150, 150 and 50
+    assert ends == [(False, False)] * 3 + [(False, True)]
+    env.close()
+
+
+def test_success_at_any_step_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with make_vector([REACH], seed=0, num_workers=0, options={"metaworld_repeat": 2, "time_limit": 3}) as envs:
+        sim = envs._group._envs[0]._sim
+        real, reached = sim.step, iter([False, False, True, False, False, False, *[False] * 6])
+
+        def step(action: np.ndarray):
+            *rest, info = real(action)
+            return (*rest, {**info, "success": float(next(reached))})
+
+        monkeypatch.setattr(sim, "step", step)
+        envs.reset()
+        finished = [episode for _ in range(6) for episode in envs.step(np.zeros((1, 4), np.float32)).finished]
+    assert [(episode.success, episode.length) for episode in finished] == [(True, 3), (False, 3)]
+
+
+@pytest.mark.parametrize("action", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.5], [0.0, 0.0, 0.0, np.nan]])
+def test_a_bad_action_is_refused(reach, action: list[float]) -> None:
+    reach.reset(seed=1)
+    with pytest.raises(ValueError, match=r"expected 4 entries in \[-1, 1\]"):
+        reach.step(np.array(action, np.float32))
