@@ -100,7 +100,7 @@ def _heads(model: WorldModelConfig, num_tasks: int) -> int:
         numbers += 4 * width + 2 * num_tasks
     if model.prior == "local":
         cells = model.perception.side**2
-        numbers += cells * (7 * model.prior_width + events) + 4 * model.perception.latent_size
+        numbers += cells * (5 * model.prior_width + events) + 4 * model.perception.latent_size
     return numbers
 
 
