@@ -1,0 +1,97 @@
+"""Is dreaming in K tasks at once cheaper than in one after the other?
+
+    python -m bench -k imagination         one row per K: a curve
+
+The subject is a rollout of the world model under the policy, without what is learnt from it (bench_train_step has
+that). Peers: K rollouts of K single-task baselines on the same contexts, and the same rollout with plain PyTorch ops
+(on a CPU the subject itself is that). Before any clock starts, every way of computing it must dream the same from one
+random state. Not compiled: a rollout writes into its cache step by step.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from bench.bench_train_step import plain_ops, within
+from bench.clock import this_device
+from bench.floors import Work
+from bench.learners import NUM_ACTIONS, TaskCount, cases, make_learner, random_batch, single, task_by_task
+from bench.race import Contestant, Eager, Race
+from mow.batch import Imagination, TransitionBatch
+from mow.flops import agent_update
+from mow.imagination import imagine
+from mow.training.learner import Learner
+
+CASES = cases(this_device().kind)
+_ROUNDS = {"cpu": 7, "cuda": 20}
+# Share of the latents' groups that may differ: a number on the other side of a border draws another class, and what
+# follows differs with it.
+_MAX_DIFFERENT = {"cpu": 0.0, "cuda": 0.05}
+
+
+def rollout(learner: Learner, context: TransitionBatch) -> Imagination:
+    """As the learner's own update makes it, always from the same random state."""
+    how = learner.config.imagination
+    learner.world_model.eval()
+    learner.rng.seed_offset.zero_()
+    with learner.autocast():
+        return imagine(
+            learner.world_model,
+            learner.agent,
+            context,
+            learner.routing(),
+            learner.rng,
+            horizon=how.horizon,
+            start=how.start,
+            ends=how.ends,
+            temperature=how.temperature,
+        )
+
+
+def one_by_one(learners: list[Learner], context: TransitionBatch) -> list[Imagination]:
+    return [rollout(learner, rows) for learner, rows in zip(learners, task_by_task(context), strict=True)]
+
+
+def check(want: Imagination, max_different: float, output: Any, inputs: tuple[Any, ...]) -> None:
+    """One rollout dreams what it dreamt before; K of other models dream as much, and finite numbers."""
+    if isinstance(output, list):
+        assert len(output) == len(want.latent), "a task is missing"
+        assert all(dream.latent.shape[1:] == want.latent.shape[1:] for dream in output), "other rollouts"
+        assert all(dream.reward.isfinite().all() for dream in output), "a reward is not finite"
+        return
+    different = (output.latent != want.latent).flatten(3).any(dim=-1).float().mean()
+    assert float(different) <= max_different, f"{float(different):.1%} of the latents differ"
+    if max_different == 0.0:
+        assert torch.equal(output.reward, want.reward), "rewards differ"
+
+
+def context_flops(case: TaskCount) -> float:
+    """Of what opens the rollout and of the rollout; not of what is learnt from it."""
+    parts = agent_update(case.config, NUM_ACTIONS, NUM_ACTIONS)
+    return parts["context"] + parts["imagination"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rollout(race: Race, case: TaskCount) -> None:
+    race = dataclasses.replace(race, rounds=_ROUNDS[race.device.kind])
+    device, config = torch.device(race.device.kind), case.config
+    how = config.imagination
+    context = random_batch(case.K, how.num_sequences, how.context, device)
+    learner = make_learner(config, device)
+    learners = [make_learner(single(config), device) for _ in range(case.K)]
+    subject: Callable[..., Any] = partial(rollout, learner)
+    peers: dict[str, Contestant] = {"K rollouts of one task": Eager(partial(one_by_one, learners))}
+    if race.device.kind == "cuda":
+        peers["plain ops"] = Eager(within(plain_ops, subject))
+    race.run(
+        Eager(subject),
+        peers,
+        make=lambda: (context,),
+        check=partial(check, rollout(learner, context), _MAX_DIFFERENT[race.device.kind]),
+        work=Work(context_flops(case), 0.0),
+    )
+    race.benchmark.extra_info.update(tasks=case.K, tflop=context_flops(case) / 1e12)

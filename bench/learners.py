@@ -1,0 +1,100 @@
+"""Learners to time: one for K tasks, and K of the single-task baseline, on the same random batches.
+
+The baseline is STORM's network in this package's own training loop, of the widths of the model that it stands beside:
+no task embedding, one expert, one module, nothing shared. At the paper's size it is the preset `storm`.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from mow.batch import TransitionBatch
+from mow.clustering import from_labels
+from mow.config import Config, ExpertsConfig, RoutingConfig, SharedConfig
+from mow.distributions import ActionMask
+from mow.presets import atari26, quickstart
+from mow.training.learner import Learner
+
+NUM_ACTIONS = 18
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """K tasks of a preset's size, with its batch per task."""
+
+    preset: str
+    K: int
+
+    def __str__(self) -> str:
+        return f"{self.preset} K{self.K}"
+
+    @property
+    def config(self) -> Config:
+        parent = {"quickstart": quickstart, "atari26": atari26}[self.preset]()
+        return replace(parent, tasks=tuple(f"task:{k}" for k in range(self.K)))
+
+
+def cases(kind: str) -> list[TaskCount]:
+    """A curve over K: the paper's size on a GPU, the small one on a CPU."""
+    if kind == "cuda":
+        return [TaskCount("atari26", K) for K in (1, 2, 4, 8, 16, 26, 50)]
+    return [TaskCount("quickstart", K) for K in (1, 2, 4, 8)]
+
+
+def single(config: Config) -> Config:
+    """The baseline for one of its tasks."""
+    model = replace(
+        config.model,
+        embedding_size=0,
+        condition=(),
+        task_head=False,
+        routing=RoutingConfig(method="hash", scale="none"),
+        experts=replace(config.model.experts, num_experts=1, experts_per_task=1),
+        shared=SharedConfig(kind="none"),
+    )
+    assert isinstance(model.experts, ExpertsConfig)
+    return replace(
+        config,
+        tasks=config.tasks[:1],
+        model=model,
+        loss=replace(config.loss, balance=0.0, weighting="uniform"),
+        clustering=replace(config.clustering, method="single"),
+    )
+
+
+def make_learner(config: Config, device: torch.device) -> Learner:
+    """As it is once tasks are grouped, from one seed: two of one config are equal."""
+    torch.manual_seed(0)
+    num_tasks = len(config.tasks)
+    mask = ActionMask(
+        torch.ones(num_tasks, NUM_ACTIONS, dtype=torch.bool), torch.zeros(num_tasks, 0, dtype=torch.bool)
+    )
+    learner = Learner(config, mask, device)
+    labels = np.arange(num_tasks) * config.num_modules // num_tasks
+    learner.regroup(from_labels(labels, np.eye(num_tasks)))
+    return learner
+
+
+def random_batch(num_tasks: int, num_sequences: int, length: int, device: torch.device) -> TransitionBatch:
+    """Noise for frames, random actions, one episode per window."""
+    shape = (num_tasks, num_sequences, length)
+    flags = torch.zeros(shape, dtype=torch.bool)
+    is_first = flags.clone()
+    is_first[:, :, 0] = True
+    action = torch.nn.functional.one_hot(torch.randint(0, NUM_ACTIONS, shape), NUM_ACTIONS).float()
+    batch = TransitionBatch(
+        frame=torch.randint(0, 256, (*shape, 64, 64, 3), dtype=torch.uint8),
+        action=action,
+        reward=torch.randn(shape),
+        terminated=flags,
+        truncated=flags,
+        is_first=is_first,
+    )
+    return batch.to(device)
+
+
+def task_by_task(batch: TransitionBatch) -> list[TransitionBatch]:
+    """K batches of one task each."""
+    columns = [getattr(batch, field.name) for field in fields(batch)]
+    return [TransitionBatch(*(column[k : k + 1] for column in columns)) for k in range(len(batch.frame))]

@@ -1,0 +1,123 @@
+"""Benchmarks of whole updates and rollouts: contestants are right on a small model, and a wrong one is not timed."""
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from bench import bench_imagination, bench_train_step
+from bench.bench_train_step import check_same, update_world_model
+from bench.clock import CpuDevice
+from bench.floors import Ceilings
+from bench.learners import TaskCount, cases, make_learner, random_batch, single, task_by_task
+from bench.race import Race
+from mow.config import Config
+from mow.kernels import dispatch
+from mow.kernels.dispatch import choose
+from mow.models import WorldModel
+from mow.presets import storm
+from tests.small import run_config
+
+CPU = torch.device("cpu")
+
+
+class Small(TaskCount):
+    @property
+    def config(self) -> Config:
+        return dataclasses.replace(run_config(), tasks=tuple(f"task:{k}" for k in range(self.K)))
+
+
+SMALL = Small("small", 2)
+
+
+class QuietBenchmark:
+    """The part of pytest-benchmark's fixture that a race uses when nothing is to be timed."""
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, Any] = {}
+        self.stats = None
+        self.calls = 0
+
+    def pedantic(self, target: Callable[[], None], setup: Callable[[], None], rounds: int, iterations: int) -> None:
+        self.calls += 1
+        setup()
+        target()
+
+
+def run(test: Callable[..., None]) -> QuietBenchmark:
+    benchmark = QuietBenchmark()
+    test(Race(benchmark, CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
+    return benchmark
+
+
+TESTS = [bench_train_step.test_world_model, bench_train_step.test_agent, bench_imagination.test_rollout]
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_every_contestant_passes_its_check(test: Callable[..., None]) -> None:
+    benchmark = run(test)
+    assert benchmark.calls == 1
+    assert benchmark.extra_info["tasks"] == 2
+    assert benchmark.extra_info["tflop"] > 0
+
+
+def louder() -> AbstractContextManager[Any]:
+    """A way of computing an update that loses one percent more on everything."""
+    losses = bench_train_step.world_model_losses
+
+    def loud(*arguments: Any, **how: Any) -> Any:
+        found = losses(*arguments, **how)
+        return dataclasses.replace(found, terms={name: 1.01 * loss for name, loss in found.terms.items()})
+
+    return mock.patch("mow.training.learner.world_model_losses", loud)
+
+
+def test_a_way_that_loses_something_else_is_not_timed() -> None:
+    race = Race(QuietBenchmark(), CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1)
+    batch = random_batch(2, 2, 6, CPU)
+    check_same(SMALL, update_world_model, batch, {"plain": bench_train_step.plain_ops}, race)
+    with pytest.raises(AssertionError, match=r"louder loses something else: relative error 1.0e-02"):
+        check_same(SMALL, update_world_model, batch, {"louder": louder}, race)
+
+
+def test_a_rollout_that_dreams_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    foretell, calls = WorldModel.foretell, []
+
+    def drifting(model: WorldModel, moment: Any) -> Any:
+        calls.append(1)
+        logits, events = foretell(model, moment)
+        return logits + 0.5 * len(calls) * torch.linspace(-1, 1, logits.shape[-1]), events
+
+    monkeypatch.setattr(WorldModel, "foretell", drifting)
+    with pytest.raises(AssertionError, match=r"subject is wrong, so nothing is timed.*differ"):
+        run(bench_imagination.test_rollout)
+
+
+def test_plain_ops_are_plain_and_only_inside() -> None:
+    with bench_train_step.plain_ops():
+        assert choose("a door of this test", "auto", ("triton", "reference")) == "reference"
+    assert choose("a door of this test", "auto", ("triton", "reference")) == "triton"
+    assert dispatch._CHOSEN.pop(("a door of this test", "auto", ("triton", "reference"))) == "triton"
+
+
+def test_the_baseline_is_storm() -> None:
+    """At the paper's size, parameter by parameter; and it sees the same rows."""
+    parent = TaskCount("atari26", 3).config
+    assert single(parent).model == dataclasses.replace(storm().model)
+    learner = make_learner(single(SMALL.config), CPU)
+    assert len(learner.config.tasks) == 1
+    batch = random_batch(3, 2, 4, CPU)
+    rows = task_by_task(batch)
+    assert len(rows) == 3
+    assert torch.equal(torch.cat([one.frame for one in rows]), batch.frame)
+    assert torch.equal(torch.cat([one.action for one in rows]), batch.action)
+
+
+def test_the_curve_is_longer_on_a_gpu() -> None:
+    assert [case.K for case in cases("cpu")] == [1, 2, 4, 8]
+    assert [case.K for case in cases("cuda")][-2:] == [26, 50]
+    assert all(len(case.config.tasks) == case.K for kind in ("cpu", "cuda") for case in cases(kind))
