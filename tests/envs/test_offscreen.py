@@ -89,7 +89,7 @@ def test_what_is_missing_is_one_line_with_the_command(monkeypatch: pytest.Monkey
         "nothing to draw with (egl: no libEGL.so.1; osmesa: no libOSMesa.so.8): "
         "apt-get install -y --no-install-recommends libegl1 libgl1, then set MUJOCO_GL=egl"
     )
-    with pytest.raises(ImportError, match="osmesa: no libOSMesa.so.8.*libosmesa6, then set MUJOCO_GL=osmesa"):
+    with pytest.raises(ImportError, match=r"osmesa: no libOSMesa\.so\.8.*libosmesa6, then set MUJOCO_GL=osmesa"):
         offscreen.choose_backend({"MUJOCO_GL": "osmesa"})
     with pytest.raises(ImportError, match="MUJOCO_GL=glfw draws only on a screen: unset it"):
         offscreen.choose_backend({"MUJOCO_GL": "glfw"})
@@ -105,7 +105,7 @@ def test_nothing_to_draw_with_is_not_a_missing_simulator(monkeypatch: pytest.Mon
     monkeypatch.setattr(offscreen, "_context", None)
     monkeypatch.setattr(offscreen, "_failure", "nothing to draw with (...): apt-get install libegl1")
     for task in TASKS[::2]:
-        with pytest.raises(ImportError, match="^nothing to draw with") as caught:
+        with pytest.raises(ImportError, match=r"^nothing to draw with") as caught:
             make(task, seed=0, options={})
         assert "pip" not in str(caught.value)
 
