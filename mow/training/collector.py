@@ -63,6 +63,7 @@ class Collector:
 
     def _step(self, action: NDArray[np.float32]) -> tuple[Episode, ...]:
         step = self.envs.step(action)
+        self._check_reward(step.reward)
         terminated = step.terminated | step.life_lost
         self.replay.add(self.frame, action, step.reward, terminated, step.truncated, self.is_first)
         self.frame, self.is_first = step.frame, step.is_first
@@ -71,6 +72,15 @@ class Collector:
             score.recent.append(episode.episode_return)
             score.episodes += 1
         return step.finished
+
+    def _check_reward(self, reward: NDArray[np.float32]) -> None:
+        """Raises: FloatingPointError naming the task if a reward [K] is not finite; nothing of the step is kept."""
+        if not np.isfinite(reward).all():
+            k = int(np.isfinite(reward).argmin())
+            raise FloatingPointError(
+                f"the reward of {self.envs.specs[k].name} is {reward[k]} at step {self.replay.num_steps}: mend the "
+                "environment, then go on with --resume, or start again"
+            )
 
     def reorder(self, order: tuple[int, ...]) -> None:
         """Sort environments, replay and the current observation: task k becomes the old task order[k]."""
