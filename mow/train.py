@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(parse(arguments))
     except UsageError as error:
         fail(error)
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, MemoryError, OSError) as error:
         print(f"mow.train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -61,6 +61,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     import torch
 
     from mow.envs.vector import make_vector
+    from mow.memory import told_when_memory_runs_out
     from mow.report import write_report
     from mow.training.logger import duration
     from mow.training.stopping import Stopped, StopSwitch
@@ -71,6 +72,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
+        stack.enter_context(told_when_memory_runs_out(folder, device))
         options = {"protocol": config.env.protocol, "action_set": config.env.action_set}
         try:
             envs = stack.enter_context(
@@ -116,6 +118,7 @@ def _wired(
     import torch
 
     from mow.distributions import ActionMask
+    from mow.memory import check_memory
     from mow.replay import ReplayBuffer
     from mow.training.collector import Collector
     from mow.training.learner import Learner
@@ -123,7 +126,9 @@ def _wired(
     from mow.training.loop import Run
 
     layout, schedule = envs.layout, config.schedule
+    mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
     try:
+        needs = check_memory(config, mask, device)
         replay = ReplayBuffer(
             len(config.tasks),
             config.total_steps,
@@ -134,9 +139,8 @@ def _wired(
             store=config.replay.store,
             disk=Path(config.replay.disk) if config.replay.disk else None,
         )
-    except (ImportError, OSError) as error:
+    except (ImportError, MemoryError, OSError) as error:
         raise UsageError(str(error)) from error
-    mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
     learner = Learner(config, mask, device)
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(folder))
@@ -144,6 +148,7 @@ def _wired(
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
     logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
     say(_plan(config, learner, device))
+    say(needs)
     say(f"run folder: {folder}")
     collector = Collector(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
