@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation_table": {"envs"},
     "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
     "weights_file": {"clustering", "training"},
+    "memory": {"config", "plan", "replay", "training"},
     "model_card": {"ablations", "config", "presets"},
     "presets": {"ablations", "config", "task_sets"},
     "task_sets": set(),
