@@ -210,10 +210,16 @@ class OptimConfig:
     """Share of every step size that is left at the end; they fall linearly with the world-model updates."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp32 elsewhere."""
+    checkpoint_activations: Literal["none", "transformers", "all"] = "none"
+    """Compute the world model's activations again in its backward pass instead of keeping them: those of the
+    Transformers, or of encoder and decoder too. Same numbers, less memory, more time."""
+    task_groups: int = 1
+    """Parts of the tasks that a world-model update takes one after the other, adding up gradients: only one part's
+    activations live at a time. Same update but for rounding, and for other draws of dropout."""
 
     def __post_init__(self) -> None:
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
-        positive(self, "matrix_lr", "weighting_lr")
+        positive(self, "matrix_lr", "weighting_lr", "task_groups")
         fraction(self, "final_lr")
 
 

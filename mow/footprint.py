@@ -34,7 +34,8 @@ def activations(config: Config, action_size: int, *, bf16: bool) -> Activations:
     """Of one world-model update and of one agent update."""
     num_tasks, batch = len(config.tasks), config.batch
     map_bytes = 2 if bf16 else _FLOAT
-    tokens = num_tasks * batch.num_sequences * batch.length
+    parts = min(num_tasks, config.optim.task_groups)
+    tokens = num_tasks * batch.num_sequences * batch.length / parts
     dreams = num_tasks * config.imagination.num_sequences
     return Activations(
         world_model=tokens * _per_token(config, action_size, map_bytes),
@@ -48,10 +49,13 @@ def _per_token(config: Config, action_size: int, map_bytes: int) -> float:
     model = config.model
     perception = model.perception
     decoded = 1 / config.loss.reconstruct_every
-    pictures = _PICTURE * map_bytes + decoded * _PICTURE * _FLOAT  # what the encoder reads, what the decoder got wrong
-    maps = (1 + decoded) * (2 * _feature_maps(perception) + _features(perception)) * map_bytes
-    numbers = _PER_LATENT * perception.latent_size + _sequence(model, action_size)
-    return pictures + maps + _FLOAT * (numbers + _heads(model, len(config.tasks)))
+    again = config.optim.checkpoint_activations
+    maps = (_PICTURE + (1 + decoded) * 2 * _feature_maps(perception)) * map_bytes
+    if again == "all":  # of one group of tasks at a time, which batch norm or module keep together
+        maps /= len(config.tasks) if perception.norm == "bn_per_task" else config.num_modules
+    maps += (1 + decoded) * _features(perception) * map_bytes + decoded * _PICTURE * _FLOAT  # and the decoder's error
+    numbers = _PER_LATENT * perception.latent_size + _sequence(model, action_size, again != "none")
+    return maps + _FLOAT * (numbers + _heads(model, len(config.tasks)))
 
 
 def _feature_maps(config: PerceptionConfig) -> int:
@@ -73,16 +77,18 @@ def _block(model: WorldModelConfig) -> int:
     return 11 * model.width + model.feedforward + (2 * model.width if model.dropout else 0)
 
 
-def _sequence(model: WorldModelConfig, action_size: int) -> int:
-    """Numbers that experts and shared part keep for one token."""
+def _sequence(model: WorldModelConfig, action_size: int, again: bool) -> int:
+    """Numbers that experts and shared part keep for one token; `again`: layers keep their input, and one is at work."""
     width, slots = model.width, model.experts.experts_per_task
+    layer = width if again else _block(model)
     mixer, positions = 5 * width, 2 * width
     numbers = model.perception.latent_size + action_size
-    numbers += slots * (mixer + positions + model.experts.num_layers * _block(model))
+    numbers += slots * (mixer + positions + model.experts.num_layers * layer)
+    numbers += slots * _block(model) if again else 0
     if model.shared.kind != "none":
         numbers += slots * width + mixer
     if model.shared.kind == "transformer":
-        numbers += positions + model.shared.num_layers * _block(model)
+        numbers += positions + model.shared.num_layers * layer
     return numbers
 
 
@@ -94,7 +100,7 @@ def _heads(model: WorldModelConfig, num_tasks: int) -> int:
         numbers += 4 * width + 2 * num_tasks
     if model.prior == "local":
         cells = model.perception.side**2
-        numbers += cells * (7 * model.prior_width + events) + 4 * model.perception.latent_size
+        numbers += cells * (5 * model.prior_width + events) + 4 * model.perception.latent_size
     return numbers
 
 

@@ -4,7 +4,8 @@
     replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates
     environments   this process where there is but one spare core, else a worker per spare core, at most one per task
 
-Environments step while no update runs, and the replay's threads sleep when nothing is gathered.
+Workers step while the world model is updated. On a CPU they then share cores with PyTorch, for a small part of the time
+that an update takes; on a GPU the cores are idle. The replay's threads sleep when nothing is gathered.
 """
 
 from dataclasses import dataclass

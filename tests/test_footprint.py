@@ -92,3 +92,32 @@ def test_half_the_sequences_take_half() -> None:
     assert half.lesson == whole.lesson
     assert half.rollout == whole.rollout
     assert whole.peak == max(whole.world_model, whole.rollout, whole.lesson)
+
+
+def test_switches_that_save_memory() -> None:
+    def estimate(**optim: object) -> float:
+        config = dataclasses.replace(atari26(), optim=dataclasses.replace(atari26().optim, **optim))
+        return activations(config, 18, bf16=True).world_model
+
+    plain = estimate()
+    assert estimate(checkpoint_activations="transformers") < 0.93 * plain
+    # What is left is mostly the decoder's error, latents and heads.
+    assert estimate(checkpoint_activations="all") < 0.4 * plain
+    assert estimate(task_groups=4) == pytest.approx(plain / 4)
+    assert estimate(task_groups=1000) == pytest.approx(plain / 26)
+
+
+@pytest.mark.parametrize(("again", "tolerance"), [("transformers", 0.15), ("all", 0.35)])
+def test_as_autograd_keeps_for_computing_again(again: str, tolerance: float) -> None:
+    """The estimate adds what is at work at a time, which is much where groups are few."""
+    optim = dataclasses.replace(CONFIGS["small"].optim, checkpoint_activations=again)
+    config = dataclasses.replace(CONFIGS["small"], optim=optim)
+    model = world_model(config.model, recompute=again)
+    batch = transitions(3, config.batch.num_sequences, config.batch.length)
+    with kept(*model.parameters(), *model.buffers(), batch.action, batch.frame) as blocks:
+        losses = world_model_losses(model, batch, model.route(), PhiloxState.from_seed(0, "cpu"), config.loss)
+    assert losses.terms
+    estimate = activations(config, ACTION_SIZE, bf16=False).world_model
+    groups, tokens = len(model.encoder.groups), batch.reward.numel()
+    working = 4 * tokens * (12288 + 4 * 4512) / groups if again == "all" else 0
+    assert estimate - working == pytest.approx(sum(blocks.values()), rel=tolerance)
