@@ -62,7 +62,7 @@ def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         (["--replay.store", "raw"], "replay 2.46", "change --replay.store packed, --replay.disk FOLDER, --total-steps"),
         (["--batch.num-sequences", "100000"], "a batch ", "change --batch.num-sequences, --batch.length, --opt"),
         (["--imagination.num-sequences", "10000000"], "a rollout ", "change --imagination.num-sequences, --imaginati"),
-        (["--model.width", "8192"], "weights, gradients, optimisers ", "change a smaller preset (quickstart), --model.width"),
+        (["--model.width", "8192"], "weights, gradients, optimisers ", "change a smaller preset (quickstart), --model"),
     ],
 )
 def test_what_cannot_fit_is_refused_and_what_to_change_is_said(
