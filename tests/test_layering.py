@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imagined_env": {"kernels", "batch", "models", "envs", "restored"},
     "clustering": {"batch"},
     "ablations": {"config"},
-    "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets"},
+    "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets", "resuming"},
     "ablation_table": set(),
     "doctor": set(),
     "doctor_probes": {"_C", "envs", "replay"},
