@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(parse(arguments))
     except UsageError as error:
         fail(error)
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, MemoryError, OSError) as error:
         print(f"mow.train: {error}", file=sys.stderr)
         return 1
     except EnvFailure as error:
@@ -65,6 +65,7 @@ def dry_run(arguments: Sequence[str]) -> None:
         raise UsageError("--dry-run plans a new run: leave --resume out, a run says its plan when it starts")
     config = parse(arguments)
     from mow import plan
+    from mow.memory import check_memory
     from mow.training.learner import uses_bf16
 
     device = pick_device(config.device)
@@ -82,6 +83,10 @@ def dry_run(arguments: Sequence[str]) -> None:
         say(f"replay: packed, at most {size}, less as far as frames pack{where}" if packed else f"replay: raw, {size}")
         bf16 = uses_bf16(config, device)
         planned = plan.make_plan(config, mask, bf16=bf16)
+        try:
+            say(check_memory(config, planned, layout.size, device))
+        except MemoryError as error:
+            say(f"it does not fit here: {error}")
         say(plan.long(planned, plan.make_pace(planned, config, mask, device, bf16=bf16)))
 
 
@@ -94,6 +99,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     """
     import torch
 
+    from mow.memory import told_when_memory_runs_out
     from mow.report import write_report
     from mow.training.logger import duration
     from mow.training.peak_memory import process_peak
@@ -105,6 +111,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
+        stack.enter_context(told_when_memory_runs_out(folder, device))
         envs = stack.enter_context(_environments(config, num_workers(config)))
         switch = stack.enter_context(StopSwitch())
         session = _wired(config, device, envs, folder, state is None, stack, switch.check)
@@ -145,22 +152,29 @@ def _wired(
 ) -> "Run":
     """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
     from mow import plan
+    from mow.memory import check_memory
     from mow.replay import set_num_threads
     from mow.training.collector import Collector
     from mow.training.learner import Learner, uses_bf16
     from mow.training.logger import Logger
     from mow.training.loop import Run
 
-    schedule = config.schedule
+    schedule, mask = config.schedule, _mask(envs)
+    planned = plan.make_plan(config, mask, bf16=uses_bf16(config, device))
+    try:
+        needs = check_memory(config, planned, envs.layout.size, device)
+    except MemoryError as error:
+        raise UsageError(str(error)) from error
     replay = _replay(config, envs.layout.size)
-    learner = Learner(config, _mask(envs), device)
+    learner = Learner(config, mask, device)
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(folder))
     if fresh:
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
     logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
     say(_plan(config, device))
-    say(plan.short(plan.make_plan(config, learner.mask, bf16=uses_bf16(config, device))))
+    say(plan.short(planned))
+    say(needs)
     threads = _threads(config)
     set_num_threads(threads.replay)
     say(str(threads))

@@ -1,4 +1,4 @@
-"""The presets of the robots and the mixed one, started for real on a CPU with a tiny network: every phase of training."""
+"""The presets of the robots and the mixed one, started for real on a CPU with a tiny network: every phase."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     [
         pytest.param("mixed", marks=needs("ale_py", "metaworld", "dm_control")),
         pytest.param("mt10", marks=[needs("metaworld"), pytest.mark.slow]),
-        pytest.param("dmc18", marks=[needs("dm_control"), pytest.mark.slow]),
+        pytest.param("dmc18", marks=needs("dm_control")),
         pytest.param("mt50", marks=[needs("metaworld"), pytest.mark.slow]),
     ],
 )
@@ -47,8 +47,6 @@ def test_a_preset_trains(preset: str, tmp_path: Path, capsys: pytest.CaptureFixt
     versions = json.loads((folder / "versions.json").read_text())
     assert set(versions["protocol"]) == set(tasks)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = {
-        name: value for record in records for name, value in record.items() if "loss" in name.lower() and value is not None
-    }
-    assert losses
-    assert all(math.isfinite(value) for value in losses.values() if isinstance(value, float))
+    values = [value for record in records for name, value in record.items() if "loss" in name]
+    assert any(isinstance(value, float) for value in values)
+    assert all(math.isfinite(value) for value in values if isinstance(value, float))

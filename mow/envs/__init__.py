@@ -122,6 +122,11 @@ def make(name: str, *, seed: int, options: Mapping[str, object]) -> Env:
     return env
 
 
+def remedy(suite: str) -> str:
+    """What to install where a suite does not load."""
+    return _REMEDIES[suite]
+
+
 def _loaded(suite: str, name: str) -> Any:
     """The module of a suite. Raises: ImportError, naming the task and the remedy."""
     try:

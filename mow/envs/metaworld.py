@@ -110,9 +110,11 @@ class MetaworldEnv(RobotEnv):
 
     def _described(self, value: Any) -> dict[str, Any]:
         """One attribute of the simulator: a plain value, an array, or a place in one of MuJoCo's arrays."""
-        if not isinstance(value, (np.generic, np.ndarray)):
+        if isinstance(value, np.generic):
+            return {"value": value.tolist(), "dtype": value.dtype.name}
+        if not isinstance(value, np.ndarray):
             return {"value": value}
-        for name in _LIVE if isinstance(value, np.ndarray) else ():
+        for name in _LIVE:
             array = getattr(self._data, name)
             if np.may_share_memory(value, array):
                 start = (value.ctypes.data - array.ctypes.data) // array.itemsize

@@ -3,8 +3,8 @@
 All models of a process share one GL context, and each has a MuJoCo renderer of its own in it: a context per model costs
 memory and start-up time, and where one of several is left current, models are drawn into each other's buffers.
 
-Import this before MuJoCo, which reads MUJOCO_GL when it loads: where that is not set, it is set here to what the machine
-can draw with.
+Import this before MuJoCo, which reads MUJOCO_GL when it loads: where that is not set, it is set here to what the
+machine can draw with.
 """
 
 import atexit
@@ -107,7 +107,9 @@ def _shared_context() -> Any:
         try:
             _context = import_module(f"mujoco.{_backend}").GLContext(*FRAME_SHAPE[:2])
         except RuntimeError as error:
-            raise ImportError(f"{_backend} cannot draw here ({error}): set MUJOCO_GL to another of egl, osmesa") from error
+            raise ImportError(
+                f"{_backend} cannot draw here ({error}): set MUJOCO_GL to another of egl, osmesa"
+            ) from error
     # What registers last is called first: before the displays are closed under it by what other libraries (dm_control)
     # registered when they loaded, or the process ends with tracebacks.
     atexit.unregister(_free_context)
@@ -158,9 +160,7 @@ class Renderer:
         self._gl.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         everything = mujoco.mjtCatBit.mjCAT_ALL
-        mujoco.mjv_updateScene(
-            self._model, data, self._option, self._perturb, self._camera, everything, self._scene
-        )
+        mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._camera, everything, self._scene)
         mujoco.mjr_render(self._area, self._scene, self._renderer)
         mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
         return self._pixels[::-1].copy()

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,6 +15,7 @@ StoreKind = Literal["auto", "raw", "packed"]
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+STATM = Path("/proc/self/statm")
 
 
 def make_store(
@@ -63,7 +65,7 @@ def make_store(
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take: what the system has available, or its control group if that is less.
+    """Bytes that this process can still take: the least of what the system, its control group and `ulimit -v` leave it.
 
     Where the system does not tell (it is not Linux), all of its memory.
     """
@@ -75,6 +77,10 @@ def free_memory() -> int:
         # What was read from files counts as current, but is given back when memory runs short.
         used = int((CGROUP / "memory.current").read_text()) - _entry(CGROUP / "memory.stat", "inactive_file")
         free = min(free, max(int(text) - used, 0))
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if addresses != resource.RLIM_INFINITY and STATM.exists():
+        taken = int(STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        free = min(free, max(addresses - taken, 0))
     return free
 
 

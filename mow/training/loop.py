@@ -11,6 +11,7 @@ Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -160,12 +161,13 @@ class Run:
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
 
-        The replay comes first, and keeps its save before this one: a checkpoint never lacks the replay it goes with.
+        The replay is saved once the checkpoint is written and before it counts, and keeps its save before this one: a
+        checkpoint never lacks the replay it goes with, however often a full disk does not take the next one.
         """
         folder = self.logger.folder
-        save_replay(self.collector.replay, folder / "replay")
         path = checkpoint_path(folder, self.step)
-        save_checkpoint(path, run_state(self))
+        save = partial(save_replay, self.collector.replay, folder / "replay")
+        save_checkpoint(path, run_state(self), once_written=save)
         prune(folder, self.config.keep_checkpoints)
         return path
 

@@ -25,7 +25,7 @@ SHORT = {"time_limit": 25}
 STORM = {"protocol": "storm", "action_set": "full", **SHORT}
 ATARI = [("atari:Pong", SHORT), ("atari:Breakout", SHORT), ("atari:MsPacman", STORM)]
 METAWORLD = [("metaworld:reach-v3", SHORT), ("metaworld:basketball-v3", {"metaworld_repeat": 2, **SHORT})]
-DMC = [("dmc:reacher-easy", SHORT), ("dmc:walker-walk", {"dmc_repeat": 1, "render": "full", **SHORT})]
+DMC = [("dmc:reacher-easy", SHORT), ("dmc:cartpole-swingup", {"dmc_repeat": 1, **SHORT})]
 CASES = [
     *(pytest.param((name, {}), id=name) for name in BUILT_IN),
     *(pytest.param(case, id=case[0], marks=needs("gymnasium", "ale_py", "cv2")) for case in ATARI),
@@ -131,17 +131,15 @@ def test_episodes_end_once_and_start_anew(env: Env) -> None:
 def test_an_end_shows_the_next_episode_and_its_seed_is_another(case: tuple[str, Mapping[str, object]]) -> None:
     """Stepped as training does, beside the same environment by hand: the frame after an end opens the next episode."""
     name, options = case
-    firsts = set()
+    shown = set()
     with make_vector([name], seed=4, num_workers=0, options=options) as envs:
         alone = make(name, seed=derived_seed(4, 0), options=options)
         frame, _ = envs.reset()
-        actions = random_actions(alone, seed=1)
         layout = envs.layout
-        for episode in range(4):
+        for episode in range(3):
             expected, _ = alone.reset(seed=derived_seed(4, 0, episode))
             assert np.array_equal(frame[0], expected)
-            firsts.add(expected.tobytes())
-            ended = False
+            actions, ended = random_actions(alone, seed=1), False
             while not ended:
                 action = next(actions)
                 last, reward, terminated, truncated, _ = alone.step(action)
@@ -152,10 +150,11 @@ def test_an_end_shows_the_next_episode_and_its_seed_is_another(case: tuple[str, 
                 assert ended or np.array_equal(step.frame[0], last)
             check_frame(last)  # the end itself can be seen by who steps the environment alone
             assert [finished.task for finished in step.finished] == [name]
+            shown.add(last.tobytes())
             frame = step.frame
         alone.close()
-    if options != STORM:  # opens all episodes alike, as it is meant to
-        assert len(firsts) > 1
+    # The same actions, other ends; but for what opens all episodes alike, as it is meant to.
+    assert len(shown) > 1 or options == STORM
 
 
 def encoded(layout: ActionLayout, action: Action) -> np.ndarray:
