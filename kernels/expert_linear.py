@@ -144,15 +144,25 @@ def _reference(
     activation: Callable[[Tensor], Tensor],
     residual: Tensor | None,
 ) -> Tensor:
+    shift = None if bias is None else rows_of(bias, plan)  # [K, J, N]
+    if task_bias is not None:
+        shift = task_bias if shift is None else shift + task_bias
+    if plan.routes.numel() == 1 and not _mixes(input, shift):
+        # One pair is one Linear, which adds its bias while it multiplies.
+        output = activation(F.linear(input, rows_of(weight, plan)[0, 0], None if shift is None else shift[0, 0]))
+        return output if residual is None else output + residual
     # A lone expert is one matmul over the folded rows: the gather would copy its weight once per pair. Otherwise the
     # plain form stays: on the CPU, baddbmm and all slots side by side in one wide matmul were measured no faster.
     lone = plan.num_experts == 1
     output = F.linear(input, weight[0]) if lone else input @ rows_of(weight, plan).mT  # [K, J or 1, R, N]
     dtype = output.dtype
     # Sums with a float32 bias are float32, so under autocast the activation sees more than the matmul's digits.
-    if bias is not None:
-        output = output + rows_of(bias, plan).unsqueeze(2)  # [K, J, R, N]
-    if task_bias is not None:
-        output = output + task_bias.unsqueeze(2)
+    if shift is not None:
+        output = output + shift.unsqueeze(2)  # [K, J, R, N]
     output = activation(output).to(dtype).expand(*plan.routes.shape, -1, -1)
     return output if residual is None else output + residual
+
+
+def _mixes(input: Tensor, shift: Tensor | None) -> bool:
+    """The matmul may have fewer digits than the bias."""
+    return torch.is_autocast_enabled(input.device.type) or (shift is not None and shift.dtype != input.dtype)

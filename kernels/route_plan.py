@@ -14,6 +14,10 @@ class RoutePlan:
     routes: Tensor  # [K, J] int64 in [0, num_experts)
     num_experts: int
 
+    def of_task(self, k: int) -> "RoutePlan":
+        """The routes of task k alone, [1, J]."""
+        return RoutePlan(self.routes[k : k + 1], self.num_experts)
+
     def by_expert(self) -> tuple[Tensor, Tensor]:
         """The (task, slot) pairs in the order of their experts, as the kernels walk them. See pairs_by_expert.
 

@@ -26,10 +26,11 @@ from mow.command_line import UsageError
 from mow.config import Config
 from mow.config_file import read_config
 from mow.presets import PRESETS
+from mow.resuming import claimed
 
 # What may differ between a finished run and the one that is asked for: nothing of it is learnt from.
 _ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "report", "insight_every",
-          "env.num_workers")  # fmt: skip
+          "profile", "env.num_workers", "env.max_restarts", "env.timeout_s")  # fmt: skip
 _STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 
@@ -101,7 +102,8 @@ def overrides(base: Config, config: Config) -> list[str]:
 def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
     """The jobs without scores; one that was stopped goes on from its checkpoint, or is removed where it has none.
 
-    Raises: UsageError if a run was told something else, or a folder holds something else than a run.
+    Raises: UsageError if a run was told something else, a folder holds something else than a run, or what would be
+        removed is being trained in by another process.
     """
     left = []
     for job in jobs:
@@ -118,8 +120,9 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
             check_same(job.folder / "config.json", job.config)
             say(f"{job.name} was not finished: it goes on from its last checkpoint")
             continue
-        say(f"{job.name} was not finished: {job.folder} is removed, it starts afresh")
-        shutil.rmtree(job.folder)
+        with claimed(job.folder):
+            say(f"{job.name} was not finished: {job.folder} is removed, it starts afresh")
+            shutil.rmtree(job.folder)
     return left
 
 

@@ -13,13 +13,15 @@ from typing import NoReturn
 
 from mow import envs
 from mow.config import Config
-from mow.presets import PRESETS
+from mow.presets import BATCHINGS, PRESETS, with_batching
 
 USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
 
 presets: {", ".join(PRESETS)} (none: quickstart)
 
 python -m mow.train --resume RUN goes on with a run that was stopped, exactly as it would have.
+python -m mow.train [PRESET] --dry-run says what it would take (parameters, memory, FLOP, hours) and trains nothing.
+python -m mow.train [PRESET] --batching {"|".join(BATCHINGS)} sets the batches of the paper's baseline, or cheaper ones.
 
 Every field of the preset can be overridden; --help after a preset lists them all, for example
   python -m mow.train atari4 --total-steps 600
@@ -68,7 +70,7 @@ def chatty() -> Iterator[None]:
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean a, b, c?` out of what there is."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.4) or known[:3]
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or known[:3]
     return f"did you mean {', '.join(close)}?"
 
 
@@ -87,7 +89,23 @@ def parse(arguments: Sequence[str]) -> Config:
         name = arguments.pop(0)
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
-    return override(PRESETS[name](), arguments)
+    return override(_with_batching(PRESETS[name](), arguments), arguments)
+
+
+def _with_batching(config: Config, arguments: list[str]) -> Config:
+    """Takes `--batching NAME` out of the arguments; what other flags say of batches comes after it and wins."""
+    for at, argument in enumerate(arguments):
+        if argument == "--batching" or argument.startswith("--batching="):
+            words = arguments[at : at + (1 if "=" in argument else 2)]
+            del arguments[at : at + len(words)]
+            name = " ".join(words).removeprefix("--batching").lstrip("= ")
+            if name not in BATCHINGS:
+                raise UsageError(f"--batching must be one of {', '.join(BATCHINGS)}, got {name!r}: name one of them")
+            try:
+                return with_batching(config, name)
+            except ValueError as error:
+                raise UsageError(f"--batching {name}: {error}") from error
+    return config
 
 
 def override(default: Config, arguments: list[str]) -> Config:
@@ -98,7 +116,7 @@ def override(default: Config, arguments: list[str]) -> Config:
         config = dataclasses.replace(config, tasks=envs.expand(config.tasks))
         for task in config.tasks:
             envs.check_task(task)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     return config
 
@@ -149,6 +167,8 @@ def _check_fields(default: Config, arguments: Sequence[str]) -> None:
         flag = argument.split("=")[0].replace("_", "-")
         if flag == "--preset":
             raise UsageError("the preset is the first word, without a flag: python -m mow.train atari4")
+        if flag == "--batching":
+            raise UsageError("--batching is given once, and to a new run: leave it out here")
         if argument.startswith("--") and flag not in (*known, "--help"):
             raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")
 

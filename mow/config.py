@@ -51,8 +51,14 @@ class EnvConfig:
     """DeepMind Control: steps of the simulator per action."""
     num_workers: int = -1
     """Processes that step the environments; 0 steps them here, -1 takes one per spare core."""
+    max_restarts: int = 3
+    """Times in a row, no episode finished between, that a simulator which fails is made anew; then the run stops."""
+    timeout_s: float = 60.0
+    """Seconds after which a worker process that does not answer counts as hung."""
 
     def __post_init__(self) -> None:
+        not_negative(self, "max_restarts")
+        positive(self, "timeout_s")
         require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
         positive(self, "metaworld_repeat", "dmc_repeat")
 
@@ -204,10 +210,16 @@ class OptimConfig:
     """Share of every step size that is left at the end; they fall linearly with the world-model updates."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp32 elsewhere."""
+    checkpoint_activations: Literal["none", "transformers", "all"] = "none"
+    """Compute the world model's activations again in its backward pass instead of keeping them: those of the
+    Transformers, or of encoder and decoder too. Same numbers, less memory, more time."""
+    task_groups: int = 1
+    """Parts of the tasks that a world-model update takes one after the other, adding up gradients: only one part's
+    activations live at a time. Same update but for rounding, and for other draws of dropout."""
 
     def __post_init__(self) -> None:
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
-        positive(self, "matrix_lr", "weighting_lr")
+        positive(self, "matrix_lr", "weighting_lr", "task_groups")
         fraction(self, "final_lr")
 
 
@@ -259,6 +271,8 @@ class Config:
     """Write report.html, one page to look at, when the run is done."""
     insight_every: int = 0
     """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
+    profile: bool = False
+    """Write trace.json, a timeline of a few steps early in joint training, to the run folder."""
     storm_compat: bool = False
     """STORM's released behaviour: windows blind to episode ends, lambda-return from V(s_t)."""
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -316,6 +330,11 @@ class Config:
     def world_model_updates(self) -> int:
         """All world-model updates of the run, warm-up included."""
         return self.warmup_updates + (self.total_steps - self.prefill_steps) // self.schedule.world_model_every
+
+    @property
+    def agent_updates(self) -> int:
+        """All imagination and actor-critic updates of the run."""
+        return (self.total_steps - self.prefill_steps) // self.schedule.agent_every
 
     @property
     def num_modules(self) -> int:

@@ -46,7 +46,8 @@ _LONGEST_EPISODE = 27_000
 _SAY_SECONDS = 30.0  # between two lines on how far it is
 
 # What may differ between seeds of one method.
-_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "evaluation_episodes", "insight_every")
+_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "evaluation_episodes", "insight_every",
+          "profile")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

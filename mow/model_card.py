@@ -11,7 +11,8 @@ from mow.config import Config
 from mow.presets import PRESETS
 
 # Fields that say where and how a run ran, and nothing of what it learnt.
-_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "insight_every", "env.num_workers")
+_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "insight_every", "profile",
+          "env.num_workers", "env.max_restarts", "env.timeout_s")  # fmt: skip
 
 
 @dataclass(frozen=True)

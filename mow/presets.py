@@ -229,6 +229,33 @@ def quickstart() -> Config:
     )
 
 
+def with_batching(config: Config, name: str) -> Config:
+    """`config` with the batches of `name`, one of BATCHINGS: how much is learnt from, per task and step.
+
+    storm: 16 windows of 64 steps; 1,024 rollouts of 16 steps after 8; both at every step. Source: STORM.
+    light: a quarter of the rollouts, at every second step.
+    cheap: also half as many windows, half as long.
+
+    Raises: ValueError for another name, or if the config has no room for them (`model.max_positions`).
+    """
+    if name not in BATCHINGS:
+        raise ValueError(f"unknown batching {name!r}: choose one of {', '.join(BATCHINGS)}")
+    batch, num_rollouts, agent_every = BATCHINGS[name]
+    return replace(
+        config,
+        batch=batch,
+        imagination=replace(config.imagination, num_sequences=num_rollouts, context=8, horizon=16),
+        schedule=replace(config.schedule, world_model_every=1, agent_every=agent_every),
+    )
+
+
+# Windows of replay, rollouts per task, steps per agent update.
+BATCHINGS: dict[str, tuple[BatchConfig, int, int]] = {
+    "storm": (BatchConfig(num_sequences=16, length=64), 1024, 1),
+    "light": (BatchConfig(num_sequences=16, length=64), 256, 2),
+    "cheap": (BatchConfig(num_sequences=8, length=32), 256, 2),
+}
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "quickstart": quickstart,
     "atari4": atari4,

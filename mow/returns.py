@@ -38,14 +38,14 @@ class ReturnScale:
 
     def __init__(self, num_tasks: int, decay: float, device: torch.device) -> None:
         self.decay = decay
+        self.levels = torch.tensor([0.05, 0.95], device=device)  # here: to copy them at every update is to wait
         self.percentiles = torch.zeros(2, num_tasks, device=device)
         self.weight = torch.zeros(num_tasks, device=device)
 
     def update(self, returns: Tensor, weight: Tensor) -> Tensor:
         """Take in returns [K, B, T] of states with weight > 0; give max(1, S): [K]."""
         counted = torch.where(weight > 0, returns.float(), torch.nan).flatten(1)  # [K, B * T]
-        levels = torch.tensor([0.05, 0.95], device=returns.device)
-        now = torch.nanquantile(counted, levels, dim=1)  # [2, K]
+        now = torch.nanquantile(counted, self.levels, dim=1)  # [2, K]
         # A task with no counted state this time keeps what it had.
         step = (1.0 - self.decay) * (weight > 0).flatten(1).any(dim=1)  # [K]
         self.percentiles.lerp_(now.nan_to_num(), step)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -19,12 +18,16 @@ from typing import TYPE_CHECKING, Any
 from mow import __version__
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
+from mow.envs.base import EnvFailure
 from mow.resuming import Resumption, claimed, find_resumption, read_state
+from mow.threads import Threads, share
 
 if TYPE_CHECKING:
     import torch
 
+    from mow.distributions import ActionMask
     from mow.envs.vector import VectorEnv
+    from mow.replay import ReplayBuffer
     from mow.training.loop import Run
 
 
@@ -33,22 +36,53 @@ _LONGEST_EVALUATION = 200_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done or stopped in order, 1 its numbers or its disk broke, 2 it cannot start, 130 killed at once."""
+    """Exit code: 0 done or stopped in order, 1 numbers, disk or a simulator broke, 2 it cannot start, 130 killed."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if "--resume" in arguments:
+        if "--dry-run" in arguments:
+            dry_run([word for word in arguments if word != "--dry-run"])
+        elif "--resume" in arguments:
             resumption = find_resumption(arguments)
             run(resumption.config, resumption)
         else:
             run(parse(arguments))
     except UsageError as error:
         fail(error)
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, MemoryError, OSError) as error:
         print(f"mow.train: {error}", file=sys.stderr)
+        return 1
+    except EnvFailure as error:
+        print(f"{error.traceback}mow.train: {error.line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def dry_run(arguments: Sequence[str]) -> None:
+    """Say what a run would take, and do nothing else. Raises: UsageError as a run would."""
+    if "--resume" in arguments:
+        raise UsageError("--dry-run plans a new run: leave --resume out, a run says its plan when it starts")
+    config = parse(arguments)
+    from mow import plan
+    from mow.training.learner import uses_bf16
+
+    device = pick_device(config.device)
+    _free_folder(config)
+    with chatty():
+        with _environments(config, 0) as envs:
+            layout = envs.layout
+        mask = _mask(envs)
+        say(_plan(config, device))
+        say(str(_threads(config)))
+        replay = _replay(dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk="")), layout.size)
+        size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
+        where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
+        packed = type(replay.store).__name__ == "PackedStore"
+        say(f"replay: packed, at most {size}, less as far as frames pack{where}" if packed else f"replay: raw, {size}")
+        bf16 = uses_bf16(config, device)
+        planned = plan.make_plan(config, mask, bf16=bf16)
+        say(plan.long(planned, plan.make_pace(planned, config, mask, device, bf16=bf16)))
 
 
 def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
@@ -60,9 +94,10 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     """
     import torch
 
-    from mow.envs.vector import make_vector
+    from mow.memory import told_when_memory_runs_out
     from mow.report import write_report
     from mow.training.logger import duration
+    from mow.training.peak_memory import process_peak
     from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(config.device)
@@ -71,13 +106,8 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
-        options = config.env.options
-        try:
-            envs = stack.enter_context(
-                make_vector(config.tasks, seed=config.seed, num_workers=num_workers(config), options=options)
-            )
-        except (ImportError, ValueError) as error:
-            raise UsageError(str(error)) from error
+        stack.enter_context(told_when_memory_runs_out(folder, device))
+        envs = stack.enter_context(_environments(config, num_workers(config)))
         switch = stack.enter_context(StopSwitch())
         session = _wired(config, device, envs, folder, state is None, stack, switch.check)
         stack.enter_context(session.prefetch)
@@ -86,18 +116,21 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
         try:
             session.train()
             if config.evaluation_episodes:
-                fresh = stack.enter_context(
-                    make_vector(session.tasks, seed=config.seed + 1, num_workers=num_workers(config), options=options)
-                )
-                _score(session, fresh)
+                later = dataclasses.replace(config, tasks=tuple(session.tasks), seed=config.seed + 1)
+                _score(session, stack.enter_context(_environments(later, num_workers(config))))
             else:
                 say(summary(session))
         except Stopped:
             say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
             say(f"to go on: python -m mow.train --resume {folder}")
             return None
-        took, peak = duration(session.logger.seconds), peak_memory_gb()
-    say(f"done in {took}, peak memory {peak:.1f} GB; curves: tensorboard --logdir {folder}")
+        except EnvFailure as error:
+            (folder / "failure.txt").write_text(str(error) + "\n", encoding="utf-8")
+            say(f"stopped at step {session.step:,}: a simulator fails for good; checkpoint: {session.save()}")
+            say(f"to go on once it is mended: python -m mow.train --resume {folder}")
+            raise
+        took, peak = duration(session.logger.seconds), process_peak()
+    say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: tensorboard --logdir {folder}")
     if config.report:
         say(f"look: {write_report(folder, device=str(device))}")
     return session
@@ -113,37 +146,33 @@ def _wired(
     check_stop: Callable[[], None],
 ) -> "Run":
     """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
-    import torch
-
-    from mow.distributions import ActionMask
-    from mow.replay import ReplayBuffer
+    from mow import plan
+    from mow.memory import check_memory
+    from mow.replay import set_num_threads
     from mow.training.collector import Collector
-    from mow.training.learner import Learner
+    from mow.training.learner import Learner, uses_bf16
     from mow.training.logger import Logger
     from mow.training.loop import Run
 
-    layout, schedule = envs.layout, config.schedule
+    schedule, mask = config.schedule, _mask(envs)
+    planned = plan.make_plan(config, mask, bf16=uses_bf16(config, device))
     try:
-        replay = ReplayBuffer(
-            len(config.tasks),
-            config.total_steps,
-            (64, 64, 3),
-            layout.size,
-            seed=config.seed,
-            draw=config.replay.draw,
-            store=config.replay.store,
-            disk=Path(config.replay.disk) if config.replay.disk else None,
-        )
-    except (ImportError, OSError) as error:
+        needs = check_memory(config, planned, envs.layout.size, device)
+    except MemoryError as error:
         raise UsageError(str(error)) from error
-    mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+    replay = _replay(config, envs.layout.size)
     learner = Learner(config, mask, device)
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(folder))
     if fresh:
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
     logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
-    say(_plan(config, learner, device))
+    say(_plan(config, device))
+    say(plan.short(planned))
+    say(needs)
+    threads = _threads(config)
+    set_num_threads(threads.replay)
+    say(str(threads))
     say(f"run folder: {folder}")
     collector = Collector(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
@@ -185,17 +214,62 @@ def _score(session: "Run", fresh: "VectorEnv") -> None:
     say(write_scores(session.logger.folder / "scores.json", results, cost))
 
 
+def _environments(config: Config, workers: int) -> "VectorEnv":
+    """All tasks of the config. Raises: UsageError if a simulator is missing."""
+    from mow.envs.vector import make_vector
+
+    try:
+        return make_vector(
+            config.tasks,
+            seed=config.seed,
+            num_workers=workers,
+            options=config.env.options,
+            max_restarts=config.env.max_restarts,
+            timeout_s=config.env.timeout_s,
+        )
+    except (ImportError, ValueError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _mask(envs: "VectorEnv") -> "ActionMask":
+    import torch
+
+    from mow.distributions import ActionMask
+
+    return ActionMask(torch.from_numpy(envs.layout.discrete_mask), torch.from_numpy(envs.layout.continuous_mask))
+
+
+def _replay(config: Config, action_size: int) -> "ReplayBuffer":
+    """An empty one, which takes no memory yet. Raises: UsageError if frames cannot be kept as asked."""
+    from mow.replay import ReplayBuffer
+
+    try:
+        return ReplayBuffer(
+            len(config.tasks),
+            config.total_steps,
+            (64, 64, 3),
+            action_size,
+            seed=config.seed,
+            draw=config.replay.draw,
+            store=config.replay.store,
+            disk=Path(config.replay.disk) if config.replay.disk else None,
+        )
+    except (ImportError, OSError) as error:
+        raise UsageError(str(error)) from error
+    except MemoryError as error:
+        raise UsageError(f"no room for raw frames ({error}): take --replay.store packed") from error
+
+
+def _threads(config: Config) -> Threads:
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers)
+
+
 def num_workers(config: Config) -> int:
-    """Processes for the environments: as told, else one per spare core; one alone would gain nothing."""
-    if config.env.num_workers >= 0:
-        return config.env.num_workers
-    spare = len(os.sched_getaffinity(0)) - 1
-    return min(spare, len(config.tasks)) if spare > 1 else 0
-
-
-def peak_memory_gb() -> float:
-    """Largest resident memory of this process so far, 10^9 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Processes for the environments."""
+    return _threads(config).workers
 
 
 def summary(session: "Run") -> str:
@@ -236,14 +310,11 @@ def _free_folder(config: Config) -> Path:
     return folder
 
 
-def _plan(config: Config, learner: Any, device: "torch.device") -> str:
-    """What is about to happen, in a few lines."""
-    millions = sum(p.numel() for p in learner.world_model.parameters()) / 1e6
-    updates = config.world_model_updates
+def _plan(config: Config, device: "torch.device") -> str:
+    """What is about to happen, in a line."""
     return (
-        f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps, {updates:,} world-model updates "
-        f"({config.warmup_updates:,} of them warm-up) on {device}\n"
-        f"world model {millions:.1f} M parameters before grouping into {config.num_modules} modules"
+        f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps, {config.world_model_updates:,} "
+        f"world-model updates ({config.warmup_updates:,} of them warm-up) on {device}; {config.num_modules} modules"
     )
 
 

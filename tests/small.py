@@ -62,7 +62,7 @@ def run_config(**changes: object) -> Config:
     return dataclasses.replace(config, **changes)
 
 
-def world_model(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **kwargs: bool) -> WorldModel:
+def world_model(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **kwargs: object) -> WorldModel:
     return WorldModel(
         config, action_size=ACTION_SIZE, module_of_task=modules, num_modules=max(modules) + 1, **kwargs
     )
@@ -78,7 +78,7 @@ def action_mask(num_tasks: int = 3) -> ActionMask:
 
 def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1), **changes: object) -> Agent:
     return Agent(
-        dataclasses.replace(ActorCriticConfig(hidden=8), **changes),
+        ActorCriticConfig(**{"hidden": 8, **changes}),
         latent_size=config.perception.latent_size,
         hidden_size=config.width,
         num_bins=config.num_bins,

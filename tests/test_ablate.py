@@ -23,6 +23,7 @@ from mow.command_line import UsageError, parse
 from mow.config import Config
 from mow.envs import TINY5
 from mow.presets import PRESETS, atari4, quickstart
+from mow.resuming import claimed
 
 ROOT = Path(__file__).resolve().parents[1]
 COST = {"env_steps_per_task": 100, "world_model_updates": 90, "wall_seconds": 8.0, "cpu_seconds": 16.0}
@@ -202,6 +203,15 @@ def test_an_incomplete_run_starts_afresh(tmp_path: Path, said: list[str]) -> Non
     assert unfinished(jobs, said.append) == jobs
     assert not jobs[0].folder.exists()
     assert said == [f"mow seed 0 was not finished: {jobs[0].folder} is removed, it starts afresh"]
+
+
+def test_a_run_that_another_process_is_at_is_not_removed(tmp_path: Path, said: list[str]) -> None:
+    (job,) = plan(quickstart(), ["mow"], 1, tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text("{}")
+    with claimed(job.folder), pytest.raises(UsageError, match="another process trains in"):
+        unfinished([job], said.append)
+    assert (job.folder / "config.json").exists()
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, said: list[str]) -> None:

@@ -145,20 +145,6 @@ def test_workers_follow_the_spare_cores(monkeypatch):
         assert train.num_workers(run_config()) == want
 
 
-def test_a_disk_that_takes_no_checkpoint_is_borne_three_times(tmp_path, capsys, monkeypatch):
-    def full(path, _content):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr("mow.training.loop.save_checkpoint", full)
-    folder = tmp_path / "run"
-    assert main(["quickstart", *DUMMY, "--folder", str(folder), "--checkpoint-every", "3"]) == 1
-    said = capsys.readouterr()
-    warning = "no checkpoint was written ([Errno 28] No space left on device: "
-    assert said.out.count(warning) == 2
-    assert "the run goes on, the one before stays: free some space" in said.out
-    assert said.err.startswith("mow.train: [Errno 28] No space left on device: ")
-
-
 def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):
     from mow.training.loop import Run
 

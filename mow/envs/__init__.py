@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import Any
 
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
@@ -15,15 +16,20 @@ SUITES: dict[str, str] = {
     "atari": "mow.envs.atari",
     "dmc": "mow.envs.dmc",
     "dummy": "mow.envs.dummy",
+    "gym": "mow.envs.gymnasium_envs",
     "metaworld": "mow.envs.metaworld",
     "tiny": "mow.envs.tiny",
 }
+
+# Suites whose names are not known before they are loaded: their modules have `check(name)`.
+_OPEN = ("gym",)
 
 # The options of each suite; see the class that takes them.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "atari": ("protocol", "action_set", "time_limit"),
     "dmc": ("render", "dmc_repeat", "time_limit"),
     "dummy": ("fail_at", "hang_at"),
+    "gym": (),
     "metaworld": ("render", "metaworld_repeat", "time_limit"),
     "tiny": (),
 }
@@ -33,6 +39,7 @@ _REMEDIES: dict[str, str] = {
     "atari": "pip install gymnasium ale-py opencv-python-headless",
     "dmc": "pip install -e '.[dmc]'",
     "dummy": "pip install numpy",
+    "gym": "pip install gymnasium opencv-python-headless",
     "metaworld": "pip install -e '.[metaworld]'",
     "tiny": "pip install numpy",
 }
@@ -71,7 +78,7 @@ _ATARI_GAMES = (
 
 
 def task_names() -> tuple[str, ...]:
-    """All known tasks, "suite:Task"; loads no simulator."""
+    """All known tasks, "suite:Task", but those of gymnasium; loads no simulator."""
     games, counters = (f"atari:{game}" for game in _ATARI_GAMES), (f"dummy:{variant}" for variant in VARIANTS)
     return (*games, *DMC, *counters, *MT50, *TINY5)
 
@@ -82,9 +89,12 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_task(name: str) -> None:
-    """Raise ValueError, naming the three nearest tasks, unless `name` is known."""
+    """Raise ValueError, naming the three nearest tasks, unless `name` is known; of "gym:..." asks gymnasium."""
     known = task_names()
-    if name not in known:
+    suite, _, task = name.partition(":")
+    if suite in _OPEN:
+        _loaded(suite, name).check(task)
+    elif name not in known:
         nearest = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
         known_sets = f"suites: {', '.join(SUITES)}; sets: {', '.join(SETS)}"
         raise ValueError(f"unknown task {name!r} ({known_sets}): did you mean {nearest}?")
@@ -106,10 +116,20 @@ def make(name: str, *, seed: int, options: Mapping[str, object]) -> Env:
     for option in options:
         if option not in known:
             raise ValueError(f"unknown option {option!r}: expected some of {', '.join(known)}")
-    suite, task = name.split(":")
+    suite, _, task = name.partition(":")
+    taken = {key: options[key] for key in OPTIONS[suite] if key in options}
+    env: Env = _loaded(suite, name).make(task, seed=seed, **taken)
+    return env
+
+
+def remedy(suite: str) -> str:
+    """What to install where a suite does not load."""
+    return _REMEDIES[suite]
+
+
+def _loaded(suite: str, name: str) -> Any:
+    """The module of a suite. Raises: ImportError, naming the task and the remedy."""
     try:
-        module = import_module(SUITES[suite])
+        return import_module(SUITES[suite])
     except ImportError as error:
         raise ImportError(f"task {name!r} cannot load its simulator ({error}): {_REMEDIES[suite]}") from error
-    env: Env = module.make(task, seed=seed, **{key: options[key] for key in OPTIONS[suite] if key in options})
-    return env

@@ -1,7 +1,7 @@
 """What every environment promises, and how the actions of a run with many tasks are laid out. Numpy only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -90,6 +90,30 @@ class EnvStep:
     truncated: NDArray[np.bool_]  # [K] a time limit cut the episode
     life_lost: NDArray[np.bool_]  # [K] a life went; the episode goes on
     finished: tuple[Episode, ...]  # in the order of the tasks
+    restarts: tuple["Restart", ...] = ()
+    # Where a simulator was lost in this step, k -> [64, 64, 3]: the first frame of another one, which took the action
+    # in its place. Reward and flags of task k are its answer; what the lost one would have answered nobody knows.
+    reopened: Mapping[int, Frame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Simulators that failed and were made anew."""
+
+    tasks: tuple[str, ...]  # whose episodes were cut off
+    reason: str  # one line
+    traceback: str  # of the worker; empty where it left none
+
+
+class EnvFailure(RuntimeError):
+    """A simulator that fails again and again: nothing is left to step.
+
+    Args: line: which task and why. traceback: of the worker, or empty.
+    """
+
+    def __init__(self, line: str, traceback: str = "") -> None:
+        super().__init__(f"{line}\n{traceback}".strip())
+        self.line, self.traceback = line, traceback
 
 
 @dataclass(frozen=True, eq=False)

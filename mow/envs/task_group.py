@@ -1,14 +1,18 @@
 """Some tasks stepped one after the other, with what they answer written into an array that may be shared memory."""
 
+import math
+import traceback
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs import make
-from mow.envs.base import FRAME_SHAPE, Action, Resumable, TaskSpec
+from mow.envs.base import FRAME_SHAPE, Action, Env, Frame, Resumable, TaskSpec
 
 # One record per slot. A slot is the place of a task in the list that the run began with; it never changes, while
 # `reorder` changes which task number shows it.
@@ -25,6 +29,7 @@ RECORD = np.dtype(
     align=True,
 )
 FLAGS = ("reward", "is_first", "terminated", "truncated", "life_lost")
+_SHORTEST_STILL = 5  # steps; a shorter episode in which nothing moves is no sign of a broken picture
 
 
 def derived_seed(seed: int, slot: int, *episode: int) -> int:
@@ -40,56 +45,99 @@ class _Progress:
     episode_return: float = 0.0
     length: int = 0
     success: bool | None = None
+    restarts: int = 0  # of the simulator; every one has seeds of its own
+    first_picture: int | None = None  # checksum
+    moved: bool = False  # a frame was another than the first
+    drawn: bool = False  # a frame had more than one colour
 
 
 # A finished episode on its way to the parent: slot, return, length, success.
 Finished = tuple[int, float, int, bool | None]
 
 
+class Failure(NamedTuple):
+    """A simulator that raised; it is not used again."""
+
+    slot: int
+    reason: str  # one line
+    traceback: str
+
+    @classmethod
+    def of(cls, slot: int, error: Exception) -> "Failure":
+        """What there is to say of an error."""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return cls(slot, reason, "".join(traceback.format_exception(error)))
+
+
+class Stepped(NamedTuple):
+    """What a group tells of one step, besides what it wrote on the board."""
+
+    finished: list[Finished]
+    failed: list[Failure]
+    notes: list[str]  # one line each, for the user
+
+
+class Renewed(NamedTuple):
+    """Slots whose simulators were made anew."""
+
+    first: dict[int, Frame]  # by slot: the frame at which the action was taken
+    failed: list[Failure]
+
+
 class TaskGroup:
-    """The environments of some slots, stepped one after the other; writes what they answer into `board` [K]."""
+    """The environments of some slots, stepped one after the other; writes what they answer into `board` [K].
+
+    There are none before `build`, or before `renew` made some of them. An environment that raises, or that answers with
+    a reward that is not finite or with anything but a frame, is reported and left alone until it is renewed.
+    """
 
     def __init__(
         self, slots: Mapping[int, str], board: NDArray[np.void], seed: int, options: Mapping[str, object]
     ) -> None:
-        self._board = board
-        self._seed = seed
-        self._envs = {}
-        for slot in self._each(slots):
-            self._envs[slot] = make(slots[slot], seed=derived_seed(seed, slot), options=options)
+        self._slots, self._board, self._seed, self._options = slots, board, seed, options
+        self._envs: dict[int, Env] = {}
         self._progress = {slot: _Progress() for slot in slots}
+        self._still: set[int] = set()  # slots that were reported for it
 
-    @property
-    def specs(self) -> dict[int, TaskSpec]:
+    def build(self) -> dict[int, TaskSpec]:
+        """Make all environments; what one raises is the caller's."""
+        for slot in self._each(self._slots):
+            self._make(slot, 0)
         return {slot: env.task for slot, env in self._envs.items()}
 
-    def reset(self) -> list[Finished]:
+    def reset(self) -> None:
+        """Open an episode in every slot; what one raises is the caller's."""
         for slot in self._each(self._envs):
             self._open(slot)
             for name in FLAGS:
                 self._board[name][slot] = name == "is_first"
-        return []
 
-    def step(self, actions: Mapping[int, Action]) -> list[Finished]:
+    def step(self, actions: Mapping[int, Action]) -> Stepped:
         """Take native actions, by slot."""
-        finished: list[Finished] = []
+        stepped = Stepped([], [], [])
         for slot in self._each(self._envs):
-            frame, reward, terminated, truncated, info = self._envs[slot].step(actions[slot])
-            progress = self._progress[slot]
-            progress.episode_return += reward
-            progress.length += 1
-            if "success" in info:
-                progress.success = bool(progress.success) or bool(info["success"])
-            ended = terminated or truncated
-            flags = (reward, ended, terminated, truncated, bool(info.get("life_lost", False)))
-            for name, flag in zip(FLAGS, flags, strict=True):
-                self._board[name][slot] = flag
-            if ended:
-                finished.append((slot, progress.episode_return, progress.length, progress.success))
-                self._open(slot)
-            else:
-                self._board["frame"][slot] = frame
-        return finished
+            try:
+                self._step(slot, actions[slot], stepped)
+            except Exception as error:  # noqa: BLE001 - whatever a simulator raises, the others go on; it is reported
+                stepped.failed.append(Failure.of(slot, error))
+        return stepped
+
+    def renew(self, lost: Mapping[int, tuple[int, Action]]) -> Renewed:
+        """Make simulators anew and let each take the action that the lost one was given, in an episode of one step.
+
+        That episode is real from its first frame to its reward, and is cut off as truncated; the board then shows the
+        first frame of the next.
+
+        Args: lost: by slot, how often its simulator has been made anew (seeds follow from it), and the action.
+        """
+        renewed = Renewed({}, [])
+        for slot in self._each(lost):
+            restarts, action = lost[slot]
+            try:
+                renewed.first[slot] = self._renew(slot, restarts, action)
+            except Exception as error:  # noqa: BLE001 - as in step
+                renewed.failed.append(Failure.of(slot, error))
+        return renewed
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """By slot: the episode so far, and the environment's own state or None where it cannot tell it."""
@@ -107,8 +155,12 @@ class TaskGroup:
         for slot in self._each(self._envs):
             own = dict(states[slot])
             kept = own.pop("env")
+            progress = _Progress(**own)
+            if progress.restarts != self._progress[slot].restarts:
+                self._envs[slot].close()
+                self._make(slot, progress.restarts)
+            self._progress[slot] = progress
             env = self._envs[slot]
-            self._progress[slot] = _Progress(**own)
             if kept is None or not isinstance(env, Resumable):
                 self._open(slot)
                 renewed.append(slot)
@@ -120,10 +172,83 @@ class TaskGroup:
         for env in self._envs.values():
             env.close()
 
+    def _make(self, slot: int, restarts: int) -> None:
+        seed = derived_seed(self._seed, slot, *([restarts, 0] if restarts else []))
+        self._envs[slot] = make(self._slots[slot], seed=seed, options=self._options)
+        self._progress[slot] = _Progress(restarts=restarts)
+
     def _open(self, slot: int) -> None:
-        number = self._progress[slot].number + 1
-        self._progress[slot] = _Progress(number)
-        self._board["frame"][slot] = self._envs[slot].reset(seed=derived_seed(self._seed, slot, number))[0]
+        number, restarts = self._progress[slot].number + 1, self._progress[slot].restarts
+        self._progress[slot] = _Progress(number, restarts=restarts)
+        # As many entries as no other seed has: those of environments are of one or three, of first episodes two.
+        seed = derived_seed(self._seed, slot, number, *([restarts, 0] if restarts else []))
+        frame = self._envs[slot].reset(seed=seed)[0]
+        self._check(slot, frame, 0.0)
+        self._look(slot, frame)
+        self._board["frame"][slot] = frame
+
+    def _step(self, slot: int, action: Action, stepped: Stepped) -> None:
+        frame, reward, terminated, truncated, info = self._envs[slot].step(action)
+        self._check(slot, frame, reward)
+        self._look(slot, frame)
+        progress = self._progress[slot]
+        progress.episode_return += reward
+        progress.length += 1
+        if "success" in info:
+            progress.success = bool(progress.success) or bool(info["success"])
+        ended = terminated or truncated
+        flags = (reward, ended, terminated, truncated, bool(info.get("life_lost", False)))
+        for name, flag in zip(FLAGS, flags, strict=True):
+            self._board[name][slot] = flag
+        if ended:
+            stepped.finished.append((slot, progress.episode_return, progress.length, progress.success))
+            self._report_a_still(slot, stepped)
+            self._open(slot)
+        else:
+            self._board["frame"][slot] = frame
+
+    def _renew(self, slot: int, restarts: int, action: Action) -> Frame:
+        if slot in self._envs:
+            with suppress(Exception):  # it has failed already, and no more is asked of it than its memory
+                self._envs.pop(slot).close()
+        self._make(slot, restarts)
+        self._open(slot)
+        first: Frame = self._board["frame"][slot].copy()
+        self._step(slot, action, Stepped([], [], []))
+        if not self._board["is_first"][slot]:  # the episode did not end by itself
+            self._board["is_first"][slot] = self._board["truncated"][slot] = True
+            self._open(slot)
+        return first
+
+    def _check(self, slot: int, frame: Frame, reward: float) -> None:
+        """Raises: ValueError if nothing can be learnt from this answer."""
+        if frame.shape != FRAME_SHAPE or frame.dtype != np.uint8:
+            raise ValueError(
+                f"{self._slots[slot]}: expected a frame uint8 {[*FRAME_SHAPE]}, got {frame.dtype} {[*frame.shape]}"
+            )
+        if not math.isfinite(reward):
+            raise ValueError(f"{self._slots[slot]}: expected a finite reward, got {reward}")
+
+    def _look(self, slot: int, frame: Frame) -> None:
+        """Has this episode shown anything yet? Costs nothing once it has."""
+        progress = self._progress[slot]
+        if not progress.drawn:
+            progress.drawn = bool((frame != frame[0, 0]).any())
+        if not progress.moved:
+            picture = zlib.crc32(frame.tobytes())
+            progress.moved = progress.first_picture not in (None, picture)
+            progress.first_picture = picture
+
+    def _report_a_still(self, slot: int, stepped: Stepped) -> None:
+        progress, name = self._progress[slot], self._slots[slot]
+        if (progress.drawn and progress.moved) or progress.length < _SHORTEST_STILL or slot in self._still:
+            return
+        self._still.add(slot)
+        shown = "the same frame" if progress.drawn else "frames of one colour"
+        stepped.notes.append(
+            f"{name} showed {shown} through a whole episode of {progress.length} steps, from which nothing can be "
+            f"learnt: look at it with python -m mow.envs --preview {name} out.png"
+        )
 
     def _each(self, slots: Iterable[int]) -> Iterator[int]:
         # Without try and finally on purpose: the slot that fails stays marked.

@@ -21,12 +21,15 @@ def termination_loss(termination_logits: Tensor, terminated: Tensor) -> Tensor:
     return loss.mean(dim=(1, 2))
 
 
-def task_loss(task_logits: Tensor) -> Tensor:
+def task_loss(task_logits: Tensor, *, first_task: int = 0) -> Tensor:
     """Cross-entropy of the task index, at every step: [K, B, L, K] -> [K]. Source: MoW section 3 (task loss).
 
     Keeps h_t telling tasks apart; its head must not be given e_k.
+
+    Args: first_task: index of the first row, where only some tasks are given: [k, B, L, K] -> [k].
     """
     num_tasks = task_logits.shape[0]
-    target = torch.arange(num_tasks, device=task_logits.device).view(-1, 1, 1).expand(task_logits.shape[:3])
+    task = torch.arange(first_task, first_task + num_tasks, device=task_logits.device)
+    target = task.view(-1, 1, 1).expand(task_logits.shape[:3])
     loss = F.cross_entropy(task_logits.float().flatten(0, 2), target.flatten(), reduction="none")
     return loss.view(task_logits.shape[:3]).mean(dim=(1, 2))

@@ -33,6 +33,7 @@ def grow(model: WorldModel, order: Sequence[int], module_of_task: Sequence[int],
         module_of_task=module_of_task,
         num_modules=num_modules,
         across_episodes=model.across_episodes,
+        recompute=model.recompute,
     ).to(model.plan.routes.device)
     index = torch.as_tensor(order, device=model.plan.routes.device)
     old, new = model.state_dict(), grown.state_dict()

@@ -58,7 +58,9 @@ class ModularLayerNorm(nn.Module):
             return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0], self.eps)
         affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
         weight, bias = rows_of(self.weight, plan).view(affine), rows_of(self.bias, plan).view(affine)
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps) * weight + bias
+        if plan.routes.numel() == 1:
+            return F.layer_norm(x, x.shape[-1:], weight.flatten(), bias.flatten(), self.eps)
+        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
 
 
 class ModularMLP(nn.Module):
@@ -97,7 +99,7 @@ class ModularMLP(nn.Module):
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None) -> Tensor:
         """[K, 1, R, I] -> [K, 1, R, O]."""
         for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            x = norm(linear(x, plan, embedding if index == 0 else None), plan).relu()
+            x = norm(linear(x, plan, embedding if index == 0 else None), plan).relu_()
         return self.output(x, plan)
 
 
@@ -116,5 +118,5 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """[K, 1, R, I] -> [K, J, R, D]."""
-        x = self.input_norm(self.input(x, plan, embedding), plan).relu()
+        x = self.input_norm(self.input(x, plan, embedding), plan).relu_()
         return self.output_norm(self.output(x, plan), plan)

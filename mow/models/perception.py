@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from mow.config import PerceptionConfig
 from mow.kernels import RoutePlan
 from mow.models.modular import ModularLinear, uniform_parameter
+from mow.models.recompute import Call, kept, recomputing
 
 Norm = Literal["bn_per_task", "bn_shared", "group"]
 
@@ -68,9 +69,11 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor, row: int) -> Tensor:
         """[n, C, H, W] -> the same shape."""
-        if self.training:
-            self.num_batches[row] += 1
         mean, var = self.running_mean[row], self.running_var[row]
+        if self.training and recomputing():  # counted already; the copies are dropped
+            mean, var = mean.clone(), var.clone()
+        elif self.training:
+            self.num_batches[row] += 1
         return F.batch_norm(x, mean, var, self.weight[row], self.bias[row], self.training, momentum=0.1)
 
 
@@ -140,6 +143,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.groups = normalisation_groups(module_of_task, config.norm)
+        self.call: Call = kept
         self.latent_shape = (config.groups, config.classes)
         widths = (3, *config.channels)
         self.convs = nn.ModuleList(
@@ -168,16 +172,17 @@ class Encoder(nn.Module):
 
     def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
         """Frames and backgrounds, as above -> convolution features [K, N, F]."""
-        return torch.cat([self._features_of(frame[group.tasks], group, background) for group in self.groups])
+        parts = [self.call(self._features_of, frame[group.tasks], group, background) for group in self.groups]
+        return torch.cat(parts)
 
     def _features_of(self, frame: Tensor, group: Group, background: Tensor | None) -> Tensor:
         # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
-        seen = frame.float() / 255.0
+        seen = frame.float().div_(255.0)
         if background is not None:
-            seen = seen - background[group.tasks].unsqueeze(1) / 255.0
+            seen.sub_(background[group.tasks].unsqueeze(1) / 255.0)
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, group.module), group.norm_row).relu()
+            x = norm(conv(x, group.module), group.norm_row).relu_()
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
 
 
@@ -189,6 +194,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.groups = normalisation_groups(module_of_task, config.norm)
+        self.call: Call = kept
         widths = config.channels[::-1]
         self.side, self.cells = config.side, _cells(config)
         self.input = ModularLinear(
@@ -211,13 +217,13 @@ class Decoder(nn.Module):
         rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
         feature = feature.unflatten(1, (-1, self.cells)).transpose(2, 3).flatten(2)  # [K, N, F]
-        frame = torch.cat([self._frames_of(feature[group.tasks], group) for group in self.groups])
+        frame = torch.cat([self.call(self._frames_of, feature[group.tasks], group) for group in self.groups])
         return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
     def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
         x = feature.flatten(0, 1).unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
-        x = self.norms[0](x, group.norm_row).relu()
+        x = self.norms[0](x, group.norm_row).relu_()
         for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
-            x = norm(conv(x, group.module), group.norm_row).relu()
+            x = norm(conv(x, group.module), group.norm_row).relu_()
         x = self.output(x, group.module)  # [k * N, 3, 64, 64]
         return x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:2])

@@ -64,6 +64,22 @@ class LocalPrior(nn.Module):
 
     def forward(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prior logits [K, 1, B * L, Z] and events x_t [K, 1, B * L, X]."""
+        if moment.latent.is_cuda:
+            return self._ahead(moment, plan, embedding)
+        # What one task writes between two steps fits a core's cache, what all tasks write does not: one by one took
+        # half the time in a rollout and 70 % in training.
+        tasks = [
+            self._ahead(
+                Moment(moment.latent[k : k + 1], moment.action[k : k + 1], moment.hidden[k : k + 1]),
+                plan.of_task(k),
+                None if embedding is None else embedding[k : k + 1],
+            )
+            for k in range(len(plan.routes))
+        ]
+        logits, events = zip(*tasks, strict=True)
+        return torch.cat(logits), torch.cat(events)
+
+    def _ahead(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         features = self._features(moment, plan, embedding)
         logits = self.next_cell(features, plan, embedding)  # [K, 1, B * L * cells, Z / cells]
         ahead = softmax(logits.unflatten(-1, (-1, self.classes))).flatten(-2)
@@ -75,8 +91,8 @@ class LocalPrior(nn.Module):
         far = self.action(rows_in(moment.action), plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
         far = far.unsqueeze(3) + rows_of(self.place, plan).unsqueeze(2)  # [K, 1, B * L, cells, W]
         near = self._near(rows_in(moment.latent).squeeze(1), plan)
-        first = self.norm((near + far).flatten(2, 3), plan).relu()
-        return self.second_norm(self.second(first, plan), plan).relu()
+        first = self.norm((near + far).flatten(2, 3), plan).relu_()
+        return self.second_norm(self.second(first, plan), plan).relu_()
 
     def _near(self, latent: Tensor, plan: RoutePlan) -> Tensor:
         """[K, N, Z] -> W_z z[neighbours of c] [K, 1, N, cells, W]: a convolution over the grid, task by task.

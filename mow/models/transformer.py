@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mow.config import WorldModelConfig
 from mow.kernels import RoutePlan, decode_attention
 from mow.models.modular import ModularLayerNorm, ModularLinear
+from mow.models.recompute import Call, kept
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Transformer(nn.Module):
     def __init__(self, num_experts: int, num_layers: int, config: WorldModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.call: Call = kept
         # Small beside the tokens (whose layer norm gives them length sqrt(D)), so that what is learnt at one position
         # holds at the others from the start. Differs: STORM starts them as long as the tokens.
         self.positions = nn.Parameter(0.02 * torch.randn(num_experts, config.max_positions, config.width))
@@ -144,7 +146,7 @@ class Transformer(nn.Module):
         row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
         x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
         for layer, block in enumerate(self.blocks):
-            x = block(x, plan, window.mask, cache, layer)
+            x = self.call(block, x, plan, window.mask, cache, layer)
         if cache is not None:
             cache.length += x.shape[-2]
         return x

@@ -9,6 +9,7 @@
 Module i is the task's cluster, experts J_k its routing. Source: MoW section 3 (arXiv 2602.01270).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,9 @@ from mow.models.experts import Experts, Shared, unit_length
 from mow.models.fixed_routes import FixedRoutes, one_each, same_for_all
 from mow.models.heads import Heads
 from mow.models.perception import Decoder, Encoder
+from mow.models.recompute import Recompute, recomputed
 from mow.models.router import Router, Routing, fixed_choice
-from mow.models.transformer import AttentionCache, Window, episode_window
+from mow.models.transformer import AttentionCache, Transformer, Window, episode_window
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class WorldModel(nn.Module):
         module_of_task: module of each task, sorted ascending; all zeros before the tasks are grouped.
         num_modules: M.
         across_episodes: attend across episode ends, as STORM does.
+        recompute: what is computed again in a backward pass instead of kept; "all" counts encoder and decoder in.
     """
 
     background: Tensor | None  # [K, 64, 64, 3] uint8
@@ -54,6 +57,7 @@ class WorldModel(nn.Module):
         module_of_task: Sequence[int],
         num_modules: int,
         across_episodes: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
         self.config, self.action_size, self.across_episodes = config, action_size, across_episodes
@@ -75,6 +79,11 @@ class WorldModel(nn.Module):
         self.register_buffer("background", torch.zeros(shape, dtype=torch.uint8) if has_background else None)
         self.module_routes = one_each(self.module_of_task, num_modules)
         self.shared_routes = same_for_all(num_tasks)
+        self.recompute, self.first_task = recompute, 0
+        kinds = {"none": (), "transformers": (Transformer,), "all": (Transformer, Encoder, Decoder)}[recompute]
+        for module in self.modules():
+            if isinstance(module, kinds):
+                module.call = recomputed
 
     @property
     def num_tasks(self) -> int:
@@ -183,11 +192,16 @@ class WorldModel(nn.Module):
         if share == 0.0 or not self.training:
             return latent
         groups = latent.unflatten(-1, (self.config.perception.groups, -1))  # [K, B, L, S, C]
-        stale = uniform(rng, groups[..., 0].numel()).view(groups.shape[:-1]) < share
-        rng.advance()
+        stale = self._uniform(rng, groups.shape[:-1]) < share
         stale = stale & ~is_first.unsqueeze(-1)
         before = torch.cat([groups[:, :, :1], groups[:, :, :-1]], dim=2)
         return torch.where(stale.unsqueeze(-1), before, groups).flatten(-2)
+
+    def _uniform(self, rng: PhiloxState, shape: tuple[int, ...]) -> Tensor:
+        """One number per entry of [K, ...]."""
+        numbers = uniform(rng, math.prod(shape)).view(shape)
+        rng.advance()
+        return numbers
 
     def predict(self, moment: Moment) -> Prediction:
         """All heads."""

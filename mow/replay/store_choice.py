@@ -1,7 +1,9 @@
 """Raw or packed frames: by arithmetic on the memory that is free, and said once."""
 
 import logging
+import math
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,6 +15,7 @@ StoreKind = Literal["auto", "raw", "packed"]
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+STATM = Path("/proc/self/statm")
 
 
 def make_store(
@@ -42,26 +45,27 @@ def make_store(
     spill = None if disk is None else Spill(disk, free // 2)
     if kind == "packed":
         return PackedStore(num_rows, capacity, frame_shape, spill=spill)
-    raw = RawStore(num_rows, capacity, frame_shape)  # takes no memory before the first step
     if kind == "raw":
         if disk is not None:
             raise ValueError(f"only packed frames go to a disk, got store 'raw' and disk {disk}: use store 'packed'")
-        return raw
+        return RawStore(num_rows, capacity, frame_shape)
+    # By arithmetic and not by trying: a system may refuse a ring far larger than its memory, though it starts empty.
+    raw_bytes = num_rows * capacity * math.prod(frame_shape)
     logger = logging.getLogger("mow")
-    needed = f"raw frames take {raw.projected_bytes / 1e9:.2f} GB once full, {free / 1e9:.2f} GB is free"
-    if 2 * raw.projected_bytes <= free:
+    needed = f"raw frames take {raw_bytes / 1e9:.2f} GB once full, {free / 1e9:.2f} GB is free"
+    if 2 * raw_bytes <= free:
         logger.info("replay store: raw (%s)", needed)
-        return raw
+        return RawStore(num_rows, capacity, frame_shape)
     if reason := why_not_packed():
         logger.warning("replay store: raw, though %s, because frames cannot be packed: %s", needed, reason)
-        return raw
+        return RawStore(num_rows, capacity, frame_shape)
     beyond = f"; what outgrows that goes to {disk}" if disk is not None else ""
     logger.info("replay store: packed (%s, of which half may go to replay%s)", needed, beyond)
     return PackedStore(num_rows, capacity, frame_shape, spill=spill)
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take: what the system has available, or its control group if that is less.
+    """Bytes that this process can still take: the least of what the system, its control group and `ulimit -v` leave it.
 
     Where the system does not tell (it is not Linux), all of its memory.
     """
@@ -73,6 +77,10 @@ def free_memory() -> int:
         # What was read from files counts as current, but is given back when memory runs short.
         used = int((CGROUP / "memory.current").read_text()) - _entry(CGROUP / "memory.stat", "inactive_file")
         free = min(free, max(int(text) - used, 0))
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if addresses != resource.RLIM_INFINITY and STATM.exists():
+        taken = int(STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        free = min(free, max(addresses - taken, 0))
     return free
 
 

@@ -7,7 +7,7 @@ flipped bit without a word.
 import os
 import pickle
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,28 +42,50 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("step_*.pt"))
 
 
-def save_checkpoint(path: Path, content: Mapping[str, object]) -> None:
+def save_checkpoint(
+    path: Path, content: Mapping[str, object], *, once_written: Callable[[], object] = lambda: None
+) -> None:
     """Write to a temporary file beside `path`, flush it to the disk, then rename it over `path`.
 
     A crash at any moment leaves the previous checkpoint or the new one, never half of one.
+
+    Args: once_written: called before the rename, for what must be on the disk when the checkpoint is, and must not be
+        touched when there is no room for one.
+    Raises: OSError if the disk does not take it, or what `once_written` raises; the temporary file is gone then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with open(partial, "w+b") as file:
-        torch.save({**content, "format": FORMAT}, file)
-        num_bytes = file.seek(0, os.SEEK_END)
-        seal = _seal(num_bytes, _crc32(file, num_bytes))
-        file.seek(0, os.SEEK_END)
-        file.write(seal)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        _write(partial, content)
+        once_written()
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     # The rename itself is durable only once the folder has been flushed.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _write(path: Path, content: Mapping[str, object]) -> None:
+    """Content and seal, flushed to the disk."""
+    with open(path, "w+b") as file:
+        try:
+            torch.save({**content, "format": FORMAT}, file)
+        except RuntimeError as error:
+            # torch closes its archive after a write has failed too, and fails again: the first failure says why.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        num_bytes = file.seek(0, os.SEEK_END)
+        seal = _seal(num_bytes, _crc32(file, num_bytes))
+        file.seek(0, os.SEEK_END)
+        file.write(seal)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

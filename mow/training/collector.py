@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mow.envs.base import Episode
+from mow.envs.base import EnvStep
 from mow.envs.vector import VectorEnv
 from mow.replay import ReplayBuffer
 from mow.training.acting import ActingMemory
@@ -40,15 +40,17 @@ class Collector:
         self.memory = ActingMemory(context)
         self.rng = np.random.default_rng(seed)
         self.scores = {spec.name: TaskScores(deque(maxlen=10)) for spec in envs.specs}
+        self.restarts = 0  # of simulators, each for one task
         self.frame, self.is_first = envs.reset()
+        self._action: NDArray[np.float32] | None = None  # [K, A] on its way
 
-    def random_step(self) -> tuple[Episode, ...]:
-        """One step of every task with a uniformly random legal action."""
-        return self._step(self.envs.layout.random(self.rng))
+    def begin_random_step(self) -> None:
+        """Act in every task, uniformly at random among what is legal; `end_step` must follow."""
+        self._begin(self.envs.layout.random(self.rng))
 
     @torch.no_grad()
-    def agent_step(self, learner: Learner) -> tuple[Episode, ...]:
-        """One step of every task with the agent's action, now and then a random one."""
+    def begin_agent_step(self, learner: Learner) -> None:
+        """Act in every task as the agent does, now and then at random; `end_step` must follow."""
         learner.world_model.eval()
         device = learner.device
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
@@ -59,18 +61,33 @@ class Collector:
         explore = self.rng.random(len(action)) < self.random_action
         action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
         self.memory.took(torch.from_numpy(action).to(device))
-        return self._step(action)
+        self._begin(action)
 
-    def _step(self, action: NDArray[np.float32]) -> tuple[Episode, ...]:
-        step = self.envs.step(action)
-        terminated = step.terminated | step.life_lost
-        self.replay.add(self.frame, action, step.reward, terminated, step.truncated, self.is_first)
+    def _begin(self, action: NDArray[np.float32]) -> None:
+        self.envs.send(action)
+        self._action = action
+
+    def end_step(self) -> EnvStep:
+        """Wait for what the environments answer and store it.
+
+        Where a simulator was lost nobody knows what the action led to, and nothing is made up: what is stored is the
+        step that a new one took with the same action, an episode of its own (EnvStep.reopened).
+        Raises: EnvFailure if one fails for good; nothing is stored then.
+        """
+        assert self._action is not None, "a step begins first"
+        action, self._action = self._action, None
+        step = self.envs.receive()
+        frame, is_first = self.frame.copy(), self.is_first.copy()
+        for k, first in step.reopened.items():
+            frame[k], is_first[k] = first, True
+        self.replay.add(frame, action, step.reward, step.terminated | step.life_lost, step.truncated, is_first)
         self.frame, self.is_first = step.frame, step.is_first
         for episode in step.finished:
             score = self.scores[episode.task]
             score.recent.append(episode.episode_return)
             score.episodes += 1
-        return step.finished
+        self.restarts += sum(len(restart.tasks) for restart in step.restarts)
+        return step
 
     def reorder(self, order: tuple[int, ...]) -> None:
         """Sort environments, replay and the current observation: task k becomes the old task order[k]."""

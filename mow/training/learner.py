@@ -17,10 +17,12 @@ from mow.distributions import ActionMask
 from mow.imagination import imagine
 from mow.kernels import PhiloxState
 from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
+from mow.models.part import task_parts
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson, actor_critic_losses, make_lesson
 from mow.training.guard import check_finite
 from mow.training.muon import Muon, hidden_matrices, native_dtype
+from mow.training.task_groups import backward_in_parts
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
 
@@ -40,6 +42,7 @@ class Learner:
             module_of_task=[0] * num_tasks,
             num_modules=1,
             across_episodes=config.storm_compat,
+            recompute=config.optim.checkpoint_activations,
         ).to(device)
         terms = num_terms(config.model.task_head)
         self.task_weights = make_task_weights(config.loss, num_tasks, terms).to(device)
@@ -101,9 +104,7 @@ class Learner:
 
     def autocast(self) -> torch.autocast:
         """The precision that the config asks for on this device."""
-        precision = self.config.optim.precision
-        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        enabled = precision == "bf16" or (precision == "auto" and on_gpu)
+        enabled = uses_bf16(self.config, self.device)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     @property
@@ -147,17 +148,9 @@ class Learner:
         """
         config = self.config
         self.world_model.train()
-        with self.autocast():
-            routing = self.routing(explore=True)
-            losses = world_model_losses(
-                self.world_model, batch.to(self.device), routing, self.rng, config.loss, turn=self.updates
-            )
-        total = self.task_weights(losses.weighted(config.loss))
-        if losses.balance is not None:
-            total = total + config.loss.balance * losses.balance
         for optimiser in self.world_model_optimisers:
             optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        losses, total = self._world_model_backward(batch.to(self.device))
         norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
         self.updates += 1  # a batch that is skipped is not asked for again
         check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
@@ -165,6 +158,24 @@ class Learner:
             optimiser.step()
         self._anneal()
         return self._world_model_metrics(losses, total, norm)
+
+    def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:
+        """Losses, and their weighted sum, whose gradient is left in the parameters."""
+        model, loss = self.world_model, self.config.loss
+        with self.autocast():
+            routing = self.routing(explore=True)
+        parts, turn = task_parts(model, self.config.optim.task_groups), self.updates
+        if len(parts) > 1:
+            return backward_in_parts(
+                model, batch, routing, self.rng, loss, self.task_weights, parts, turn=turn, autocast=self.autocast
+            )
+        with self.autocast():
+            losses = world_model_losses(model, batch, routing, self.rng, loss, turn=turn)
+        total = self.task_weights(losses.weighted(loss))
+        if losses.balance is not None:
+            total = total + loss.balance * losses.balance
+        total.backward()
+        return losses, total
 
     def _world_model_metrics(self, losses: WorldModelLosses, total: Tensor, norm: Tensor) -> Metrics:
         metrics = {f"loss/{name}": loss.detach() for name, loss in losses.terms.items()}
@@ -361,6 +372,12 @@ class Learner:
         routes = state["frozen_routes"]
         self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
+
+
+def uses_bf16(config: Config, device: torch.device) -> bool:
+    """Whether updates run under autocast to bfloat16."""
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)
 
 
 def _output_channel_first(name: str, gradient: Tensor) -> Tensor:

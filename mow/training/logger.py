@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
-from mow.envs.base import Episode
+from mow.envs.base import Episode, Restart
 
 
 class MetricMeans:
@@ -55,10 +56,11 @@ class Stopwatch:
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
-        """Counts what happens inside towards `part`."""
+        """Counts what happens inside towards `part`, and names it in a profiler's timeline."""
         started = time.monotonic()
         try:
-            yield
+            with record_function(f"mow.{part}"):
+                yield
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
 
@@ -142,6 +144,11 @@ class Logger:
     def skipped(self, step: int, updates: int, why: str) -> None:
         """An update that was left out."""
         self._write({"step": step, "updates": updates, "skipped": why})
+
+    def restart(self, step: int, restart: Restart) -> None:
+        """Simulators that were made anew."""
+        told = {"tasks": restart.tasks, "reason": restart.reason, "traceback": restart.traceback}
+        self._write({"step": step, "restart": told})
 
     def figure(self, name: str, image: Tensor, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""

@@ -11,6 +11,7 @@ Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from mow.batch import TransitionBatch
 from mow.config import Config
-from mow.envs.base import Episode
 from mow.replay import Prefetcher, Request
 from mow.replay import save as save_replay
 from mow.training.checkpoint import checkpoint_path, prune, save_checkpoint
@@ -27,7 +27,9 @@ from mow.training.guard import NotFinite
 from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
+from mow.training.peak_memory import measured_peak
 from mow.training.run_state import run_state
+from mow.training.trace import Trace
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
 WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM, BACKGROUND_STREAM = 0, 1, 2, 3
@@ -61,6 +63,8 @@ class Run:
         self.last_loss: list[float] | None = None
         self._failed_saves = 0  # in a row
         self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
+        self._trace = self._new_trace()
+        self._measured: set[str] = set()  # kinds of update whose peak of memory has been said
         self._phase_started = time.monotonic()
         self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
 
@@ -75,13 +79,19 @@ class Run:
             self.prefill()
             self.warm_up()
             self.group()
-        self.joint()
+        try:
+            self.joint()
+        finally:
+            if self._trace is not None:
+                self._trace.close()
 
     def prefill(self) -> None:
         """Random steps, so that there is something to learn from."""
         self._begin(f"prefill: {self.config.prefill_steps:,} random steps per task")
         while self.step < self.config.prefill_steps:
-            self._step(self.collector.random_step)
+            with self.watch.on("acting"):
+                self.collector.begin_random_step()
+            self._end_step()
             self.check_stop()
 
     def warm_up(self) -> None:
@@ -121,10 +131,10 @@ class Run:
         self._begin(f"joint training: to {config.total_steps:,} steps per task")
         begun = self.step
         while self.step < config.total_steps:
-            self._step(lambda: self.collector.agent_step(self.learner))
-            done = self.step - config.prefill_steps
-            if done % schedule.world_model_every == 0:
-                self._update_world_model()
+            with self.watch.on("acting"):
+                self.collector.begin_agent_step(self.learner)
+            done = self.step + 1 - config.prefill_steps
+            self._end_step(update=self._is_due(done))
             if done % schedule.agent_every == 0:
                 self._update_agent()
             last = self.step == config.total_steps
@@ -137,17 +147,27 @@ class Run:
             if done % config.checkpoint_every == 0 or last:
                 self._try_to_save()
                 self.say(self.collector.replay.describe())
+            if self._trace is not None:
+                self._trace.step()
             self.check_stop()
+
+    def _new_trace(self) -> Trace | None:
+        """Of two rounds of updates, after one that is not watched; None where none was asked for."""
+        if not self.config.profile:
+            return None
+        every = max(self.config.schedule.world_model_every, self.config.schedule.agent_every)
+        return Trace(self.logger.folder / "trace.json", self.learner.device, self.say, skip=every, record=2 * every)
 
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
 
-        The replay comes first, and keeps its save before this one: a checkpoint never lacks the replay it goes with.
+        The replay is saved once the checkpoint is written and before it counts, and keeps its save before this one: a
+        checkpoint never lacks the replay it goes with, however often a full disk does not take the next one.
         """
         folder = self.logger.folder
-        save_replay(self.collector.replay, folder / "replay")
         path = checkpoint_path(folder, self.step)
-        save_checkpoint(path, run_state(self))
+        save = partial(save_replay, self.collector.replay, folder / "replay")
+        save_checkpoint(path, run_state(self), once_written=save)
         prune(folder, self.config.keep_checkpoints)
         return path
 
@@ -163,17 +183,31 @@ class Run:
         else:
             self._failed_saves = 0
 
+    def _is_due(self, done: int) -> bool:
+        """Is there a world-model update after so many steps of joint training?
+
+        It may have been made already, where the simulators failed for good during it.
+        """
+        every = self.config.schedule.world_model_every
+        return done % every == 0 and self.learner.updates < self.config.warmup_updates + done // every
+
     def _update_world_model(self) -> None:
-        """One update; every `insight_every` updates a look inside the model first, on the same batch."""
-        every = self.config.insight_every
+        """One update on a batch that is drawn, if it was not before, from what the replay holds now."""
+        request = self._request(self.learner.updates)
         with self.watch.on("gather"):
-            batch = self.prefetch.next(self._request(self.learner.updates))
+            batch = self.prefetch.next(request)
+        self._train_world_model(batch)
+
+    def _train_world_model(self, batch: TransitionBatch) -> None:
+        """Every `insight_every` updates a look inside the model first, on the same batch."""
+        every = self.config.insight_every
         due = every > 0 and self.learner.updates % every == 0
         insight = measure(self.learner, batch) if due else {}
         with self._guarded("world model", batch), self.watch.on("world_model"):
             self.means.add(self.learner.update_world_model(batch))
             self.means.add(insight)
         self._give_back(batch)
+        self._say_peak("world-model")
 
     def _update_agent(self) -> None:
         imagination = self.config.imagination
@@ -185,6 +219,13 @@ class Run:
         with self._guarded("agent", context), self.watch.on("agent"):
             self.means.add(self.learner.update_agent(context))
         self._give_back(context)
+        self._say_peak("agent")
+
+    def _say_peak(self, kind: str) -> None:
+        """After the first update of its kind that this process makes: what was estimated is now known."""
+        if kind not in self._measured:
+            self._measured.add(kind)
+            self.say(f"peak memory after the first {kind} update: {measured_peak(self.learner.device)}")
 
     @contextmanager
     def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:
@@ -232,20 +273,41 @@ class Run:
         self._marked = (self._phase_started, self.learner.updates)
         self.say(message)
 
-    def _step(self, step: Callable[[], tuple[Episode, ...]]) -> None:
-        """One step of every task, once what was drawn from the replay is copied out of it."""
+    def _end_step(self, *, update: bool = False) -> None:
+        """The step of every task that was begun, and the world-model update that is due with it.
+
+        The update trains while the environments step, if its batch was drawn before: then neither needs the other, and
+        their order changes nothing. The batch after it is drawn once the step is stored, as it always is.
+        """
+        request = self._request(self.learner.updates)
+        meanwhile = update and request in self.prefetch.pending()
+        if meanwhile:
+            with self.watch.on("gather"):
+                batch = self.prefetch.take(request)
+            self._train_world_model(batch)
+        self._store_step()
+        if meanwhile:
+            with self.watch.on("gather"):
+                self.prefetch.publish(request.following())
+        elif update:
+            self._update_world_model()
+
+    def _store_step(self) -> None:
+        """Once what was drawn from the replay is copied out of it."""
         with ExitStack() as stack:
             with self.watch.on("gather"):
                 stack.enter_context(self.prefetch.writing())
             with self.watch.on("acting"):
-                finished = step()
+                stepped = self.collector.end_step()
         self.step += 1
-        for episode in finished:
+        for episode in stepped.finished:
             self.logger.episode(self.step, episode)
+        for restart in stepped.restarts:
+            self.logger.restart(self.step, restart)
 
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
-        means = {**self.means.read(), **self.watch.read()}
+        means = {**self.means.read(), **self.watch.read(), "envs/restarts": float(self.collector.restarts)}
         self.logger.metrics(self.step, self.learner.updates, means, self.tasks)
         self.logger.flush()
         now, (then, updates_then) = time.monotonic(), self._marked

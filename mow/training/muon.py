@@ -56,20 +56,26 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step on every parameter that has a gradient."""
+        """One step on every parameter that has a gradient; matrices of one shape go together, as one stack."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group["lr"], group["momentum"])
+                    alike.setdefault(parameter.flatten(2).shape[1:], []).append(parameter)
+            for (n, m), parameters in alike.items():
+                ahead = torch.cat([self._ahead(parameter, group["momentum"]) for parameter in parameters])
+                steps = orthogonalised(ahead).split([len(parameter) for parameter in parameters])
+                for parameter, step in zip(parameters, steps, strict=True):
+                    parameter.add_(step.to(parameter.dtype).view_as(parameter), alpha=-group["lr"] * max(n, m) ** 0.5)
 
-    def _move(self, parameter: Tensor, gradient: Tensor, lr: float, momentum: float) -> None:
+    def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+        """mu M + (1 - mu) G of one parameter, once M has moved: [M, n, m]."""
+        assert parameter.grad is not None, "it was chosen for its gradient"
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        mean = state["momentum"].lerp_(gradient, 1.0 - momentum)
-        ahead = gradient.lerp(mean, momentum).flatten(2)  # [M, n, m]
-        step = orthogonalised(ahead.to(self.dtype)).to(parameter.dtype).view_as(parameter)
-        parameter.add_(step, alpha=-lr * max(ahead.shape[1:]) ** 0.5)
+        mean = state["momentum"].lerp_(parameter.grad, 1.0 - momentum)
+        return parameter.grad.lerp(mean, momentum).flatten(2).to(self.dtype)
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

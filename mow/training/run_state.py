@@ -35,6 +35,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "memory": collector.memory.state_dict(),
         "random_actions": json.dumps(collector.rng.bit_generator.state),
         "scores": scores,
+        "restarts": collector.restarts,
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": run.means.state_dict(),
         "log": run.logger.state_dict(),
@@ -58,6 +59,7 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
         collector.frame[k], collector.is_first[k] = frame, True
     collector.memory.load_state_dict(state["memory"], device)
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
+    collector.restarts = state.get("restarts", 0)
     for task, kept in state["scores"].items():
         score = collector.scores[task]
         score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]

@@ -6,12 +6,14 @@ from torch import Tensor, nn
 from mow.config import LossConfig
 from mow.losses import harmony_loss
 
+ALL = slice(None)
+
 
 class Uniform(nn.Module):
     """The plain sum over tasks."""
 
-    def forward(self, terms: Tensor) -> Tensor:
-        """terms [K, terms], already with their coefficients -> scalar."""
+    def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
+        """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar."""
         return terms.sum()
 
     def adapt(self, terms: Tensor) -> None:
@@ -37,9 +39,9 @@ class Harmony(nn.Module):
         self.per_term = per_term
         self.log_sigma = nn.Parameter(torch.zeros((num_tasks, num_terms) if per_term else num_tasks))
 
-    def forward(self, terms: Tensor) -> Tensor:
-        """terms [K, terms], already with their coefficients -> scalar."""
-        return harmony_loss(terms if self.per_term else terms.sum(dim=1), self.log_sigma).sum()
+    def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
+        """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar."""
+        return harmony_loss(terms if self.per_term else terms.sum(dim=1), self.log_sigma[tasks]).sum()
 
     @torch.no_grad()
     def adapt(self, terms: Tensor) -> None:
@@ -70,12 +72,16 @@ class RunningMean(nn.Module):
         self.register_buffer("mean", torch.zeros(num_tasks))
         self.register_buffer("weight", torch.zeros(()))
 
-    def forward(self, terms: Tensor) -> Tensor:
-        """terms [K, terms], already with their coefficients -> scalar; takes the losses into the running mean."""
+    def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
+        """terms [K, terms], already with their coefficients -> scalar; takes the losses into the running mean.
+
+        Args: tasks: where only some are given; the call with the first of them counts the update.
+        """
         loss = terms.sum(dim=1)
-        self.mean.lerp_(loss.detach(), 1.0 - self.decay)
-        self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
-        return (loss / (self.mean / self.weight).clamp_min(1e-8)).sum()
+        self.mean[tasks].lerp_(loss.detach(), 1.0 - self.decay)
+        if not tasks.start:
+            self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
+        return (loss / (self.mean[tasks] / self.weight).clamp_min(1e-8)).sum()
 
     def adapt(self, terms: Tensor) -> None:
         """The mean has followed the losses already."""

@@ -70,7 +70,7 @@ def world_model_losses(
         "representation": latent.representation,
     }
     if prediction.task_logits is not None:
-        terms["task"] = task_loss(prediction.task_logits)
+        terms["task"] = task_loss(prediction.task_logits, first_task=model.first_task)
     for name, loss in terms.items():
         assert loss.shape == (model.num_tasks,), (name, loss.shape)
         assert hasattr(config, name), name

@@ -17,10 +17,11 @@ def test_seeds_differ_by_run_slot_and_episode() -> None:
 def test_a_group_leaves_other_slots_alone() -> None:
     board = np.zeros(4, RECORD)
     group = TaskGroup({1: "dummy:count-1", 3: "dummy:count-3"}, board, seed=0, options={})
-    assert {slot: spec.name for slot, spec in group.specs.items()} == {1: "dummy:count-1", 3: "dummy:count-3"}
-    assert group.reset() == []
+    assert {slot: spec.name for slot, spec in group.build().items()} == {1: "dummy:count-1", 3: "dummy:count-3"}
+    group.reset()
     assert board["is_first"].tolist() == [False, True, False, True]
-    assert group.step({1: 1, 3: 0}) == []  # right in count-1, wrong in count-3, where the first right one is 1
+    # Right in count-1, wrong in count-3, where the first right one is 1.
+    assert group.step({1: 1, 3: 0}) == ([], [], [])
     assert board["reward"].tolist() == [0.0, 1.0, 0.0, 0.0]
     assert read_counter(board["frame"][1]) == (1, 0, 1)
     assert read_counter(board["frame"][3]) == (3, 0, 1)
@@ -31,10 +32,11 @@ def test_a_group_leaves_other_slots_alone() -> None:
 def test_each_episode_gets_its_derived_seed() -> None:
     board = np.zeros(1, RECORD)
     group = TaskGroup({0: "dummy:count"}, board, seed=4, options={})
+    group.build()
     group.reset()
     lengths: list[int] = []
     while len(lengths) < 5:
-        lengths += [length for _, _, length, _ in group.step({0: 0})]
+        lengths += [length for _, _, length, _ in group.step({0: 0}).finished]
     expected = []
     for episode in range(5):
         env = make("dummy:count", seed=0, options={})

@@ -1,4 +1,4 @@
-"""Worker processes: what they load, how they fail, and that they always end (second part of mow/envs/vector.py)."""
+"""Worker processes: what they load, how they fail, and that they always end (mow/envs/workers.py)."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mow.envs.base import EnvFailure
 from mow.envs.vector import WorkerVectorEnv
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -54,13 +55,13 @@ def test_an_error_names_the_task_and_carries_the_traceback(tasks: tuple[str, ...
     (pid,) = pids(env)
     env.reset()
     play(env, 3)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(EnvFailure) as caught:
         play(env, 1)
     message = str(caught.value)
-    assert message.startswith(f"environment worker of {tasks[0]} raised\n")
+    assert caught.value.line == f"{tasks[0]}: RuntimeError: {tasks[0]}: fails at step 3, as asked"
+    assert message.startswith(f"{caught.value.line}\n")
     assert "Traceback" in message
     assert "_misbehave_if_asked" in message
-    assert f"{tasks[0]}: fails at step 3" in message
     assert tasks[1] not in message
     assert gone(pid)
     with pytest.raises(RuntimeError, match="closed"):
@@ -70,14 +71,23 @@ def test_an_error_names_the_task_and_carries_the_traceback(tasks: tuple[str, ...
 def test_an_error_in_one_worker_ends_the_others() -> None:
     env = make(num_workers=2, fail_at=0)
     both = pids(env)
-    with pytest.raises(RuntimeError, match="fails at step 0"):
+    with pytest.raises(EnvFailure, match="fails at step 0"):
         env.reset()
     assert all(gone(pid) for pid in both)
 
 
 def test_an_error_at_the_start_reaches_the_caller() -> None:
-    with pytest.raises(RuntimeError, match=r"worker of dummy:count-1 raised\n(.|\n)*unknown option 'speed'"):
+    with pytest.raises(ValueError, match=r"^unknown option 'speed': expected some of"):
         make(speed=3)
+
+
+def test_a_missing_simulator_is_told_as_in_one_process(tmp_path: Path) -> None:
+    (tmp_path / "ale_py.py").write_text("raise ImportError('not here')")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    code = "from mow.envs.vector import make_vector; make_vector(['atari:Pong'], seed=0, num_workers=1, options={})"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("ImportError: task 'atari:Pong' cannot load its simulator (not here): pip install")
 
 
 @pytest.mark.parametrize("between", ["steps", "step and reset"])
@@ -88,7 +98,7 @@ def test_a_killed_worker_is_named(between: str) -> None:
     victim = pids(env)[1]
     os.kill(victim, signal.SIGKILL)
     assert gone(victim)
-    with pytest.raises(RuntimeError, match=r"environment worker of dummy:count-1 died with exit code -9"):
+    with pytest.raises(RuntimeError, match=r"dummy:count-1: its worker died with exit code -9"):
         play(env, 1) if between == "steps" else env.reset()
 
 
@@ -98,7 +108,7 @@ def test_a_hung_task_is_named_and_its_worker_ended() -> None:
     play(env, 1)
     (pid,) = pids(env)
     env._timeout_s = 0.5  # starting took longer than this test wants to wait
-    with pytest.raises(RuntimeError, match=r"worker of dummy:count-1 gave no answer within 0\.5 s"):
+    with pytest.raises(RuntimeError, match=r"dummy:count-1: its worker gave no answer within 0\.5 s"):
         play(env, 1)
     assert gone(pid)
 
@@ -110,7 +120,7 @@ def test_a_stopped_worker_is_named_and_ended() -> None:
     os.kill(pid, signal.SIGSTOP)
     env._timeout_s = 0.5
     start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"worker of dummy:count-1, dummy:slide gave no answer within 0\.5 s"):
+    with pytest.raises(RuntimeError, match=r"dummy:count-1, dummy:slide: its worker gave no answer within 0\.5 s"):
         play(env, 1)
     assert 0.5 <= time.monotonic() - start < 10  # the limit, a second of grace, and a slow machine
     assert gone(pid)

@@ -90,10 +90,15 @@ def test_terms_are_optional(terms: tuple[str, ...]) -> None:
     torch.testing.assert_close(got, loop(PLAN, "silu", **chosen), rtol=1e-12, atol=1e-12)  # float64
 
 
-@pytest.mark.parametrize(("num_slots", "slots"), [(1, 1), (2, 1), (2, 2)])
-@pytest.mark.parametrize("terms", [(), ("bias", "task_bias", "residual")])
-def test_lone_expert(num_slots: int, slots: int, terms: tuple[str, ...]) -> None:
-    plan = route_plan(torch.zeros(3, num_slots, dtype=torch.int64), num_experts=1)
+def lone(num_slots: int) -> RoutePlan:
+    return route_plan(torch.zeros(3, num_slots, dtype=torch.int64), num_experts=1)
+
+
+@pytest.mark.parametrize(
+    ("plan", "slots"), [(lone(1), 1), (lone(2), 1), (lone(2), 2), (route_plan(torch.tensor([[2]]), num_experts=4), 1)]
+)
+@pytest.mark.parametrize("terms", [(), ("task_bias",), ("bias", "residual"), ("bias", "task_bias", "residual")])
+def test_lone_expert_and_lone_pair(plan: RoutePlan, slots: int, terms: tuple[str, ...]) -> None:
     inputs = random_inputs(plan, slots, 4, 5, 6)
     chosen = {name: inputs[name] for name in ("input", "weight", *terms)}
     got, expected = expert_linear(plan=plan, activation="relu", **chosen), loop(plan, "relu", **chosen)
@@ -172,9 +177,9 @@ def test_precision(num_experts: int, dtype: torch.dtype, rtol: float) -> None:
     assert (got.double() - expected).norm() / expected.norm() < rtol
 
 
-@pytest.mark.parametrize("num_experts", [1, 4])
-def test_autocast(num_experts: int) -> None:
-    plan = route_plan(ROUTES % num_experts, num_experts)
+@pytest.mark.parametrize(("routes", "num_experts"), [(ROUTES % 1, 1), (ROUTES, 4), (ROUTES[1:2, 1:], 4)])
+def test_autocast(routes: Tensor, num_experts: int) -> None:
+    plan = route_plan(routes, num_experts)
     inputs = random_inputs(plan, 1, 13, 63, 17, torch.float32)
     residual = inputs.pop("residual")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -187,6 +192,14 @@ def test_autocast(num_experts: int) -> None:
     assert (got.double() - expected).norm() / expected.norm() < 8e-3  # bfloat16 operands and output, 4e-3 each
     got.sum().backward()
     assert all(x.grad is not None and x.grad.dtype == torch.float32 for x in inputs.values())
+
+
+def test_a_lone_pair_keeps_the_digits_of_its_bias() -> None:
+    plan = route_plan(torch.zeros(1, 1, dtype=torch.int64), 1)
+    input, weight = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16), torch.ones(1, 1, 1, dtype=torch.bfloat16)
+    # In bfloat16 the sum of -1 and 1.001 would be 0.
+    bias = torch.tensor([[-1.001]])
+    assert expert_linear(input, weight, plan, bias=bias).item() == pytest.approx(-0.001, rel=4e-3)
 
 
 def test_autocast_accepts_mixed_dtypes() -> None:

@@ -33,6 +33,11 @@ def test_the_gradient_of_a_matmul_by_finite_differences():
     assert torch.autograd.gradcheck(lambda x, weight: x @ rows_of(weight[:, :, :3], PLAN).mT, (x, weight))
 
 
+def test_a_task_alone():
+    alone = PLAN.of_task(1)
+    assert (alone.routes.tolist(), alone.num_experts) == ([[2, 0]], 4)
+
+
 def test_pairs_by_hand():
     member, offset = pairs_by_expert(PLAN.routes, 4)
     assert member.tolist() == [0, 3, 1, 2, 4, 5]

@@ -54,6 +54,18 @@ def test_layer_norm_uses_each_pairs_affine():
             torch.testing.assert_close(got[k, j], F.layer_norm(x[k, j], (4,), norm.weight[e], norm.bias[e], norm.eps))
 
 
+def test_layer_norm_of_a_lone_pair():
+    norm = ModularLayerNorm(3, 4)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x, up = torch.randn(1, 1, 7, 4), torch.randn(7, 4)
+    got = norm(x, RoutePlan(torch.tensor([[2]]), 3))[0, 0]
+    want = F.layer_norm(x[0, 0], (4,)) * norm.weight[2] + norm.bias[2]
+    torch.testing.assert_close(got, want)
+    for ours, theirs in zip(*(torch.autograd.grad(y, [*norm.parameters()], up) for y in (got, want)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_layer_norm_with_one_module_equals_the_gathered_form():
     one = RoutePlan(torch.zeros(2, 1, dtype=torch.long), 1)
     norm = ModularLayerNorm(1, 4)

@@ -83,6 +83,22 @@ def test_the_formula_cell_by_cell():
             torch.testing.assert_close(events[k, 0, n], torch.stack(seen).amax(dim=0))
 
 
+def test_task_by_task_is_all_at_once():
+    torch.manual_seed(0)
+    prior = LocalPrior(LOCAL, 2, action_size=ACTION_SIZE, embedding_size=4).double()
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter)
+    given = moment()
+    inputs = [x.double().requires_grad_() for x in (given.latent, given.action, given.hidden, torch.randn(3, 4))]
+    *of_moment, embedding = inputs
+    outputs = [form(Moment(*of_moment), PLAN, embedding) for form in (prior, prior._ahead)]
+    torch.testing.assert_close(*outputs)
+    ups = [torch.randn_like(y) for y in outputs[0]]
+    learnt = [*inputs, *prior.parameters()]
+    for ours, theirs in zip(*(torch.autograd.grad(y, learnt, ups) for y in outputs), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
 def test_the_parts_are_the_whole(config):
     model, given = world_model(config), moment(config)

@@ -1,6 +1,7 @@
 """Raw or packed: by arithmetic, said once, with numbers and the remedy."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,22 @@ def test_frames_that_cannot_be_packed_are_said_once_when_they_will_not_fit(
         assert said[0].endswith("0.01 GB once full, but 0.00 GB was free before its first step: give packed frames "
                                 "a disk (replay.disk), lower the number of steps or tasks, or take a machine with more "
                                 "memory")
+
+
+@needs_packing
+def test_raw_frames_beyond_any_memory_are_not_even_tried(caplog: pytest.LogCaptureFixture) -> None:
+    """A ring of 10^15 bytes, which no system grants."""
+    with caplog.at_level(logging.INFO, logger="mow"):
+        store = make_store("auto", 2, 10**11 // 2, SHAPE)
+    assert type(store) is PackedStore
+    assert "raw frames take 1228800.00 GB" in caplog.messages[0]
+
+
+def test_free_memory_is_what_ulimit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    statm = tmp_path / "statm"
+    statm.write_text("1000 10 5 1 0 20 0\n")  # pages: 4 MB of addresses taken
+    monkeypatch.setattr(store_choice, "STATM", statm)
+    page = os.sysconf("SC_PAGE_SIZE")
+    for limit, expected in ((1_500 * page, 500 * page), (10 * page, 0)):
+        monkeypatch.setattr(store_choice.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert free_memory() == expected

@@ -47,8 +47,12 @@ class Recorder:
         self.now = (frame, is_first)
         return frame, is_first
 
-    def step(self, action):
-        step = self.envs.step(action)
+    def send(self, action):
+        self.envs.send(action)
+        self.action = action
+
+    def receive(self):
+        action, step = self.action, self.envs.receive()
         for k, spec in enumerate(self.specs):
             frame, is_first = self.now[0][k], self.now[1][k]
             ended = bool(step.terminated[k] | step.life_lost[k])

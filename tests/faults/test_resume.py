@@ -3,101 +3,33 @@
 import dataclasses
 import importlib.util
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from mow import train
-from mow.config import Config, ReplayConfig, WorldModelConfig
+from mow.config import ReplayConfig, WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.resuming import find_resumption
-from mow.train import main
 from mow.training.checkpoint import checkpoints, load_checkpoint
 from mow.training.loop import Run
 from mow.training.stopping import Stopped, StopSwitch
+from tests.faults.runs import (
+    assert_equal,
+    assert_same_end,
+    copied,
+    gone_on,
+    lines,
+    refused,
+    stopped,
+    to_the_end,
+)
 from tests.small import MODEL, run_config
-from tests.test_train import DUMMY
 
 needs_packed = pytest.mark.skipif(why_not_packed() != "", reason=why_not_packed() or "frames can be packed")
 ATARI = all(importlib.util.find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
-
-
-def to_the_end(config: Config, folder: Path) -> Run:
-    run = train.run(dataclasses.replace(config, folder=str(folder)))
-    assert run is not None
-    return run
-
-
-def stopped(config: Config, folder: Path, moment: int, patch: pytest.MonkeyPatch) -> None:
-    """Run until the `moment`-th time that it could be saved."""
-    calls = 0
-
-    def check(_: StopSwitch) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == moment:
-            raise Stopped
-
-    with patch.context() as patched:
-        patched.setattr(StopSwitch, "check", check)
-        assert train.run(dataclasses.replace(config, folder=str(folder))) is None
-
-
-def gone_on(folder: Path, *flags: str) -> Run:
-    resumption = find_resumption(["--resume", str(folder), *flags])
-    run = train.run(resumption.config, resumption)
-    assert run is not None
-    return run
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the clock."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("seconds", "time/")
-    return [{name: value for name, value in row.items() if not name.startswith(clocks)} for row in rows]
-
-
-def leaves(state: object, path: str = "") -> dict[str, object]:
-    """Every tensor and plain value of nested dicts and lists, by its place."""
-    if isinstance(state, dict):
-        return {k: v for name, part in state.items() for k, v in leaves(part, f"{path}.{name}").items()}
-    if isinstance(state, list | tuple):
-        return {k: v for i, part in enumerate(state) for k, v in leaves(part, f"{path}[{i}]").items()}
-    return {path: state}
-
-
-def assert_equal(one: object, other: object) -> None:
-    first, second = leaves(one), leaves(other)
-    assert first.keys() == second.keys()
-    for place, value in first.items():
-        same = torch.equal(value, second[place]) if isinstance(value, torch.Tensor) else value == second[place]
-        assert same or (value != value and second[place] != second[place]), place  # or both are no number
-
-
-def assert_same_end(one: Run, other: Run) -> None:
-    """What they learnt, what they hold, what they would do next, what they wrote."""
-    assert (one.step, one.agent_updates, one.tasks) == (other.step, other.agent_updates, other.tasks)
-    assert_equal(one.learner.state_dict(), other.learner.state_dict())
-    assert one.collector.rng.bit_generator.state == other.collector.rng.bit_generator.state
-    assert np.array_equal(one.collector.frame, other.collector.frame)
-    for counter in range(3):
-        batches = [run.collector.replay.sample(4, 6, counter=counter, stream=9) for run in (one, other)]
-        assert_equal(*(vars(batch) for batch in batches))
-    assert_equal(one.collector.memory.state_dict(), other.collector.memory.state_dict())
-    assert lines(one.logger.folder) == lines(other.logger.folder)
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return to_the_end(run_config(), tmp_path_factory.mktemp("straight"))
 
 
 # In turn: while it acts at random, at the last random step, twice in the warm-up, after grouping, between two updates,
@@ -151,6 +83,18 @@ def test_dropout_and_workers_end_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     assert_same_end(gone_on(tmp_path / "run", "--env.num-workers", "0"), one)
 
 
+@pytest.mark.slow
+def test_with_two_threads_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one = to_the_end(run_config(), tmp_path / "straight")
+        stopped(run_config(), tmp_path / "run", 17, monkeypatch)
+        assert_same_end(gone_on(tmp_path / "run"), one)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_batch_that_was_drawn_steps_ago_is_drawn_as_of_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An update every third step, a rollout every fifth: at each of these stops the buffer has gone on since."""
     schedule = dataclasses.replace(run_config().schedule, world_model_every=3, agent_every=5)
@@ -198,22 +142,6 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, straight: Run) ->
 # What is refused ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    to_the_end(run_config(), folder)
-    return folder
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -226,6 +154,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--resume", "RUN", "--total-steps", "64", "--batch.length", "5"],
          "cannot change batch.length: 6 -> 5; total_steps: 32 -> 64: start a new one, or change only checkpoint_every"),
         (["--resume", "RUN", "--folder", "elsewhere"], "a run that goes on cannot change folder: "),
+        (["--resume", "RUN", "--tasks", "dummy:count-0"], "a run that goes on cannot change tasks: "),
         (["--resume", "RUN", "--sead", "1"], "unknown field --sead: did you mean --seed"),
     ],
 )
@@ -233,11 +162,6 @@ def test_what_cannot_go_on_is_one_line(
     finished: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert message in refused(capsys, *(str(finished) if word == "RUN" else word for word in arguments))
-
-
-def copied(finished: Path, folder: Path) -> Path:
-    subprocess.run(["cp", "-r", finished, folder], check=True)
-    return folder
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
@@ -269,6 +193,13 @@ def test_a_damaged_replay_is_named_and_nothing_is_cut_off(
     assert len(checkpoints(folder)) == 2
 
 
+def test_what_may_change_is_said(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone_on(copied(finished, tmp_path / "run"), "--log-every", "3", "--replay.prefetch", "1")
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed: ")] == [
+        "changed: log_every: 4 -> 3", "changed: replay.prefetch: 2 -> 1",
+    ]  # fmt: skip
+
+
 def test_an_edited_config_is_noticed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied(finished, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
@@ -287,37 +218,6 @@ def test_a_run_without_a_checkpoint_cannot_go_on(
     assert "has no checkpoints/step_*.pt: it stopped before the first; start it again" in refused(
         capsys, "--resume", str(folder)
     )
-
-
-# Signals ------------------------------------------------------------------------------------------------------------
-
-
-def started(folder: Path) -> "subprocess.Popen[str]":
-    flags = [*DUMMY, "--folder", str(folder), "--total-steps", "4000", "--checkpoint-every", "1000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mow.train", "quickstart", *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("joint training"):
-            break
-    return process
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    folder = tmp_path / "run"
-    process = started(folder)
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    (path,) = checkpoints(folder)
-    step = int(path.stem.removeprefix("step_"))
-    assert f"stopped at step {step:,}; checkpoint: {path}" in said
-    assert f"to go on: python -m mow.train --resume {folder}" in said
-    assert load_checkpoint(path, torch.device("cpu"))["step"] == step
 
 
 def test_two_runs_never_share_a_folder(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

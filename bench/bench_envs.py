@@ -1,0 +1,337 @@
+"""What does stepping many tasks together cost over the simulators alone, and how much of it does an update hide?
+
+    python -m bench -k envs -s                                          prints a table of its own per benchmark
+    python -m bench -k envs --benchmark-json=run.json;  python -m bench.render run.json
+
+The subject steps the 26 Atari games in worker processes, one per core, each step with actions from this process and
+frames back to it. Peers: bare processes with the same emulators, free (they meet this process only at the end of a
+turn: the bound) and in step (after every step); gymnasium's AsyncVectorEnv with its AtariPreprocessing; the emulator's
+own vector env. All give maximum of the last two frames, 64 x 64 RGB, area resize, all 18 actions.
+
+Before anything is timed the frames are compared: those of the peers with an emulator of their own in this process,
+ours with the same tasks stepped one after the other. "start" is from nothing to the first frames of all games.
+"overlap" sends a step, does an update as long as the step, and receives it: hidden is the share of the step that the
+sum of both no longer takes. An update "here" computes on a core of this machine, and hides a step only where another
+core is free; one "elsewhere" waits, as for a GPU. Sets of robots are stepped beside bare processes where they are
+known and their simulator is installed.
+
+Time is the wall clock of the CPU on every machine; steps per CPU second count what all processes compute.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.ceilings import measure_ceilings
+from bench.clock import CpuDevice
+from bench.env_peers import Actions, BareWorkers, EmulatorVector, Frames, GymnasiumAsync, Peer, bare_game, bare_task
+from bench.floors import Work
+from bench.race import Contestant, Inputs, Race
+from mow import envs
+from mow.envs.protocols import PROTOCOLS
+from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
+
+_ROUNDS = 7
+_START_ROUNDS = 3
+_STEPS = 20  # of every task in a turn
+_CPU_TURNS = 4
+_BOUND = "bare processes, free"
+_OPTIONS = {"action_set": "full"}
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+class Ours:
+    """The subject, with the actions of the peers: indices, or of continuous tasks corners drawn from them."""
+
+    def __init__(self, tasks: Sequence[str], *, workers: int) -> None:
+        self.envs: VectorEnv = (
+            WorkerVectorEnv(tasks, seed=0, num_workers=workers, options=_OPTIONS)
+            if workers
+            else SerialVectorEnv(tasks, seed=0, options=_OPTIONS)
+        )
+        self.frame = self.envs.reset()[0]
+
+    def encoded(self, row: Actions) -> np.ndarray:
+        """[K] -> [K, A]."""
+        layout = self.envs.layout
+        action = np.zeros((len(row), layout.size), np.float32)
+        for k, index in enumerate(row):
+            if layout.discrete[k]:
+                action[k, index] = 1.0
+            else:
+                corner = np.random.default_rng(int(index)).uniform(-1.0, 1.0, layout.num_continuous)
+                action[k, layout.num_discrete :] = corner * layout.continuous_mask[k]
+        return action
+
+    def play(self, actions: Actions) -> Frames:
+        for row in actions:
+            self.frame = self.envs.step(self.encoded(row)).frame
+        return self.frame
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+class InThisProcess:
+    """What the peers' frames are compared with: an emulator per game, one after the other."""
+
+    def __init__(self, tasks: Sequence[str], make: Callable[[str], tuple[Frames, Callable[[int], Frames]]]) -> None:
+        made = [make(task) for task in tasks]
+        self.frame, self._steps = np.stack([frame for frame, _ in made]), [step for _, step in made]
+
+    def play(self, actions: Actions) -> Frames:
+        for row in actions:
+            self.frame = np.stack([step(int(index)) for step, index in zip(self._steps, row, strict=True)])
+        return self.frame
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """The last frames of a turn, and who can tell whether they are right."""
+
+    frame: Frames
+    twin: Peer
+
+
+def turn(peer: Peer, twin: Peer) -> Contestant:
+    return lambda actions: Played(peer.play(actions), twin)
+
+
+def check_played(played: Played, inputs: Inputs) -> None:
+    """The twin takes the same actions, in this process."""
+    wanted = played.twin.play(*inputs)
+    different = [k for k in range(len(wanted)) if not np.array_equal(played.frame[k], wanted[k])]
+    assert not different, f"the frames of tasks {different} are not those of an emulator in this process"
+
+
+def draw_actions(num_tasks: int, num_steps: int = _STEPS) -> tuple[Actions]:
+    return (np.random.default_rng(0).integers(0, 18, (num_steps, num_tasks)),)
+
+
+def on_this_cpu(race: Race, rounds: int = _ROUNDS) -> Race:
+    """By the wall clock; few rounds, as one takes seconds."""
+    device = CpuDevice()
+    ceilings = race.ceilings if race.device.kind == "cpu" else measure_ceilings(device)
+    return dataclasses.replace(race, device=device, ceilings=ceilings, rounds=min(race.rounds, rounds))
+
+
+def needs(suite: str) -> None:
+    """Skips where a suite is not known, or its simulator not installed."""
+    if suite not in envs.SUITES:
+        pytest.skip(f"mow.envs has no suite {suite}")
+    missing = [module for module in PROTOCOLS[suite].needs if find_spec(module) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: {envs.remedy(suite)}")
+
+
+@pytest.mark.parametrize("tasks", [envs.ATARI26], ids=["atari26"])
+def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
+    needs("atari")
+    race, workers = on_this_cpu(race), cores()
+    with ExitStack() as stack:
+        ours: Peer = stack.enter_context(closing(Ours(tasks, workers=workers)))
+        serial: Peer = stack.enter_context(closing(Ours(tasks, workers=0)))
+        peers: dict[str, Peer] = {
+            _BOUND: BareWorkers(tasks, bare_game, workers=workers, lockstep=False),
+            "bare processes, in step": BareWorkers(tasks, bare_game, workers=workers, lockstep=True),
+            "gymnasium AsyncVectorEnv": GymnasiumAsync(tasks),
+            "emulator's vector env": EmulatorVector(tasks),
+        }
+        for peer in peers.values():
+            stack.enter_context(closing(peer))
+        race.run(
+            turn(ours, serial),
+            {name: turn(peer, InThisProcess(tasks, bare_game)) for name, peer in peers.items()},
+            make=partial(draw_actions, len(tasks)),
+            check=check_played,
+            work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
+        )
+        note_cpu(race, {"ours": ours, **peers}, len(tasks))
+    note(race, "steps of 26 games", len(tasks) * _STEPS, "agent steps/s")
+
+
+@pytest.mark.parametrize("name", ["mt10", "dmc18"])
+def test_robots(race: Race, name: str) -> None:
+    """With all that a step draws; the bare processes step the same tasks, each with its own wrapper of ours."""
+    tasks = envs.SETS.get(name)
+    if tasks is None:
+        pytest.skip(f"mow.envs has no set {name}")
+    needs(tasks[0].partition(":")[0])
+    race, workers = on_this_cpu(race), cores()
+    with ExitStack() as stack:
+        ours: Peer = stack.enter_context(closing(Ours(tasks, workers=workers)))
+        serial: Peer = stack.enter_context(closing(Ours(tasks, workers=0)))
+        bare = stack.enter_context(closing(BareWorkers(tasks, bare_task, workers=workers, lockstep=False)))
+        race.run(
+            turn(ours, serial),
+            {_BOUND: turn(bare, InThisProcess(tasks, bare_task))},
+            make=partial(draw_actions, len(tasks)),
+            check=check_played,
+            work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
+        )
+    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s")
+
+
+@pytest.mark.parametrize("tasks", [envs.ATARI26], ids=["atari26"])
+def test_start(race: Race, tasks: tuple[str, ...]) -> None:
+    """From nothing to the first frames; each is closed again before the clock is read, which takes the same for all."""
+    needs("atari")
+    race, workers = on_this_cpu(race, _START_ROUNDS), cores()
+
+    def starting(make: Callable[[], Peer]) -> Contestant:
+        def call() -> Frames:
+            with closing(make()) as peer:
+                return peer.frame.copy()
+
+        return call
+
+    def check(frame: Frames, inputs: Inputs) -> None:
+        assert frame.shape == (len(tasks), 64, 64, 3), frame.shape
+        assert all(one.std() > 1 for one in frame), "a game shows nothing"
+
+    race.run(
+        starting(lambda: Ours(tasks, workers=workers)),
+        {
+            _BOUND: starting(lambda: BareWorkers(tasks, bare_game, workers=workers, lockstep=False)),
+            "gymnasium AsyncVectorEnv": starting(lambda: GymnasiumAsync(tasks)),
+            "emulator's vector env": starting(lambda: EmulatorVector(tasks)),
+        },
+        make=lambda: (),
+        check=check,
+        work=Work(0.0, float(12288 * len(tasks))),
+    )
+    note(race, "start of 26 games", len(tasks), "games/s")
+
+
+@pytest.mark.parametrize("tasks", [envs.ATARI26], ids=["atari26"])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_overlap(race: Race, where: str, tasks: tuple[str, ...]) -> None:
+    """One worker, one step of all games, an update of equal length."""
+    needs("atari")
+    race = on_this_cpu(race, 3 * _ROUNDS)
+    with closing(Ours(tasks, workers=1)) as ours, closing(Ours(tasks, workers=0)) as serial, one_thread():
+        (actions,) = draw_actions(len(tasks), 1)
+        encoded = ours.encoded(actions[0])
+        ours.play(actions), serial.play(actions)
+        step_s = float(np.median([race.device.seconds(partial(ours.play, actions)) for _ in range(9)]))
+        for _ in range(9):
+            serial.play(actions)
+        update = an_update(where, step_s)
+
+        def overlapped() -> Played:
+            ours.envs.send(encoded)
+            update()
+            return Played(ours.envs.receive().frame, serial)
+
+        def one_after_the_other() -> Played:
+            frame = ours.envs.step(encoded).frame
+            update()
+            return Played(frame, serial)
+
+        def step_alone() -> Played:
+            return Played(ours.envs.step(encoded).frame, serial)
+
+        def check(played: Played | None, inputs: Inputs) -> None:
+            if played is not None:
+                check_played(played, (actions,))
+
+        race.run(
+            overlapped,
+            {"one after the other": one_after_the_other, "step alone": step_alone, "update alone": update},
+            make=lambda: (),
+            check=check,
+            work=Work(0.0, float(ours.frame.nbytes)),
+        )
+    info = race.benchmark.extra_info
+    note(race, f"a step beside an update {where}", len(tasks), "agent steps/s")
+    if "peers" in info:
+        alone = {name: peer["median_us"] for name, peer in info["peers"].items()}
+        both, step = alone["step alone"] + alone["update alone"], alone["step alone"]
+        info["hidden"] = round((both - info["median_us"]) / step, 3)
+        print(f"hidden: {info['hidden']:.0%} of the step")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def an_update(where: str, seconds: float) -> Callable[[], None]:
+    """Something that takes so long: a number of matmuls here, or waiting for another device."""
+    if where == "elsewhere":
+        return lambda: time.sleep(seconds)
+    weight = torch.randn(256, 256)
+
+    def matmuls(count: int) -> None:
+        for _ in range(count):
+            torch.mm(weight, weight)
+
+    matmuls(100)
+    device = CpuDevice()
+    each = min(device.seconds(partial(matmuls, 100)) for _ in range(5)) / 100
+    return partial(matmuls, max(1, round(seconds / each)))
+
+
+def note_cpu(race: Race, peers: dict[str, Peer], num_tasks: int) -> None:
+    """Agent steps per second that all processes together compute: what a busy machine does not change much."""
+    if race.benchmark.stats is None:
+        return
+    (actions,) = draw_actions(num_tasks)
+    rates = {}
+    for name, peer in peers.items():
+        before = computed_seconds()
+        for _ in range(_CPU_TURNS):
+            peer.play(actions)
+        rates[name] = round(_CPU_TURNS * actions.size / (computed_seconds() - before))
+    race.benchmark.extra_info["steps_per_cpu_second"] = rates
+
+
+def computed_seconds() -> float:
+    """Of this process, its threads and the processes that it started."""
+    own = os.times()
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # in user mode and in the kernel
+    return own.user + own.system + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def note(race: Race, title: str, num_steps: int, unit: str) -> None:
+    """What the numbers stand on, and the table."""
+    info = race.benchmark.extra_info
+    load = os.getloadavg()[0]
+    info.update(backend="worker processes", cores=cores(), load_before=round(load, 2))
+    if "peers" not in info:
+        return
+    micros = {"ours": info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
+    if _BOUND in micros:
+        info.update(floor_us=micros[_BOUND], floor_share=micros[_BOUND] / micros["ours"])
+    lines = [f"\n{title}; {cores()} cores, load {load:.1f}; noise {info['noise']:.2f}x; {info['numbers']}"]
+    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
+        rate = num_steps / micro * 1e6
+        per_cpu = info.get("steps_per_cpu_second", {}).get(name)
+        shown = f" {per_cpu:7,} per CPU second" if per_cpu else ""
+        lines.append(f"{name:26}{micro / 1e3:9.1f} ms {rate:7,.0f} {unit}{shown}, ours {micro / micros['ours']:.2f}x")
+    print("\n".join(lines))

@@ -1,0 +1,117 @@
+"""What can be played: python -m mow.envs [--protocol] [--preview NAME ... OUT.png]
+
+Without arguments all suites, tasks and sets are listed, and whether their simulators are installed; nothing is loaded.
+"""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from mow import envs
+from mow.envs.protocols import PROTOCOLS, table
+from mow.envs.tiny_tasks import TASKS as TINY_TASKS
+
+_WIDTH = 118
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for what is wrong instead of the page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; --help lists the arguments")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 2 it cannot be (one line says why), 130 interrupted."""
+    try:
+        asked = _read(sys.argv[1:] if arguments is None else arguments)
+        if asked.preview:
+            _preview(asked)
+        else:
+            print(table(tuple(envs.SUITES)) if asked.protocol else listing())
+    except (ImportError, OSError, ValueError) as error:
+        print(f"mow.envs: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _read(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises: ValueError in one line; SystemExit(0) after printing help."""
+    parser = _Parser(prog="python -m mow.envs", description="List the tasks that can be played, or look at some.",
+                     allow_abbrev=False)
+    parser.add_argument("--protocol", action="store_true", help="what an episode is in each suite, in Markdown")
+    parser.add_argument("--preview", nargs="+", metavar="NAME", default=[],
+                        help="tasks or sets, then the .png to draw them in: --preview atari26 out.png")
+    parser.add_argument("--steps", type=int, default=60, help="random steps before the frame (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is previewed (%(default)s)")
+    asked = parser.parse_args(arguments)
+    for name in ("steps", "seed"):
+        if getattr(asked, name) < 0:
+            raise ValueError(f"--{name} must be 0 or more, got {getattr(asked, name)}")
+    return asked
+
+
+def _preview(asked: argparse.Namespace) -> None:
+    *names, last = asked.preview
+    out = Path(last)
+    if not names or out.suffix != ".png" or not out.parent.is_dir():
+        raise ValueError(f"--preview needs names and then a .png in an existing folder, got {' '.join(asked.preview)}: "
+                         "write --preview atari26 out.png")
+    tasks = list(dict.fromkeys(task for name in names for task in envs.SETS.get(name, (name,))))
+    for task in tasks:
+        if ":" not in task:
+            raise ValueError(f"unknown set {task!r}: expected one of {', '.join(envs.SETS)}, or a task as atari:Pong")
+        envs.check_task(task)
+    from mow.envs.contact_sheet import write_sheet
+
+    write_sheet(tasks, out, num_steps=asked.steps, seed=asked.seed, say=print)
+    print(f"{len(tasks)} tasks after {asked.steps} random steps: {out}")
+
+
+def listing() -> str:
+    """All suites with their tasks, then the sets; loads no simulator."""
+    names = envs.task_names()
+    lines = []
+    for suite in envs.SUITES:
+        protocol, own = PROTOCOLS[suite], [name for name in names if name.startswith(f"{suite}:")]
+        lines += [f"{suite}: {_installed(suite)}", f"  actions: {protocol.actions}", f"  horizon: {protocol.horizon}"]
+        if suite == "tiny":
+            lines += [f"  tiny:{name:<8}{_of_tiny(name)}" for name in TINY_TASKS]
+        elif own:
+            lines += _wrapped(f"{len(own)} tasks: ", own)
+        else:
+            lines.append("  gym:ID for any id that is registered, as gym:CartPole-v1, gym:MiniGrid-Empty-5x5-v0, "
+                         "gym:package:Id-v0")
+        lines.append("")
+    lines.append("sets, each short for its tasks:")
+    for name, tasks in envs.SETS.items():
+        lines += _wrapped(f"{name} ({len(tasks)}): ", tasks)
+    lines += ["", "python -m mow.envs --preview NAME ... OUT.png   draws frames of tasks or sets",
+              "python -m mow.envs --protocol                   prints what an episode is in each suite"]
+    return "\n".join(lines)
+
+
+def _installed(suite: str) -> str:
+    missing = [module for module in PROTOCOLS[suite].needs if find_spec(module) is None]
+    return f"not installed, {', '.join(missing)} missing: {envs.remedy(suite)}" if missing else "installed"
+
+
+def _of_tiny(name: str) -> str:
+    task = TINY_TASKS[name]
+    kind = "discrete" if task.DISCRETE else "continuous"
+    return f"{task.NUM_ACTIONS} {kind} actions, at most {task.TIME_LIMIT} steps"
+
+
+def _wrapped(title: str, names: Sequence[str]) -> list[str]:
+    return textwrap.wrap(title + " ".join(names), _WIDTH, initial_indent="  ", subsequent_indent="    ",
+                         break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

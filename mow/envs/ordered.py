@@ -1,0 +1,240 @@
+"""What all ways of stepping K tasks share: their order, the checks, and what happens when a simulator fails."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Frame, Restart, TaskSpec, permutation
+from mow.envs.task_group import FLAGS, Failure, Renewed, Stepped
+
+_LOG = logging.getLogger("mow")
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What was lost at once: by one simulator that raised, or with a whole process."""
+
+    slots: tuple[int, ...]  # whose simulators are gone
+    blamed: tuple[int, ...]  # those of them that were at work
+    reason: str  # one line
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, failure: Failure) -> "Crash":
+        """A simulator that raised takes no other with it."""
+        return cls((failure.slot,), (failure.slot,), failure.reason, failure.traceback)
+
+
+class OrderedVectorEnv(ABC):
+    """K tasks stepped together, whose order may change.
+
+    A simulator that fails (raises, hangs, dies with its process, answers with a reward that is not finite or no frame)
+    is made anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
+    The step whose answer was lost (also by a reset after the end of an episode) never happened for anybody: the action
+    is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
+    (EnvStep.reopened). So every step is a real one, and the episode that was lost ends where the new one begins. A
+    simulator that fails twice in a row gets a fresh process too, where there are workers. Without restarts, or after
+    the last, EnvFailure is raised.
+    """
+
+    def __init__(self, tasks: Sequence[str], board: NDArray[np.void], max_restarts: int) -> None:
+        if max_restarts < 0:
+            raise ValueError(f"max_restarts counts restarts in a row, got {max_restarts}: pass 0 for none")
+        self._names = tuple(tasks)  # by slot
+        self._board = board  # [K], by slot
+        self._slots: NDArray[np.integer] = np.arange(len(tasks))  # [K] the slot that task k shows
+        self._max_restarts = max_restarts
+        self._restarts = dict.fromkeys(range(len(tasks)), 0)  # by slot, of the whole run
+        self._failures = dict.fromkeys(range(len(tasks)), 0)  # by slot, since its last finished episode
+        self._sent: dict[int, Action] | None = None  # native actions, by slot, between send and receive
+        self._ready = False  # reset has been called
+        self._closed = False
+        self._given_up = False
+
+    def _learn_specs(self, specs: Mapping[int, TaskSpec]) -> None:
+        self.specs = tuple(specs[slot] for slot in range(len(self._slots)))
+        self.layout = ActionLayout.from_tasks(self.specs)
+
+    def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Open an episode in every task: frames [K, 64, 64, 3] and is_first [K], all True."""
+        self._check_idle()
+        self._reset_all()
+        self._ready = True
+        return self._board["frame"][self._slots], self._board["is_first"][self._slots]
+
+    def step(self, action: NDArray[np.float32]) -> EnvStep:
+        """`send` and `receive`."""
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: NDArray[np.float32]) -> None:
+        """Begin one agent step of every task; workers take it while this process does other things.
+
+        Args:
+            action: [K, A] as `layout` says.
+        Raises: ValueError if the shape is wrong or an action is illegal, before any task is stepped; RuntimeError
+            before the first reset, after close and while another step is under way.
+        """
+        self._check_idle()
+        if not self._ready:
+            raise RuntimeError("no episode is running: call reset before step")
+        shape = (len(self._slots), self.layout.size)
+        if action.shape != shape:
+            raise ValueError(f"action needs shape {shape}, got {action.shape}: encode it with .layout")
+        self._sent = {int(slot): self.layout.decode(k, action[k]) for k, slot in enumerate(self._slots)}
+        self._send_all(self._sent)
+
+    def receive(self) -> EnvStep:
+        """End the step that was sent. Raises: EnvFailure, which ends all; RuntimeError if none was sent."""
+        self._check_open()
+        if self._sent is None:
+            raise RuntimeError("no step is under way: call send before receive")
+        actions, self._sent = self._sent, None
+        stepped, crashes = self._receive_all(actions)
+        for note in stepped.notes:
+            _LOG.warning("%s", note)
+        restarts, reopened = self._recover([*crashes, *map(Crash.of, stepped.failed)], actions)
+        finished = {slot: (total, length, success) for slot, total, length, success in stepped.finished}
+        self._failures.update((slot, 0) for slot in finished if slot not in reopened)
+        shown = [(k, int(slot)) for k, slot in enumerate(self._slots)]
+        return EnvStep(
+            frame=self._board["frame"][self._slots],  # [K, 64, 64, 3], a copy, as are the others
+            finished=tuple(
+                Episode(self.specs[k].name, k, *finished[slot])
+                for k, slot in shown
+                if slot in finished and slot not in reopened
+            ),
+            restarts=restarts,
+            reopened={k: reopened[slot] for k, slot in shown if slot in reopened},
+            **{name: self._board[name][self._slots] for name in FLAGS},  # [K] each
+        )
+
+    def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None:
+        """Make task k the old task order[k]; no environment is touched. Raises: ValueError unless a permutation."""
+        self._check_idle()
+        index = permutation(order, len(self._slots))
+        self._slots = self._slots[index]
+        self.specs = tuple(self.specs[old] for old in index)
+        self.layout = self.layout.reorder(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where all tasks are, in their present order, as what JSON can hold; after an EnvFailure: only the order.
+
+        What cannot be asked begins a new episode when it is loaded.
+        """
+        if self._given_up:
+            states = {slot: self._lost(slot) for slot in range(len(self._names))}
+        else:
+            self._check_idle()
+            states = self._states()
+        return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
+        """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
+
+        Returns: the tasks k whose simulators cannot go on, with the first frame [64, 64, 3] of their new episodes.
+        """
+        self._check_idle()
+        order = [self._slots.tolist().index(slot) for slot in state["slots"]]
+        self.reorder(order)
+        states = {int(slot): kept for slot, kept in state["tasks"].items()}
+        self._restarts.update((slot, kept.get("restarts", 0)) for slot, kept in states.items())
+        renewed = self._load_states(states)
+        self._ready = True
+        return {k: self._board["frame"][slot].copy() for k, slot in enumerate(self._slots) if slot in renewed}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # Failures -------------------------------------------------------------------------------------------------------
+
+    def _recover(
+        self, crashes: list[Crash], actions: Mapping[int, Action]
+    ) -> tuple[tuple[Restart, ...], dict[int, Frame]]:
+        """Until every simulator runs again. Returns: what happened, and by slot the frame that the action met.
+
+        Raises: EnvFailure.
+        """
+        restarts: list[Restart] = []
+        reopened: dict[int, Frame] = {}
+        while crashes:
+            crashes.sort(key=lambda crash: crash.slots)  # whoever answered first
+            for crash in crashes:
+                self._count(crash)
+            twice = {slot for crash in crashes for slot in crash.blamed if self._failures[slot] > 1}
+            crashes = [*crashes, *self._end_processes(twice)]
+            lost = {slot for crash in crashes for slot in crash.slots}
+            for crash in crashes:
+                restarts.append(Restart(self._tasks(crash.slots), crash.reason, crash.traceback))
+                _LOG.warning("%s: %s; a new episode begins", ", ".join(restarts[-1].tasks), crash.reason)
+            for slot in lost:
+                self._restarts[slot] += 1
+            renewed, crashes = self._renew({slot: (self._restarts[slot], actions[slot]) for slot in sorted(lost)})
+            reopened |= renewed.first
+            crashes = [*crashes, *map(Crash.of, renewed.failed)]
+        return tuple(restarts), reopened
+
+    def _count(self, crash: Crash) -> None:
+        for slot in crash.blamed:
+            self._failures[slot] += 1
+            if self._failures[slot] > self._max_restarts:
+                raise self._give_up(crash, slot)
+
+    def _give_up(self, crash: Crash, slot: int | None = None) -> EnvFailure:
+        """The error to raise; nothing is stepped any more."""
+        self.close()
+        self._given_up = True
+        times = self._failures[slot] if slot is not None else 1
+        often = f" failed {times} times in a row, with no finished episode between" if times > 1 else ""
+        return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}", crash.traceback)
+
+    def _lost(self, slot: int) -> dict[str, Any]:
+        """The state of a simulator that cannot be asked: another begins."""
+        return {"env": None, "restarts": self._restarts[slot] + 1}
+
+    def _tasks(self, slots: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self._names[slot] for slot in slots)
+
+    def _check_idle(self) -> None:
+        self._check_open()
+        if self._sent is not None:
+            raise RuntimeError("a step is under way: call receive first")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("these environments are closed: make new ones")
+
+    # Where they are -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _reset_all(self) -> None: ...
+
+    @abstractmethod
+    def _send_all(self, actions: Mapping[int, Action]) -> None: ...
+
+    @abstractmethod
+    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]: ...
+
+    @abstractmethod
+    def _end_processes(self, slots: set[int]) -> list[Crash]:
+        """End the processes, other than this one, of some slots; returns what else is lost with them."""
+
+    @abstractmethod
+    def _renew(self, lost: Mapping[int, tuple[int, Action]]) -> tuple[Renewed, list[Crash]]: ...
+
+    @abstractmethod
+    def _states(self) -> dict[int, dict[str, Any]]: ...
+
+    @abstractmethod
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...

@@ -1,0 +1,137 @@
+"""One process that steps some tasks for another: how it starts, what it does all its life, how it ends."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from types import ModuleType, TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mow.envs.task_group import RECORD, TaskGroup
+
+# Read by libraries when they load, so they must stand before a worker starts.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
+
+
+class Report(NamedTuple):
+    """What a worker raised, which was its end."""
+
+    kind: str  # name of the error's class
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """A process, seen from its parent, which sends (verb, *arguments) and gets (Report or None, answer)."""
+
+    process: SpawnProcess
+    connection: Connection
+    slots: dict[int, str]  # its tasks, by slot
+
+    @property
+    def ended(self) -> bool:
+        return self.connection.closed
+
+    def end(self, grace_s: float = 0.0) -> None:
+        """Close its pipe, whose end an idle worker reads and leaves; kill it if it does not leave in time."""
+        self.connection.close()
+        self.process.join(timeout=grace_s)
+        if self.process.is_alive():
+            self.process.kill()  # a stopped or hung process ends by nothing less
+            self.process.join()
+
+
+def start_worker(
+    number: int, slots: dict[int, str], memory: Any, seed: int, options: Mapping[str, object]
+) -> Worker:
+    """A process with a TaskGroup that is not built yet; `memory` is shared and holds a board."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_work, args=(theirs, memory, slots, seed, dict(options)), name=f"envs-{number}", daemon=True
+    )
+    with _quiet_start():
+        process.start()
+    theirs.close()  # or the death of the worker would not end the pipe
+    return Worker(process, ours, slots)
+
+
+def end_workers(workers: list[Worker]) -> None:
+    """Ask all, wait a moment, then kill."""
+    for worker in workers:
+        worker.connection.close()
+    for worker in workers:
+        worker.end(grace_s=1.0)
+    workers.clear()
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """While a worker starts: one thread per library, and no trace of the caller's script.
+
+    A spawned process imports the script that spawned it, and with it PyTorch: 200 MiB and seconds per worker, and a
+    script without a __main__ guard would start workers without end. A worker needs this module alone.
+    """
+    script, environment = sys.modules["__main__"], dict(os.environ)
+    sys.modules["__main__"] = ModuleType("__main__")
+    os.environ.update(_ONE_THREAD)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
+        for name in _ONE_THREAD:
+            if name in environment:
+                os.environ[name] = environment[name]
+            else:
+                del os.environ[name]
+
+
+class _Reporting:
+    """Sends whatever is raised inside to the parent; the process then ends in order, without a second traceback."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            report = Report(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+            # Where the parent closed the pipe or is gone, there is nobody to tell.
+            with suppress(OSError):
+                self._connection.send((report, None))
+        return True
+
+
+def _work(
+    connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, object]
+) -> None:
+    """A worker's life: answer the parent until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    with _Reporting(connection):
+        group = TaskGroup(slots, np.frombuffer(memory, RECORD), seed, options)
+        while True:
+            verb, *arguments = connection.recv()
+            connection.send((None, getattr(group, verb)(*arguments)))
+
+
+def _follow_parent() -> None:
+    """Leave when the parent has died, even from within a simulator that hangs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

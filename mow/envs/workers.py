@@ -1,0 +1,187 @@
+"""K tasks shared out among worker processes, which are replaced when they fail.
+
+Each worker owns every W-th task and loops over its own; frames and flags come back through shared memory, and one
+small message per worker and step carries the actions out and the finished episodes back. Threads would not do (the
+Atari emulator holds the interpreter's lock), and one process per task costs ten times the memory.
+"""
+
+import ctypes
+import multiprocessing
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+import numpy as np
+
+from mow.envs.base import Action, TaskSpec
+from mow.envs.ordered import Crash, OrderedVectorEnv
+from mow.envs.task_group import RECORD, Renewed, Stepped
+from mow.envs.worker_process import Report, Worker, end_workers, start_worker
+
+# To make one simulator may take this long on top of the time for a step: some are slow to load.
+_MAKING_S = 10.0
+
+
+class WorkerVectorEnv(OrderedVectorEnv):
+    """The tasks shared out among worker processes, which live until `close` or until this process ends.
+
+    Args: as of `make_vector`; num_workers >= 1, and at most one per task is started.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        seed: int,
+        num_workers: int,
+        options: Mapping[str, object],
+        max_restarts: int = 0,
+        timeout_s: float = 60.0,
+    ) -> None:
+        if num_workers < 1:
+            raise ValueError(f"expected one worker or more, got {num_workers}: use SerialVectorEnv for none")
+        memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * RECORD.itemsize)
+        super().__init__(tasks, np.frombuffer(memory, RECORD), max_restarts)
+        self._memory, self._seed, self._options, self._timeout_s = memory, seed, options, timeout_s
+        self._workers: list[Worker] = []
+        self._asked: list[Worker] = []  # who owes an answer
+        self._unheard: list[Crash] = []  # who was gone when it was asked
+        # Also runs when the object is forgotten and when this process exits.
+        self._end_workers = weakref.finalize(self, end_workers, self._workers)
+        count = min(num_workers, len(tasks))
+        for first in range(count):
+            self._workers.append(self._start(first, {slot: tasks[slot] for slot in range(first, len(tasks), count)}))
+        specs: dict[int, TaskSpec] = {}
+        for answer in self._all_answers("build", making=len(tasks)):
+            specs.update(answer)
+        self._learn_specs(specs)
+
+    def close(self) -> None:
+        """End the worker processes and free the shared memory; more than once does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._end_workers()
+            self._board = np.zeros(0, RECORD)  # lets go of the shared memory
+            self._memory = None
+
+    def _reset_all(self) -> None:
+        self._all_answers("reset")
+
+    def _send_all(self, actions: Mapping[int, Action]) -> None:
+        for worker in self._workers:
+            self._ask(worker, "step", {slot: actions[slot] for slot in worker.slots})
+
+    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]:
+        answers, crashes = self._gather()
+        parts = [[*part] for part in zip(*answers, strict=True)] or [[], [], []]
+        return Stepped(*([entry for part in kind for entry in part] for kind in parts)), crashes
+
+    def _end_processes(self, slots: set[int]) -> list[Crash]:
+        crashes = []
+        for worker in self._workers:
+            if slots & worker.slots.keys() and not worker.ended:
+                worker.end()
+                others = tuple(slot for slot in worker.slots if slot not in slots)
+                if others:
+                    crashes.append(Crash(others, (), f"stepped beside {', '.join(self._tasks(slots))}, in one process"))
+        return crashes
+
+    def _renew(self, lost: Mapping[int, tuple[int, Action]]) -> tuple[Renewed, list[Crash]]:
+        for number, worker in enumerate(self._workers):
+            mine = {slot: lost[slot] for slot in worker.slots if slot in lost}
+            if mine and worker.ended:
+                self._workers[number] = self._start(number, worker.slots)
+            if mine:
+                self._ask(self._workers[number], "renew", mine)
+        answers, crashes = self._gather(making=len(lost))
+        renewed = Renewed({}, [])
+        for first, failed in answers:
+            renewed.first.update(first)
+            renewed.failed.extend(failed)
+        return renewed, crashes
+
+    def _states(self) -> dict[int, dict[str, Any]]:
+        for worker in self._workers:
+            self._ask(worker, "state_dict")
+        answers, crashes = self._gather()
+        states = {slot: kept for answer in answers for slot, kept in answer.items()}
+        # The workers that are gone are replaced in the next step, which is when it is told.
+        return states | {slot: self._lost(slot) for crash in crashes for slot in crash.slots}
+
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        return [slot for answer in self._all_answers("load_state_dict", states) for slot in answer]
+
+    def _start(self, number: int, slots: dict[int, str]) -> Worker:
+        return start_worker(number, slots, self._memory, self._seed, self._options)
+
+    def _ask(self, worker: Worker, verb: str, *arguments: object) -> None:
+        try:
+            worker.connection.send((verb, *arguments))
+        except OSError:
+            self._unheard.append(self._ended(worker))
+        else:
+            self._asked.append(worker)
+
+    def _all_answers(self, verb: str, *arguments: object, making: int = 0) -> list[Any]:
+        """Of all workers. Raises: EnvFailure if one has none; ValueError or ImportError if that is why."""
+        for worker in self._workers:
+            self._ask(worker, verb, *arguments)
+        answers, crashes = self._gather(making=making, starting=True)
+        if crashes:
+            raise self._give_up(crashes[0])
+        return answers
+
+    def _gather(self, *, making: int = 0, starting: bool = False) -> tuple[list[Any], list[Crash]]:
+        """One answer of every worker that was asked, in no particular order, and those that have none, now ended.
+
+        Args:
+            making: simulators that are to be made first.
+            starting: raise the ValueError or ImportError of a worker here, as what the user can mend.
+        """
+        answers, crashes = [], self._unheard
+        waiting = {worker.connection: worker for worker in self._asked}
+        self._asked, self._unheard = [], []
+        deadline = time.monotonic() + self._timeout_s + _MAKING_S * making
+        while waiting:
+            ready = cast(list[Connection], wait(list(waiting), max(0.0, deadline - time.monotonic())))
+            if not ready:
+                crashes += [self._hung(worker) for worker in waiting.values()]
+                break
+            for ours in ready:
+                worker = waiting.pop(ours)
+                try:
+                    report, answer = ours.recv()
+                except (EOFError, OSError):
+                    crashes.append(self._ended(worker))
+                else:
+                    if report is None:
+                        answers.append(answer)
+                    else:
+                        self._raise_if(starting, report)
+                        crashes.append(self._crash(worker, f"{report.kind}: {report.message}", report.traceback))
+        return answers, crashes
+
+    def _raise_if(self, starting: bool, report: Report) -> None:
+        mendable: dict[str, type[Exception]] = {"ValueError": ValueError, "ImportError": ImportError}
+        if starting and report.kind in mendable:
+            self.close()
+            raise mendable[report.kind](report.message)
+
+    def _hung(self, worker: Worker) -> Crash:
+        return self._crash(worker, f"its worker gave no answer within {self._timeout_s:g} s (env.timeout_s)")
+
+    def _ended(self, worker: Worker) -> Crash:
+        if not worker.ended:
+            worker.end(grace_s=1.0)
+        return self._crash(worker, f"its worker died with exit code {worker.process.exitcode}")
+
+    def _crash(self, worker: Worker, reason: str, traceback: str = "") -> Crash:
+        """Ends the worker. To blame is the task that it was in, or all of its tasks where it was idle."""
+        if not worker.ended:
+            worker.end()
+        slots = tuple(worker.slots)
+        busy = tuple(slot for slot in slots if self._board["busy"][slot])
+        self._board["busy"][list(slots)] = False
+        return Crash(slots, busy or slots, reason.splitlines()[0], traceback)

@@ -1,0 +1,17 @@
+"""The most memory that has been in use so far."""
+
+import resource
+
+import torch
+
+
+def process_peak() -> int:
+    """Largest resident memory of this process, bytes: everything in it, the replay too."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measured_peak(device: torch.device) -> str:
+    """Of the device that learns, in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on {device}"
+    return f"{process_peak() / 1e9:.2f} GB in this process, simulators and replay included"

@@ -1,0 +1,21 @@
+"""Two finished runs of the smallest size, made once; who harms one copies it first."""
+
+from pathlib import Path
+
+import pytest
+
+from mow.training.loop import Run
+from tests.faults.runs import to_the_end
+from tests.small import run_config
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return to_the_end(run_config(), tmp_path_factory.mktemp("straight"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    to_the_end(run_config(), folder)
+    return folder

@@ -1,0 +1,100 @@
+"""kill -9 at random moments: who goes on ends as the one that was never killed, and repeats one interval at most."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.training.loop import Run
+from tests.faults.runs import assert_equal, lines
+from tests.small import run_config
+
+# Of `run_config`, which is saved nearly as often as it steps: about half of the kills fall into a save.
+EVERY = 2
+
+# Forks, so that torch is loaded once; in a process of its own, because pytest's may hold locks of other threads.
+PROGRAM = """
+    import json, mmap, os, random, shutil, signal, sys, time
+    from pathlib import Path
+    import torch
+    from mow import train
+    from mow.resuming import find_resumption
+    from mow.training.checkpoint import checkpoints, load_checkpoint
+    from mow.training.loop import Run
+    from tests.small import run_config
+    folder, every, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    draw, reached = random.Random(seed), mmap.mmap(-1, 8)
+    config = run_config(folder=str(folder), checkpoint_every=every)
+    told = Run._step
+
+    def step(self, how):
+        told(self, how)
+        reached[:8] = self.step.to_bytes(8, "little")
+
+    def work():
+        sys.stdout = open(os.devnull, "w")
+        Run._step = step
+        if checkpoints(folder):
+            resumption = find_resumption(["--resume", str(folder)])
+            return train.run(resumption.config, resumption)
+        shutil.rmtree(folder, ignore_errors=True)  # killed before its first checkpoint: it starts again
+        return train.run(config)
+
+    def begun():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if work() is not None else 1)
+        return child
+
+    child, found = begun(), []
+    while len(found) < kills:
+        time.sleep(draw.uniform(0.0, 1.5))
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            assert os.waitstatus_to_exitcode(status) == 0
+            shutil.rmtree(folder)
+            reached[:8] = bytes(8)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            newest = [load_checkpoint(path, torch.device("cpu"))["step"] for path in checkpoints(folder)[-1:]]
+            found.append((int.from_bytes(reached[:8], "little"), *newest))
+        child = begun()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    print(json.dumps(found))
+"""
+
+
+def killed(folder: Path, kills: int, seed: int) -> list[list[int]]:
+    """Of each kill: the step that the run had reached, and that of its newest checkpoint if it had one."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), str(EVERY), str(kills), str(seed)],
+        capture_output=True, text=True, check=False, timeout=1200, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: list[list[int]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, straight: Run, kills: int) -> None:
+    folder = tmp_path / "run"
+    found = killed(folder, kills, seed=kills)
+    assert len(found) == kills
+    lost = [kill[0] - kill[1] for kill in found if len(kill) == 2]
+    assert lost, "no kill came after the first checkpoint"
+    assert all(0 <= steps <= EVERY for steps in lost), found
+    assert lines(folder) == lines(straight.logger.folder)
+    newest = load_checkpoint(checkpoints(folder)[-1], torch.device("cpu"))
+    assert newest["step"] == run_config().total_steps
+    assert_equal(newest["learner"], straight.learner.state_dict())
+
+

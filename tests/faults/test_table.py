@@ -1,0 +1,127 @@
+"""What can go wrong with a run, what must come of it, and the tests that plant it: the table of faults.
+
+| fault | passes if | tests |
+| --- | --- | --- |
+| none: straight, or stopped and gone on | the same to the byte; prefetch 0, 1, 4; 2 threads | RESUME |
+| the same seed twice, another seed | the same, another | SEED |
+| kill -9 at random moments of a run | one interval is repeated at most, same end | KILL |
+| killed at each write, flush, rename of a save | the old save or the new one, never a mix | COMMIT |
+| a file cut short, a flipped bit | named, with the checkpoint to go on from; nothing else is changed | DAMAGE |
+| no space, no permission, a broken disk | borne twice, one line at the third; the last checkpoint works | DISK |
+| SIGTERM, SIGINT, both at once | saves, exit 0; the second ends it at once, the last save is whole | SIGNAL |
+| NaN in a loss, a gradient, a reward | the update is left out, named, counted; five in a row end it | NUMBERS |
+| a worker killed, raising, hanging | named, its processes ended | WORKER |
+| any order of adding, evicting, sampling, saving | as a Python list would have it | REPLAY |
+| one thread adds while others sample | no torn frame, no report of a sanitizer | THREADS |
+| a packed block damaged in memory or on disk | task and steps are named, no wrong pixel | BLOCK |
+| frames that cannot be packed | no larger than raw, and said before memory runs out | NOISE |
+| a pickle that brings code | refused, not run | CRAFTED |
+| less memory than is needed | refused with numbers and flags; later one line, last checkpoint named | MEMORY |
+| half an hour | memory, files and threads do not grow | SOAK |
+| other flags, tasks, versions when it goes on | those that change nothing are printed, others refused | FLAGS |
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+
+TABLE: dict[str, dict[str, tuple[str, ...]]] = {
+    "RESUME": {
+        "faults/test_resume.py": (
+            "test_stopped_anywhere_it_ends_the_same", "test_with_other_stores_and_depths_it_ends_the_same",
+            "test_dropout_and_workers_end_the_same", "test_atari_ends_the_same",
+            "test_with_two_threads_it_ends_the_same",
+        ),
+    },
+    "SEED": {"faults/test_resume.py": ("test_a_seed_is_the_same_run_and_another_is_another",)},
+    "KILL": {
+        "faults/test_kill.py": ("test_killed_at_random_moments_it_ends_the_same",),
+        "replay/test_segments.py": ("test_killed_at_random_moments",),
+    },
+    "COMMIT": {
+        "faults/test_commit.py": ("test_killed_at_every_single_deed_of_a_save",),
+        "replay/test_segments.py": ("test_interrupted_at_every_single_deed",),
+        "training/test_checkpoint.py": ("test_the_file_is_on_the_disk_before_it_takes_the_name",),
+    },
+    "DAMAGE": {
+        "faults/test_resume.py": (
+            "test_a_damaged_checkpoint_is_named_and_the_one_before_offered",
+            "test_a_damaged_replay_is_named_and_nothing_is_cut_off",
+        ),
+        "training/test_checkpoint.py": ("test_every_flipped_bit_is_noticed", "test_a_cut_file_is_named"),
+        "replay/test_segments.py": ("test_damage_is_found_and_named", "test_a_damaged_manifest_is_named"),
+        "test_export.py": ("test_a_flipped_bit_is_found", "test_half_a_file_is_refused"),
+    },
+    "DISK": {
+        "faults/test_disk.py": (
+            "test_two_failures_are_borne_and_change_nothing", "test_a_disk_that_is_really_full",
+            "test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_still_has_its_replay",
+            "test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_no_debris",
+        ),
+    },
+    "SIGNAL": {
+        "faults/test_signals.py": (
+            "test_a_signal_ends_a_run_in_order", "test_a_second_signal_ends_it_at_once_and_the_last_save_is_whole",
+        ),
+    },
+    "NUMBERS": {
+        "faults/test_numbers.py": ("test_a_reward_that_is_no_number_costs_an_episode_and_is_said",),
+        "training/test_loop.py": (
+            "test_a_single_bad_update_is_left_out_and_the_run_goes_on",
+            "test_weights_that_are_broken_stop_the_run_with_a_diagnosis",
+        ),
+    },
+    "WORKER": {
+        "envs/test_vector_workers.py": (
+            "test_a_killed_worker_is_named", "test_an_error_names_the_task_and_carries_the_traceback",
+            "test_a_hung_task_is_named_and_its_worker_ended",
+        ),
+    },
+    "REPLAY": {"replay/test_replay_machine.py": ()},
+    "THREADS": {"replay/test_threads.py": ("test_one_thread_adds_while_four_sample", "test_a_sanitizer_finds_nothing")},
+    "BLOCK": {
+        "replay/test_packed.py": ("test_a_damaged_block_is_an_error_that_names_task_and_steps",),
+        "replay/test_spill.py": ("test_a_flipped_bit_and_a_cut_on_the_disk_are_named",),
+    },
+    "NOISE": {
+        "replay/test_packed.py": ("test_still_backgrounds_are_packed_and_noise_costs_no_more_than_raw",),
+        "replay/test_store_choice.py": ("test_frames_that_cannot_be_packed_are_said_once_when_they_will_not_fit",),
+    },
+    "CRAFTED": {
+        "faults/test_crafted.py": (
+            "test_no_command_runs_what_a_checkpoint_brings", "test_nor_does_load", "test_the_plant_works",
+            "test_no_other_file_of_a_run_is_unpickled",
+        ),
+    },
+    "MEMORY": {
+        "faults/test_memory.py": (
+            "test_a_run_under_a_cap_is_refused_with_numbers_and_flags", "test_running_out_later_is_one_line",
+        ),
+    },
+    "SOAK": {"faults/test_soak.py": ("test_nothing_grows",)},
+    "FLAGS": {
+        "faults/test_resume.py": (
+            "test_what_cannot_go_on_is_one_line", "test_an_edited_config_is_noticed",
+            "test_what_may_change_is_said",
+        ),
+        "training/test_checkpoint.py": ("test_another_format_is_named",),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", TABLE)
+def test_every_fault_is_planted_somewhere(fault: str) -> None:
+    """Files and tests may be renamed, and this table must follow."""
+    for file, names in TABLE[fault].items():
+        tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+        there = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert not set(names) - there, file
+
+
+def test_the_table_that_is_read_is_the_one_that_is_tested() -> None:
+    assert __doc__ is not None
+    assert re.findall(r"\| ([A-Z]+) \|$", __doc__, re.MULTILINE) == list(TABLE)
