@@ -22,9 +22,14 @@ def read_config(path: Path) -> Config:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): it must be as mow.train wrote it") from error
     try:
-        config: Config = _record(Config, content, "")
+        return config_of(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def config_of(content: object) -> Config:
+    """The config that a JSON object tells, as read_config reads it. Raises: ValueError in one line."""
+    config: Config = _record(Config, content, "")
     return config
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mow.command_line import UsageError, override
 from mow.config import Config
-from mow.config_file import read_config
+from mow.config_file import config_of, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -103,8 +103,12 @@ def read_state(resumption: Resumption, device: "torch.device") -> dict[str, Any]
         others = [other for other in checkpoints(resumption.folder) if other != path]
         remedy = f"; an earlier one: python -m mow.train --resume {others[-1]}" if others else ""
         raise UsageError(f"{error}{remedy}") from error
+    try:
+        before = config_of(json.loads(state["config"]))  # with the defaults of fields that are younger than the run
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
     # config.json may have been edited since.
-    if differing := _forbidden(_differences(json.loads(state["config"]), _plain(resumption.config))):
+    if differing := _forbidden(_differences(_plain(before), _plain(resumption.config))):
         raise UsageError(f"{path} was written with another config ({'; '.join(differing)}): put config.json back as it "
                          "was")
     return state

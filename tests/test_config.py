@@ -45,6 +45,8 @@ def config(**changes: object) -> Config:
     ("make", "message"),
     [
         (lambda: EnvConfig(num_workers=-2), "num_workers must be -1 (auto), 0 or more, got -2"),
+        (lambda: EnvConfig(metaworld_repeat=0), "metaworld_repeat must be above 0, got 0"),
+        (lambda: EnvConfig(dmc_repeat=0), "dmc_repeat must be above 0, got 0"),
         (lambda: PerceptionConfig(channels=(8, 0, 8, 8)), "channels must all be above 0, got (8, 0, 8, 8)"),
         (lambda: PerceptionConfig(groups=0), "groups must be above 0, got 0"),
         (lambda: PerceptionConfig(channels=(8,)), "channels must be two to four numbers, got (8,)"),
@@ -159,3 +161,11 @@ def test_latent_size() -> None:
 def test_config_imports_without_torch() -> None:
     code = "import sys, mow.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_environments_are_made_with_is_known_to_them() -> None:
+    from mow.envs import OPTIONS
+
+    made = EnvConfig(render="full", metaworld_repeat=3).options
+    assert (made["render"], made["metaworld_repeat"], made["dmc_repeat"]) == ("full", 3, 2)
+    assert set(made) <= {option for names in OPTIONS.values() for option in names}

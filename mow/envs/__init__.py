@@ -89,13 +89,14 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_task(name: str) -> None:
-    """Raise ValueError, naming the three nearest tasks, unless `name` is known; of "gym:..." asks gymnasium."""
+    """Raise ValueError, naming what is nearest, unless `name` is a known task; of "gym:..." asks gymnasium."""
     known = task_names()
     suite, _, task = name.partition(":")
     if suite in _OPEN:
         _loaded(suite, name).check(task)
     elif name not in known:
-        nearest = ", ".join(get_close_matches(name, known, n=3, cutoff=0.0))
+        candidates = known if ":" in name else (*known, *SETS)
+        nearest = ", ".join(get_close_matches(name, candidates, n=3, cutoff=0.0))
         known_sets = f"suites: {', '.join(SUITES)}; sets: {', '.join(SETS)}"
         raise ValueError(f"unknown task {name!r} ({known_sets}): did you mean {nearest}?")
 

@@ -26,8 +26,8 @@ HORIZON = 500  # steps of the simulator
 CAMERA = "corner4"
 NUM_ACTIONS = 4  # motion of the hand in x, y, z, and the force on the fingers
 
-# Simulators keep some positions as views of MuJoCo's arrays, which follow the bodies; these are those arrays.
-_LIVE = ("xpos", "site_xpos", "geom_xpos", "qpos", "mocap_pos")
+# Some positions that a simulator keeps are views of MuJoCo's arrays and follow bodies and sites; of these arrays.
+_LIVE = ("xpos", "site_xpos")
 _PLAIN = (bool, int, float, type(None))
 
 

@@ -10,6 +10,7 @@ if not (find_spec("metaworld") and find_spec("dm_control")):
     pytest.skip("robots need metaworld and dm_control: pip install -e '.[metaworld,dmc]'", allow_module_level=True)
 
 from mow.envs import make
+from mow.envs.vector import make_vector
 from mow.task_sets import DMC, MT50
 
 # Positions that follow a body and a site; a target and terrain that are part of the model.
@@ -53,6 +54,19 @@ def check_resume(task: str, *, steps: int) -> None:
 @pytest.mark.parametrize("task", QUICK)
 def test_a_robot_goes_on_where_it_was(task: str) -> None:
     check_resume(task, steps=12)
+
+
+def test_workers_show_the_same_as_this_process_which_has_drawn_before() -> None:
+    """Two suites in two processes, started beside a GL context that they must not inherit."""
+    tasks = ("metaworld:reach-v3", "dmc:walker-walk", "tiny:catch")
+    shown = []
+    for workers in (0, 2):
+        with make_vector(tasks, seed=1, num_workers=workers, options={"time_limit": 4}) as envs:
+            rng = np.random.default_rng(0)
+            frames = [envs.reset()[0]]
+            frames += [envs.step(envs.layout.random(rng)).frame for _ in range(6)]
+            shown.append(np.stack(frames))  # [7, 3, 64, 64, 3]
+    assert np.array_equal(*shown)
 
 
 @pytest.mark.slow

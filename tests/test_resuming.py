@@ -1,0 +1,32 @@
+"""Which checkpoints a run goes on from; whole runs that do so are in the tests of resumption."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mow.command_line import UsageError
+from mow.config_file import config_of
+from mow.resuming import Resumption, read_state
+from tests.small import run_config
+
+
+def content(**env: object) -> dict[str, object]:
+    """A config as its checkpoint has it, with other fields of its environments."""
+    plain: dict[str, dict[str, object]] = json.loads(json.dumps(dataclasses.asdict(run_config())))
+    return {**plain, "env": {**plain["env"], **env}}
+
+
+def test_a_field_that_is_younger_than_the_checkpoint_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = content()
+    assert isinstance(older["env"], dict)
+    del older["env"]["render"]
+    monkeypatch.setattr("mow.training.checkpoint.load_checkpoint", lambda *_: {"config": json.dumps(older)})
+    there = Path("run/checkpoints/step_1.pt")
+    cpu = torch.device("cpu")
+    assert read_state(Resumption(there.parent, there, run_config(), ()), cpu) == {"config": json.dumps(older)}
+    edited = config_of(content(render="full"))
+    with pytest.raises(UsageError, match=r"env\.render: light -> full"):
+        read_state(Resumption(there.parent, there, edited, ()), cpu)
