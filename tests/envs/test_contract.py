@@ -21,6 +21,8 @@ ATARI = [("atari:Pong", SHORT), ("atari:Breakout", SHORT), ("atari:MsPacman", ST
 CASES = [pytest.param((name, {}), id=name) for name in BUILT_IN] + [
     pytest.param(case, id=case[0], marks=needs_atari) for case in ATARI
 ]
+needs_pygame = pytest.mark.skipif(find_spec("pygame") is None, reason="gym:CartPole-v1 draws with pygame: extra gym")
+CASES.append(pytest.param(("gym:CartPole-v1", {}), id="gym:CartPole-v1", marks=needs_pygame))
 
 
 @pytest.fixture(params=CASES)
