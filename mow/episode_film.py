@@ -58,7 +58,14 @@ class WatchedEnvs:
         return frame, is_first
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
-        step = self._envs.step(action)
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: NDArray[np.float32]) -> None:
+        self._envs.send(action)
+
+    def receive(self) -> EnvStep:
+        step = self._envs.receive()
         ended = {episode.index: episode for episode in step.finished}
         for k, clips in enumerate(self.clips):
             running = clips[-1] if clips and clips[-1].end is None else None
