@@ -94,7 +94,9 @@ class TaskGroup:
     def __init__(
         self, slots: Mapping[int, str], board: NDArray[np.void], seed: int, options: Mapping[str, object]
     ) -> None:
-        self._slots, self._board, self._seed, self._options = slots, board, seed, options
+        self._slots, self._seed, self._options = slots, seed, options
+        # One column per field, made once: a view of a record array costs more than what is written through it.
+        self._board = {name: board[name] for name in RECORD.names or ()}
         self._envs: dict[int, Env] = {}
         self._progress = {slot: _Progress() for slot in slots}
         self._still: set[int] = set()  # slots that were reported for it

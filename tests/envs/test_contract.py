@@ -32,6 +32,8 @@ CASES = [
     *(pytest.param(case, id=case[0], marks=needs("metaworld", "mujoco")) for case in METAWORLD),
     *(pytest.param(case, id=case[0], marks=needs("dm_control", "mujoco")) for case in DMC),
 ]
+needs_pygame = pytest.mark.skipif(find_spec("pygame") is None, reason="gym:CartPole-v1 draws with pygame: extra gym")
+CASES.append(pytest.param(("gym:CartPole-v1", {}), id="gym:CartPole-v1", marks=needs_pygame))
 
 
 @pytest.fixture(params=CASES)

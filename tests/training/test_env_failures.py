@@ -20,6 +20,7 @@ from mow.training.checkpoint import checkpoints
 from mow.training.loop import Run
 from mow.training.stopping import StopSwitch
 from tests.small import run_config
+from tests.test_resume import assert_same_end, gone_on, stopped, to_the_end
 from tests.test_train import DUMMY
 
 
@@ -107,6 +108,21 @@ def test_simulators_that_raise_now_and_then(tmp_path: Path, monkeypatch: pytest.
     assert len(told) >= 8
     assert sorted(cut_off(run)) == sorted((task, row["step"] - 1) for row in told for task in row["restart"]["tasks"])
     assert all("as asked" in row["restart"]["traceback"] for row in told)
+
+
+def test_stopped_between_restarts_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulators in their second life, with seeds of their own, go on, and fail again where they would have."""
+    make = SerialVectorEnv.__init__
+
+    def failing(self: SerialVectorEnv, *args: Any, **how: Any) -> None:
+        make(self, *args, **(how | {"options": {"fail_at": 9}}))
+
+    monkeypatch.setattr(SerialVectorEnv, "__init__", failing)
+    config = run_config(env=EnvConfig(num_workers=0, max_restarts=100))
+    straight = to_the_end(config, tmp_path / "straight")
+    assert straight.collector.restarts > 6
+    stopped(config, tmp_path / "run", 22, monkeypatch)
+    assert_same_end(gone_on(tmp_path / "run"), straight)
 
 
 @pytest.mark.parametrize("at", [5, 60])  # while it acts at random; while it trains

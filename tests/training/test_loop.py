@@ -268,6 +268,28 @@ def test_a_batch_is_drawn_when_the_one_before_it_trains(tmp_path):
     assert drawn == [(WORLD_MODEL_STREAM, update, prefill) for update in range(updates + 1)]
 
 
+def test_the_world_model_trains_while_the_environments_step(tmp_path, monkeypatch):
+    """All but the first update of the joint phase, whose batch nobody has drawn yet: regrouping has discarded it."""
+    run, envs, _ = wire(run_config(), tmp_path / "run")
+    events = []
+
+    def told(owner, name, what):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **how: (events.append(what), method(*args, **how))[1])
+
+    run.prefill()
+    run.warm_up()
+    run.group()
+    told(envs, "send", "send")
+    told(envs, "receive", "receive")
+    told(Learner, "update_world_model", "update")
+    run.joint()
+    run.prefetch.close()
+    run.logger.close()
+    steps = run.config.total_steps - run.config.prefill_steps
+    assert events == ["send", "receive", "update"] + ["send", "update", "receive"] * (steps - 1)
+
+
 def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
     """Through the regrouping, with gathers so slow that a step would overtake them if it did not wait."""
     run, *_ = wire(run_config(), tmp_path / "run")
