@@ -35,6 +35,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "memory": collector.memory.state_dict(),
         "random_actions": json.dumps(collector.rng.bit_generator.state),
         "scores": scores,
+        "score": run.score,
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": run.means.state_dict(),
         "log": run.logger.state_dict(),

@@ -59,7 +59,7 @@ def test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_still_has_it
         with pytest.raises(OSError, match="No space left on device"):
             to_the_end(run_config(checkpoint_every=4), folder)
     assert capsys.readouterr().out.count("no checkpoint was written") == 2
-    (path,) = (folder / "checkpoints").iterdir()
+    (path,) = checkpoints(folder)
     assert load_checkpoint(path, torch.device("cpu"))["step"] == 14
     # Saved as often as the other run, from here on.
     assert gone_on(folder, "--checkpoint-every", "8").step == straight.step
