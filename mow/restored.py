@@ -85,7 +85,7 @@ def best_checkpoint(folder: Path) -> Path:
     found = folder / "checkpoints" / "best.pt"
     if not found.is_file():
         raise UsageError(
-            f"{folder} has no checkpoints/best.pt: every task must end an episode before a checkpoint, and keep_best be "
+            f"{folder} has no checkpoints/best.pt: every task must end an episode before a checkpoint, with keep_best "
             "on: take the newest one"
         )
     return found

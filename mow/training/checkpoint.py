@@ -81,10 +81,13 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
     with open(path, "w+b") as file:
         try:
             torch.save({**content, "format": FORMAT}, file)
-        except RuntimeError as error:
+        except (RuntimeError, SystemError) as error:
             # torch closes its archive after a write has failed too, and fails again: the first failure says why.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
+            first: BaseException | None = error
+            while first is not None and not isinstance(first, OSError):
+                first = first.__cause__ or first.__context__
+            if first is not None:
+                raise first from None
             raise
         num_bytes = file.seek(0, os.SEEK_END)
         seal = _seal(num_bytes, _crc32(file, num_bytes))
