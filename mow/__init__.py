@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: "str | PathLike[str]", *, device: str = "auto", seed: int = 0) -> "LoadedAgent":
+def load(
+    run: "str | PathLike[str]", *, checkpoint: str = "newest", device: str = "auto", seed: int = 0
+) -> "LoadedAgent":
     """The agent of a trained run, ready to act, and with it the world model that it was trained in.
 
         import mow
@@ -26,7 +28,8 @@ def load(run: "str | PathLike[str]", *, device: str = "auto", seed: int = 0) -> 
             print(f"{env}: {total:.1f}")
 
     Args:
-        run: folder that mow.train wrote, of which the newest checkpoint counts; or one of its checkpoints.
+        run: folder that mow.train wrote; or one of its checkpoints, or a folder that mow.export wrote.
+        checkpoint: of a run folder: newest, or best, the one with the best recent returns in training.
         device: auto, cpu, cuda or cuda:N.
         seed: of all draws of the agent.
     Raises: ValueError in one line with the remedy if there is no run, if its checkpoint cannot be read, or if a
@@ -34,4 +37,4 @@ def load(run: "str | PathLike[str]", *, device: str = "auto", seed: int = 0) -> 
     """
     from mow.loaded import load_run
 
-    return load_run(run, device=device, seed=seed)
+    return load_run(run, checkpoint=checkpoint, device=device, seed=seed)

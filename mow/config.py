@@ -264,7 +264,9 @@ class Config:
     checkpoint_every: int = 5000
     """Environment steps per task between two checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
-    """Older ones are deleted. A run can go on from the last two; those before lack the replay that went with them."""
+    """Older ones are deleted. A run can go on from each that is kept."""
+    keep_best: bool = True
+    """Keep the checkpoint with the best recent returns (mean over tasks, normalised) as checkpoints/best.pt."""
     evaluation_episodes: int = 0
     """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
     report: bool = True

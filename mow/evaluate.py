@@ -34,7 +34,7 @@ from mow.evaluation_table import (
     task_grid,
     task_rows,
 )
-from mow.restored import SavedRun, environments, find_run, restore
+from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.train import num_workers, pick_device
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ _LONGEST_EPISODE = 27_000
 _SAY_SECONDS = 30.0  # between two lines on how far it is
 
 # What may differ between seeds of one method.
-_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "evaluation_episodes", "insight_every",
-          "profile")  # fmt: skip
+_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best",
+          "evaluation_episodes", "insight_every", "profile")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +69,9 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
     )
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="newest", help="of folders: which of theirs (%(default)s)"
+    )
     parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
@@ -88,7 +91,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(asked: argparse.Namespace) -> None:
     """Restore, play, tabulate, write. Raises: UsageError if something that is asked for is not to be had."""
-    runs = comparable([find_run(path) for path in asked.runs], asked.seed)
+    runs = comparable([find_run(path, asked.checkpoint) for path in asked.runs], asked.seed)
     out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
     _check_packages(video=asked.video > 0)
     device = pick_device(asked.device)

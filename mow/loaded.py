@@ -98,6 +98,6 @@ class LoadedAgent:
         return names.index(task)
 
 
-def load_run(run: str | PathLike[str], *, device: str, seed: int) -> LoadedAgent:
+def load_run(run: str | PathLike[str], *, checkpoint: str, device: str, seed: int) -> LoadedAgent:
     """See mow.load."""
-    return LoadedAgent(find_run(Path(run)), pick_device(device), seed)
+    return LoadedAgent(find_run(Path(run), checkpoint), pick_device(device), seed)

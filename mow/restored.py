@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mow.training.learner import Learner
 
 WEIGHTS = "model.safetensors"  # what mow.export writes
+CHECKPOINTS = ("newest", "best")  # of a run folder
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ class SavedRun:
         return self.config.env.options
 
 
-def find_run(path: Path) -> SavedRun:
-    """The run at `path`: its folder (then the newest checkpoint counts), one of its checkpoints, or a folder that
-    mow.export wrote. Loads no torch.
+def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
+    """The run at `path`: its folder, one of its checkpoints, or a folder that mow.export wrote.
 
-    Raises: UsageError if there is no such place, no checkpoint in it, or no config that can be read.
+    Args: checkpoint: of a run folder: the newest, or the best that its training saw.
+    Raises: UsageError if there is no such place, no such checkpoint in it, or no config that can be read.
     """
+    if checkpoint not in CHECKPOINTS:
+        raise UsageError(
+            f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {checkpoint!r}: to take another one, name its file in "
+            "place of the run"
+        )
     if not path.exists():
         raise UsageError(f"no folder {path}: name a run folder, as mow.train printed it")
     is_checkpoint = path.suffix == ".pt" and path.parent.name == "checkpoints"
@@ -51,7 +57,9 @@ def find_run(path: Path) -> SavedRun:
     if path.is_file():
         return SavedRun(folder, path, config)
     exported = folder / WEIGHTS
-    return SavedRun(folder, exported if exported.exists() else newest_checkpoint(folder), config)
+    if exported.exists():
+        return SavedRun(folder, exported, config)
+    return SavedRun(folder, best_checkpoint(folder) if checkpoint == "best" else newest_checkpoint(folder), config)
 
 
 def environments(run: SavedRun, *, seed: int, workers: int) -> "VectorEnv":
@@ -70,6 +78,17 @@ def newest_checkpoint(folder: Path) -> Path:
     if not found:
         raise UsageError(f"{folder} has no checkpoints/step_*.pt: let the run write one")
     return found[-1]
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """The one with the best recent returns. Raises: UsageError if the run has kept none."""
+    found = folder / "checkpoints" / "best.pt"
+    if not found.is_file():
+        raise UsageError(
+            f"{folder} has no checkpoints/best.pt: every task must end an episode before a checkpoint, with keep_best "
+            "on: take the newest one"
+        )
+    return found
 
 
 def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":

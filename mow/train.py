@@ -188,7 +188,7 @@ def _wired(
 def _go_on(session: "Run", resumption: Resumption, state: "dict[str, Any]") -> None:
     """Put a fresh run where the checkpoint was. Raises: UsageError if the replay that went with it is not there."""
     from mow.replay import load
-    from mow.training.checkpoint import checkpoints
+    from mow.training.checkpoint import checkpoints, step_of
     from mow.training.run_state import load_run_state
 
     for change in resumption.changes:
@@ -200,10 +200,33 @@ def _go_on(session: "Run", resumption: Resumption, state: "dict[str, Any]") -> N
     for task in load_run_state(session, state):
         say(f"{task}: its simulator cannot be put back where it was, a new episode begins")
     for later in checkpoints(resumption.folder):
-        if later > resumption.checkpoint:
+        if step_of(later) > session.step:
             later.unlink()
             say(f"deleted: {later}, which is ahead of this one")
+    session.best_score = _score_of_best(resumption.folder, session.step)
     say(f"going on from {resumption.checkpoint}")
+
+
+def _score_of_best(folder: Path, step: int) -> float | None:
+    """What the run's best checkpoint scored; None where there is none, or none that a run at `step` could have kept."""
+    import torch
+
+    from mow.training.checkpoint import best_path, load_checkpoint
+
+    best = best_path(folder)
+    if not best.exists():
+        return None
+    try:
+        content = load_checkpoint(best, torch.device("cpu"))
+    except ValueError as error:
+        say(f"the next checkpoint takes its place: {error}")
+        return None
+    if content["step"] > step:
+        best.unlink()
+        say(f"deleted: {best}, which is ahead of this one")
+        return None
+    score: float | None = content.get("score")
+    return score
 
 
 def _score(session: "Run", fresh: "VectorEnv") -> None:

@@ -5,14 +5,15 @@
     manifest-<save>.json        names the files of one save, with their lengths and checksums
 
 A save writes its files, flushes them and the folder, and only then puts its manifest in place by a rename, which is
-the moment it comes into being. What no manifest names is the rest of a save that was killed. The save before the
-newest is kept too; older ones, and the files that only they name, go once the newest is in place.
+the moment it comes into being. What no manifest names is the rest of a save that was killed. The save that the newest
+builds on is kept too, and those of the steps that the caller names; the others, and the files that only they name, go
+once the newest is in place.
 """
 
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,13 @@ def _save_of(path: Path) -> int:
     return int(path.name.split("-")[1][:8])
 
 
-def prune(folder: Path, newest: Manifest, before: Manifest | None) -> None:
-    """Delete what neither of the two saves names: manifests first, so that none ever names a file that is gone."""
+def prune(folder: Path, newest: Manifest, before: Manifest | None, keep_steps: Collection[int] = ()) -> None:
+    """Delete what neither the two saves nor those of `keep_steps` name: manifests first, so that none ever names a file
+    that is gone.
+    """
     named = newest.files() | (before.files() if before is not None else set())
+    if keep_steps:
+        named.update(*(kept.files() for kept in read_manifests(folder) if kept.num_steps in keep_steps))
     unnamed = [path for path in _own_files(folder) if path.name not in named]
     for path in sorted(unnamed, key=lambda path: not path.name.startswith("manifest")):
         path.unlink()

@@ -3,7 +3,7 @@
 import errno
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,13 @@ _SEGMENT_BYTES = 2**25  # of packed frames; a segment is held in memory whole, a
 Block = tuple[bytes, bool, int]
 
 
-def save(buffer: ReplayBuffer, folder: Path) -> int:
+def save(buffer: ReplayBuffer, folder: Path, *, keep_steps: Collection[int] = ()) -> int:
     """Make `folder` hold what the buffer holds now; only what the last save into it lacks is written.
 
     Killed at any moment, the folder holds this save or the one before it. On a full disk it holds the one before. Call
     it on the thread that adds steps, and from one process per folder; other threads may sample meanwhile.
 
+    Args: keep_steps: saves of these steps stay, such as those that checkpoints go with; else only the one before does.
     Returns: bytes written.
     Raises: ValueError if the folder holds the replay of another run, layout or version, or is ahead of the buffer;
         OSError if the disk does not take it all.
@@ -60,7 +61,7 @@ def save(buffer: ReplayBuffer, folder: Path) -> int:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend the disk"
         raise OSError(error.errno, f"replay of step {buffer.num_steps} was not saved ({error.strerror}), {kept}: "
                                    f"{remedy} and save again", str(folder)) from error
-    prune(folder, manifest, base)
+    prune(folder, manifest, base, keep_steps)
     return num_bytes
 
 

@@ -6,6 +6,7 @@ flipped bit without a word.
 
 import os
 import pickle
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("step_*.pt"))
 
 
+def step_of(path: Path) -> int:
+    """The step of one of `checkpoints`."""
+    return int(path.stem.removeprefix("step_"))
+
+
 def save_checkpoint(
     path: Path, content: Mapping[str, object], *, once_written: Callable[[], object] = lambda: None
 ) -> None:
@@ -75,10 +81,13 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
     with open(path, "w+b") as file:
         try:
             torch.save({**content, "format": FORMAT}, file)
-        except RuntimeError as error:
+        except (RuntimeError, SystemError) as error:
             # torch closes its archive after a write has failed too, and fails again: the first failure says why.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
+            first: BaseException | None = error
+            while first is not None and not isinstance(first, OSError):
+                first = first.__cause__ or first.__context__
+            if first is not None:
+                raise first from None
             raise
         num_bytes = file.seek(0, os.SEEK_END)
         seal = _seal(num_bytes, _crc32(file, num_bytes))
@@ -117,6 +126,23 @@ def _check_seal(path: Path) -> None:
                              "another one, or use the mow that wrote it")
         if seal != _seal(num_bytes, _crc32(file, num_bytes)):
             raise ValueError(f"{path} is damaged: its bytes are not those that were written: go on from another one")
+
+
+def best_path(folder: Path) -> Path:
+    """Where the run in `folder` keeps the checkpoint that scored best."""
+    return folder / "checkpoints" / "best.pt"
+
+
+def keep_as_best(path: Path) -> None:
+    """Give a checkpoint its second name, best.pt, under which it outlives `prune`."""
+    best, partial = best_path(path.parent.parent), path.with_name("best.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)  # takes no room
+    except OSError:  # not every file system has links
+        shutil.copyfile(path, partial)
+    partial.replace(best)
+    partial.unlink(missing_ok=True)  # two names of one file are left as they are by a rename
 
 
 def prune(folder: Path, keep: int) -> None:

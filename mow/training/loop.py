@@ -21,7 +21,15 @@ from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.replay import Prefetcher, Request
 from mow.replay import save as save_replay
-from mow.training.checkpoint import checkpoint_path, prune, save_checkpoint
+from mow.training.checkpoint import (
+    best_path,
+    checkpoint_path,
+    checkpoints,
+    keep_as_best,
+    prune,
+    save_checkpoint,
+    step_of,
+)
 from mow.training.collector import Collector
 from mow.training.guard import NotFinite
 from mow.training.insight import measure
@@ -29,6 +37,7 @@ from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
 from mow.training.peak_memory import measured_peak
 from mow.training.run_state import run_state
+from mow.training.scores import recent_score
 from mow.training.trace import Trace
 
 # Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
@@ -61,6 +70,7 @@ class Run:
         self.watch = Stopwatch()
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
+        self.best_score: float | None = None  # of the checkpoint that is kept as the best
         self._failed_saves = 0  # in a row
         self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
         self._trace = self._new_trace()
@@ -161,15 +171,31 @@ class Run:
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
 
-        The replay is saved once the checkpoint is written and before it counts, and keeps its save before this one: a
-        checkpoint never lacks the replay it goes with, however often a full disk does not take the next one.
+        The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
+        that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
         """
         folder = self.logger.folder
         path = checkpoint_path(folder, self.step)
-        save = partial(save_replay, self.collector.replay, folder / "replay")
+        kept = checkpoints(folder)[-max(1, self.config.keep_checkpoints - 1) :]
+        save = partial(
+            save_replay, self.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept]
+        )
         save_checkpoint(path, run_state(self), once_written=save)
+        self._keep_if_best(path)
         prune(folder, self.config.keep_checkpoints)
         return path
+
+    @property
+    def score(self) -> float | None:
+        """Mean over tasks of the recent returns, normalised where there are references; None before each has ended."""
+        return recent_score({task: self.collector.scores[task].mean() for task in self.tasks})
+
+    def _keep_if_best(self, path: Path) -> None:
+        score = self.score
+        if self.config.keep_best and score is not None and (self.best_score is None or score > self.best_score):
+            keep_as_best(path)
+            self.best_score = score
+            self.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(self.logger.folder)}")
 
     def _try_to_save(self) -> None:
         """A disk that is full for a while does not end the run. Raises: OSError at the third failure in a row."""
@@ -308,6 +334,8 @@ class Run:
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
         means = {**self.means.read(), **self.watch.read(), "envs/restarts": float(self.collector.restarts)}
+        if (score := self.score) is not None:
+            means["score/recent_mean"] = score
         self.logger.metrics(self.step, self.learner.updates, means, self.tasks)
         self.logger.flush()
         now, (then, updates_then) = time.monotonic(), self._marked

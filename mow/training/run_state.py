@@ -36,6 +36,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "random_actions": json.dumps(collector.rng.bit_generator.state),
         "scores": scores,
         "restarts": collector.restarts,
+        "score": run.score,
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": run.means.state_dict(),
         "log": run.logger.state_dict(),

@@ -1,7 +1,7 @@
 """The score table at the end of a run, for eyes and for files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,24 @@ class Cost:
     world_model_updates: int
     wall_seconds: float
     cpu_seconds: float  # of this process, all threads
+
+
+def recent_score(recent: Mapping[str, float | None]) -> float | None:
+    """Mean over tasks of the normalised recent returns, by which checkpoints are compared while a run trains.
+
+    Args: recent: task -> mean return of its last episodes, None before the first has ended.
+    Returns: None before every task has ended one. Tasks without references count as they are where no task has one,
+        else not at all.
+    """
+    known = [task for task in recent if reference_returns(task) is not None] or list(recent)
+    values = []
+    for task in known:
+        value = recent[task]
+        if value is None:
+            return None
+        normalised = normalised_return(task, value)
+        values.append(value if normalised is None else normalised)
+    return float(np.mean(values))
 
 
 def write_scores(path: Path, results: Sequence[TaskEvaluation], cost: Cost) -> str:

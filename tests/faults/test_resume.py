@@ -13,7 +13,7 @@ from mow import train
 from mow.config import ReplayConfig, WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.resuming import find_resumption
-from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint
 from mow.training.loop import Run
 from mow.training.stopping import Stopped, StopSwitch
 from tests.faults.runs import (
@@ -132,6 +132,40 @@ def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_goes(
     assert f"deleted: {late}, which is ahead of this one" in said
     assert checkpoints(folder) == [early, late]  # written again
     assert_equal(load_checkpoint(late, torch.device("cpu"))["learner"], straight.learner.state_dict())
+
+
+def test_it_goes_on_from_an_earlier_checkpoint_as_often_as_it_is_killed(
+    tmp_path: Path, straight: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed each time between the replay of the later checkpoint and the checkpoint itself."""
+    folder = tmp_path / "run"
+    to_the_end(run_config(), folder)
+    early = checkpoints(folder)[0]
+
+    class Killed(BaseException):
+        """Nothing of a killed process gets to handle it."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", once_it_is(checkpoint_path(folder, 32).with_suffix(".partial"), killed))
+            with pytest.raises(Killed):
+                gone_on(early)
+    assert checkpoints(folder) == [early]
+    assert_same_end(gone_on(early), straight)
+
+
+def once_it_is(wanted: Path, instead: Callable[..., None]) -> Callable[[Path, Path], Path]:
+    replace = Path.replace
+
+    def call(path: Path, target: Path) -> Path:
+        if path == wanted:
+            instead()
+        return replace(path, target)
+
+    return call
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, straight: Run) -> None:

@@ -57,6 +57,24 @@ def test_a_crash_before_the_rename_leaves_the_old_one(
     assert load_checkpoint(path, CPU)["step"] == 3
 
 
+@pytest.mark.parametrize("said", [RuntimeError("unexpected pos 64"), SystemError("returned a result with an error")])
+def test_of_two_failures_of_a_write_the_first_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    """torch goes on to close its archive, and complains of that."""
+
+    def fails(*_: object) -> None:
+        try:
+            raise Disk("full")
+        except Disk as error:
+            raise said from error
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(Disk, match="full"):
+        save_checkpoint(tmp_path / "last.pt", {"step": 2})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, Path.replace

@@ -1,0 +1,119 @@
+"""Every command of README.md runs, on the smallest model and task that it can have.
+
+A command that is added there needs a row here: what makes it small, or why it cannot run in a test.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mow import ablate, doctor, evaluate, export, film, report, train
+from tests.test_train import DUMMY
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+RUN = "runs/quickstart-20270101-120000"
+
+TASKS, MODEL = tuple(DUMMY[:3]), tuple(DUMMY[3:])  # which tasks, and all that makes a run small
+GRID = ("--tasks", "dummy:count-0", "dummy:slide", "--folder", "grid", "--", *MODEL, "--evaluation-episodes", "1")
+
+# What is added to a command (later flags win), or what it becomes. Words of the command that it replaces are left out.
+SMALL: dict[str, tuple[str, ...]] = {
+    "python -m mow.train": ("quickstart", *TASKS, *MODEL),
+    "python -m mow.train atari4 --total-steps 600": ("atari4", *MODEL),
+    "python -m mow.train storm --tasks atari:Breakout --seed 1": ("storm", "--tasks", "atari:Breakout", *MODEL),
+    "python -m mow.train quickstart --clustering.method single": (
+        "quickstart", *TASKS, *MODEL, "--clustering.method", "single",
+    ),
+    "python -m mow.train quickstart --tasks atari:Pong atari:Boxing": (
+        "quickstart", "--tasks", "atari:Pong", "atari:Boxing", *MODEL,
+    ),
+    "python -m mow.train ablation_no_experts": ("ablation_no_experts", *TASKS, *MODEL),
+    f"python -m mow.train --resume {RUN}": ("--resume", RUN),
+    f"python -m mow.train --resume {RUN}/checkpoints/step_00004000.pt": (
+        "--resume", f"{RUN}/checkpoints/step_00000011.pt",
+    ),
+    "python -m mow.envs.tiny": (),
+    f"python -m mow.film {RUN}": (RUN, "--windows", "1"),
+    "python -m mow.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
+        "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
+    ),
+    "python -m mow.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
+    "python -m mow.ablate --table-only": ("--table-only", "--folder", "grid"),
+    "python -m mow.evaluate runs/a/seed-0 runs/a/seed-1 --episodes 20 --video 2": (
+        RUN, "--episodes", "1", "--video", "1",
+    ),
+    "python -m mow.export RUN": (RUN,),
+    "python -m mow.doctor": (),
+    "python -m mow.report runs/NAME": (RUN, "--windows", "0"),
+}  # fmt: skip
+
+EXEMPT = {
+    "pip install": "changes the machine",
+    "python -m pytest": "is what runs this",
+    "python -m bench": "needs a GPU, or minutes of a quiet machine: tests/test_bench.py has its parts",
+    "python -m mow.train PRESET": "is a pattern, of which others are instances",
+}
+
+MAINS = {
+    "mow.train": train.main, "mow.film": film.main, "mow.ablate": ablate.main, "mow.evaluate": evaluate.main,
+    "mow.export": export.main, "mow.doctor": doctor.main, "mow.report": report.main,
+}  # fmt: skip
+QUICK = ("python -m mow.train", f"python -m mow.train --resume {RUN}", "python -m mow.report runs/NAME")
+
+
+def commands(text: str) -> list[str]:
+    """Of the fenced blocks, line by line, and of the text between backquotes where it begins with `python -m`."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found += [part.strip() for part in line.partition(" #")[0].split("&&")]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    found += [" ".join(words.split()) for words in re.findall(r"`(python -m\s[^`]+)`", prose)]
+    return [command for command in dict.fromkeys(found) if command]
+
+
+def without_a_row(text: str) -> list[str]:
+    return [one for one in commands(text) if one not in SMALL and not one.startswith(tuple(EXEMPT))]
+
+
+def test_every_command_has_a_row() -> None:
+    assert without_a_row(README.read_text(encoding="utf-8")) == []
+
+
+def test_a_command_without_a_row_is_found() -> None:
+    text = "```bash\npip install x && python -m mow.new  # new\npython -m mow.doctor\n```\nand `python -m\nmow.newer RUN`"
+    assert without_a_row(text) == ["python -m mow.new", "python -m mow.newer RUN"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run: a small finished run lies there."""
+    root = tmp_path_factory.mktemp("readme")
+    kept = ["--checkpoint-every", "3", "--keep-checkpoints", "9"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert train.main(["quickstart", *DUMMY, *kept, "--folder", RUN]) == 0
+    assert (root / RUN / "checkpoints" / "step_00000011.pt").exists()  # a row above names it
+    return root
+
+
+@pytest.mark.parametrize(
+    "command", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in SMALL]
+)
+def test_a_command_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    module, words = command.split()[2], list(SMALL[command])
+    if module == "mow.export":
+        words += ["--out", f"export-{len(list(folder.glob('export-*')))}"]
+    if module == "mow.train" and "--resume" not in words:
+        words += ["--folder", f"runs/new-{len(list(folder.glob('runs/new-*')))}"]
+    if module in MAINS:
+        assert MAINS[module](words) == 0
+        return
+    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(README.parent)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
