@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.test_resume import assert_same_end, gone_on, stopped, to_the_end
 
 from mow import train
 from mow.config import EnvConfig
@@ -20,7 +21,6 @@ from mow.training.checkpoint import checkpoints
 from mow.training.loop import Run
 from mow.training.stopping import StopSwitch
 from tests.small import run_config
-from tests.test_resume import assert_same_end, gone_on, stopped, to_the_end
 from tests.test_train import DUMMY
 
 
