@@ -58,7 +58,7 @@ def test_sets_stand_for_their_tasks() -> None:
     assert set(SETS["mt10"]) < set(SETS["mt50"])
     assert expand(["tiny5", "atari:Pong", "tiny:goal"]) == (*TINY5, "atari:Pong")
     assert expand(["mt11"]) == ("mt11",)
-    with pytest.raises(ValueError, match="unknown task 'mt11'.*did you mean .*mt10"):
+    with pytest.raises(ValueError, match=r"unknown task 'mt11'.*did you mean .*mt10"):
         check_task("mt11")
 
 
