@@ -33,7 +33,7 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     [
         pytest.param("mixed", marks=needs("ale_py", "metaworld", "dm_control")),
         pytest.param("mt10", marks=[needs("metaworld"), pytest.mark.slow]),
-        pytest.param("dmc18", marks=needs("dm_control")),
+        pytest.param("dmc18", marks=[needs("dm_control"), pytest.mark.slow]),
         pytest.param("mt50", marks=[needs("metaworld"), pytest.mark.slow]),
     ],
 )

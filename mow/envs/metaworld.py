@@ -44,8 +44,7 @@ class MetaworldEnv(RobotEnv):
     Source: Yu et al. 2020; camera, random goals and rule of success as TD-MPC2 (Hansen et al. 2024) has them; horizon
         500 and an action per step as MoW (300k steps per task).
     Differs: goals are drawn from the whole of a task's space, not from a list of 50. The marker of the goal is put
-        where the goal is before every picture: in nine tasks the simulator leaves it elsewhere, and then a random goal
-        cannot be seen.
+        where the goal is before every picture: in nine tasks the simulator leaves markers elsewhere.
     """
 
     def __init__(
@@ -92,7 +91,8 @@ class MetaworldEnv(RobotEnv):
 
     def _draw(self) -> Frame:
         for marker, position in self._sim._target_site_config:
-            self._sim._set_pos_site(marker, position)
+            # pick-out-of-hole says of its goal where the object starts, from which no picture tells the goal.
+            self._sim._set_pos_site(marker, self._sim._target_pos if marker == "goal" else position)
         return np.ascontiguousarray(super()._draw()[::-1, ::-1])  # the camera hangs upside down
 
     def _own_state(self) -> dict[str, Any]:

@@ -85,22 +85,44 @@ def test_a_goal_can_be_seen(reach) -> None:
     assert 1 <= changed.sum() <= 40
 
 
-@pytest.mark.parametrize("task", ["metaworld:pick-out-of-hole-v3", "metaworld:faucet-open-v3"])
-def test_markers_are_drawn_where_goals_are(task: str) -> None:
-    import mujoco
-
-    def off() -> float:
-        """How far the farthest marker is from where it should be, metres."""
-        return max(np.linalg.norm(env._data.site(site).xpos - goal) for site, goal in env._sim._target_site_config)
-
+@pytest.mark.parametrize(
+    ("task", "site", "shown"),
+    [
+        ("metaworld:pick-out-of-hole-v3", "goal", 1),
+        ("metaworld:faucet-open-v3", "goal_open", 0),  # half a pixel wide
+    ],
+)
+def test_a_marker_is_drawn_where_the_goal_is(task: str, site: str, shown: int) -> None:
     env = make(task, seed=0, options={})
     env.reset(seed=1)
-    assert off() < 1e-9
-    mujoco.mj_forward(env._model, env._data)
-    assert off() > 0.01, "the simulator moves them away, or this test could not fail"
+    goal = env._sim._target_pos.copy()
+    assert np.allclose(env._data.site(site).xpos, goal)
     env.step(np.zeros(4, np.float32))
-    assert off() < 1e-9
+    assert np.allclose(env._data.site(site).xpos, goal)
+    env._sim._set_pos_site(site, np.array([0.0, 0.0, -50.0]))  # out of sight
+    without = env._renderer.draw(env._data)[::-1, ::-1]
+    env._sim._set_pos_site(site, goal)
+    with_marker = env._renderer.draw(env._data)[::-1, ::-1]
+    assert np.any(with_marker != without, axis=-1).sum() >= shown
     env.close()
+
+
+def test_what_the_simulator_says_and_leaves_of_markers_is_mended() -> None:
+    """One task misplaces its marker; another hides that of its sister task, and MuJoCo brings it back. Or this could
+    go."""
+    hole, faucet = (make(f"metaworld:{name}-v3", seed=0, options={}) for name in ("pick-out-of-hole", "faucet-open"))
+    hole.reset(seed=1)
+    ((_, told),) = hole._sim._target_site_config
+    assert np.linalg.norm(told - hole._sim._target_pos) > 0.1
+    faucet.reset(seed=1)
+    sister = faucet._data.site("goal_close")
+    assert np.linalg.norm(sister.xpos) > 10.0, "far outside of the picture"
+    faucet._sim.step(np.zeros(4))
+    assert np.linalg.norm(sister.xpos) < 1.0
+    faucet._draw()
+    assert np.linalg.norm(sister.xpos) > 10.0
+    for env in (hole, faucet):
+        env.close()
 
 
 def test_the_full_picture_is_that_of_gymnasium_the_right_way_up() -> None:
