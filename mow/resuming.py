@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What may differ from the run so far: none of these changes what is learnt.
 FREE = frozenset(
     ("device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "evaluation_episodes", "report")
-) | {"env.num_workers", "replay.store", "replay.disk", "replay.prefetch"}
+) | {"wandb", "env.num_workers", "replay.store", "replay.disk", "replay.prefetch"}
 
 
 @dataclass(frozen=True)
