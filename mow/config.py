@@ -271,6 +271,8 @@ class Config:
     """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
     report: bool = True
     """Write report.html, one page to look at, when the run is done."""
+    wandb: bool = False
+    """Log to Weights & Biases too: offline, in the run folder, unless the variable WANDB_MODE is online."""
     insight_every: int = 0
     """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
     profile: bool = False

@@ -46,7 +46,7 @@ _LONGEST_EPISODE = 27_000
 _SAY_SECONDS = 30.0  # between two lines on how far it is
 
 # What may differ between seeds of one method.
-_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best",
+_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "wandb",
           "evaluation_episodes", "insight_every", "profile")  # fmt: skip
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What may differ from the run so far: none of these changes what is learnt.
 FREE = frozenset(
     ("device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "evaluation_episodes", "report",
-     "profile")
+     "profile", "wandb")
 ) | {"env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk", "replay.prefetch",
      "optim.checkpoint_activations"}  # fmt: skip
 

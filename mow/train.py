@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mow.envs.vector import VectorEnv
     from mow.replay import ReplayBuffer
     from mow.training.loop import Run
+    from mow.training.wandb_mirror import WandbMirror
 
 
 # Agent steps per task: a full Atari episode may last 27,000.
@@ -171,7 +172,8 @@ def _wired(
     stack.enter_context(claimed(folder))
     if fresh:
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
-    logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip)))
+    mirror = _mirror(config, folder) if config.wandb else None
+    logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip, mirror)))
     say(_plan(config, device))
     say(plan.short(planned))
     say(needs)
@@ -183,6 +185,18 @@ def _wired(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
     )
     return Run(config, collector, learner, logger, say, check_stop=check_stop)
+
+
+def _mirror(config: Config, folder: Path) -> "WandbMirror":
+    """Raises: UsageError if wandb is not installed."""
+    from mow.training.wandb_mirror import WandbMirror
+
+    try:
+        mirror = WandbMirror(folder, dataclasses.asdict(config))
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    say(mirror.said)
+    return mirror
 
 
 def _go_on(session: "Run", resumption: Resumption, state: "dict[str, Any]") -> None:

@@ -15,6 +15,7 @@ from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
 from mow.envs.base import Episode, Restart
+from mow.training.wandb_mirror import WandbMirror
 
 
 class MetricMeans:
@@ -73,8 +74,9 @@ class Stopwatch:
 class Logger:
     """Writes to `folder`; step counts are environment steps per task."""
 
-    def __init__(self, folder: Path, frame_skip: int) -> None:
-        self.folder, self.frame_skip = folder, frame_skip
+    def __init__(self, folder: Path, frame_skip: int, mirror: WandbMirror | None = None) -> None:
+        """Args: mirror: hears every line of metrics.jsonl as well, and is closed with this."""
+        self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
         self._board = SummaryWriter(str(folder))
         self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._started, self._cpu_before = time.monotonic(), 0.0
@@ -161,9 +163,13 @@ class Logger:
     def close(self) -> None:
         self._lines.close()
         self._board.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
     def _write(self, record: Mapping[str, object]) -> None:
         self._lines.write(json.dumps(record) + "\n")
+        if self._mirror is not None:
+            self._mirror.write(record)
 
 
 def duration(seconds: float) -> str:

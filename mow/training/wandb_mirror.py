@@ -1,0 +1,37 @@
+"""What goes to metrics.jsonl, to Weights & Biases too: nothing is sent unless WANDB_MODE=online says so."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class WandbMirror:
+    """One run of Weights & Biases, in `folder`/wandb; a run that goes on adds to the same one.
+
+    Raises: ImportError with the remedy if wandb is not installed.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(f'--wandb needs Weights & Biases ({error}): pip install -e ".[wandb]"') from error
+        mode = os.environ.get("WANDB_MODE", "offline")
+        self._run = wandb.init(
+            project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config), mode=mode,
+            resume="allow", settings=wandb.Settings(silent=True),
+        )  # fmt: skip
+        self.said = f"wandb: {mode}, in {folder / 'wandb'}" + (
+            "; `wandb sync` of its folders uploads them" if mode == "offline" else ""
+        )
+
+    def write(self, record: Mapping[str, object]) -> None:
+        """A line of metrics.jsonl: numbers become curves over environment steps; of an episode, one curve per task."""
+        task = record.get("task")
+        prefix = f"{task}/" if task is not None else ""
+        numbers = {f"{prefix}{name}": value for name, value in record.items() if isinstance(value, int | float)}
+        self._run.log({**numbers, "step": record["step"]})
+
+    def close(self) -> None:
+        self._run.finish()
