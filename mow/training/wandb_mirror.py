@@ -17,7 +17,7 @@ class WandbMirror:
             import wandb
         except ImportError as error:
             raise ImportError(f'--wandb needs Weights & Biases ({error}): pip install -e ".[wandb]"') from error
-        mode = os.environ.get("WANDB_MODE", "offline")
+        mode: Any = os.environ.get("WANDB_MODE", "offline")  # wandb itself refuses what it does not know
         self._run = wandb.init(
             project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config), mode=mode,
             resume="allow", settings=wandb.Settings(silent=True),
