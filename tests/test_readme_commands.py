@@ -36,6 +36,11 @@ SMALL: dict[str, tuple[str, ...]] = {
     f"python -m mow.train --resume {RUN}/checkpoints/step_00004000.pt": (
         "--resume", f"{RUN}/checkpoints/step_00000011.pt",
     ),
+    "python -m mow.train mixed --tasks mt10 dmc:walker-walk tiny5": ("mixed", "--tasks", "tiny5", *MODEL),
+    "python -m mow.train atari26 --dry-run": ("quickstart", *TASKS, *MODEL, "--dry-run"),
+    "python -m mow.envs": (),
+    "python -m mow.envs --preview atari26 out.png": ("--preview", "dummy:count", "out.png"),
+    "python -m mow.envs --protocol": ("--protocol",),
     "python -m mow.envs.tiny": (),
     f"python -m mow.film {RUN}": (RUN, "--windows", "1"),
     "python -m mow.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (

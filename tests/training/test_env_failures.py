@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.test_resume import assert_same_end, gone_on, stopped, to_the_end
 
 from mow import train
 from mow.config import EnvConfig
@@ -20,6 +19,7 @@ from mow.train import main
 from mow.training.checkpoint import checkpoints
 from mow.training.loop import Run
 from mow.training.stopping import StopSwitch
+from tests.faults.runs import assert_same_end, gone_on, stopped, to_the_end
 from tests.small import run_config
 from tests.test_train import DUMMY
 
