@@ -23,14 +23,13 @@ from pathlib import Path
 
 from mow.ablations import flat, variants
 from mow.command_line import UsageError
-from mow.config import Config
+from mow.config import ASIDE, Config
 from mow.config_file import read_config
 from mow.presets import PRESETS
 from mow.resuming import claimed
 
-# What may differ between a finished run and the one that is asked for: nothing of it is learnt from.
-_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "report", "insight_every",
-          "profile", "env.num_workers", "env.max_restarts", "env.timeout_s")  # fmt: skip
+# What may differ between a finished run and the one that is asked for.
+_ASIDE = ASIDE | {"preset", "folder", "insight_every"}
 _STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 

@@ -244,6 +244,14 @@ class ScheduleConfig:
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 
+# Fields of Config, as dotted paths, of which nothing is learnt: where and how a run runs, what it keeps, what it says.
+ASIDE = frozenset((
+    "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "report", "wandb", "profile",
+    "env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk", "replay.prefetch",
+    "optim.checkpoint_activations",
+))  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Config:
     """One run."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mow.ablations import flat
 from mow.command_line import Parser, UsageError, say
+from mow.config import ASIDE
 from mow.evaluation_table import (
     Aggregate,
     EvaluatedRun,
@@ -46,8 +47,7 @@ _LONGEST_EPISODE = 27_000
 _SAY_SECONDS = 30.0  # between two lines on how far it is
 
 # What may differ between seeds of one method.
-_ASIDE = ("seed", "folder", "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "wandb",
-          "evaluation_episodes", "insight_every", "profile")  # fmt: skip
+_ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "insight_every"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +168,7 @@ def remarks(
         )
     differing = sorted(
         {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
-        - set(_ASIDE)
+        - _ASIDE
     )
     if differing:
         lines.append(f"the runs are taken for one method, but they differ in {', '.join(differing)}")

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mow.ablations import flat
-from mow.config import Config
+from mow.config import ASIDE, Config
 from mow.presets import PRESETS
 
-# Fields that say where and how a run ran, and nothing of what it learnt.
-_ASIDE = ("preset", "folder", "device", "log_every", "checkpoint_every", "insight_every", "profile",
-          "env.num_workers", "env.max_restarts", "env.timeout_s")  # fmt: skip
+# Fields that say nothing of what a run learnt.
+_ASIDE = ASIDE | {"preset", "folder", "insight_every"}
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow.command_line import UsageError, override
-from mow.config import Config
+from mow.config import ASIDE, Config
 from mow.config_file import config_of, read_config
 
 if TYPE_CHECKING:
     import torch
 
-# What may differ from the run so far: none of these changes what is learnt.
-FREE = frozenset(
-    ("device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "evaluation_episodes", "report",
-     "profile", "wandb")
-) | {"env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk", "replay.prefetch",
-     "optim.checkpoint_activations"}  # fmt: skip
+# What may differ from the run so far.
+FREE = ASIDE | {"evaluation_episodes"}
 
 
 @dataclass(frozen=True)

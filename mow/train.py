@@ -173,7 +173,8 @@ def _wired(
     if fresh:
         _describe(folder, config, device, [spec.protocol for spec in envs.specs])
     mirror = _mirror(config, folder) if config.wandb else None
-    logger = stack.enter_context(contextlib.closing(Logger(folder, envs.specs[0].frame_skip, mirror)))
+    skip, *others = {spec.frame_skip for spec in envs.specs}
+    logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
     say(_plan(config, device))
     say(plan.short(planned))
     say(needs)

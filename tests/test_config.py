@@ -10,7 +10,9 @@ from dataclasses import replace
 
 import pytest
 
+from mow.ablations import flat
 from mow.config import (
+    ASIDE,
     ActorCriticConfig,
     BatchConfig,
     ClusteringConfig,
@@ -169,3 +171,7 @@ def test_what_environments_are_made_with_is_known_to_them() -> None:
     made = EnvConfig(render="full", metaworld_repeat=3).options
     assert (made["render"], made["metaworld_repeat"], made["dmc_repeat"]) == ("full", 3, 2)
     assert set(made) <= {option for names in OPTIONS.values() for option in names}
+
+
+def test_fields_of_which_nothing_is_learnt_exist() -> None:
+    assert flat(config()).keys() >= ASIDE

@@ -74,8 +74,11 @@ class Stopwatch:
 class Logger:
     """Writes to `folder`; step counts are environment steps per task."""
 
-    def __init__(self, folder: Path, frame_skip: int, mirror: WandbMirror | None = None) -> None:
-        """Args: mirror: hears every line of metrics.jsonl as well, and is closed with this."""
+    def __init__(self, folder: Path, frame_skip: int | None, mirror: WandbMirror | None = None) -> None:
+        """Args:
+            frame_skip: frames per environment step; None where tasks differ in it, and no frames are counted then.
+            mirror: hears every line of metrics.jsonl as well, and is closed with this.
+        """
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
         self._board = SummaryWriter(str(folder))
         self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
@@ -126,7 +129,10 @@ class Logger:
 
         Raises: FloatingPointError if a value is not finite, naming the metric and the task.
         """
-        record: dict[str, object] = {"step": step, "frames": step * self.frame_skip, "updates": updates}
+        record: dict[str, object] = {"step": step}
+        if self.frame_skip is not None:
+            record["frames"] = step * self.frame_skip
+        record["updates"] = updates
         record["seconds"] = round(self.seconds, 2)
         for name, values in means.items():
             if isinstance(values, float):

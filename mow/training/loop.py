@@ -342,8 +342,9 @@ class Run:
         self._marked = (now, self.learner.updates)
         seconds = max(1e-9, now - then)
         rate = (self.learner.updates - updates_then) / seconds
-        parts = [where, f"frames {self.step * self.logger.frame_skip:,}", f"{rate:.2f} updates/s"]
-        parts.append(f"ETA {duration((now - self._phase_started) * (total - done) / done)}")
+        skip = self.logger.frame_skip
+        parts = [where] if skip is None else [where, f"frames {self.step * skip:,}"]
+        parts += [f"{rate:.2f} updates/s", f"ETA {duration((now - self._phase_started) * (total - done) / done)}"]
         loss = means.get("loss/world_model")
         if isinstance(loss, list):
             self.first_loss, self.last_loss = self.first_loss or loss, loss

@@ -150,3 +150,9 @@ def test_a_stopwatch_counts_each_part_between_two_readings(monkeypatch):
         now[0] += 10.0  # counted nowhere
     assert watch.read() == {"time/env": 1.25, "time/agent": 2.5}
     assert watch.read() == {}
+
+
+def test_tasks_that_differ_in_frames_per_step_count_none(tmp_path: Path) -> None:
+    with contextlib.closing(Logger(tmp_path, frame_skip=None)) as logger:
+        logger.metrics(10, 1, {}, TASKS)
+    assert "frames" not in lines(tmp_path)[0]
