@@ -1,7 +1,8 @@
 """Who may use which core: one rule for PyTorch, the replay and the environments.
 
     PyTorch        as many threads as it takes by itself: all cores it may use, or what OMP_NUM_THREADS says
-    replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates
+    replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates;
+                   raw frames are copied by one, because a second team of OpenMP threads would slow all updates
     environments   this process where there is but one spare core, else a worker per spare core, at most one per task
 
 Workers step while the world model is updated. On a CPU they then share cores with PyTorch, for a small part of the time

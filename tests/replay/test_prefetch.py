@@ -1,9 +1,13 @@
 """Prefetch changes when a batch is gathered, never what is in it."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from mow.replay.packed import why_not_packed
 from mow.replay.prefetch import Prefetcher, Request
 from mow.replay.store_choice import StoreKind
 
+ROOT = Path(__file__).resolve().parents[2]
 TASKS, CAPACITY, FRAME, ACTIONS = 2, 24, (4, 6, 3), 3
 needs_packed = pytest.mark.skipif(bool(why_not_packed()), reason=f"frames cannot be packed: {why_not_packed()}")
 
@@ -278,6 +283,22 @@ def test_a_resumed_run_goes_on_with_the_same_bytes() -> None:
         for name, step in saved:
             resumed.publish(name, as_of=step)
         assert [bytes_of(resumed.take(name)) for name, _ in saved] == expected
+
+
+_LOOPS = """
+import torch
+from tests.replay.test_prefetch import make_buffer, request
+from mow.replay.prefetch import Prefetcher
+with Prefetcher(make_buffer(), depth=1) as prefetcher:
+    prefetcher.next(request())
+    print(prefetcher._thread.submit(torch.get_num_threads).result(), torch.get_num_threads())
+"""
+
+
+def test_the_thread_has_no_team_of_its_own_and_leaves_the_owner_his() -> None:
+    done = subprocess.run([sys.executable, "-c", _LOOPS], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.split() == ["1", "2"]
 
 
 def test_the_thread_ends_with_its_owner() -> None:
