@@ -85,7 +85,7 @@ def test_every_command_has_a_row() -> None:
 
 
 def test_a_command_without_a_row_is_found() -> None:
-    text = "```bash\npip install x && python -m mow.new  # new\npython -m mow.doctor\n```\nand `python -m\nmow.newer RUN`"
+    text = "```bash\npip install x && python -m mow.new  # n\npython -m mow.doctor\n```\nor `python -m\nmow.newer RUN`"
     assert without_a_row(text) == ["python -m mow.new", "python -m mow.newer RUN"]
 
 
