@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 class WandbMirror:
@@ -17,10 +17,10 @@ class WandbMirror:
             import wandb
         except ImportError as error:
             raise ImportError(f'--wandb needs Weights & Biases ({error}): pip install -e ".[wandb]"') from error
-        mode: Any = os.environ.get("WANDB_MODE", "offline")  # wandb itself refuses what it does not know
+        mode: Literal["online", "offline"] = "online" if os.environ.get("WANDB_MODE") == "online" else "offline"
         self._run = wandb.init(
-            project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config), mode=mode,
-            resume="allow", settings=wandb.Settings(silent=True),
+            project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config),
+            mode=mode, resume="allow", settings=wandb.Settings(silent=True),
         )  # fmt: skip
         self.said = f"wandb: {mode}, in {folder / 'wandb'}" + (
             "; `wandb sync` of its folders uploads them" if mode == "offline" else ""
