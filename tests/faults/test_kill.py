@@ -33,15 +33,15 @@ PROGRAM = """
     torch.use_deterministic_algorithms(True)
     draw, reached = random.Random(seed), mmap.mmap(-1, 8)
     config = run_config(folder=str(folder), checkpoint_every=every)
-    told = Run._step
+    told = Run._store_step
 
-    def step(self, how):
-        told(self, how)
+    def step(self):
+        told(self)
         reached[:8] = self.step.to_bytes(8, "little")
 
     def work():
         sys.stdout = open(os.devnull, "w")
-        Run._step = step
+        Run._store_step = step
         if checkpoints(folder):
             resumption = find_resumption(["--resume", str(folder)])
             return train.run(resumption.config, resumption)
