@@ -135,7 +135,7 @@ def test_by_default_it_lies_in_the_run_folder(copied):
 
 
 def test_another_checkpoint_and_the_newest(copied):
-    (path,) = (copied / "checkpoints").iterdir()
+    (path,) = (copied / "checkpoints").glob("step_*.pt")
     older = path.with_name("step_00000003.pt")
     state = torch.load(path, weights_only=True)
     save_checkpoint(older, {**state, "step": 3})

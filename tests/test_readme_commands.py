@@ -46,6 +46,9 @@ SMALL: dict[str, tuple[str, ...]] = {
     "python -m mow.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
         "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
     ),
+    "python -m mow.ablate --methods mow storm_multitask storm --seeds 3": (
+        "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
+    ),
     "python -m mow.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
     "python -m mow.ablate --table-only": ("--table-only", "--folder", "grid"),
     "python -m mow.evaluate runs/a/seed-0 runs/a/seed-1 --episodes 20 --video 2": (
