@@ -41,6 +41,7 @@ from bench.race import Contestant, Inputs, Race
 from mow import envs
 from mow.envs.protocols import PROTOCOLS
 from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
+from mow.task_sets import ATARI26
 
 _ROUNDS = 7
 _START_ROUNDS = 3
@@ -141,7 +142,7 @@ def needs(suite: str) -> None:
         pytest.skip(f"needs {', '.join(missing)}: {envs.remedy(suite)}")
 
 
-@pytest.mark.parametrize("tasks", [envs.ATARI26], ids=["atari26"])
+@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
 def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
     needs("atari")
     race, workers = on_this_cpu(race), cores()
@@ -189,7 +190,7 @@ def test_robots(race: Race, name: str) -> None:
     note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s")
 
 
-@pytest.mark.parametrize("tasks", [envs.ATARI26], ids=["atari26"])
+@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
 def test_start(race: Race, tasks: tuple[str, ...]) -> None:
     """From nothing to the first frames, and to the end of all processes."""
     needs("atari")
@@ -221,7 +222,7 @@ def test_start(race: Race, tasks: tuple[str, ...]) -> None:
     note(race, "start of 26 games", len(tasks), "games/s")
 
 
-@pytest.mark.parametrize("tasks", [envs.ATARI26], ids=["atari26"])
+@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_overlap(race: Race, where: str, tasks: tuple[str, ...]) -> None:
     """One worker, one step of all games, an update of equal length."""

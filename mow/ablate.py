@@ -20,6 +20,7 @@ from mow.ablations import BASELINES, METHODS, meaning, variants
 from mow.command_line import Parser, UsageError, nearest, parse, say
 from mow.config import Config
 from mow.presets import PRESETS
+from mow.task_sets import ATARI26, TINY5
 
 REMEDY = 'pip install -e ".[ablate]"'
 
@@ -80,7 +81,7 @@ def tasks_of(words: Sequence[str], base: Config) -> list[str]:
         if word not in envs.SUITES:
             found.append(word)
             continue
-        benchmark = {"atari": envs.ATARI26, "tiny": envs.TINY5}.get(word, envs.task_names())
+        benchmark = {"atari": ATARI26, "tiny": TINY5}.get(word, envs.task_names())
         known = [task for task in base.tasks if task.startswith(f"{word}:")]
         found += known or [task for task in benchmark if task.startswith(f"{word}:")]
     return list(dict.fromkeys(found))

@@ -65,7 +65,8 @@ def atari() -> Answer:
     """Games of the benchmark whose ROM is missing, and whether one of them can be played."""
     from ale_py import roms
 
-    from mow.envs import ATARI26, make
+    from mow.envs import make
+    from mow.task_sets import ATARI26
 
     known = set(roms.get_all_rom_ids())
     env = make("atari:Pong", seed=0, options={})

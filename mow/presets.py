@@ -21,17 +21,7 @@ from mow.config import (
     SharedConfig,
     WorldModelConfig,
 )
-from mow.task_sets import DMC18, MT10, MT50
-
-_GAMES = """
-    Alien Amidar Assault Asterix BankHeist BattleZone Boxing Breakout ChopperCommand CrazyClimber DemonAttack Freeway
-    Frostbite Gopher Hero Jamesbond Kangaroo Krull KungFuMaster MsPacman Pong PrivateEye Qbert RoadRunner Seaquest
-    UpNDown
-"""
-ATARI26 = tuple(f"atari:{game}" for game in _GAMES.split())
-
-
-TINY5 = ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
+from mow.task_sets import ATARI26, DMC18, MT10, MT50, TINY5
 
 
 def atari26() -> Config:

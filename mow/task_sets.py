@@ -1,5 +1,31 @@
 """The names of tasks of suites whose simulators need not be here, and the sets that benchmarks are made of."""
 
+# The games that ale-py 0.12 registers as ALE/<Game>-v5.
+_ATARI_NAMES = """
+    Adventure AirRaid Alien Amidar Assault Asterix Asteroids Atlantis Atlantis2 Backgammon BankHeist BasicMath
+    BattleZone BeamRider Berzerk Blackjack Bowling Boxing Breakout Carnival Casino Centipede ChopperCommand CrazyClimber
+    Crossbow Darkchambers Defender DemonAttack DonkeyKong DoubleDunk Earthworld ElevatorAction Enduro Entombed Et
+    FishingDerby FlagCapture Freeway Frogger Frostbite Galaxian Gopher Gravitar Hangman HauntedHouse Hero
+    HumanCannonball IceHockey Jamesbond JourneyEscape Kaboom Kangaroo KeystoneKapers KingKong Klax Koolaid Krull
+    KungFuMaster LaserGates LostLuggage MarioBros MiniatureGolf MontezumaRevenge MrDo MsPacman NameThisGame Othello
+    Pacman Phoenix Pitfall Pitfall2 Pong Pooyan PrivateEye Qbert Riverraid RoadRunner Robotank Seaquest SirLancelot
+    Skiing Solaris SpaceInvaders SpaceWar StarGunner Superman Surround Tennis Tetris TicTacToe3D TimePilot Trondead
+    Turmoil Tutankham UpNDown Venture VideoCheckers VideoChess VideoCube VideoPinball WizardOfWor WordZapper YarsRevenge
+    Zaxxon
+"""
+ATARI: tuple[str, ...] = tuple(f"atari:{game}" for game in _ATARI_NAMES.split())
+
+# The games of the Atari-100k benchmark. Source: SimPLe (Kaiser et al. 2020), table of games.
+_ATARI26_NAMES = """
+    Alien Amidar Assault Asterix BankHeist BattleZone Boxing Breakout ChopperCommand CrazyClimber DemonAttack Freeway
+    Frostbite Gopher Hero Jamesbond Kangaroo Krull KungFuMaster MsPacman Pong PrivateEye Qbert RoadRunner Seaquest
+    UpNDown
+"""
+ATARI26: tuple[str, ...] = tuple(f"atari:{game}" for game in _ATARI26_NAMES.split())
+
+# The tasks of this package that an agent learns in minutes, see mow.envs.tiny_tasks.
+TINY5: tuple[str, ...] = ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
+
 # The 50 tasks of Meta-World, as its version 3 calls them less their "-v3" and in its order.
 # Source: Yu et al. 2020, table of tasks; metaworld 3.1, MT50.
 _METAWORLD_NAMES = """

@@ -21,9 +21,9 @@ from mow.ablation_table import Result, aggregates, intervals, read_results, summ
 from mow.ablations import METHODS, meaning, variants
 from mow.command_line import UsageError, parse
 from mow.config import Config
-from mow.envs import TINY5
 from mow.presets import PRESETS, atari4, quickstart
 from mow.resuming import claimed
+from mow.task_sets import TINY5
 
 ROOT = Path(__file__).resolve().parents[1]
 COST = {"env_steps_per_task": 100, "world_model_updates": 90, "wall_seconds": 8.0, "cpu_seconds": 16.0}

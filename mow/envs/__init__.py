@@ -7,8 +7,7 @@ from typing import Any
 
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
-from mow.envs.tiny_tasks import TASKS as _TINY_TASKS
-from mow.task_sets import DMC, DMC18, MT10, MT50
+from mow.task_sets import ATARI, ATARI26, DMC, DMC18, MT10, MT50, TINY5
 
 # A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
 # those who use it.
@@ -44,43 +43,14 @@ _REMEDIES: dict[str, str] = {
     "tiny": "pip install numpy",
 }
 
-# The games of the Atari-100k benchmark. Source: SimPLe (Kaiser et al. 2020), table of games.
-ATARI26: tuple[str, ...] = tuple(
-    f"atari:{game}"
-    for game in (
-        "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
-        "CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull",
-        "KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown",
-    )
-)
-
-# The five tasks that an agent learns in minutes.
-TINY5: tuple[str, ...] = tuple(f"tiny:{name}" for name in _TINY_TASKS)
-
 # Tasks by the name of a set, which stands for all of them on a command line.
 SETS: dict[str, tuple[str, ...]] = {"atari26": ATARI26, "tiny5": TINY5, "mt10": MT10, "mt50": MT50, "dmc18": DMC18}
-
-# The games that ale-py 0.12 registers as ALE/<Game>-v5.
-_ATARI_GAMES = (
-    "Adventure", "AirRaid", "Alien", "Amidar", "Assault", "Asterix", "Asteroids", "Atlantis", "Atlantis2",
-    "Backgammon", "BankHeist", "BasicMath", "BattleZone", "BeamRider", "Berzerk", "Blackjack", "Bowling", "Boxing",
-    "Breakout", "Carnival", "Casino", "Centipede", "ChopperCommand", "CrazyClimber", "Crossbow", "Darkchambers",
-    "Defender", "DemonAttack", "DonkeyKong", "DoubleDunk", "Earthworld", "ElevatorAction", "Enduro", "Entombed", "Et",
-    "FishingDerby", "FlagCapture", "Freeway", "Frogger", "Frostbite", "Galaxian", "Gopher", "Gravitar", "Hangman",
-    "HauntedHouse", "Hero", "HumanCannonball", "IceHockey", "Jamesbond", "JourneyEscape", "Kaboom", "Kangaroo",
-    "KeystoneKapers", "KingKong", "Klax", "Koolaid", "Krull", "KungFuMaster", "LaserGates", "LostLuggage",
-    "MarioBros", "MiniatureGolf", "MontezumaRevenge", "MrDo", "MsPacman", "NameThisGame", "Othello", "Pacman",
-    "Phoenix", "Pitfall", "Pitfall2", "Pong", "Pooyan", "PrivateEye", "Qbert", "Riverraid", "RoadRunner", "Robotank",
-    "Seaquest", "SirLancelot", "Skiing", "Solaris", "SpaceInvaders", "SpaceWar", "StarGunner", "Superman", "Surround",
-    "Tennis", "Tetris", "TicTacToe3D", "TimePilot", "Trondead", "Turmoil", "Tutankham", "UpNDown", "Venture",
-    "VideoCheckers", "VideoChess", "VideoCube", "VideoPinball", "WizardOfWor", "WordZapper", "YarsRevenge", "Zaxxon",
-)
 
 
 def task_names() -> tuple[str, ...]:
     """All known tasks, "suite:Task", but those of gymnasium; loads no simulator."""
-    games, counters = (f"atari:{game}" for game in _ATARI_GAMES), (f"dummy:{variant}" for variant in VARIANTS)
-    return (*games, *DMC, *counters, *MT50, *TINY5)
+    counters = (f"dummy:{variant}" for variant in VARIANTS)
+    return (*ATARI, *DMC, *counters, *MT50, *TINY5)
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:

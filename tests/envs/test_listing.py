@@ -11,6 +11,7 @@ import pytest
 from mow import envs
 from mow.envs.__main__ import listing, main
 from mow.envs.protocols import PROTOCOLS, table
+from mow.task_sets import TINY5
 
 needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="draws with OpenCV")
 
@@ -60,7 +61,7 @@ def test_the_sheet_shows_every_task_under_its_name(tmp_path: Path, capsys: pytes
     assert capsys.readouterr().out == f"6 tasks after 3 random steps: {out}\n"
     sheet = cv2.imread(str(out))[..., ::-1]
     where = []
-    for task in (*envs.TINY5, "dummy:count"):
+    for task in (*TINY5, "dummy:count"):
         frame = frame_after(task, num_steps=3, seed=1).repeat(2, axis=0).repeat(2, axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], frame.shape[:2])
         corners = [tuple(at) for at in np.argwhere((windows[..., 0, :] == frame[0, :, 0]).all(axis=-1)).tolist()]

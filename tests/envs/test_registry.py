@@ -6,7 +6,9 @@ from ast import literal_eval
 
 import pytest
 
-from mow.envs import _REMEDIES, ATARI26, OPTIONS, SETS, SUITES, TINY5, check_task, expand, make, task_names
+from mow.envs import _REMEDIES, OPTIONS, SETS, SUITES, check_task, expand, make, task_names
+from mow.envs.tiny_tasks import TASKS
+from mow.task_sets import ATARI26, TINY5
 
 
 def test_names_are_known_and_unique() -> None:
@@ -14,7 +16,7 @@ def test_names_are_known_and_unique() -> None:
     assert len(set(names)) == len(names)
     assert len(set(ATARI26)) == 26
     assert set(ATARI26) < set(names)
-    assert TINY5 == ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
+    assert tuple(f"tiny:{name}" for name in TASKS) == TINY5
     assert set(TINY5) < set(names)
     assert {"dummy:count", "dummy:count-0", "dummy:count-7", "dummy:slide"} < set(names)
     # Of "gym" only gymnasium knows the names.

@@ -6,10 +6,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mow.envs import TINY5
 from mow.envs.base import Action, Frame
 from mow.envs.tiny import RETURNS, Reference, expert_action, main, make, measure, random_policy
 from mow.envs.tiny_tasks import MOVES, TASKS, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
+from mow.task_sets import TINY5
 
 NAMES = [name.removeprefix("tiny:") for name in TINY5]
 PADDLE, BLOCK = (230, 230, 230), (250, 220, 40)  # of "catch"
