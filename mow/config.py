@@ -277,6 +277,8 @@ class Config:
     """Keep the checkpoint with the best recent returns (mean over tasks, normalised) as checkpoints/best.pt."""
     evaluation_episodes: int = 0
     """Episodes per task, in fresh environments, that the trained agent is scored on at the end."""
+    evaluation_copies: int = 1
+    """Environments per task that play those episodes side by side."""
     report: bool = True
     """Write report.html, one page to look at, when the run is done."""
     wandb: bool = False
@@ -307,7 +309,7 @@ class Config:
         )
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
         require(not double, f"tasks must differ, got {', '.join(double)} more than once")
-        positive(self, "total_steps", "log_every", "checkpoint_every", "keep_checkpoints")
+        positive(self, "total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "evaluation_copies")
         require(
             self.loss.reconstruct_every <= self.batch.length,
             f"loss.reconstruct_every must be at most batch.length, got {self.loss.reconstruct_every} "

@@ -47,7 +47,7 @@ _LONGEST_EPISODE = 27_000
 _SAY_SECONDS = 30.0  # between two lines on how far it is
 
 # What may differ between seeds of one method.
-_ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "insight_every"}
+_ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -172,6 +172,7 @@ def quickstart() -> Config:
         log_every=400,
         checkpoint_every=4_000,
         evaluation_episodes=30,
+        evaluation_copies=6,
         model=WorldModelConfig(
             width=128,
             num_heads=4,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 # What may differ from the run so far.
-FREE = ASIDE | {"evaluation_episodes"}
+FREE = ASIDE | {"evaluation_episodes", "evaluation_copies"}
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
             session.train()
             if config.evaluation_episodes:
                 later = dataclasses.replace(config, tasks=tuple(session.tasks), seed=config.seed + 1)
-                _score(session, stack.enter_context(_environments(later, num_workers(config))))
+                fresh = _environments(later, num_workers(config), config.evaluation_copies)
+                _score(session, stack.enter_context(fresh))
             else:
                 say(summary(session))
         except Stopped:
@@ -257,13 +258,13 @@ def _score(session: "Run", fresh: "VectorEnv") -> None:
     say(write_scores(session.logger.folder / "scores.json", results, cost))
 
 
-def _environments(config: Config, workers: int) -> "VectorEnv":
-    """All tasks of the config. Raises: UsageError if a simulator is missing."""
+def _environments(config: Config, workers: int, copies: int = 1) -> "VectorEnv":
+    """All tasks of the config, each `copies` times in a row. Raises: UsageError if a simulator is missing."""
     from mow.envs.vector import make_vector
 
     try:
         return make_vector(
-            config.tasks,
+            [task for task in config.tasks for _ in range(copies)],
             seed=config.seed,
             num_workers=workers,
             options=config.env.options,

@@ -1,7 +1,7 @@
 """What the agent scores: whole episodes in fresh environments, no exploration, nothing stored.
 
-Every task plays the same number of episodes, counted from its first reset: the first to end are not favoured by being
-short, because a task goes on until it has its number and the later ones are left out.
+Every task plays the same number of episodes, and so does every copy of its environment but for one: the first to end
+are not favoured by being short, because each copy goes on until it has its number and what it plays later is left out.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mow.training.learner import Learner
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """Finished episodes of one task, in order."""
+    """Finished episodes of one task, copy after copy, each in order."""
 
     task: str
     returns: tuple[float, ...]
@@ -33,27 +33,33 @@ def evaluate(learner: Learner, envs: VectorEnv, *, episodes: int, max_steps: int
     """Play until every task has finished `episodes` episodes; actions are drawn from the policy.
 
     Args:
-        envs: fresh environments in the learner's task order.
-        max_steps: agent steps per task after which it ends all the same; a task may then have fewer episodes, or none.
+        envs: fresh environments in the learner's task order, each task as many times in a row as the others: copies,
+            that play its episodes side by side.
+        max_steps: agent steps per copy after which it ends all the same; a task may then have fewer episodes, or none.
     Source: STORM (sampled actions).
     """
     learner.world_model.eval()
     routing, memory, device = learner.routing(), ActingMemory(learner.config.schedule.acting_context), learner.device
-    returns: list[list[float]] = [[] for _ in envs.specs]
-    lengths: list[list[int]] = [[] for _ in envs.specs]
+    num_tasks = len(learner.tasks)
+    copies = len(envs.specs) // num_tasks
+    wanted = [episodes // copies + (copy < episodes % copies) for _ in learner.tasks for copy in range(copies)]
+    played: list[list[tuple[float, int]]] = [[] for _ in wanted]  # return and length, by slot
     frame, is_first = envs.reset()
     for _ in range(max_steps):
-        seen = torch.from_numpy(frame).to(device), torch.from_numpy(is_first).to(device)
-        action = memory.act(learner.world_model, learner.agent, routing, *seen, learner.rng)
+        seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
+        opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
+        action = memory.act(learner.world_model, learner.agent, routing, seen, opens, learner.rng)  # [K, B, A]
         memory.took(action)
-        step = envs.step(action.cpu().numpy())
+        step = envs.step(action.flatten(0, 1).cpu().numpy())
         frame, is_first = step.frame, step.is_first
         for episode in step.finished:
-            if len(returns[episode.index]) < episodes:
-                returns[episode.index].append(episode.episode_return)
-                lengths[episode.index].append(episode.length)
-        if all(len(found) == episodes for found in returns):
+            if len(played[episode.index]) < wanted[episode.index]:
+                played[episode.index].append((episode.episode_return, episode.length))
+        if all(len(found) == number for found, number in zip(played, wanted, strict=True)):
             break
-    return [
-        TaskEvaluation(spec.name, tuple(r), tuple(n)) for spec, r, n in zip(envs.specs, returns, lengths, strict=True)
-    ]
+    evaluations = []
+    for k in range(num_tasks):
+        own = [episode for slot in range(k * copies, (k + 1) * copies) for episode in played[slot]]
+        returns, lengths = zip(*own, strict=True) if own else ((), ())
+        evaluations.append(TaskEvaluation(envs.specs[k * copies].name, returns, lengths))
+    return evaluations

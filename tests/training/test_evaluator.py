@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from mow.distributions import ActionMask
+from mow.envs.base import FRAME_SHAPE, Episode
 from mow.envs.vector import SerialVectorEnv
 from mow.training.evaluator import TaskEvaluation, evaluate
 from mow.training.learner import Learner
@@ -31,6 +33,45 @@ def test_every_task_plays_the_same_number_of_whole_episodes():
         assert len(result.returns) == len(result.lengths) == 3
         assert all(7 <= n <= 13 for n in result.lengths)  # what the counting environment plays
         assert all(0 <= r <= n for r, n in zip(result.returns, result.lengths, strict=True))
+
+
+class Scripted:
+    """In place of `envs`, some copies of each: what is in slot s ends every s + 2 steps and returns 100 s, 100 s + 1, ..."""
+
+    def __init__(self, envs, copies):
+        self.specs = [spec for spec in envs.specs for _ in range(copies)]
+        self.number, self.actions = 0, []
+
+    def reset(self):
+        return np.zeros((len(self.specs), *FRAME_SHAPE), np.uint8), np.ones(len(self.specs), bool)
+
+    def step(self, action):
+        self.number += 1
+        self.actions.append(action.shape)
+        finished = [
+            Episode(spec.name, slot, 100.0 * slot + self.number // (slot + 2) - 1, slot + 2, None)
+            for slot, spec in enumerate(self.specs)
+            if self.number % (slot + 2) == 0
+        ]
+        frame, is_first = self.reset()
+        return SimpleNamespace(frame=frame, is_first=is_first & False, finished=finished)
+
+
+def test_copies_share_out_the_episodes_and_none_counts_for_being_quick():
+    config = run_config()
+    with SerialVectorEnv(config.tasks, seed=3, options={}) as envs:
+        layout = envs.layout
+        mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+        scripted = Scripted(envs, copies=2)
+        results = evaluate(Learner(config, mask, torch.device("cpu")), scripted, episodes=3, max_steps=99)
+    assert scripted.actions[0] == (2 * len(config.tasks), layout.size)
+    assert [r.task for r in results] == list(config.tasks)
+    # Two of the first copy and one of the second, though the first has ended a third one before.
+    assert results[0].returns == (0.0, 1.0, 100.0)
+    assert results[0].lengths == (2, 2, 3)
+    assert results[1].returns == (200.0, 201.0, 300.0)
+    last = 2 * len(config.tasks) - 2
+    assert scripted.number == max(2 * (last + 2), last + 3), "it ends with the last episode that counts"
 
 
 def test_the_limit_ends_it():
