@@ -36,7 +36,7 @@ def test_every_task_plays_the_same_number_of_whole_episodes():
 
 
 class Scripted:
-    """In place of `envs`, some copies of each: what is in slot s ends every s + 2 steps and returns 100 s, 100 s + 1, ..."""
+    """In place of `envs`, copies of each: what is in slot s ends every s + 2 steps and returns 100 s, 100 s + 1, ..."""
 
     def __init__(self, envs, copies):
         self.specs = [spec for spec in envs.specs for _ in range(copies)]
