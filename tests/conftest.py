@@ -1,5 +1,6 @@
 """Every test starts alike: one seed, one thread, fresh memory full of NaN. Tests for a GPU are skipped without one."""
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -11,7 +12,8 @@ SEED = 0
 
 
 def pytest_configure() -> None:
-    # The tensors here are small: more threads cost time and change the order of sums.
+    # The tensors here are small: more threads cost time and change the order of sums. So in processes that tests start.
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 
