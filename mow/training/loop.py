@@ -309,6 +309,7 @@ class Run:
         begun = self.step if name in ("prefill", "joint") else self.learner.updates
         self.phase = Phase(name, begun, end, time.monotonic())
         self._marked = (self.phase.started, self.learner.updates)
+        self.split = {}
         if message is not None:
             self.say(message)
         if self.look is not None:
