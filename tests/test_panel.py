@@ -76,7 +76,7 @@ def test_what_it_says() -> None:
     assert facts in lines[3]
     assert "world model 50%  agent 30%  acting 15%  gather 5%" in lines[4]
     assert set(lines[5]) == set("├─┤")
-    assert lines[6].split() == "│ task mod loss return random score expert so far │".split()
+    assert " ".join(lines[6].split()) == "│ task mod loss return random score expert so far │"
     goal = next(line for line in lines if "goal" in line)
     assert goal.split()[2:6] == ["0", "11.00", "-0.09", "-0.10"]  # module, loss, return, random
     assert lines[-1].endswith(" runs/quickstart-20270101-120000 ─╯")
