@@ -246,7 +246,7 @@ class ScheduleConfig:
 
 # Fields of Config, as dotted paths, of which nothing is learnt: where and how a run runs, what it keeps, what it says.
 ASIDE = frozenset((
-    "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "report", "wandb", "profile",
+    "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "report", "wandb", "profile", "plain",
     "env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk", "replay.prefetch",
     "optim.checkpoint_activations",
 ))  # fmt: skip
@@ -283,6 +283,8 @@ class Config:
     """Write report.html, one page to look at, when the run is done."""
     wandb: bool = False
     """Log to Weights & Biases too: offline, in the run folder, unless the variable WANDB_MODE is online."""
+    plain: bool = False
+    """Progress in lines in a terminal too, as a pipe gets them, and no panel."""
     insight_every: int = 0
     """World-model updates between two looks inside the model (gradients, conflict, rank, idle units); 0: never."""
     profile: bool = False

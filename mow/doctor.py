@@ -60,6 +60,7 @@ PACKAGES = (
     Package("numpy", "numpy"),
     Package("scipy", "scipy"),
     Package("tyro", "tyro"),
+    Package("rich", "rich", "the live panel"),
     Package("torch.utils.tensorboard", "tensorboard"),
     Package("triton", "triton", "fast kernels on a GPU"),
     Package("gymnasium", "gymnasium", "Atari and imagined environments"),

@@ -19,6 +19,7 @@ from mow import __version__
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
 from mow.envs.base import EnvFailure
+from mow.live import watched
 from mow.resuming import Resumption, claimed, find_resumption, read_state
 from mow.threads import Threads, share
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mow.replay import ReplayBuffer
     from mow.training.loop import Run
     from mow.training.wandb_mirror import WandbMirror
-
 
 # Agent steps per task: a full Atari episode may last 27,000.
 _LONGEST_EVALUATION = 200_000
@@ -120,7 +120,8 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
         if resumption and state is not None:
             _go_on(session, resumption, state)
         try:
-            session.train()
+            with watched(session):
+                session.train()
             if config.evaluation_episodes:
                 later = dataclasses.replace(config, tasks=tuple(session.tasks), seed=config.seed + 1)
                 fresh = _environments(later, num_workers(config), config.evaluation_copies)
@@ -391,9 +392,8 @@ def _git_commit() -> str | None:
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None
-    found = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
-    )
+    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    found = subprocess.run(words, capture_output=True, text=True)
     return found.stdout.strip() or None
 
 

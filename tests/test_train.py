@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_a_run_leaves_its_folder(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "done in" in said
     assert "dummy:slide" in said
+    assert re.search(r"^step 20/20 \| frames 20 \| .* updates/s \| ETA .* \| loss .* \| return count-0 .*", said, re.M)
+    assert not {"╭", "\x1b"} & {*said}, "a pipe gets lines"
     config = json.loads((folder / "config.json").read_text())
     assert config["tasks"] == ["dummy:count-0", "dummy:slide"]
     assert config["model"]["perception"]["channels"] == [2, 2, 2, 2]

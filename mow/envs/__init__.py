@@ -1,4 +1,83 @@
-"""Environments by name. Importing this, `base`, `dummy` or `vector` needs numpy alone; a suite is loaded when used."""
+'''Environments by name. Importing this, `base`, `dummy` or `vector` needs numpy alone; a suite is loaded when used.
+
+To add one. What gymnasium knows needs nothing written: `--tasks gym:CartPole-v1`, or `gym:yours:Name-v0` where the
+package `yours` registers `Name-v0` when it is imported. A suite of its own is a module with `make(name, *, seed)`, here
+mow/envs/lights.py. `base.Env` says what is promised; the last two methods, which are optional, let runs go on exactly.
+
+```python
+import numpy as np
+
+from mow.envs.base import FRAME_SHAPE, TaskSpec
+
+
+class Lights:
+    """One of sixteen squares is lit. Its own button gives 1; then another is. 20 presses."""
+
+    def __init__(self, name, *, seed):
+        self._rng, self._lit, self._presses = np.random.default_rng(seed), 0, 0
+        self.task = TaskSpec(
+            name=f"lights:{name}", discrete=True, num_actions=16, legal=(True,) * 16, frame_skip=1, protocol="plain"
+        )
+
+    def reset(self, *, seed=None):
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self._lit, self._presses = int(self._rng.integers(16)), 0
+        return self._draw(), {}
+
+    def step(self, action):
+        if self._presses == 20:
+            raise RuntimeError(f"{self.task.name}: no episode is running: call reset first")
+        reward = float(action == self._lit)
+        self._lit, self._presses = int(self._rng.integers(16)), self._presses + 1
+        return self._draw(), reward, False, self._presses == 20, {}  # a time limit: truncated, not terminated
+
+    def close(self):
+        """Nothing to free."""
+
+    def state_dict(self):
+        return {"lit": self._lit, "presses": self._presses, "rng": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state):
+        self._lit, self._presses, self._rng.bit_generator.state = state["lit"], state["presses"], state["rng"]
+
+    def _draw(self):
+        frame = np.zeros(FRAME_SHAPE, np.uint8)
+        y, x = 16 * (self._lit // 4), 16 * (self._lit % 4)
+        frame[y : y + 16, x : x + 16] = 255
+        return frame
+
+
+def make(name, *, seed):
+    return Lights(name, seed=seed)
+```
+
+Then it gets its name here (and, if it needs a package, an extra in pyproject.toml that the remedy names):
+
+```diff
+--- mow/envs/__init__.py
+     "gym": "mow.envs.gymnasium_envs",
++    "lights": "mow.envs.lights",
+     "gym": (),
++    "lights": (),
+     "gym": "pip install gymnasium opencv-python-headless",
++    "lights": "pip install numpy",
+-    return (*games, *DMC, *counters, *MT50, *TINY5)
++    return (*games, *DMC, *counters, *MT50, *TINY5, "lights:squares")
+```
+
+It works when this runs, and is done when tests/envs/test_contract.py passes with its tasks among CASES. What random and
+expert play get goes to references.py; then scores are normalised and the panel and tables show how far it has come.
+
+```python
+from mow.envs.vector import make_vector
+
+with make_vector(("lights:squares", "tiny:catch"), seed=0, num_workers=0, options={}) as envs:
+    frame, is_first = envs.reset()  # uint8 [2, 64, 64, 3], bool [2]
+    step = envs.step(envs.layout.random(np.random.default_rng(0)))
+    assert step.reward.shape == (2,)
+```
+'''
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches

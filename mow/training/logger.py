@@ -65,6 +65,11 @@ class Stopwatch:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
 
+    @property
+    def so_far(self) -> dict[str, float]:
+        """Seconds since the last reading, by part."""
+        return dict(self._seconds)
+
     def read(self) -> dict[str, float]:
         """Seconds since the last reading, as metrics time/PART; starts anew."""
         seconds, self._seconds = self._seconds, {}

@@ -36,6 +36,7 @@ from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
 from mow.training.peak_memory import measured_peak
+from mow.training.progress import Phase, PhaseName
 from mow.training.run_state import run_state
 from mow.training.scores import recent_score
 from mow.training.trace import Trace
@@ -61,6 +62,7 @@ class Run:
     ) -> None:
         """Args: check_stop: called wherever the run can be saved; ends it by raising what it likes."""
         self.check_stop = check_stop
+        self.look: Callable[[Run], None] | None = None  # shows how far it is, between steps; else progress lines do
         self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
         # A batch is drawn when the one before it trains, from what the replay holds then.
         self.prefetch = Prefetcher(collector.replay, depth=config.replay.prefetch, device=learner.device)
@@ -73,10 +75,12 @@ class Run:
         self.best_score: float | None = None  # of the checkpoint that is kept as the best
         self._failed_saves = 0  # in a row
         self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
+        self.left_out = 0  # updates, all of this process
+        self.split: dict[str, float] = {}  # part -> seconds, as last logged
         self._trace = self._new_trace()
         self._measured: set[str] = set()  # kinds of update whose peak of memory has been said
-        self._phase_started = time.monotonic()
-        self._marked = (self._phase_started, 0)  # when the last progress line was said, and the updates by then
+        self.phase = Phase("prefill", 0, config.prefill_steps, time.monotonic())
+        self._marked = (self.phase.started, 0)  # when the last progress line was said, and the updates by then
 
     @property
     def tasks(self) -> list[str]:
@@ -97,12 +101,13 @@ class Run:
 
     def prefill(self) -> None:
         """Random steps, so that there is something to learn from."""
-        self._begin(f"prefill: {self.config.prefill_steps:,} random steps per task")
-        while self.step < self.config.prefill_steps:
+        total = self.config.prefill_steps
+        self._begin(f"prefill: {total:,} random steps per task", "prefill", end=total)
+        while self.step < total:
             with self.watch.on("acting"):
                 self.collector.begin_random_step()
             self._end_step()
-            self.check_stop()
+            self._pause()
 
     def warm_up(self) -> None:
         """World-model updates with one module for all tasks."""
@@ -111,17 +116,19 @@ class Run:
         total = self.config.warmup_updates
         if total == 0:
             return
-        self._begin(f"warm-up: {total:,} world-model updates, one module for {len(self.tasks)} tasks")
+        said = f"warm-up: {total:,} world-model updates, one module for {len(self.tasks)} tasks"
+        self._begin(said, "warm-up", end=total)
         every, first = max(1, total // 5), self.learner.updates
         for update in range(first + 1, total + 1):
             self._update_world_model()
             if update % every == 0 or update == total:
                 self._report(f"warm-up {update:,}/{total:,}", done=update - first, total=total - first)
-            self.check_stop()
+            self._pause()
 
     def group(self) -> None:
         """Group the tasks and sort everything that holds tasks."""
         learner, config = self.learner, self.config
+        self._begin(None, "grouping", end=learner.updates)
         grouping = learner.group(map(self._clustering_batch, range(config.clustering.num_batches)))
         fresh = self._clustering_batch(config.clustering.num_batches)
         terms = learner.weighted_terms(fresh) if config.warmup_updates else None
@@ -129,6 +136,9 @@ class Run:
         learner.regroup(grouping, terms)
         self.prefetch.discard()  # what it holds has the tasks in the old order
         self.collector.reorder(grouping.order)
+        self.first_loss, self.last_loss = (
+            loss and [loss[k] for k in grouping.order] for loss in (self.first_loss, self.last_loss)
+        )
         groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(grouping.groups(names)))
         detail = f"silhouette {grouping.silhouette:.2f}, stability {grouping.stability:.2f}"
         self.say(f"modules: {groups}" + (f" ({detail})" if grouping.silhouette == grouping.silhouette else ""))
@@ -138,7 +148,7 @@ class Run:
     def joint(self) -> None:
         """Act and learn until the last step."""
         config, schedule = self.config, self.config.schedule
-        self._begin(f"joint training: to {config.total_steps:,} steps per task")
+        self._begin(f"joint training: to {config.total_steps:,} steps per task", "joint", end=config.total_steps)
         begun = self.step
         while self.step < config.total_steps:
             with self.watch.on("acting"):
@@ -159,7 +169,7 @@ class Run:
                 self.say(self.collector.replay.describe())
             if self._trace is not None:
                 self._trace.step()
-            self.check_stop()
+            self._pause()
 
     def _new_trace(self) -> Trace | None:
         """Of two rounds of updates, after one that is not watched; None where none was asked for."""
@@ -260,6 +270,7 @@ class Run:
             yield
         except NotFinite as error:
             self._skipped[learning] += 1
+            self.left_out += 1
             self.logger.skipped(self.step, self.learner.updates, str(error))
             self.say(f"update {self.learner.updates:,} left out: {error} ({self._skipped[learning]} in a row)")
             if self._skipped[learning] == _MAX_SKIPPED:
@@ -294,10 +305,21 @@ class Run:
 
     # Words and curves ------------------------------------------------------------------------------------------------
 
-    def _begin(self, message: str) -> None:
-        self._phase_started = time.monotonic()
-        self._marked = (self._phase_started, self.learner.updates)
-        self.say(message)
+    def _begin(self, message: str | None, name: PhaseName, *, end: int) -> None:
+        begun = self.step if name in ("prefill", "joint") else self.learner.updates
+        self.phase = Phase(name, begun, end, time.monotonic())
+        self._marked = (self.phase.started, self.learner.updates)
+        self.split = {}
+        if message is not None:
+            self.say(message)
+        if self.look is not None:
+            self.look(self)
+
+    def _pause(self) -> None:
+        """Between two steps, or two updates of the warm-up: the run can be looked at, saved and ended."""
+        if self.look is not None:
+            self.look(self)
+        self.check_stop()
 
     def _end_step(self, *, update: bool = False) -> None:
         """The step of every task that was begun, and the world-model update that is due with it.
@@ -333,6 +355,7 @@ class Run:
 
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
+        self.split = self.watch.so_far
         means = {**self.means.read(), **self.watch.read(), "envs/restarts": float(self.collector.restarts)}
         if (score := self.score) is not None:
             means["score/recent_mean"] = score
@@ -344,11 +367,13 @@ class Run:
         rate = (self.learner.updates - updates_then) / seconds
         skip = self.logger.frame_skip
         parts = [where] if skip is None else [where, f"frames {self.step * skip:,}"]
-        parts += [f"{rate:.2f} updates/s", f"ETA {duration((now - self._phase_started) * (total - done) / done)}"]
+        parts += [f"{rate:.2f} updates/s", f"ETA {duration((now - self.phase.started) * (total - done) / done)}"]
         loss = means.get("loss/world_model")
         if isinstance(loss, list):
             self.first_loss, self.last_loss = self.first_loss or loss, loss
             parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
+        if self.look is not None:
+            return
         scores = [self.collector.scores[task].mean() for task in self.tasks]
         returns = (
             f"{task.rpartition(':')[2]} {'-' if score is None else f'{score:.1f}'}"

@@ -10,8 +10,13 @@ def process_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def peak_bytes(device: torch.device) -> int:
+    """Of the device that learns."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak()
+
+
 def measured_peak(device: torch.device) -> str:
     """Of the device that learns, in words."""
     if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on {device}"
-    return f"{process_peak() / 1e9:.2f} GB in this process, simulators and replay included"
+        return f"{peak_bytes(device) / 1e9:.2f} GB on {device}"
+    return f"{peak_bytes(device) / 1e9:.2f} GB in this process, simulators and replay included"
