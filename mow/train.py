@@ -5,21 +5,18 @@ Builds and wires everything, then calls the loop. Nothing heavy is imported befo
 
 import contextlib
 import dataclasses
-import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow import __version__
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
 from mow.envs.base import EnvFailure
 from mow.live import watched
+from mow.origin import write_origin
 from mow.resuming import Resumption, claimed, find_resumption, read_state
 from mow.threads import Threads, share
 
@@ -173,7 +170,7 @@ def _wired(
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(folder))
     if fresh:
-        _describe(folder, config, device, [spec.protocol for spec in envs.specs])
+        write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
     mirror = _mirror(config, folder) if config.wandb else None
     skip, *others = {spec.frame_skip for spec in envs.specs}
     logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
@@ -361,40 +358,6 @@ def _plan(config: Config, device: "torch.device") -> str:
         f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps, {config.world_model_updates:,} "
         f"world-model updates ({config.warmup_updates:,} of them warm-up) on {device}; {config.num_modules} modules"
     )
-
-
-def _describe(folder: Path, config: Config, device: "torch.device", protocols: list[str]) -> None:
-    """config.json and versions.json: enough to know later what ran."""
-    import numpy
-    import torch
-
-    from mow.replay import build_info
-
-    described = dataclasses.asdict(config)
-    versions = {
-        "mow": __version__,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "cpu_threads": torch.get_num_threads(),
-        "extension": build_info(),
-        "protocol": dict(zip(config.tasks, protocols, strict=True)),
-    }
-    for name, content in (("config", described), ("versions", versions)):
-        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _git_commit() -> str | None:
-    """Commit of the checkout that this package runs from; None for an installed wheel."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    found = subprocess.run(words, capture_output=True, text=True)
-    return found.stdout.strip() or None
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights_file": {"clustering", "training"},
     "live": {"panel", "training"},
     "memory": {"config", "plan", "replay", "training"},
+    "origin": {"__version__", "config", "replay"},
     "model_card": {"ablations", "config", "presets"},
     "panel": {"panel_tasks", "training"},
     "panel_tasks": {"training"},

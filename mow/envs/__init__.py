@@ -62,8 +62,8 @@ Then it gets its name here (and, if it needs a package, an extra in pyproject.to
 +    "lights": (),
      "gym": "pip install gymnasium opencv-python-headless",
 +    "lights": "pip install numpy",
--    return (*games, *DMC, *counters, *MT50, *TINY5)
-+    return (*games, *DMC, *counters, *MT50, *TINY5, "lights:squares")
+-    return (*ATARI, *DMC, *counters, *MT50, *TINY5)
++    return (*ATARI, *DMC, *counters, *MT50, *TINY5, "lights:squares")
 ```
 
 It works when this runs, and is done when tests/envs/test_contract.py passes with its tasks among CASES. What random and
