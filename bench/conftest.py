@@ -1,5 +1,7 @@
 """Fixtures of the benchmarks: the device and its clock, ceilings measured once per run, and the race itself."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,27 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "write each benchmark to FILE as soon as it is timed, and leave out those that are there already"
+    parser.addoption("--keep", metavar="FILE", type=Path, help=help)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept = {line["nodeid"] for line in _kept(config.getoption("keep"))}
     for item in items:
+        if item.nodeid in kept:
+            item.add_marker(pytest.mark.skip(reason=f"is in {config.getoption('keep')}"))
         if item.path.parent == Path(__file__).parent:
             group = item.path.stem.removeprefix("bench_")
             item.add_marker(pytest.mark.benchmark(group=group, timer=device_timer))
             # What a compiler has to say about an old driver is no reason to measure nothing.
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def _kept(path: Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -53,7 +69,7 @@ def ceilings(device: Device) -> Ceilings:
 
 
 @pytest.fixture
-def race(benchmark: Any, device: Device, ceilings: Ceilings) -> Race:
+def race(request: pytest.FixtureRequest, benchmark: Any, device: Device, ceilings: Ceilings) -> Iterator[Race]:
     torch.manual_seed(0)
     torch.compiler.reset()  # a compiled peer belongs to one benchmark, and their number is limited
     backend: Backend = "triton" if backends(torch.empty(0, device=device.kind))[0] == "triton" else "reference"
@@ -62,4 +78,10 @@ def race(benchmark: Any, device: Device, ceilings: Ceilings) -> Race:
         "tflop_per_s": ceilings.flops_per_second / 1e12,
         "gb_per_s": ceilings.bytes_per_second / 1e9,
     }
-    return Race(benchmark, device, ceilings, backend, _ROUNDS[device.kind])
+    yield Race(benchmark, device, ceilings, backend, _ROUNDS[device.kind])
+    path = request.config.getoption("keep")
+    if path is not None and "median_us" in benchmark.extra_info:  # else it was wrong, or not timed
+        line = {"nodeid": request.node.nodeid, "group": benchmark.group, "name": benchmark.name}
+        line |= {"param": benchmark.param, "extra_info": benchmark.extra_info}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,262 @@
+"""The list of a GPU day is right before there is a GPU: every test that it names is there, every option is understood,
+every number that was wanted can be found, a miss is told.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import gpu_report, one_update, targets, wheels
+from bench.gpu_runner import Day, command_of
+from bench.gpu_steps import STEPS, Step
+from bench.targets import TARGETS, Target
+from tests.test_gpu_day import MACHINE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The real list -------------------------------------------------------------------------------------------------------
+
+# Without a GPU the modules believe that there is one, so that they offer what they offer there. The first call, before
+# that, runs one benchmark twice: the second time it is kept, and nothing is timed.
+COLLECT = """
+import json, sys
+import pytest, torch
+import bench.clock, bench.conftest
+
+class Found:
+    def pytest_collection_finish(self, session):
+        self.ids = [item.nodeid for item in session.items]
+    def pytest_runtest_logreport(self, report):
+        self.outcome = report.outcome if report.when == "setup" else self.outcome
+
+def run(words):
+    found = Found()
+    code = pytest.main([*words, "-p", "no:cacheprovider"], plugins=[found])
+    return {"code": int(code), "ids": found.ids, "outcome": getattr(found, "outcome", None)}
+
+lists = json.loads(sys.stdin.read())
+bench.conftest._ROUNDS["cpu"] = 1
+once = ["bench/bench_lambda_return.py", "--benchmark-only", "--keep", sys.argv[1] + "/kept.jsonl"]
+found = [run(once), run(once)]
+
+class Gpu:
+    kind, name = "cuda", "Planted 1"
+
+bench.clock.this_device = Gpu
+torch.cuda.is_available = lambda: True
+found += [run([*words, "--collect-only"]) for words in lists]
+open(sys.argv[1] + "/found.json", "w").write(json.dumps(found))
+"""
+
+
+def pytest_words(one: Step, out: Path) -> list[str] | None:
+    """What pytest gets in the end; None where the step is no pytest."""
+    command = command_of(one, Day(out, MACHINE, rehearsal=False), goes_on=False)
+    if "pytest" in command:
+        return command[command.index("pytest") + 1 :]
+    return ["bench", "--benchmark-only", *command[3:]] if command[1:3] == ["-m", "bench"] else None
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """By step what pytest finds, and under "kept" both runs of one benchmark."""
+    out = tmp_path_factory.mktemp("collected")
+    words = {one.name: found for one in STEPS if (found := pytest_words(one, out)) is not None}
+    done = subprocess.run([sys.executable, "-c", COLLECT, str(out)], input=json.dumps(list(words.values())), cwd=ROOT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second, *others = json.loads((out / "found.json").read_text())
+    kept = [json.loads(line) for line in (out / "kept.jsonl").read_text().splitlines()]
+    return {"kept": {"first": first, "second": second, "lines": kept}, **dict(zip(words, others, strict=True))}
+
+
+def test_a_benchmark_that_is_kept_is_not_timed_again(collected: dict[str, dict[str, Any]]) -> None:
+    kept = collected["kept"]
+    assert (kept["first"]["code"], kept["first"]["outcome"]) == (0, "passed")
+    assert (kept["second"]["code"], kept["second"]["outcome"]) == (0, "skipped")
+    (line,) = kept["lines"]
+    assert line["group"] == "lambda_return"
+    assert line["extra_info"]["median_us"] > 0
+    assert line["extra_info"]["peers"]["loop"]["speedup"] > 0
+
+
+def test_every_test_of_the_list_is_there(collected: dict[str, dict[str, Any]]) -> None:
+    for name, found in collected.items():
+        if name != "kept":
+            assert found["code"] == 0, name
+            assert found["ids"], f"{name} finds no test"
+    watched = " ".join(collected["sanitizer-memcheck"]["ids"])
+    for file in ("expert_linear", "latents", "decode_attention", "gather_frames"):
+        assert f"test_{file}_gpu" in watched, f"no kernel of {file} is watched"
+    assert len(collected["sanitizer-memcheck"]["ids"]) <= 20  # each takes tens of times as long when it is watched
+    assert len(collected["update-26"]["ids"]) == 3
+    every = {one for name in ("tests-expert", "tests-latents", "tests-rollout", "tests-rest")
+             for one in collected[name]["ids"]}  # fmt: skip
+    files = (ROOT / "tests").rglob("test_*.py")
+    marked = {path.name for path in files if re.search(r"mark\.gpu$", path.read_text(encoding="utf-8"), re.M)}
+    assert {Path(one.split("::")[0]).name for one in every} == marked
+
+
+def test_every_other_command_is_understood(tmp_path: Path) -> None:
+    from bench import tune_expert_linear
+    from mow import command_line, evaluate, report
+
+    (tmp_path / "runs" / "atari4").mkdir(parents=True)
+    here = Day(tmp_path, MACHINE, rehearsal=False, wheels=tmp_path)
+    rest = {one.name: one for one in STEPS if pytest_words(one, tmp_path) is None}
+    for one in rest.values():
+        for rehearsal in (False, True):
+            interpreter, flag, module, *words = command_of(one, replace(here, rehearsal=rehearsal), goes_on=False)
+            assert (interpreter, flag) == (sys.executable, "-m")
+            if module == "mow.train":
+                config = command_line.parse([word for word in words if word != "--dry-run"])
+                assert config.preset == words[0]
+            elif module == "bench.tune_expert_linear":
+                tune_expert_linear.main([*words, "--dry-run"])
+            elif module == "bench.one_update":
+                one_update.make_config(one_update.read_arguments(words))
+            elif module in ("mow.evaluate", "mow.report"):
+                {"mow.evaluate": evaluate, "mow.report": report}[module].read_arguments(words)
+            else:
+                assert module in ("bench.wheels", "bench.ceilings", "mow.doctor"), one.name
+        if one.again:
+            words = command_of(one, here, goes_on=True)[3:]
+            assert words == ["--resume", str(tmp_path / "runs" / one.name)]
+
+
+def test_the_list_is_in_order() -> None:
+    names = [one.name for one in STEPS]
+    assert len(set(names)) == len(names)
+    for i, one in enumerate(STEPS):
+        assert one.after in ("", *names[:i])
+        assert one.look
+        assert 0 < one.least_s <= one.limit_s
+    log = (ROOT / "bench" / "results" / "LOG.md").read_text(encoding="utf-8").split("## Entries")[0]
+    told = [name for name in re.findall(r"`([a-z0-9-]+)`", log) if name in names]
+    assert told == names, "the waiting list of bench/results/LOG.md names the steps in their order"
+
+
+def test_wheels_are_asked_for_without_torch(tmp_path: Path) -> None:
+    download, built = wheels.fetching(tmp_path, "3.12", ["linux_x86_64"], robots=True, scores=True)
+    assert {"--no-deps", "gymnasium", "metaworld", "arch<8", "pybind11"} <= set(download)
+    assert not {"torch", "triton", "numpy"} & set(download)
+    assert built[-1] == "rliable>=1.2"
+    assert len(wheels.fetching(tmp_path, "3.12", [], robots=False, scores=False)) == 1
+    (tmp_path / "metaworld-3.1.1-py3-none-any.whl").touch()
+    assert wheels.installing(tmp_path, dry_run=False)[-1] == ".[metaworld]"
+
+
+# Wanted and found ----------------------------------------------------------------------------------------------------
+
+
+def records_of(collected: dict[str, dict[str, Any]], **info: Any) -> dict[str, dict[str, Any]]:
+    """As if every benchmark had been timed with these numbers, and every other step had written some."""
+    records: dict[str, dict[str, Any]] = {}
+    for name, found in collected.items():
+        if name.startswith(("ops-", "update-", "egl")):
+            result = []
+            for nodeid in found["ids"]:
+                file, _, test = nodeid.partition("::")
+                group, param = Path(file).stem.removeprefix("bench_"), test.partition("[")[2].removesuffix("]")
+                result.append({"group": group, "name": test, "param": param, "extra_info": info})
+            records[name] = {"name": name, "status": "done", "rehearsal": False, "started": 1.7e9, "total_s": 1.0,
+                             "machine": MACHINE, "result": result}  # fmt: skip
+    return records
+
+
+@pytest.fixture
+def numbers() -> dict[str, Any]:
+    peer = {"median_us": 3e6, "speedup": 3.0}
+    return {"median_us": 1e6, "floor_share": 0.4, "floor_us": 4e5, "copy_share": 0.4, "matmul_share": 0.2, "noise": 1.0,
+            "gb_per_s": 1.0, "tflop_per_s": 2.0, "backend": "triton", "tflop": 2.0, "cores": 4, "turn_steps": 200,
+            "ceilings": {"tflop_per_s": 10.0, "gb_per_s": 4.0}, "peers": defaultdict(lambda: peer)}  # fmt: skip
+
+
+def test_every_number_that_is_wanted_can_be_found(
+    collected: dict[str, dict[str, Any]], numbers: dict[str, Any]
+) -> None:
+    records = records_of(collected, **numbers)
+    profile = {"peak_gb": 2.0, "estimated_gb": 4.0}
+    records |= {name: {"result": profile} for name in ("profile", "profile-light")}
+    records["quickstart"] = {"result": {"mean_normalised": 0.5, "wall_seconds": 30.0}}
+    found = {target.what: target.measure(records) for target in TARGETS}
+    assert not [what for what, value in found.items() if value is None]
+    assert found["atari26, both updates"] == 2.0
+    assert found["atari26, both updates, share of the matmul rate"] == 0.2  # 4 TFLOP in 2 s, of 10 per second
+    assert found["against plain ops"] == 3.0
+    assert found["50 tasks against 26"] == 1.0
+    assert found["peak of memory against the estimate"] == 0.5
+    assert found["Meta-World, rendered steps per second and core"] == 50.0
+    assert all(target.measure({}) is None for target in TARGETS)
+    assert all(name in {one.name for one in STEPS} for target in TARGETS for name in target.steps)
+    # Peers are named where they race.
+    raced = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "bench").glob("bench_*.py")))
+    told = (ROOT / "bench" / "targets.py").read_text(encoding="utf-8")
+    peers = re.findall(r'against\("([^"]+)"', told)
+    assert len(peers) > 10
+    assert not [peer for peer in peers if f'"{peer}"' not in raced]
+
+
+def test_the_worst_of_several_shapes_counts() -> None:
+    def line(shape: str, speedup: float) -> dict[str, Any]:
+        peers = {"bmm": {"speedup": speedup}}
+        return {"group": "g", "name": f"test_a[{shape}]", "param": shape, "extra_info": {"peers": peers}}
+
+    measure = targets.race(("tuned", "before"), "g test_a", r"R10\b", targets.against("bmm"))
+    before = {"result": [line("R10", 3.0), line("R10 x", 2.0), line("R100", 1.0)]}
+    assert measure({"before": before}) == 2.0
+    assert measure({"before": before, "tuned": {"result": [line("R10", 4.0)]}}) == 4.0
+    assert measure({"before": {"result": {"unreadable": "x"}}}) is None
+
+
+def test_a_miss_is_shown_and_what_is_not_there_is_not_measured(
+    collected: dict[str, dict[str, Any]], numbers: dict[str, Any], tmp_path: Path
+) -> None:
+    records = records_of(collected, **numbers)
+    del records["ops-rollout"]
+    rows = {row.split(" | ")[0].removeprefix("| "): row for row in gpu_report.targets_table(records)}
+    assert "| at least 0.85x | 3.00x | met |" in rows["the matmul alone against bmm"]
+    assert "| at least 70% | 40% | **MISS** |" in rows["sample_onehot, share of the copy"]
+    assert "| at least 2.50x | not measured |  |" in rows["decode_attention against torch.cat"]
+    assert "| at most 0.19 s | 2.00 s | **MISS** |" in rows["atari26, both updates"]
+    (tmp_path / "steps").mkdir()
+    for name, record in records.items():
+        (tmp_path / "steps" / f"{name}.json").write_text(json.dumps(record))
+    text = gpu_report.write_report(tmp_path)
+    assert text.startswith("# GPU day: Planted 1, 2023-11-14\n")
+    assert "| ops-rollout | not begun |" in text
+    assert json.loads((tmp_path / "bench.json").read_text())["commit_info"] == {"id": "abc1234", "dirty": True}
+    places = gpu_report.save(tmp_path, tmp_path)
+    assert [path.name for path in places] == ["planted-1-2023-11-14.md", "planted-1-2023-11-14.json"]
+    records["egl"]["rehearsal"] = True
+    (tmp_path / "steps" / "egl.json").write_text(json.dumps(records["egl"]))
+    assert gpu_report.main([str(tmp_path), "--save"], tmp_path) == 2
+    assert gpu_report.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_met_is_met_on_the_border() -> None:
+    least = Target("", ">=", 2.0, "x", "", (), lambda _: None)
+    assert [least.met(value) for value in (1.99, 2.0)] == [False, True]
+    assert [replace(least, sense="<=").met(value) for value in (2.0, 2.01)] == [True, False]
+
+
+def test_where_an_update_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"name": "aten::mm", "ms": 1.5, "share": 0.25, "calls": 4}]
+    update = {"seconds": 0.5, "busy_share": 0.8, "calls": 9, "rows": rows}
+    found = {"preset": "atari26", "tasks": 26, "batching": None, "task_groups": 1, "peak_gb": None,
+             "estimated_gb": 3.0, "updates": {"agent": update}}  # fmt: skip
+    text = "\n".join(gpu_report.profile_section("profile", found))
+    assert "Peak of memory not measured, estimated 3.00 GB." in text
+    assert "0.5 s, the GPU busy for 80% of it; 9 calls" in text
+    assert "| `aten::mm` | 1.50 | 25% | 4 |" in text
+    assert gpu_report.profile_section("profile", None) == []
+    with pytest.raises(SystemExit):
+        one_update.read_arguments(["--tasks", "0"])
+    assert "--tasks must be 1 or more, got 0" in capsys.readouterr().err
