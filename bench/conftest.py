@@ -32,10 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kept = {line["nodeid"] for line in _kept(config.getoption("keep"))}
+    _leave_out(items, config.getoption("keep"))
     for item in items:
-        if item.nodeid in kept:
-            item.add_marker(pytest.mark.skip(reason=f"is in {config.getoption('keep')}"))
         if item.path.parent == Path(__file__).parent:
             group = item.path.stem.removeprefix("bench_")
             item.add_marker(pytest.mark.benchmark(group=group, timer=device_timer))
@@ -43,10 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.filterwarnings("default"))
 
 
-def _kept(path: Path | None) -> list[dict[str, Any]]:
+def _leave_out(items: list[pytest.Item], path: Path | None) -> None:
+    """Skip what is kept already."""
     if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return
+    kept = {json.loads(line)["nodeid"] for line in path.read_text(encoding="utf-8").splitlines()}
+    for item in items:
+        if item.nodeid in kept:
+            item.add_marker(pytest.mark.skip(reason=f"is in {path}"))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -79,9 +81,13 @@ def race(request: pytest.FixtureRequest, benchmark: Any, device: Device, ceiling
         "gb_per_s": ceilings.bytes_per_second / 1e9,
     }
     yield Race(benchmark, device, ceilings, backend, _ROUNDS[device.kind])
-    path = request.config.getoption("keep")
-    if path is not None and "median_us" in benchmark.extra_info:  # else it was wrong, or not timed
-        line = {"nodeid": request.node.nodeid, "group": benchmark.group, "name": benchmark.name}
+    _keep(request.config.getoption("keep"), request.node.nodeid, benchmark)
+
+
+def _keep(path: Path | None, nodeid: str, benchmark: Any) -> None:
+    """Append it, unless it was wrong or not timed."""
+    if path is not None and "median_us" in benchmark.extra_info:
+        line = {"nodeid": nodeid, "group": benchmark.group, "name": benchmark.name}
         line |= {"param": benchmark.param, "extra_info": benchmark.extra_info}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

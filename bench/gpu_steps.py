@@ -28,6 +28,9 @@ _TUNE: Command = ("python", "-m", "bench.tune_expert_linear", "--missing", "--jo
 _UPDATE: Command = ("python", "-m", "bench.one_update")
 _TRAIN: Command = ("python", "-m", "mow.train")
 
+_KERNELS = ("expert_linear", "latents", "decode_attention", "gather_frames")
+_KERNEL_TESTS = {name: f"tests/kernels/test_{name}_gpu.py" for name in _KERNELS}
+
 # One case of each kernel, forward, backward and decoding, at sizes that leave tiles half empty.
 _SMALL_CASES = (
     "test_values_and_gradients and odd and not odd_long and float32 or test_one_expert_with_all_tasks"
@@ -42,7 +45,7 @@ _TINY_MODEL: Command = (
     "--model.perception.classes", "4", "--model.perception.latent", "dense", "--model.prior", "dense",
     "--batch.length", "4", "--batch.num-sequences", "1", "--imagination.num-sequences", "2",
     "--imagination.horizon", "2", "--clustering.num-batches", "2", "--clustering.restarts", "2",
-    "--schedule.agent-every", "4", "--device", "cpu",
+    "--schedule.agent-every", "4", "--actor-critic.rollout-parts", "2", "--device", "cpu",
 )  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def tests(name: str, limit_s: float, look: str, *words: str) -> Step:
 
 
 def sanitized(tool: str, look: str) -> Step:
-    words = (*_GPU_TESTS, "tests/kernels", "tests/replay/test_sampler.py", "-k", _SMALL_CASES)
+    words = (*_GPU_TESTS, *_KERNEL_TESTS.values(), "tests/replay/test_sampler.py", "-k", _SMALL_CASES)
     watched = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", *words)
     return Step(
         f"sanitizer-{tool}",
@@ -176,21 +179,22 @@ STEPS: tuple[Step, ...] = (
         "tests-expert",
         400,
         "expert_linear against float64, in CUDA graphs, compiled",
-        "tests/kernels/test_expert_linear_gpu.py",
+        _KERNEL_TESTS["expert_linear"],
     ),
-    tests("tests-latents", 300, "draws, KL, two-hot, returns: the same", "tests/kernels/test_latents_gpu.py"),
+    tests("tests-latents", 300, "draws, KL, two-hot, returns: the same", _KERNEL_TESTS["latents"]),
     tests(
         "tests-rollout",
         300,
         "decode attention and the gather of frames: the same",
-        "tests/kernels/test_decode_attention_gpu.py",
-        "tests/kernels/test_gather_frames_gpu.py",
+        _KERNEL_TESTS["decode_attention"],
+        _KERNEL_TESTS["gather_frames"],
     ),
     tests(
         "tests-rest",
         300,
         "the CUDA replay gather on a second stream; no update waits for the device; the clock",
-        "tests/replay",
+        "tests/replay/test_buffer.py", "tests/replay/test_prefetch.py", "tests/replay/test_sampler.py",
+
         "tests/training/test_no_waiting.py",
         "tests/test_bench.py",
     ),

@@ -6,14 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench import gpu_report, one_update, targets, wheels
+from bench import conftest, gpu_report, one_update, targets, wheels
 from bench.gpu_runner import Day, command_of
 from bench.gpu_steps import STEPS, Step
 from bench.targets import TARGETS, Target
@@ -23,36 +23,39 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The real list -------------------------------------------------------------------------------------------------------
 
-# Without a GPU the modules believe that there is one, so that they offer what they offer there. The first call, before
-# that, runs one benchmark twice: the second time it is kept, and nothing is timed.
+# The modules believe that there is a GPU, so that they offer what they offer there; tests and benchmarks are collected
+# once, and each -k picks of them.
 COLLECT = """
 import json, sys
 import pytest, torch
-import bench.clock, bench.conftest
+from _pytest.mark import deselect_by_keyword
+import bench.clock
 
-class Found:
-    def pytest_collection_finish(self, session):
-        self.ids = [item.nodeid for item in session.items]
-    def pytest_runtest_logreport(self, report):
-        self.outcome = report.outcome if report.when == "setup" else self.outcome
+class Picked:
+    def __init__(self, wanted):
+        self.wanted, self.found = wanted, {}
 
-def run(words):
-    found = Found()
-    code = pytest.main([*words, "-p", "no:cacheprovider"], plugins=[found])
-    return {"code": int(code), "ids": found.ids, "outcome": getattr(found, "outcome", None)}
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config, items):
+        for name, (places, expression) in self.wanted.items():
+            left = [item for item in items if item.nodeid.startswith(tuple(places))]
+            config.option.keyword = expression
+            deselect_by_keyword(left, config)
+            self.found[name] = [item.nodeid for item in left]
 
-lists = json.loads(sys.stdin.read())
-bench.conftest._ROUNDS["cpu"] = 1
-once = ["bench/bench_lambda_return.py", "--benchmark-only", "--keep", sys.argv[1] + "/kept.jsonl"]
-found = [run(once), run(once)]
+groups = json.loads(sys.stdin.read())
 
 class Gpu:
     kind, name = "cuda", "Planted 1"
 
-bench.clock.this_device = Gpu
+bench.clock.CudaDevice = Gpu
 torch.cuda.is_available = lambda: True
-found += [run([*words, "--collect-only"]) for words in lists]
-open(sys.argv[1] + "/found.json", "w").write(json.dumps(found))
+codes, found = [], {}
+for words, wanted in groups:
+    picked = Picked(wanted)
+    codes.append(int(pytest.main([*words, "--collect-only", "-p", "no:cacheprovider"], plugins=[picked])))
+    found |= picked.found
+open(sys.argv[1], "w").write(json.dumps({"codes": codes, "found": found}))
 """
 
 
@@ -64,47 +67,68 @@ def pytest_words(one: Step, out: Path) -> list[str] | None:
     return ["bench", "--benchmark-only", *command[3:]] if command[1:3] == ["-m", "bench"] else None
 
 
+def without_expression(words: list[str]) -> tuple[list[str], str]:
+    if "-k" not in words:
+        return words, ""
+    at = words.index("-k")
+    return [*words[:at], *words[at + 2 :]], words[at + 1]
+
+
 @pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """By step what pytest finds, and under "kept" both runs of one benchmark."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Exit codes, and by step what pytest finds."""
     out = tmp_path_factory.mktemp("collected")
-    words = {one.name: found for one in STEPS if (found := pytest_words(one, out)) is not None}
-    done = subprocess.run([sys.executable, "-c", COLLECT, str(out)], input=json.dumps(list(words.values())), cwd=ROOT,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    # Options and places are those of all steps of a kind, which pytest must understand together.
+    groups: dict[bool, tuple[list[str], dict[str, tuple[list[str], str]]]] = {True: ([], {}), False: ([], {})}
+    for one in STEPS:
+        words = pytest_words(one, out)
+        if words is not None:
+            words, expression = without_expression(words)
+            of_kind, wanted = groups[words[0] == "bench"]
+            wanted[one.name] = ([word for word in words if word.startswith(("tests/", "bench"))], expression)
+            of_kind += [word for word in words if word not in of_kind or not word.startswith(("tests/", "bench"))]
+    command = [sys.executable, "-c", COLLECT, str(out / "told")]
+    done = subprocess.run(
+        command, input=json.dumps(list(groups.values())), cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    first, second, *others = json.loads((out / "found.json").read_text())
-    kept = [json.loads(line) for line in (out / "kept.jsonl").read_text().splitlines()]
-    return {"kept": {"first": first, "second": second, "lines": kept}, **dict(zip(words, others, strict=True))}
+    found: dict[str, Any] = json.loads((out / "told").read_text())
+    return found
 
 
-def test_a_benchmark_that_is_kept_is_not_timed_again(collected: dict[str, dict[str, Any]]) -> None:
-    kept = collected["kept"]
-    assert (kept["first"]["code"], kept["first"]["outcome"]) == (0, "passed")
-    assert (kept["second"]["code"], kept["second"]["outcome"]) == (0, "skipped")
-    (line,) = kept["lines"]
-    assert line["group"] == "lambda_return"
-    assert line["extra_info"]["median_us"] > 0
-    assert line["extra_info"]["peers"]["loop"]["speedup"] > 0
+def test_a_benchmark_that_is_kept_is_not_timed_again(tmp_path: Path) -> None:
+    path, marks = tmp_path / "kept.jsonl", dict[str, list[Any]]()
+    timed = SimpleNamespace(group="g", name="test_a[3]", param="3", extra_info={"median_us": 7.0})
+    wrong = SimpleNamespace(group="g", name="test_b", param=None, extra_info={})
+    items: Any = [SimpleNamespace(nodeid=name, add_marker=marks.setdefault(name, []).append) for name in ("a", "b")]
+    conftest._leave_out(items, path)
+    conftest._keep(path, "a", timed)
+    conftest._keep(path, "b", wrong)
+    conftest._keep(None, "b", timed)
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line) == {"nodeid": "a", **vars(timed)}
+    assert marks == {"a": [], "b": []}
+    conftest._leave_out(items, path)
+    assert [mark.name for mark in marks["a"]] == ["skip"]
+    assert marks["b"] == []
 
 
-def test_every_test_of_the_list_is_there(collected: dict[str, dict[str, Any]]) -> None:
-    for name, found in collected.items():
-        if name != "kept":
-            assert found["code"] == 0, name
-            assert found["ids"], f"{name} finds no test"
-    watched = " ".join(collected["sanitizer-memcheck"]["ids"])
+def test_every_test_of_the_list_is_there(told: dict[str, Any]) -> None:
+    found = told["found"]
+    assert told["codes"] == [0, 0]
+    assert not [name for name, ids in found.items() if not ids], "finds no test"
+    watched = " ".join(found["sanitizer-memcheck"])
     for file in ("expert_linear", "latents", "decode_attention", "gather_frames"):
         assert f"test_{file}_gpu" in watched, f"no kernel of {file} is watched"
-    assert len(collected["sanitizer-memcheck"]["ids"]) <= 20  # each takes tens of times as long when it is watched
-    assert len(collected["update-26"]["ids"]) == 3
-    every = {one for name in ("tests-expert", "tests-latents", "tests-rollout", "tests-rest")
-             for one in collected[name]["ids"]}  # fmt: skip
+    assert len(found["sanitizer-memcheck"]) <= 20  # each takes tens of times as long when it is watched
+    assert len(found["update-26"]) == 3
+    every = [one for name in ("tests-expert", "tests-latents", "tests-rollout", "tests-rest") for one in found[name]]
     files = (ROOT / "tests").rglob("test_*.py")
     marked = {path.name for path in files if re.search(r"mark\.gpu$", path.read_text(encoding="utf-8"), re.M)}
     assert {Path(one.split("::")[0]).name for one in every} == marked
 
 
-def test_every_other_command_is_understood(tmp_path: Path) -> None:
+def test_every_other_command_is_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from bench import tune_expert_linear
     from mow import command_line, evaluate, report
 
@@ -120,6 +144,7 @@ def test_every_other_command_is_understood(tmp_path: Path) -> None:
                 assert config.preset == words[0]
             elif module == "bench.tune_expert_linear":
                 tune_expert_linear.main([*words, "--dry-run"])
+                capsys.readouterr()  # thousands of lines
             elif module == "bench.one_update":
                 one_update.make_config(one_update.read_arguments(words))
             elif module in ("mow.evaluate", "mow.report"):
@@ -156,13 +181,18 @@ def test_wheels_are_asked_for_without_torch(tmp_path: Path) -> None:
 # Wanted and found ----------------------------------------------------------------------------------------------------
 
 
-def records_of(collected: dict[str, dict[str, Any]], **info: Any) -> dict[str, dict[str, Any]]:
+def named_peers() -> set[str]:
+    """All that bench/targets.py compares with."""
+    return set(re.findall(r'against\("([^"]+)"', (ROOT / "bench" / "targets.py").read_text(encoding="utf-8")))
+
+
+def records_of(told: dict[str, Any], **info: Any) -> dict[str, dict[str, Any]]:
     """As if every benchmark had been timed with these numbers, and every other step had written some."""
     records: dict[str, dict[str, Any]] = {}
-    for name, found in collected.items():
+    for name, ids in told["found"].items():
         if name.startswith(("ops-", "update-", "egl")):
             result = []
-            for nodeid in found["ids"]:
+            for nodeid in ids:
                 file, _, test = nodeid.partition("::")
                 group, param = Path(file).stem.removeprefix("bench_"), test.partition("[")[2].removesuffix("]")
                 result.append({"group": group, "name": test, "param": param, "extra_info": info})
@@ -173,16 +203,16 @@ def records_of(collected: dict[str, dict[str, Any]], **info: Any) -> dict[str, d
 
 @pytest.fixture
 def numbers() -> dict[str, Any]:
-    peer = {"median_us": 3e6, "speedup": 3.0}
+    peers = {name: {"median_us": 3e6, "speedup": 3.0} for name in named_peers()}
     return {"median_us": 1e6, "floor_share": 0.4, "floor_us": 4e5, "copy_share": 0.4, "matmul_share": 0.2, "noise": 1.0,
             "gb_per_s": 1.0, "tflop_per_s": 2.0, "backend": "triton", "tflop": 2.0, "cores": 4, "turn_steps": 200,
-            "ceilings": {"tflop_per_s": 10.0, "gb_per_s": 4.0}, "peers": defaultdict(lambda: peer)}  # fmt: skip
+            "ceilings": {"tflop_per_s": 10.0, "gb_per_s": 4.0}, "peers": peers}  # fmt: skip
 
 
 def test_every_number_that_is_wanted_can_be_found(
-    collected: dict[str, dict[str, Any]], numbers: dict[str, Any]
+    told: dict[str, Any], numbers: dict[str, Any]
 ) -> None:
-    records = records_of(collected, **numbers)
+    records = records_of(told, **numbers)
     profile = {"peak_gb": 2.0, "estimated_gb": 4.0}
     records |= {name: {"result": profile} for name in ("profile", "profile-light")}
     records["quickstart"] = {"result": {"mean_normalised": 0.5, "wall_seconds": 30.0}}
@@ -196,12 +226,12 @@ def test_every_number_that_is_wanted_can_be_found(
     assert found["Meta-World, rendered steps per second and core"] == 50.0
     assert all(target.measure({}) is None for target in TARGETS)
     assert all(name in {one.name for one in STEPS} for target in TARGETS for name in target.steps)
-    # Peers are named where they race.
+
+
+def test_peers_are_named_as_they_race() -> None:
     raced = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "bench").glob("bench_*.py")))
-    told = (ROOT / "bench" / "targets.py").read_text(encoding="utf-8")
-    peers = re.findall(r'against\("([^"]+)"', told)
-    assert len(peers) > 10
-    assert not [peer for peer in peers if f'"{peer}"' not in raced]
+    assert len(named_peers()) == 11
+    assert not [peer for peer in named_peers() if f'"{peer}"' not in raced]
 
 
 def test_the_worst_of_several_shapes_counts() -> None:
@@ -217,9 +247,9 @@ def test_the_worst_of_several_shapes_counts() -> None:
 
 
 def test_a_miss_is_shown_and_what_is_not_there_is_not_measured(
-    collected: dict[str, dict[str, Any]], numbers: dict[str, Any], tmp_path: Path
+    told: dict[str, Any], numbers: dict[str, Any], tmp_path: Path
 ) -> None:
-    records = records_of(collected, **numbers)
+    records = records_of(told, **numbers)
     del records["ops-rollout"]
     rows = {row.split(" | ")[0].removeprefix("| "): row for row in gpu_report.targets_table(records)}
     assert "| at least 0.85x | 3.00x | met |" in rows["the matmul alone against bmm"]
