@@ -20,7 +20,10 @@ the replay of atari4 are hundreds of megabytes and stay. Calls that go well toge
     python -m bench.gpu_day --out day --wheels wheels --seconds 560 --back "$BACK"       again and again, or
     ... --only install doctor tests-expert tests-latents tests-rollout tests-rest ceilings
     ... --only ops-latents ops-rollout ops-frames tune-forward ops-expert-tuned update-26 profile
-    ... --only quickstart atari4 atari4-scores atari4-report
+    ... --only quickstart profile-light
+    ... --only atari4 atari4-scores atari4-report
+
+A copy of the checkout without its .git is told which commit it is by MOW_COMMIT="$(git describe --always --dirty)".
 
 A machine without a network needs its missing packages as wheels, made for its Python where there is a network:
 
@@ -39,7 +42,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.restore:
             unpack(asked.restore, asked.out, STEPS)
         day = Day(asked.out.resolve(), describe_machine(), asked.rehearse, asked.wheels and asked.wheels.resolve())
-        records = run_day(chosen, day, asked.seconds, again=asked.again)
-        write_report(day.out)
+        records = run_day(chosen, day, asked.seconds, again=asked.again, keep=lambda: _keep(day.out, asked.back))
         if asked.back:
-            for line in pack(day.out, asked.back):
-                print(line)
+            print("\n".join(_keep(day.out, asked.back)))
     except ValueError as error:
         print(f"bench.gpu_day: {error}", file=sys.stderr)
         return 2
     return int(any(record["status"] in ("failed", "over") for record in records))
+
+
+def _keep(out: Path, back: Path | None) -> list[str]:
+    """After each step, so that a call that is killed has told what came before. Returns: what is to be carried home."""
+    write_report(out)
+    return pack(out, back) if back else []
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -144,8 +151,21 @@ def _is_old(step: Step, record: Record, day: Day) -> bool:
     return before is not None and before["started"] > record["started"]
 
 
-def run_day(steps: Sequence[Step], day: Day, seconds: float, *, again: bool = False) -> list[Record]:
-    """Run what there is time for. Args: again: also steps that are done. Returns: the records of this call."""
+def run_day(
+    steps: Sequence[Step],
+    day: Day,
+    seconds: float,
+    *,
+    again: bool = False,
+    keep: Callable[[], object] = lambda: None,
+) -> list[Record]:
+    """Run what there is time for.
+
+    Args:
+        again: also steps that are done.
+        keep: called after each step.
+    Returns: the records of this call.
+    """
     deadline = time.monotonic() + seconds
     told: list[int] = []
     kept = {
@@ -167,6 +187,7 @@ def run_day(steps: Sequence[Step], day: Day, seconds: float, *, again: bool = Fa
                 record = run_step(step, day, left)
                 records.append(record)
                 print(say(record), flush=True)
+                keep()
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

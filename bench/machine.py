@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import platform
 import re
 import shutil
@@ -55,7 +56,9 @@ def _triton_version() -> str | None:
 
 
 def _commit() -> str:
-    """Of the checkout, with a word where it differs; unknown where git or its folder is missing."""
+    """Of the checkout, with a word where it differs; a copy without its .git is told by MOW_COMMIT."""
+    if os.environ.get("MOW_COMMIT"):
+        return os.environ["MOW_COMMIT"]
     if shutil.which("git") is None:
         return "unknown: no git"
     run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)

@@ -108,8 +108,9 @@ def largest(watched: profile, device: torch.device, seconds: float) -> dict[str,
     events = [
         (event.self_device_time_total if of_device else event.self_cpu_time_total, event.key, event.count)
         for event in watched.key_averages()
-        # On a GPU the ops that launch a kernel and the kernel itself stand there both, with the same time.
-        if not of_device or event.device_type == torch.autograd.DeviceType.CUDA
+        # On a GPU an op stands there beside the kernels that it launches, and a name that someone gave to a stretch of
+        # time beside both, all with the same time: only kernels and copies count.
+        if not of_device or (event.device_type.name == "CUDA" and not event.is_user_annotation)
     ]
     total = sum(time for time, _, _ in events)  # microseconds
     rows = [

@@ -209,7 +209,7 @@ TARGETS: tuple[Target, ...] = (
     Target("decode_attention against slices", ">=", 1.3, "x", "the append is in the same launch", ("ops-rollout",),
            race(("ops-rollout",), "decode_attention test_step", "B1024", against("slices"))),
     Target("gather_frames, share of the copy", ">=", 0.7, "%", _BYTES, ("ops-frames",),
-           race(("ops-frames",), "gather_frames test_windows", "", share("copy_share"))),
+           race(("ops-frames",), "gather_frames test_windows", "K26", share("copy_share"))),
     Target("replay on the GPU, share of the copy", ">=", 0.7, "%", _BYTES, ("ops-frames",),
            race(("ops-frames",), "replay test_windows_on_the_gpu", "", share("copy_share"))),
     Target("atari26, both updates, share of the matmul rate", ">=", 0.35, "%", "what well-kept training reaches",

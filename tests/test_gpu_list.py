@@ -251,6 +251,8 @@ def test_a_miss_is_shown_and_what_is_not_there_is_not_measured(
 ) -> None:
     records = records_of(told, **numbers)
     del records["ops-rollout"]
+    rehearsed = {name: {**record, "rehearsal": True} for name, record in records.items()}
+    assert "MISS" not in "".join(gpu_report.targets_table(rehearsed))
     rows = {row.split(" | ")[0].removeprefix("| "): row for row in gpu_report.targets_table(records)}
     assert "| at least 0.85x | 3.00x | met |" in rows["the matmul alone against bmm"]
     assert "| at least 70% | 40% | **MISS** |" in rows["sample_onehot, share of the copy"]
@@ -275,6 +277,16 @@ def test_met_is_met_on_the_border() -> None:
     least = Target("", ">=", 2.0, "x", "", (), lambda _: None)
     assert [least.met(value) for value in (1.99, 2.0)] == [False, True]
     assert [replace(least, sense="<=").met(value) for value in (2.0, 2.01)] == [True, False]
+
+
+def test_the_ceilings_are_told_twice() -> None:
+    result = {"tflop_per_s": [700.0, 770.0], "gb_per_s": [4000.0, 3900.0], "again": {"matmul": 1.1, "copy": 0.975}}
+    rows = gpu_report.ceilings_section(result)
+    assert rows[-2:] == [
+        "| matmul, TFLOP/s | 700 | 770 | 1.100 |",
+        "| copy, GB/s read and written | 4,000 | 3,900 | 0.975 |",
+    ]
+    assert gpu_report.ceilings_section(None) == []
 
 
 def test_where_an_update_goes(capsys: pytest.CaptureFixture[str]) -> None:
