@@ -324,7 +324,7 @@ def note(race: Race, title: str, num_steps: int, unit: str) -> None:
     """What the numbers stand on, and the table."""
     info = race.benchmark.extra_info
     load = os.getloadavg()[0]
-    info.update(backend="worker processes", cores=cores(), load_before=round(load, 2))
+    info.update(backend="worker processes", cores=cores(), load_before=round(load, 2), turn_steps=num_steps)
     if "peers" not in info:
         return
     micros = {"ours": info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}

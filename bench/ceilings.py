@@ -1,10 +1,18 @@
-"""What the device really does: the rates against which shares are given, measured in the same run as the ops."""
+"""What the device really does: the rates against which shares are given, measured in the same run as the ops.
 
+    python -m bench.ceilings --json FILE      both, measured twice: what lies between the two is noise
+"""
+
+import argparse
+import json
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.clock import Device
+from bench.clock import Device, this_device
 from bench.floors import Ceilings
 
 _ROUNDS = 10
@@ -30,3 +38,31 @@ def _measure(device: Device, size: int, dtype: torch.dtype, num_bytes: int) -> C
     matmul = statistics.median(device.seconds(lambda: torch.mm(left, right, out=product)) for _ in range(_ROUNDS))
     copy = statistics.median(device.seconds(lambda: target.copy_(source)) for _ in range(_ROUNDS))
     return Ceilings(2.0 * size**3 / matmul, 2.0 * num_bytes / copy)
+
+
+def twice(device: Device) -> dict[str, Any]:
+    """Rates of two measurements, the one after the other, and how far the second is from the first."""
+    first, second = (measure_ceilings(device) for _ in range(2))
+    return {
+        "device": device.name,
+        "tflop_per_s": [once.flops_per_second / 1e12 for once in (first, second)],
+        "gb_per_s": [once.bytes_per_second / 1e9 for once in (first, second)],
+        "again": {
+            "matmul": second.flops_per_second / first.flops_per_second,
+            "copy": second.bytes_per_second / first.bytes_per_second,
+        },
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.ceilings", description="Matmul and copy, each twice.")
+    parser.add_argument("--json", type=Path, help="where to write it as well")
+    asked = parser.parse_args(arguments)
+    content = json.dumps(twice(this_device()), indent=1)
+    print(content)
+    if asked.json:
+        asked.json.write_text(content + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

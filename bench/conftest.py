@@ -1,5 +1,7 @@
 """Fixtures of the benchmarks: the device and its clock, ceilings measured once per run, and the race itself."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,29 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "write each benchmark to FILE as soon as it is timed, and leave out those that are there already"
+    parser.addoption("--keep", metavar="FILE", type=Path, help=help)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_out(items, config.getoption("keep"))
     for item in items:
         if item.path.parent == Path(__file__).parent:
             group = item.path.stem.removeprefix("bench_")
             item.add_marker(pytest.mark.benchmark(group=group, timer=device_timer))
             # What a compiler has to say about an old driver is no reason to measure nothing.
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def _leave_out(items: list[pytest.Item], path: Path | None) -> None:
+    """Skip what is kept already."""
+    if path is None or not path.exists():
+        return
+    kept = {json.loads(line)["nodeid"] for line in path.read_text(encoding="utf-8").splitlines()}
+    for item in items:
+        if item.nodeid in kept:
+            item.add_marker(pytest.mark.skip(reason=f"is in {path}"))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -53,7 +71,7 @@ def ceilings(device: Device) -> Ceilings:
 
 
 @pytest.fixture
-def race(benchmark: Any, device: Device, ceilings: Ceilings) -> Race:
+def race(request: pytest.FixtureRequest, benchmark: Any, device: Device, ceilings: Ceilings) -> Iterator[Race]:
     torch.manual_seed(0)
     torch.compiler.reset()  # a compiled peer belongs to one benchmark, and their number is limited
     backend: Backend = "triton" if backends(torch.empty(0, device=device.kind))[0] == "triton" else "reference"
@@ -62,4 +80,14 @@ def race(benchmark: Any, device: Device, ceilings: Ceilings) -> Race:
         "tflop_per_s": ceilings.flops_per_second / 1e12,
         "gb_per_s": ceilings.bytes_per_second / 1e9,
     }
-    return Race(benchmark, device, ceilings, backend, _ROUNDS[device.kind])
+    yield Race(benchmark, device, ceilings, backend, _ROUNDS[device.kind])
+    _keep(request.config.getoption("keep"), request.node.nodeid, benchmark)
+
+
+def _keep(path: Path | None, nodeid: str, benchmark: Any) -> None:
+    """Append it, unless it was wrong or not timed."""
+    if path is not None and "median_us" in benchmark.extra_info:
+        line = {"nodeid": nodeid, "group": benchmark.group, "name": benchmark.name}
+        line |= {"param": benchmark.param, "extra_info": benchmark.extra_info}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,6 +1,8 @@
-"""Which machine, driver and versions numbers belong to."""
+"""Which machine, driver and versions numbers belong to. python -m bench.machine says it of this one, as JSON."""
 
 import importlib.util
+import json
+import os
 import platform
 import re
 import shutil
@@ -9,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.clock import Device
+from bench.clock import Device, this_device
 
 
 def describe(device: Device) -> dict[str, Any]:
@@ -28,7 +30,11 @@ def describe(device: Device) -> dict[str, Any]:
 
 def file_stem(device: Device, date: str) -> str:
     """<gpu>-<date>, in small letters without spaces: nvidia-h200-2027-01-31."""
-    return f"{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}-{date}"
+    return stem(device.name, date)
+
+
+def stem(name: str, date: str) -> str:
+    return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{date}"
 
 
 def _driver() -> str:
@@ -47,3 +53,17 @@ def _triton_version() -> str | None:
 
     version: str = triton.__version__
     return version
+
+
+def _commit() -> str:
+    """Of the checkout, with a word where it differs; a copy without its .git is told by MOW_COMMIT."""
+    if os.environ.get("MOW_COMMIT"):
+        return os.environ["MOW_COMMIT"]
+    if shutil.which("git") is None:
+        return "unknown: no git"
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else "unknown: no checkout"
+
+
+if __name__ == "__main__":
+    print(json.dumps({**describe(this_device()), "commit": _commit()}))

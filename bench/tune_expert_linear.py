@@ -7,15 +7,20 @@ and writes kernels/tuned/<class>.json anew; rows that were not asked for stay as
     --rows 32 64 128 512 0   which buckets; 0 is more than 512 rows per task; default: all
     --precision 16bit        which operands; default: 16bit
     --class sm_90            whose tilings to list; default: that of the GPU at hand
+    --missing                leave out what the table says was timed on a GPU of this name
+    --jobs 12                processes that compile ahead what is then timed, some 2,700 kernels in all
     --dry-run                only list the tilings; needs no GPU
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -37,6 +42,7 @@ ACCUMULATORS = 128  # float32 sums per thread: more leave no registers for anyth
 OWN_ROW_GAIN = 1.05  # a width gets a row of its own if that is so many times faster than the row for all
 
 Row = dict[str, object]
+Key = tuple[Op, Precision, int]  # op, precision, bucket of rows
 Times = dict[tuple[int, int], dict[Tiling, float]]  # (N, K) -> tiling -> microseconds
 
 
@@ -155,6 +161,35 @@ def microseconds(device: CudaDevice, call: Call, rounds: int = 20) -> float:
     return 1e6 * statistics.median(device.seconds(call) for _ in range(rounds))
 
 
+def compile_ahead(pool: Executor, jobs: int, op: Op, bucket: int, precision: Precision, name: str) -> None:
+    """Fill Triton's cache on disk: every tiling at every width runs once in some process, before any is timed.
+
+    What cannot run is said, and met again by the process that times.
+    """
+    cuts = tilings(op, bucket, precision, name)
+    shares = [(width, cuts[first::jobs]) for width in WIDTHS for first in range(jobs)]
+    waiting = [pool.submit(run_once, op, bucket, precision, width, share) for width, share in shares if share]
+    for future in waiting:
+        problem = future.exception()
+        if problem is not None:
+            print(f"  ahead: {type(problem).__name__}: {problem}")
+
+
+def run_once(op: Op, bucket: int, precision: Precision, width: tuple[int, int], cuts: Sequence[Tiling]) -> None:
+    """In a process of the pool."""
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    ours, _ = calls(op, ROWS_OF_BUCKET[bucket], width, precision)
+    for cut in cuts:
+        with (
+            patch("mow.kernels.expert_linear_launch.tiling", lambda *_, cut=cut: cut),
+            contextlib.suppress(CompilationError, OutOfResources, PTXASError),  # told by the process that times
+        ):
+            ours()
+    torch.cuda.synchronize()
+
+
 def time_all(device: CudaDevice, op: Op, bucket: int, precision: Precision, name: str) -> list[Row]:
     """Time, print and choose. A tiling that this GPU cannot launch, or whose numbers are wrong, is out, and said so."""
     from triton.compiler.errors import CompilationError
@@ -193,8 +228,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", type=int, choices=BUCKETS, default=BUCKETS)
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=("16bit",))
     parser.add_argument("--class", dest="name", choices=CLASSES)
+    parser.add_argument("--missing", action="store_true")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--dry-run", action="store_true")
     asked = parser.parse_args(arguments)
+    if asked.jobs < 1:
+        parser.error(f"--jobs must be 1 or more, got {asked.jobs}")
     wanted = list(itertools.product(asked.op, asked.precision, asked.rows))
     if asked.dry_run:
         for op, precision, bucket in wanted:
@@ -208,24 +247,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.name not in (None, name):
         parser.error(f"the GPU at hand is of class {name}, not {asked.name}: leave --class out")
     path = Path(tuned.__file__).parent / "tuned" / f"{name}.json"
+    if asked.missing:
+        wanted = untimed(wanted, json.loads(path.read_text(encoding="utf-8")), torch.cuda.get_device_name(0))
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+        for op, precision, bucket in wanted:
+            if asked.jobs > 1:
+                compile_ahead(pool, asked.jobs, op, bucket, precision, name)
+            tune(op, precision, bucket, name, path)
+
+
+def untimed(wanted: Sequence[Key], table: dict[str, object], gpu: str) -> list[Key]:
+    """Those that the table does not list as timed on a GPU of that name."""
+    timed = table.get("timed", [])
+    assert isinstance(timed, list)
+    return [key for key in wanted if table.get("gpu") != gpu or " ".join(map(str, key)) not in timed]
+
+
+def tune(op: Op, precision: Precision, bucket: int, name: str, path: Path) -> None:
+    """Time one op at one number of rows, and write its rows into the table."""
     torch.manual_seed(0)
-    device = CudaDevice()
-    for op, precision, bucket in wanted:
-        # Written after each, so that a run that is cut short keeps what it has.
-        if precision != "16bit":
-            torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-        chosen = time_all(device, op, bucket, precision, name)
-        content = json.loads(path.read_text(encoding="utf-8"))
-        key = (op, precision, bucket)
-        kept = [row for row in content.pop("rows") if (row["op"], row["precision"], row["rows"]) != key]
-        timed = sorted({*content.get("timed", []), " ".join(map(str, key))})
-        evidence: dict[str, object] = {
-            "gpu": torch.cuda.get_device_name(0),
-            "evidence": f"Rows listed under timed: bench/tune_expert_linear.py, torch {torch.__version__}; the others "
-            "were chosen by arithmetic and by what the compiler reports.",
-            "timed": timed,
-        }
-        write_table(path, evidence, [*kept, *chosen])
+    # Written after each, so that a run that is cut short keeps what it has.
+    if precision != "16bit":
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    chosen = time_all(CudaDevice(), op, bucket, precision, name)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    key = (op, precision, bucket)
+    kept = [row for row in content.pop("rows") if (row["op"], row["precision"], row["rows"]) != key]
+    timed = sorted({*content.get("timed", []), " ".join(map(str, key))})
+    evidence: dict[str, object] = {
+        "gpu": torch.cuda.get_device_name(0),
+        "evidence": f"Rows listed under timed: bench/tune_expert_linear.py, torch {torch.__version__}; the others "
+        "were chosen by arithmetic and by what the compiler reports.",
+        "timed": timed,
+    }
+    write_table(path, evidence, [*kept, *chosen])
 
 
 if __name__ == "__main__":
