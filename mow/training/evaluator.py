@@ -1,7 +1,8 @@
 """What the agent scores: whole episodes in fresh environments, no exploration, nothing stored.
 
 Every task plays the same number of episodes, counted from its first reset: the first to end are not favoured by being
-short, because a task goes on until it has its number and the later ones are left out.
+short, because a task goes on until it has its number and the later ones are left out. An episode whose simulator fails
+is lost, and another is played in its place.
 """
 
 from dataclasses import dataclass
