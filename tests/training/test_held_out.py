@@ -80,6 +80,7 @@ def test_a_window_never_crosses_the_loss_of_a_simulator():
         for b in range(8):
             seen = [read_counter(frame.numpy()) for frame in windows.batch.frame[k, b, : int(windows.length[k, b])]]
             assert [step - seen[0][2] for _, _, step in seen] == list(range(len(seen)))
+    assert not windows.batch.truncated[0].any()  # its episodes end by themselves, and only the loss cuts one off
 
 
 def test_a_lost_life_is_a_termination_and_the_window_goes_on():
