@@ -69,7 +69,11 @@ class WatchedEnvs:
         ended = {episode.index: episode for episode in step.finished}
         for k, clips in enumerate(self.clips):
             running = clips[-1] if clips and clips[-1].end is None else None
-            if k in ended:
+            if k in step.reopened:  # the rest of the episode was lost with the simulator
+                if running is not None:
+                    clips.pop()
+                self._begin(k, step.frame[k])
+            elif k in ended:
                 self.episodes[k].append(ended[k])
                 if running is not None:
                     running.end = ended[k]

@@ -87,7 +87,9 @@ def run(asked: argparse.Namespace) -> None:
     device = pick_device(asked.device or config.device)
     options = config.env.options
     try:
-        envs = make_vector(config.tasks, seed=asked.seed, num_workers=0, options=options)
+        envs = make_vector(
+            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
+        )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     with envs:

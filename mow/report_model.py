@@ -40,7 +40,9 @@ def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device:
     seed = config.seed + 1000
     options = config.env.options
     try:
-        envs = make_vector(config.tasks, seed=seed, num_workers=0, options=options)
+        envs = make_vector(
+            config.tasks, seed=seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
+        )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     with envs:

@@ -67,7 +67,14 @@ def environments(run: SavedRun, *, seed: int, workers: int) -> "VectorEnv":
     from mow.envs.vector import make_vector
 
     try:
-        return make_vector(run.config.tasks, seed=seed, num_workers=workers, options=run.env_options)
+        return make_vector(
+            run.config.tasks,
+            seed=seed,
+            num_workers=workers,
+            options=run.env_options,
+            max_restarts=run.config.env.max_restarts,
+            timeout_s=run.config.env.timeout_s,
+        )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
 

@@ -125,6 +125,22 @@ def test_a_film_shows_what_was_seen(tmp_path):
         write_gif(tmp_path / "none.gif", [dataclasses.replace(clip, end=None)])
 
 
+def test_a_film_leaves_out_what_a_lost_simulator_began():
+    with WatchedEnvs(
+        SerialVectorEnv(["dummy:count-0"], seed=0, options={"fail_at": 16}, max_restarts=3),
+        num_clips=3,
+        on_episode=lambda k: None,
+    ) as envs:
+        envs.reset()
+        lost = 0
+        while len(envs.episodes[0]) < 3:
+            lost += len(envs.step(envs.layout.random(np.random.default_rng(0))).restarts)
+        assert lost > 0
+        for clip, episode in zip(envs.clips[0], envs.episodes[0], strict=True):
+            assert clip.end == episode
+            assert [read_counter(frame)[2] for frame in clip.frames] == list(range(episode.length))
+
+
 def mistake(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err

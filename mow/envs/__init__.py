@@ -107,7 +107,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "atari": ("protocol", "action_set", "time_limit"),
     "dmc": ("render", "dmc_repeat", "time_limit"),
     "dummy": ("fail_at", "hang_at"),
-    "gym": (),
+    "gym": ("render",),
     "metaworld": ("render", "metaworld_repeat", "time_limit"),
     "tiny": (),
 }

@@ -1,13 +1,13 @@
-"""Atari 2600 games as 64 x 64 RGB tasks. The only module that needs gymnasium, ale-py and OpenCV."""
+"""Atari 2600 games as 64 x 64 RGB tasks. Needs ale-py and OpenCV."""
 
 import base64
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import ale_py
 import cv2
-import gymnasium
 import numpy as np
+from ale_py import roms
 
 from mow.envs.base import FRAME_SHAPE, Action, Frame, TaskSpec
 
@@ -20,7 +20,8 @@ TIME_LIMIT = 27_000  # agent steps; with a frame skip of 4, 108,000 frames or ha
 cv2.setNumThreads(0)
 # The logger belongs to the class: set before the first game is made, or ALE prints a banner.
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-gymnasium.register_envs(ale_py)
+
+_ROMS = {rom.title().replace("_", ""): rom for rom in roms.get_all_rom_ids()}  # MsPacman -> ms_pacman
 
 
 class AtariEnv:
@@ -64,17 +65,15 @@ class AtariEnv:
         self._storm = protocol == "storm"
         self._seed = seed
         self._time_limit = time_limit
-        made = gymnasium.make(
-            f"ALE/{name}-v5",
-            frameskip=1,
-            full_action_space=True,
-            repeat_action_probability=0.25 if self._storm else 0.0,
-            max_num_frames_per_episode=0,  # no limit: it would count the no-ops, ours counts agent steps
-            disable_env_checker=True,
-        )
-        self._game = cast(Any, made.unwrapped)  # gymnasium does not know of .ale
-        self._game.reset(seed=seed)
-        self._ale = self._game.ale
+        # Not gymnasium's environment: it loads a game as it is made and once more as it is seeded, and to load one is
+        # what starting costs (90 ms, most of it a table of colours that the emulator computes each time).
+        self._ale = ale_py.ALEInterface()
+        self._ale.setFloat("repeat_action_probability", 0.25 if self._storm else 0.0)
+        self._ale.setInt("max_num_frames_per_episode", 0)  # no limit of its own: that would count the no-ops
+        rom = roms.get_rom_path(_ROMS[name])
+        assert rom is not None, name
+        self._rom = rom
+        self._load(seed)
         height, width = self._ale.getScreenDims()
         self._screens = np.zeros((2, height, width, 3), np.uint8)  # the last two of a step, the latest first
         self._running = False
@@ -93,12 +92,12 @@ class AtariEnv:
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""
         if self._storm:
-            self._game.reset(seed=self._seed)  # loads the game anew, which alone seeds the sticky actions
+            self._load(self._seed)  # which alone seeds the sticky actions
         else:
             if seed is not None:
-                self._game.seed_game(seed)
+                self._plant(seed)
             self._ale.reset_game()
-        num_no_ops = 0 if self._storm else int(self._game.np_random.integers(1, MAX_NO_OPS + 1))
+        num_no_ops = 0 if self._storm else int(self._rng.integers(1, MAX_NO_OPS + 1))
         for _ in range(num_no_ops):
             self._ale.act(0)
             if self._ale.game_over():
@@ -127,20 +126,31 @@ class AtariEnv:
         return self._shrink(), reward, terminated, truncated, {"life_lost": life_lost}
 
     def close(self) -> None:
-        """Free the emulator."""
-        self._game.close()
+        """Nothing to free but memory, which goes with the object."""
 
     def state_dict(self) -> dict[str, Any]:
         """See base.Resumable. The emulator's part holds its randomness too."""
         console = base64.b64encode(self._ale.cloneSystemState().serialize()).decode()
         own = {"running": self._running, "num_steps": self._num_steps, "lives": self._lives}
-        return {**own, "console": console, "rng": self._game.np_random.bit_generator.state}
+        return {**own, "console": console, "rng": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See base.Resumable."""
         self._ale.restoreSystemState(ale_py.ALEState(base64.b64decode(state["console"])))
-        self._game.np_random.bit_generator.state = state["rng"]
+        self._rng.bit_generator.state = state["rng"]
         self._running, self._num_steps, self._lives = state["running"], state["num_steps"], state["lives"]
+
+    def _plant(self, seed: int) -> None:
+        """Begin the randomness anew: the no-ops' now, the emulator's when a game is loaded; as gymnasium does it."""
+        own, emulator = np.random.SeedSequence(seed).generate_state(2)
+        self._rng = np.random.default_rng(int(own))
+        self._ale.setInt("random_seed", int(emulator.astype(np.int32)))
+
+    def _load(self, seed: int) -> None:
+        """The game as if the console had just been switched on."""
+        self._plant(seed)
+        self._ale.loadROM(self._rom)
+        self._ale.reset_game()
 
     def _hold(self, index: int) -> tuple[float, bool]:
         """Repeat an action; leave in the first screen what the agent is to see. Returns reward and game over."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, cast
 
 # Before pygame is loaded, with which most of these draw: no window, no greeting.
@@ -22,15 +23,16 @@ cv2.setNumThreads(0)  # the workers share the cores already
 # Packages that register their environments when they are imported. Of others, name the package in the id, as gymnasium
 # itself has it: "package:Id-v0".
 _REGISTRARS = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py", "dm_control/": "shimmy"}
-_REMEDY = "pip install -e '.[gym]' (classic control), '.[minigrid]', or what gymnasium's page of it says"
+_REMEDY = "pip install -e '.[gym]' (classic control), '.[minigrid]', '.[metaworld]' (MuJoCo), or what its page says"
 
 
 class GymEnv:
     """One registered environment; what its `render` draws is the observation, whatever else it would observe.
 
-    The picture is averaged down to 64 x 64 without regard to its proportions. Actions of a Box are scaled from [-1, 1]
-    to its bounds. Time limits are those of the registration (gymnasium's TimeLimit, or the environment's own) and
-    truncate; info["success"] or info["is_success"] is told on. Rewards are as they are.
+    The picture is averaged down to 64 x 64 without regard to its proportions; `gymnasium_mujoco` draws those of MuJoCo
+    at that size. Actions of a Box are scaled from [-1, 1] to its bounds. Time limits are those of the registration
+    (gymnasium's TimeLimit, or the environment's own) and truncate; info["success"] or info["is_success"] is told on.
+    Rewards are as they are.
 
     Its state is the seed and all actions since: going on replays them, which is exact for a simulator that repeats
     itself.
@@ -38,23 +40,28 @@ class GymEnv:
     Args:
         name: the id, "CartPole-v1", "package:Id-v0" or "Namespace/Id-v0".
         seed: of everything, until a reset brings another.
+        render: of MuJoCo's, "light" or "full", see Renderer.
     Raises: ValueError if the id is unknown, its actions are no Discrete and no bounded Box, or it does not draw;
         ImportError if something that it needs is not installed.
     """
 
-    def __init__(self, name: str, *, seed: int) -> None:
+    def __init__(self, name: str, *, seed: int, render: object = "light") -> None:
         check(name)
         try:
             _check_modes(name)
             made: Any = gymnasium.make(_registered(name), render_mode="rgb_array", disable_env_checker=True)
             made.reset(seed=seed)
-            height, width = made.render().shape[:2]
+            is_mujoco = hasattr(made.unwrapped, "mujoco_renderer")
+            drawn = "" if is_mujoco else "drawn {1}x{0}".format(*made.render().shape)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             why = _first_line(error)
             raise ImportError(f"task 'gym:{name}' cannot load its simulator ({why}): {_REMEDY}") from error
         except gymnasium.error.Error as error:
             raise ValueError(f"gym:{name} cannot be made: {_first_line(error)}") from error
         self._env = made
+        self._renderer: Any = None
+        if is_mujoco:
+            self._renderer = import_module("mow.envs.gymnasium_mujoco").renderer_of(made.unwrapped, render)
         self._running = False
         self._seed: int | None = seed
         self._history: list[list[float] | int | None] = []  # actions since the seed; None for a reset without another
@@ -67,7 +74,7 @@ class GymEnv:
             num_actions=num_actions,
             legal=(True,) * num_actions,
             frame_skip=1,
-            protocol=f"gymnasium, drawn {width}x{height}",
+            protocol=f"gymnasium, {drawn or f'{render} rendering'}",
         )
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
@@ -97,6 +104,8 @@ class GymEnv:
 
     def close(self) -> None:
         """Free the simulator."""
+        if self._renderer is not None:
+            self._renderer.close()
         self._env.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,6 +130,8 @@ class GymEnv:
         return (self._low + share * (self._high - self._low)).astype(space.dtype)
 
     def _picture(self) -> Frame:
+        if self._renderer is not None:
+            return cast(Frame, self._renderer.draw(self._env.unwrapped.data))
         drawn = np.ascontiguousarray(self._env.render())  # [H, W, 3]
         return cast(Frame, cv2.resize(drawn, FRAME_SHAPE[:2], interpolation=cv2.INTER_AREA))
 
@@ -129,6 +140,8 @@ def check(name: str) -> None:
     """Raises: ValueError, naming the nearest ids, unless it is registered; ImportError if its package is missing."""
     package, colon, _ = name.rpartition(":")
     package = package if colon else next((found for start, found in _REGISTRARS.items() if name.startswith(start)), "")
+    if package not in ("", "ale_py", "minigrid"):
+        _prepare_mujoco()
     if package:
         try:
             module = import_module(package)
@@ -143,6 +156,12 @@ def check(name: str) -> None:
                          f"{nearest}? Of a package that is not imported, write gym:package:Id-v0")
 
 
+def _prepare_mujoco() -> None:
+    """MuJoCo draws with what `offscreen` finds here, if that is loaded before it."""
+    if find_spec("mujoco") is not None:
+        import_module("mow.envs.offscreen")
+
+
 def _registered(name: str) -> str:
     """The id without the package that registers it."""
     return name.rpartition(":")[2]
@@ -151,6 +170,8 @@ def _registered(name: str) -> str:
 def _check_modes(name: str) -> None:
     """Raises: ValueError if the environment says that it cannot draw; one made by a function says nothing here."""
     entry = gymnasium.spec(_registered(name)).entry_point
+    if isinstance(entry, str) and "mujoco" in entry:
+        _prepare_mujoco()
     creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     modes = getattr(creator, "metadata", {"render_modes": ["rgb_array"]}).get("render_modes", [])
     if "rgb_array" not in modes:
@@ -175,6 +196,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def make(name: str, *, seed: int) -> GymEnv:
+def make(name: str, *, seed: int, render: object = "light") -> GymEnv:
     """The task "gym:<name>"."""
-    return GymEnv(name, seed=seed)
+    return GymEnv(name, seed=seed, render=render)

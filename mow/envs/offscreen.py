@@ -128,7 +128,7 @@ class Renderer:
 
     Args:
         model: mujoco.MjModel; its quality settings are changed.
-        camera: number of a camera of the model.
+        camera: number of a camera of the model; -1 for none of them, `Renderer.camera` is then to be placed.
         render: "full" is what the model asks for, with shadows, reflections and antialiasing; "light" leaves these
             three out, which on a CPU takes a tenth of the time.
     Raises: ImportError, naming library and remedy, if this machine cannot draw.
@@ -149,8 +149,9 @@ class Renderer:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._scene.flags[flag] = 0
         self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
-        self._camera, self._option, self._perturb = mujoco.MjvCamera(), mujoco.MjvOption(), mujoco.MjvPerturb()
-        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera
+        self.camera, self._option, self._perturb = mujoco.MjvCamera(), mujoco.MjvOption(), mujoco.MjvPerturb()
+        if camera >= 0:
+            self.camera.type, self.camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, camera
         self._area = mujoco.MjrRect(0, 0, width, height)
         self._pixels = np.zeros(FRAME_SHAPE, np.uint8)  # the lowest row first, as GL has it
 
@@ -160,7 +161,7 @@ class Renderer:
         self._gl.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         everything = mujoco.mjtCatBit.mjCAT_ALL
-        mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self._camera, everything, self._scene)
+        mujoco.mjv_updateScene(self._model, data, self._option, self._perturb, self.camera, everything, self._scene)
         mujoco.mjr_render(self._area, self._scene, self._renderer)
         mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
         return self._pixels[::-1].copy()

@@ -66,7 +66,7 @@ PROTOCOLS: dict[str, Protocol] = {
         horizon="as registered (CartPole-v1: 500 steps)",
         reward="as registered",
         success="info['success'] or info['is_success'] where there is one",
-        source="the registration; the picture is what render draws",
+        source="the registration; the picture is what render draws, MuJoCo's from the camera that follows the body",
         needs=("gymnasium", "cv2"),
     ),
     "metaworld": Protocol(

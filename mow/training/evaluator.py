@@ -1,7 +1,8 @@
 """What the agent scores: whole episodes in fresh environments, no exploration, nothing stored.
 
-Every task plays the same number of episodes, and so does every copy of its environment but for one: the first to end
-are not favoured by being short, because each copy goes on until it has its number and what it plays later is left out.
+Every task plays the same number of episodes, shared out among the copies of its environment before they begin: the
+first to end are not favoured by being short, because each copy goes on until it has its number, and what it plays
+later is left out. An episode whose simulator fails is lost, and another is played in its place.
 """
 
 from dataclasses import dataclass

@@ -84,6 +84,9 @@ def play_windows(
         step = envs.step(action)
         terminated = step.terminated | step.life_lost
         for k, tokens in enumerate(current):
+            if k in step.reopened:  # what the window would go on with was lost with the simulator
+                current[k] = []
+                continue
             tokens.append(_Token(frame[k], action[k], step.reward[k], terminated[k], step.truncated[k]))
             if step.is_first[k] or len(tokens) == length:
                 if len(tokens) >= shortest:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 gymnasium = pytest.importorskip("gymnasium")
-pytest.importorskip("ale_py")
+ale_py = pytest.importorskip("ale_py")
 cv2 = pytest.importorskip("cv2")
 
 from mow.envs.atari import TIME_LIMIT, AtariEnv  # noqa: E402
@@ -59,8 +59,26 @@ def test_same_as_gymnasium(game: str, protocol: str, sticky: float, noop_max: in
         total += signals[0]
     assert step > 60
     assert total > 0  # something happened
+    if (game, protocol) == ("MsPacman", "100k"):  # Assault remembers games before, storm seeds every reset
+        assert np.array_equal(ours.reset()[0], theirs.reset()[0])
     ours.close()
     theirs.close()
+
+
+def test_a_game_is_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To load one is nearly all that starting costs."""
+    loaded = []
+    load: Any = ale_py.ALEInterface.loadROM
+
+    def counted(emulator: Any, rom: object) -> None:
+        loaded.append(rom)
+        load(emulator, rom)
+
+    monkeypatch.setattr(ale_py.ALEInterface, "loadROM", counted)
+    env = AtariEnv("Pong", seed=0)
+    env.reset(seed=1)
+    assert len(loaded) == 1
+    env.close()
 
 
 class FakeEmulator:
@@ -99,7 +117,7 @@ def test_pooling_by_hand(brightness: list[int], shown: int, reward: float, termi
     env.reset()
     env._screens[:] = 255  # left over from an earlier step
     env._lives = 3
-    env._ale = FakeEmulator(brightness)
+    env._ale = FakeEmulator(brightness)  # type: ignore[assignment]
     frame, *signals, info = env.step(0)
     assert set(frame.ravel().tolist()) == {shown}
     assert signals == [reward, terminated, False]

@@ -19,6 +19,7 @@ from tests.envs.test_contract import random_actions  # noqa: E402
 
 spaces = gymnasium.spaces
 needs_pygame = pytest.mark.skipif(find_spec("pygame") is None, reason="classic control draws with pygame (extra gym)")
+needs_mujoco = pytest.mark.skipif(find_spec("mujoco") is None, reason="needs mujoco (extra metaworld or dmc)")
 needs_minigrid = pytest.mark.skipif(find_spec("minigrid") is None, reason="needs minigrid (extra minigrid)")
 
 
@@ -130,6 +131,7 @@ def playing(name: str) -> Env:
         "gym:Here/Walk-v0",
         "gym:Here/Push-v0",
         pytest.param("gym:CartPole-v1", marks=needs_pygame),
+        pytest.param("gym:Hopper-v5", marks=needs_mujoco),
         pytest.param("gym:Pendulum-v1", marks=needs_pygame),
         pytest.param("gym:MiniGrid-Empty-Random-5x5-v0", marks=needs_minigrid),
         pytest.param("gym:minigrid:MiniGrid-Empty-5x5-v0", marks=needs_minigrid),

@@ -25,9 +25,9 @@ def fresh_learner():
     return learner
 
 
-def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11):
+def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, options=None):
     learner = fresh_learner()
-    with SerialVectorEnv(learner.config.tasks, seed=seed, options={}) as envs:
+    with SerialVectorEnv(learner.config.tasks, seed=seed, options=options or {}, max_restarts=3) as envs:
         windows = play_windows(
             learner,
             envs,
@@ -72,6 +72,15 @@ def test_what_lies_behind_the_end_is_zero():
             assert getattr(batch, name)[k, b, n:].float().abs().sum() == 0
         # Even variants end by termination, odd ones by a time limit.
         assert (bool(batch.terminated[k, b, n - 1]), bool(batch.truncated[k, b, n - 1])) == (k == 0, k != 0)
+
+
+def test_a_window_never_crosses_the_loss_of_a_simulator():
+    windows = played(player="random", num_windows=8, options={"fail_at": 16})  # each, again and again
+    for k in range(3):
+        for b in range(8):
+            seen = [read_counter(frame.numpy()) for frame in windows.batch.frame[k, b, : int(windows.length[k, b])]]
+            assert [step - seen[0][2] for _, _, step in seen] == list(range(len(seen)))
+    assert not windows.batch.truncated[0].any()  # its episodes end by themselves, and only the loss cuts one off
 
 
 def test_a_lost_life_is_a_termination_and_the_window_goes_on():
