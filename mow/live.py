@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -105,6 +106,7 @@ class Foot:
         self._lengths: list[int] = []  # of the lines that are there
         self._drawn = ""
         self._before: tuple[TextIO, TextIO] = (sys.stdout, sys.stderr)
+        self._one_at_a_time = threading.RLock()  # other threads may have something to say
 
     @property
     def size(self) -> tuple[int, int]:
@@ -135,19 +137,21 @@ class Foot:
         with self._console.capture() as captured:
             self._console.print(Text("\n").join(lines), soft_wrap=True, highlight=False)
         drawn = "".join(f"\x1b[2K{line}\n" for line in captured.get().splitlines()[: len(lines)])
-        up = self._up()
-        self._lengths, self._drawn = [len(line) for line in lines], drawn
-        self._out.write(f"{up}{drawn}\x1b[J")
-        self._out.flush()
+        with self._one_at_a_time:
+            up = self._up()
+            self._lengths, self._drawn = [len(line) for line in lines], drawn
+            self._out.write(f"{up}{drawn}\x1b[J")
+            self._out.flush()
 
     def above(self, stream: TextIO, text: str) -> None:
         """Print whole lines above the panel."""
-        self._out.write(f"{self._up()}\x1b[J")
-        self._out.flush()
-        stream.write(text)
-        stream.flush()
-        self._out.write(self._drawn)
-        self._out.flush()
+        with self._one_at_a_time:
+            self._out.write(f"{self._up()}\x1b[J")
+            self._out.flush()
+            stream.write(text)
+            stream.flush()
+            self._out.write(self._drawn)
+            self._out.flush()
 
     def _up(self) -> str:
         """To the start of the first line; a terminal that has become narrower has folded those that are too long."""

@@ -33,13 +33,15 @@ one field differs from the parent. flops.py and footprint.py count what a config
 --- mow/config_model.py
 -    prior: Literal["dense", "local"] = "dense"
 +    prior: Literal["dense", "local", "deep"] = "dense"
+-            self.prior == "dense" or self.perception.latent == "spatial",
++            self.prior != "local" or self.perception.latent == "spatial",
 --- mow/models/heads.py
              self.prior = LocalPrior(config, num_modules, action_size, d)
 +        elif config.prior == "deep":
 +            self.prior = DeepPrior(config, num_modules, d)
 --- mow/ablations.py
-+    "deep_prior": Ablation("model.prior", lambda _: "deep", "the prior has a hidden layer"),
      "no_balance_loss": Ablation("loss.balance", lambda _: 0.0, "nothing keeps all experts in use"),
++    "deep_prior": Ablation("model.prior", lambda _: "deep", "the prior has a hidden layer"),
 ```
 
 Before any of that, try it in a model that is there: what imagines and what learns does not see the difference.

@@ -1,11 +1,13 @@
 """What a run leaves behind and what it says while it runs: TensorBoard, metrics.jsonl, a progress line."""
 
 import json
+import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,7 @@ class Logger:
             mirror: hears every line of metrics.jsonl as well, and is closed with this.
         """
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
+        self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
         self._board = SummaryWriter(str(folder))
         self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._started, self._cpu_before = time.monotonic(), 0.0
@@ -172,10 +175,20 @@ class Logger:
         self._board.flush()
 
     def close(self) -> None:
-        self._lines.close()
-        self._board.close()
-        if self._mirror is not None:
-            self._mirror.close()
+        """Raises: OSError if what was written last found no room; everything is closed all the same."""
+        with ExitStack() as stack:
+            if self._mirror is not None:
+                stack.callback(self._mirror.close)
+            stack.callback(setattr, threading, "excepthook", self._hook)
+            stack.callback(self._board.close)
+            stack.callback(self._lines.close)
+
+    def _of_a_thread(self, args: threading.ExceptHookArgs) -> None:
+        """An error of a thread: of TensorBoard's writer, which raises it again at the next write, a line is enough."""
+        if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard."):
+            logging.getLogger("mow").error("TensorBoard's curves are not written any more: %s", args.exc_value)
+        else:
+            self._hook(args)
 
     def _write(self, record: Mapping[str, object]) -> None:
         self._lines.write(json.dumps(record) + "\n")

@@ -1,8 +1,11 @@
 """Means between two readings, curves per task in the event file, and a loud end when a number is not finite."""
 
 import contextlib
+import errno
 import json
 import math
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +159,37 @@ def test_tasks_that_differ_in_frames_per_step_count_none(tmp_path: Path) -> None
     with contextlib.closing(Logger(tmp_path, frame_skip=None)) as logger:
         logger.metrics(10, 1, {}, TASKS)
     assert "frames" not in lines(tmp_path)[0]
+
+
+def test_a_writer_that_fails_is_one_line_and_the_next_write_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unhandled error of a thread would fail this test; those of other threads are still told."""
+    before, logger = threading.excepthook, Logger(tmp_path, frame_skip=4)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    episode = Episode(task="atari:Boxing", index=1, episode_return=1.0, length=7, success=None)
+    logger.flush()
+    writer = logger._board._get_file_writer().event_writer._async_writer
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._writer, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            for _ in range(100):
+                logger.episode(1, episode)
+                time.sleep(0.01)
+        writer._worker.join()
+    assert [record.getMessage() for record in caplog.records] == [
+        "TensorBoard's curves are not written any more: [Errno 28] No space left on device"
+    ]
+    heard: list[object] = []
+    monkeypatch.setattr(logger, "_hook", heard.append)
+    other = threading.Thread(target=full)
+    other.start()
+    other.join()
+    assert len(heard) == 1
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="No space left"):
+        logger.close()
+    assert threading.excepthook == before
