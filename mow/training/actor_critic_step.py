@@ -77,7 +77,7 @@ def make_lesson(
 
 
 def actor_critic_losses(
-    agent: Agent, lesson: Lesson, *, entropy: float, clip: float, embedding: Tensor | None = None
+    agent: Agent, lesson: Lesson, *, entropy: float | Tensor, clip: float, embedding: Tensor | None = None
 ) -> ActorCriticLosses:
     """The actor and the critics on a lesson; the world model gets no gradient.
 
@@ -85,7 +85,7 @@ def actor_critic_losses(
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
 
     Args:
-        entropy: eta, as it is now.
+        entropy: eta, as it is now; a scalar.
         clip: of r, on either side of 1.
         embedding: as for the lesson; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
