@@ -1,4 +1,4 @@
-"""How updates run, where a run asks for torch.compile or a CUDA graph: tried before it begins, and one line if it fails."""
+"""How updates run where torch.compile or a CUDA graph is asked for: tried at the start, one line where it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -40,18 +40,18 @@ def broken(graph: object, inputs: object) -> None:
 
 def test_a_broken_compiler_ends_the_run_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
-    with pytest.raises(UsageError, match=r"torch.compile failed \(OSError: no g\+\+ here\): use --optim.no-compile") as found:
-        with updates_as_asked(asking(compile=True), CPU):
-            pytest.fail("the run must not begin")
+    said = r"torch.compile failed \(OSError: no g\+\+ here\): use --optim.no-compile"
+    with pytest.raises(UsageError, match=said) as found, updates_as_asked(asking(compile=True), CPU):
+        pytest.fail("the run must not begin")
     assert "\n" not in str(found.value)
 
 
 def test_what_cannot_be_compiled_later_ends_in_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "_try_compiler", lambda device: None)
     reads = torch.compile(lambda x: x if x.sum() > 0 else -x, backend="eager", fullgraph=True)
-    with pytest.raises(UsageError, match=r"torch.compile failed \(Unsupported: .*\): use --optim.no-compile"):
-        with updates_as_asked(asking(compile=True), CPU):
-            reads(torch.ones(3))
+    said = r"torch.compile failed \(Unsupported: .*\): use --optim.no-compile"
+    with pytest.raises(UsageError, match=said), updates_as_asked(asking(compile=True), CPU):
+        reads(torch.ones(3))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), FloatingPointError("nan")])

@@ -200,13 +200,7 @@ class Learner:
         """
         config = self.config
         self.world_model.eval()
-        context = context.to(self.device)
-        with self.autocast():
-            routing = self.routing()
-        if self.rollout_graph is None:
-            dream = self._imagine(context, routing)
-        else:
-            dream = self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
+        dream = self.dream(context.to(self.device))
         with self.autocast():
             embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
             lesson, metrics = self.steps.make_lesson(
@@ -223,6 +217,14 @@ class Learner:
         # Of the losses, those of the last step are as good as any.
         metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
         return {**metrics, "optim/agent_grad_norm": norm}
+
+    def dream(self, context: TransitionBatch) -> Imagination:
+        """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
+        with self.autocast():
+            routing = self.routing()
+        if self.rollout_graph is None:
+            return self._imagine(context, routing)
+        return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
 
     def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
         how = self.config.imagination

@@ -10,6 +10,7 @@ Numbers are those of plain PyTorch but for rounding: fused sums are made in anot
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -32,6 +33,10 @@ class UpdateSteps:
 class Compiled:
     """A function through torch.compile, which is loaded when it is first called.
 
+    torch keeps what it has compiled with a function's code, for all who call it. Each of these has a copy of the code
+    to itself, so that learners in one process which differ in what no guard sees (the kernels that doors have chosen)
+    never run each other's, and none uses up the number of versions that another may have.
+
     Args: backend: of torch.compile; "eager" traces and runs what it traced, which is quick, for tests.
     """
 
@@ -41,10 +46,19 @@ class Compiled:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         if self._call is None:
-            self._call = torch.compile(self.function, fullgraph=True, dynamic=False, backend=self.backend)
+            self._call = torch.compile(_copy(self.function), fullgraph=True, dynamic=False, backend=self.backend)
         # Else a function that was compiled too often would run uncompiled from then on, with a warning.
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
             return self._call(*arguments, **named)
+
+
+def _copy(function: Callable[..., Any]) -> FunctionType:
+    assert isinstance(function, FunctionType)
+    assert not hasattr(function, "__wrapped__"), f"{function.__name__} is decorated: its own code lies elsewhere"
+    code, closure = function.__code__.replace(), function.__closure__
+    copied = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
 
 
 class CompiledAhead(Compiled):

@@ -1,4 +1,4 @@
-"""A replayed rollout is the plain one: with other contexts, other weights, other experts; and it is recorded anew in time.
+"""A replayed rollout is the plain one, with other contexts, weights and experts; and it is recorded anew in time.
 
 On a CPU a graph is stood in for by a call whose results are copied to where those of the first call lay.
 """
@@ -85,10 +85,9 @@ def test_on_a_gpu_replays_are_what_the_plain_rollout_dreams(precision: str, monk
         plain.agent.load_state_dict(replayed.agent.state_dict())
         plain.rng.load(replayed.rng.state())
         plain.updates = replayed.updates
-        want = plain._imagine(dreamt, plain.routing())
-        got = replayed.rollout_graph(
-            replayed._imagine, dreamt, replayed.routing(), replayed.rng, (replayed.world_model, replayed.agent)
-        )
+        plain.world_model.eval()
+        replayed.world_model.eval()
+        want, got = plain.dream(dreamt), replayed.dream(dreamt)
         for field in fields(want):
             assert torch.equal(getattr(want, field.name), getattr(got, field.name)), field.name
     assert replayed.rollout_graph.records == 1
@@ -107,9 +106,7 @@ def test_on_a_gpu_a_grown_model_is_recorded_anew() -> None:
 
 def roll(made: Learner, seed: int, num_sequences: int = 2) -> Imagination:
     made.world_model.eval()
-    windows = transitions(num_sequences=num_sequences, length=3, seed=seed)
-    models = (made.world_model, made.agent)
-    return made.rollout_graph(made._imagine, windows, made.routing(), made.rng, models)
+    return made.dream(transitions(num_sequences=num_sequences, length=3, seed=seed))
 
 
 def test_results_lie_where_they_lay_and_follow_context_weights_and_stream() -> None:
@@ -155,7 +152,7 @@ def test_a_rollout_reads_nothing_on_the_host() -> None:
 
 def test_autocast_must_be_inside() -> None:
     made = learner(optim=GRAPH)
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(RuntimeError, match="enter autocast by itself"):
+    with pytest.raises(RuntimeError, match="enter autocast by itself"), torch.autocast("cpu", dtype=torch.bfloat16):
         roll(made, seed=0)
 
 

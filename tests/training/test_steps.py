@@ -141,6 +141,8 @@ def test_a_function_that_breaks_is_an_error() -> None:
 
 def test_a_function_that_is_compiled_again_and_again_is_an_error() -> None:
     grows = Compiled(lambda x, number: x + number, "eager")
+    limit = torch._dynamo.config.recompile_limit
+    for number in range(limit):
+        grows(torch.ones(3), number)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
-        for number in range(20):
-            grows(torch.ones(3), number)
+        grows(torch.ones(3), limit)
