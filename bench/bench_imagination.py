@@ -3,9 +3,9 @@
     python -m bench -k imagination         one row per K: a curve
 
 The subject is a rollout of the world model under the policy, without what is learnt from it (bench_train_step has
-that). Peers: K rollouts of K single-task baselines on the same contexts, and the same rollout with plain PyTorch ops
-(on a CPU the subject itself is that). Before any clock starts, every way of computing it must dream the same from one
-random state. Not compiled: a rollout writes into its cache step by step.
+that). Peers: K rollouts of K single-task baselines on the same contexts; and the same rollout with plain PyTorch ops
+(on a CPU the subject itself is that), through torch.compile, and replayed from a CUDA graph. Before any clock starts,
+every way of computing it must dream the same from one random state.
 """
 
 import dataclasses
@@ -16,40 +16,27 @@ from typing import Any
 import pytest
 import torch
 
-from bench.bench_train_step import plain_ops, within
+from bench.bench_train_step import ways_of, within
 from bench.clock import this_device
 from bench.floors import Work
 from bench.learners import NUM_ACTIONS, TaskCount, cases, make_learner, random_batch, single, task_by_task
 from bench.race import Contestant, Eager, Race
 from mow.batch import Imagination, TransitionBatch
 from mow.flops import agent_update
-from mow.imagination import imagine
 from mow.training.learner import Learner
 
 CASES = cases(this_device().kind)
 _ROUNDS = {"cpu": 7, "cuda": 20}
 # Share of the latents' groups that may differ: a number on the other side of a border draws another class, and what
 # follows differs with it.
-_MAX_DIFFERENT = {"cpu": 0.0, "cuda": 0.05}
+_MAX_DIFFERENT = 0.05
 
 
 def rollout(learner: Learner, context: TransitionBatch) -> Imagination:
     """As the learner's own update makes it, always from the same random state."""
-    how = learner.config.imagination
     learner.world_model.eval()
     learner.rng.seed_offset.zero_()
-    with learner.autocast():
-        return imagine(
-            learner.world_model,
-            learner.agent,
-            context,
-            learner.routing(),
-            learner.rng,
-            horizon=how.horizon,
-            start=how.start,
-            ends=how.ends,
-            temperature=how.temperature,
-        )
+    return learner.dream(context)
 
 
 def one_by_one(learners: list[Learner], context: TransitionBatch) -> list[Imagination]:
@@ -85,13 +72,14 @@ def test_rollout(race: Race, case: TaskCount) -> None:
     learners = [make_learner(single(config), device) for _ in range(case.K)]
     subject: Callable[..., Any] = partial(rollout, learner)
     peers: dict[str, Contestant] = {"K rollouts of one task": Eager(partial(one_by_one, learners))}
-    if race.device.kind == "cuda":
-        peers["plain ops"] = Eager(within(plain_ops, subject))
+    ways = ways_of(race.device.kind, graph=True)
+    for name, way in ways.items():
+        peers[name] = Eager(within(way.context, partial(rollout, way.learner(config, device))))
     race.run(
         Eager(subject),
         peers,
         make=lambda: (context,),
-        check=partial(check, rollout(learner, context), _MAX_DIFFERENT[race.device.kind]),
+        check=partial(check, rollout(learner, context), _MAX_DIFFERENT if ways else 0.0),
         work=Work(context_flops(case), 0.0),
     )
     race.benchmark.extra_info.update(tasks=case.K, tflop=context_flops(case) / 1e12)

@@ -4,16 +4,17 @@
 
 The subject is an update of the world model, or of the agent (imagination, then actor and critics), with everything in
 it: forward, backward, clipping, the optimisers' steps. Peers: K updates of K learners of the single-task baseline, one
-after the other, on the same rows; the same model with plain PyTorch ops (on a CPU the subject itself is that); and
-torch.compile of its losses. Before any clock starts, learners of one seed must lose the same on the same batch. The
-floor is the update's arithmetic at the rate of a large matmul, so its share is the use of that rate. On a CPU what
-compiles takes minutes: it joins there only if MOW_BENCH_COMPILE is set.
+after the other, on the same rows; the same model with plain PyTorch ops (on a CPU the subject itself is that); that
+through torch.compile; and the switches of the package itself, optim.compile and, for the agent, optim.cuda_graph.
+Before any clock starts, learners of one seed must lose the same on the same batch. The floor is the update's arithmetic
+at the rate of a large matmul, so its share is the use of that rate. On a CPU what compiles takes minutes: it joins
+there only if MOW_BENCH_COMPILE is set.
 """
 
-import dataclasses
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -30,9 +31,7 @@ from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.flops import agent_update, world_model_update
 from mow.kernels import dispatch
-from mow.training import learner as learner_module
 from mow.training.learner import Learner, Metrics
-from mow.training.world_model_step import world_model_losses
 
 CASES = cases(this_device().kind)
 _ROUNDS = {"cpu": 7, "cuda": 20}
@@ -66,14 +65,31 @@ def plain_ops() -> AbstractContextManager[Any]:
     return mock.patch.multiple(dispatch, _DEFAULT="reference", _CHOSEN=_PLAIN)
 
 
-def compiled(config: Config) -> Contestant:
-    """World-model losses through torch.compile; the turn is told as the few numbers that matter."""
-    losses = torch.compile(world_model_losses, dynamic=False)
+@dataclass(frozen=True)
+class Way:
+    """How an update may be computed: switches of its config, and what holds while it runs."""
 
-    def call(*arguments: Any, turn: int = 0) -> Any:
-        return losses(*arguments, turn=turn % config.loss.reconstruct_every)
+    optim: Mapping[str, Any] = field(default_factory=dict)
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    return call
+    def learner(self, config: Config, device: torch.device) -> Learner:
+        """A fresh one; of one config they are all equal."""
+        return make_learner(replace(config, optim=replace(config.optim, **self.optim)), device)
+
+
+def ways_of(kind: str, *, graph: bool) -> dict[str, Way]:
+    """The peers that are the same model. Args: graph: there is a rollout, which a CUDA graph can replay."""
+    compiled = {"compile": True}
+    ways: dict[str, Way] = {}
+    if kind == "cuda":
+        ways["plain ops"] = Way(context=plain_ops)
+        ways["plain ops, compiled"] = Way(compiled, plain_ops)
+    if kind == "cuda" or os.environ.get("MOW_BENCH_COMPILE"):
+        ways["compiled"] = Way(compiled)
+    if kind == "cuda" and graph:
+        ways["CUDA graph"] = Way({"cuda_graph": True})
+        ways["compiled, CUDA graph"] = Way({"compile": True, "cuda_graph": True})
+    return ways
 
 
 def within(context: Callable[[], AbstractContextManager[Any]], call: Contestant) -> Contestant:
@@ -84,7 +100,7 @@ def within(context: Callable[[], AbstractContextManager[Any]], call: Contestant)
     return inside
 
 
-def check_same(case: TaskCount, update: Update, batch: TransitionBatch, ways: dict[str, Any], race: Race) -> None:
+def check_same(case: TaskCount, update: Update, batch: TransitionBatch, ways: dict[str, Way], race: Race) -> None:
     """Fresh learners of one seed lose the same at their first update, whichever way it is computed.
 
     Raises: AssertionError naming the way that does not.
@@ -93,21 +109,23 @@ def check_same(case: TaskCount, update: Update, batch: TransitionBatch, ways: di
     want = all_losses(update(make_learner(case.config, device), batch))
     assert want.isfinite().all(), "the update itself loses what is not finite"
     for name, way in ways.items():
-        with way():
-            got = all_losses(update(make_learner(case.config, device), batch))
+        with way.context():
+            got = all_losses(update(way.learner(case.config, device), batch))
         error = float((got - want).norm() / want.norm())
         assert error <= _TOLERANCE[race.device.kind], f"{name} loses something else: relative error {error:.1e}"
 
 
-def race_update(race: Race, case: TaskCount, update: Update, batch: TransitionBatch, flops: float, ways: Any) -> None:
+def race_update(
+    race: Race, case: TaskCount, update: Update, batch: TransitionBatch, flops: float, ways: dict[str, Way]
+) -> None:
     """Check, then time the update against the baseline and the other ways of computing it."""
-    race = dataclasses.replace(race, rounds=_ROUNDS[race.device.kind])
+    race = replace(race, rounds=_ROUNDS[race.device.kind])
     device, config = torch.device(race.device.kind), case.config
     check_same(case, update, batch, ways, race)
     learners = [make_learner(single(config), device) for _ in range(case.K)]
     peers: dict[str, Contestant] = {"K updates of one task": Eager(partial(one_by_one, learners, update))}
     for name, way in ways.items():
-        peers[name] = Eager(within(way, partial(update, make_learner(config, device))))
+        peers[name] = Eager(within(way.context, partial(update, way.learner(config, device))))
     subject = Eager(partial(update, make_learner(config, device)))
     race.run(subject, peers, make=lambda: (batch,), check=check_finite, work=Work(flops, 0.0))
     race.benchmark.extra_info.update(tasks=case.K, tflop=flops / 1e12, peak_gb=peaks(race, subject, peers, batch))
@@ -139,12 +157,8 @@ def test_world_model(race: Race, case: TaskCount) -> None:
     config = case.config
     device = torch.device(race.device.kind)
     batch = random_batch(case.K, config.batch.num_sequences, config.batch.length, device)
-    ways: dict[str, Any] = {}
-    if race.device.kind == "cuda":
-        ways["plain ops"] = plain_ops
-    if race.device.kind == "cuda" or os.environ.get("MOW_BENCH_COMPILE"):
-        ways["compiled"] = partial(mock.patch.object, learner_module, "world_model_losses", compiled(config))
-    race_update(race, case, update_world_model, batch, sum(world_model_update(config, NUM_ACTIONS).values()), ways)
+    flops = sum(world_model_update(config, NUM_ACTIONS).values())
+    race_update(race, case, update_world_model, batch, flops, ways_of(device.type, graph=False))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -152,6 +166,5 @@ def test_agent(race: Race, case: TaskCount) -> None:
     config = case.config
     device = torch.device(race.device.kind)
     context = random_batch(case.K, config.imagination.num_sequences, config.imagination.context, device)
-    ways: dict[str, Any] = {"plain ops": plain_ops} if race.device.kind == "cuda" else {}
     flops = sum(agent_update(config, NUM_ACTIONS, NUM_ACTIONS).values())
-    race_update(race, case, update_agent, context, flops, ways)
+    race_update(race, case, update_agent, context, flops, ways_of(device.type, graph=True))

@@ -91,10 +91,11 @@ def _reference(
     values.select(-2, position).copy_(value)
     stop = position + 1
     pairs_mask = mask[:, None, :, None, None].expand(-1, keys.shape[1], -1, -1, -1, -1)  # [K, J, B, 1, 1, stop]
+    # Cut after the axes are joined: the other way round, a compiler sees a full cache as a case of its own.
     attended = F.scaled_dot_product_attention(
         query.flatten(0, 2).unsqueeze(-2),
-        keys.narrow(-2, 0, stop).flatten(0, 2),
-        values.narrow(-2, 0, stop).flatten(0, 2),
+        keys.flatten(0, 2).narrow(-2, 0, stop),
+        values.flatten(0, 2).narrow(-2, 0, stop),
         attn_mask=pairs_mask.flatten(0, 2),
     )  # [K * J * B, heads, 1, d]
     return attended.view(query.shape)

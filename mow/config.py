@@ -216,11 +216,22 @@ class OptimConfig:
     task_groups: int = 1
     """Parts of the tasks that a world-model update takes one after the other, adding up gradients: only one part's
     activations live at a time. Same update but for rounding, and for other draws of dropout."""
+    compile: bool = False
+    """Losses, steps of imagination and lessons through torch.compile: same numbers but for rounding, minutes at the
+    start."""
+    cuda_graph: bool = False
+    """Imagine in one CUDA graph: same numbers, one launch instead of thousands, and the memory of a rollout is held
+    throughout. Needs a GPU; off until one has been measured."""
 
     def __post_init__(self) -> None:
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
         positive(self, "matrix_lr", "weighting_lr", "task_groups")
         fraction(self, "final_lr")
+        require(
+            not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
+            "optim.compile keeps all activations, of all tasks at once: leave it out, or optim.task_groups and "
+            "optim.checkpoint_activations",
+        )
 
 
 @dataclass(frozen=True)
@@ -248,7 +259,7 @@ class ScheduleConfig:
 ASIDE = frozenset((
     "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "report", "wandb", "profile", "plain",
     "env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk", "replay.prefetch",
-    "optim.checkpoint_activations",
+    "optim.checkpoint_activations", "optim.compile", "optim.cuda_graph",
 ))  # fmt: skip
 
 

@@ -19,14 +19,17 @@ _PER_LATENT = 8
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes kept at the worst moment of three things that never live together."""
+    """Bytes kept at the worst moment of three things that never live together, unless a CUDA graph holds a rollout."""
 
     world_model: float  # a world-model update
     rollout: float  # while it is imagined
     lesson: float  # a rollout, and one step of the agent on it
+    held: bool = False  # what a rollout takes is never given back
 
     @property
     def peak(self) -> float:
+        if self.held:
+            return self.rollout + max(self.world_model, self.lesson)
         return max(self.world_model, self.rollout, self.lesson)
 
 
@@ -41,6 +44,7 @@ def activations(config: Config, action_size: int, *, bf16: bool) -> Activations:
         world_model=tokens * _per_token(config, action_size, map_bytes),
         rollout=dreams * _rollout(config, map_bytes),
         lesson=dreams * _lesson(config, map_bytes),
+        held=config.optim.cuda_graph,
     )
 
 

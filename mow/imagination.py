@@ -4,14 +4,86 @@
 
 Source: MoW section 3 (key-value cache), STORM (context 8, horizon 16, hard terminations). Everything without gradient
 and in evaluation mode, which the caller sets.
+
+A rollout is made of three functions, tensors in and tensors out, so that each can be compiled: `begin` once, `ahead`
+T times, `outcome` once. No shape depends on a value and nothing is read on the host, so that a CUDA graph can hold it.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mow.batch import Imagination, Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
-from mow.models import Agent, Routing, WorldModel
+from mow.models import Agent, Memory, Routing, WorldModel
+from mow.models.transformer import Window
+
+
+class Begun(NamedTuple):
+    latent: Tensor  # z_0 [K, B, 1, Z]
+    hidden: Tensor  # h_{-1} [K, B, 1, D]
+    valid: Tensor  # [K, B] bool, False where the context had ended its episode
+
+
+class Step(NamedTuple):
+    latent: Tensor  # z_{t+1} [K, B, 1, Z]
+    hidden: Tensor  # h_t [K, B, 1, D]
+    action: Tensor  # a_t [K, B, 1, A]
+    raw_action: Tensor  # [K, B, 1, A]
+    events: Tensor  # [K, B, 1, X], what `outcome` reads beside h_t
+
+
+def begin(
+    model: WorldModel, context: TransitionBatch, window: Window, routing: Routing, memory: Memory, rng: PhiloxState,
+    start: str, temperature: float,
+) -> Begun:  # fmt: skip
+    """Encode the context, remember it, and give the state that the first imagined action is taken in."""
+    latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
+    num_context = context_steps(context, start)
+    hidden = latent.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past: what an episode's first state has
+    if num_context:
+        past = (latent[:, :, :num_context], context.action[:, :, :num_context])
+        hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
+    if start == "prior":
+        valid = ~(context.terminated | context.truncated)[:, :, -1]
+        last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
+        return Begun(model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
+    hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
+    return Begun(latent[:, :, -1:].contiguous(), hidden, torch.ones_like(context.terminated[:, :, -1]))
+
+
+def ahead(
+    model: WorldModel, agent: Agent, latent: Tensor, hidden: Tensor, window: Window, routing: Routing, memory: Memory,
+    embedding: Tensor | None, rng: PhiloxState, temperature: float,
+) -> Step:  # fmt: skip
+    """One step: z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] -> what follows.
+
+    The position in the memory is told by the window's mask [K, B, 1, t + 1] alone.
+    """
+    state = torch.cat([latent, hidden], dim=-1)  # [K, B, 1, Z + D]
+    action, raw_action = agent.policy(state, embedding).sample(rng)
+    hidden = model.remember(latent, action, window, routing, memory)
+    logits, events = model.foretell(Moment(latent, action, hidden))
+    return Step(model.sample(logits / temperature, rng), hidden, action, raw_action, events)
+
+
+def outcome(model: WorldModel, hidden: Tensor, events: Tensor, ends: str) -> tuple[Tensor, Tensor]:
+    """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] at once: no step waits for them."""
+    reward_logits, termination_logits = model.outcome(hidden, events)
+    terminated = (termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid()
+    return two_hot_decode(reward_logits), terminated
+
+
+@dataclass(frozen=True)
+class RolloutSteps:
+    """The three functions, as they stand here or compiled."""
+
+    begin: Callable[..., Begun] = begin
+    ahead: Callable[..., Step] = ahead
+    outcome: Callable[..., tuple[Tensor, Tensor]] = outcome
 
 
 @torch.no_grad()
@@ -26,6 +98,7 @@ def imagine(
     start: str,
     ends: str = "hard",
     temperature: float = 1.0,
+    steps: RolloutSteps = RolloutSteps(),
 ) -> Imagination:
     """Args:
         context: windows of C steps per trajectory, [K, B, C, ...].
@@ -35,55 +108,46 @@ def imagine(
         ends: `hard` = a step terminates where its logit is above 0 (STORM); `expected` = it does so by its probability,
             so that a danger only half foreseen is felt too (DreamerV3).
         temperature: of the draws from the prior, above 0; below 1 they take the likelier class more often.
+        steps: what the rollout is made of, where it is compiled.
     """
-    latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
-    num_context = latent.shape[2] if start == "prior" else latent.shape[2] - 1
-    is_first = torch.cat([context.is_first, context.is_first.new_zeros(*latent.shape[:2], horizon)], dim=-1)
+    num_context, shape = context_steps(context, start), context.is_first.shape
+    is_first = torch.cat([context.is_first, context.is_first.new_zeros(*shape[:2], horizon)], dim=-1)
     window = model.window(is_first)
-    memory = model.new_memory(latent.shape[1], num_context + horizon, _like(latent))
-
-    hidden = latent.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past: what an episode's first state has
-    if num_context:
-        past = (latent[:, :, :num_context], context.action[:, :, :num_context])
-        hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:]
-    valid = torch.ones_like(context.terminated[:, :, -1])  # [K, B]
-    if start == "prior":
-        valid = ~(context.terminated | context.truncated)[:, :, -1]
-        last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
-        state_latent = model.sample(model.foretell(last)[0] / temperature, rng)  # [K, B, 1, Z]
-    else:
-        state_latent = latent[:, :, -1:]
-        hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
+    memory = model.new_memory(shape[1], num_context + horizon, _like(model))
+    latent, hidden, valid = steps.begin(model, context, window, routing, memory, rng, start, temperature)
 
     embedding = model.embedding("actor")
-    steps: list[tuple[Tensor, ...]] = []
-    latents, hiddens = [state_latent], [hidden.float()]
-    for step in range(num_context, num_context + horizon):
-        state = torch.cat([state_latent, hidden], dim=-1)  # [K, B, 1, Z + D]
-        action, raw_action = agent.policy(state, embedding).sample(rng)
-        hidden = model.remember(state_latent, action, window.rows(step, step + 1), routing, memory)
-        logits, events = model.foretell(Moment(state_latent, action, hidden))
-        state_latent = model.sample(logits / temperature, rng)
-        steps.append((action, raw_action, events))
-        latents.append(state_latent)
+    latents, hiddens, taken = [latent], [hidden.float()], []
+    for position in range(num_context, num_context + horizon):
+        token = window.rows(position, position + 1)
+        step = steps.ahead(model, agent, latent, hidden, token, routing, memory, embedding, rng, temperature)
+        latent, hidden = step.latent, step.hidden
+        taken.append(step)
+        latents.append(latent)
         hiddens.append(hidden.float())
-    action, raw_action, happened = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
     remembered = torch.cat(hiddens, dim=2)  # [K, B, T + 1, D]
-    # What no step waits for is read off all steps at once.
-    reward_logits, termination_logits = model.outcome(remembered[:, :, 1:], happened)
+    events = torch.cat([step.events for step in taken], dim=2)
+    reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, ends)
     return Imagination(
         latent=torch.cat(latents, dim=2),
         hidden=remembered,
-        action=action,
-        raw_action=raw_action,
-        reward=two_hot_decode(reward_logits),
-        terminated=(termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid(),
+        action=torch.cat([step.action for step in taken], dim=2),
+        raw_action=torch.cat([step.raw_action for step in taken], dim=2),
+        reward=reward,
+        terminated=terminated,
         valid=valid,
     )
 
 
-def _like(latent: Tensor) -> Tensor:
+def context_steps(context: TransitionBatch, start: str) -> int:
+    """Steps of the context that the memory holds before the first imagined action."""
+    length = context.is_first.shape[2]
+    return length if start == "prior" else length - 1
+
+
+def _like(model: WorldModel) -> Tensor:
     """A tensor of the dtype that keys and values will have: autocast's, where it is on."""
-    device = latent.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else latent.dtype
-    return latent.new_empty(0, dtype=dtype)
+    weight = model.experts.transformer.positions
+    device = weight.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return weight.new_empty(0, dtype=dtype)

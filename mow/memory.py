@@ -39,12 +39,13 @@ def least_memory(config: Config, plan: Plan, action_size: int, free_bytes: int) 
     left out.
     """
     keep = plan.activations
+    dream = "a rollout, which its CUDA graph holds" if keep.held else "a rollout"
     return _replay(config, action_size, free_bytes), (
         Part("weights, gradients, optimisers", plan.fixed, "a smaller preset (quickstart), --model.width"),
         Part("a batch", round(_SURE * keep.world_model), "--batch.num-sequences, --batch.length, --optim.task-groups, "
                                                          "--optim.checkpoint-activations"),
-        Part("a rollout", round(_SURE * max(keep.rollout, keep.lesson)), "--imagination.num-sequences, "
-                                                                         "--imagination.horizon"),
+        Part(dream, round(_SURE * max(keep.rollout, keep.lesson)), "--imagination.num-sequences, "
+                                                                   "--imagination.horizon"),
     )  # fmt: skip
 
 
@@ -73,9 +74,9 @@ def check_memory(config: Config, plan: Plan, action_size: int, device: torch.dev
 
 
 def _needed(parts: Sequence[Part]) -> int:
-    """A batch and a rollout are never held at once."""
+    """A batch and a rollout are never held at once, unless a graph holds the rollout."""
     in_turn = [part.num_bytes for part in parts if part.name in ("a batch", "a rollout")]
-    return sum(part.num_bytes for part in parts) - (min(in_turn) if in_turn else 0)
+    return sum(part.num_bytes for part in parts) - (min(in_turn) if len(in_turn) > 1 else 0)
 
 
 def _replay(config: Config, action_size: int, free_bytes: int) -> Part:

@@ -63,16 +63,17 @@ def dry_run(arguments: Sequence[str]) -> None:
         raise UsageError("--dry-run plans a new run: leave --resume out, a run says its plan when it starts")
     config = parse(arguments)
     from mow import plan
+    from mow.compiler import updates_as_asked
     from mow.memory import check_memory
     from mow.training.learner import uses_bf16
 
     device = pick_device(config.device)
     _free_folder(config)
-    with chatty():
+    with chatty(), updates_as_asked(config, device) as how:
         with _environments(config, 0) as envs:
             layout = envs.layout
         mask = _mask(envs)
-        say(_plan(config, device))
+        say(f"{_plan(config, device)}\n{how}")
         say(str(_threads(config)))
         replay = _replay(dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk="")), layout.size)
         size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
@@ -152,6 +153,7 @@ def _wired(
 ) -> "Run":
     """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
     from mow import plan
+    from mow.compiler import updates_as_asked
     from mow.memory import check_memory
     from mow.replay import set_num_threads
     from mow.training.collector import Collector
@@ -166,6 +168,7 @@ def _wired(
     except MemoryError as error:
         raise UsageError(str(error)) from error
     replay = _replay(config, envs.layout.size)
+    how = stack.enter_context(updates_as_asked(config, device))
     learner = Learner(config, mask, device)
     folder.mkdir(parents=True, exist_ok=True)
     stack.enter_context(claimed(folder))
@@ -174,13 +177,10 @@ def _wired(
     mirror = _mirror(config, folder) if config.wandb else None
     skip, *others = {spec.frame_skip for spec in envs.specs}
     logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
-    say(_plan(config, device))
-    say(plan.short(planned))
-    say(needs)
     threads = _threads(config)
     set_num_threads(threads.replay)
-    say(str(threads))
-    say(f"run folder: {folder}")
+    for line in (_plan(config, device), plan.short(planned), needs, how, str(threads), f"run folder: {folder}"):
+        say(line)
     collector = Collector(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
     )

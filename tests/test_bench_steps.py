@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import bench_imagination, bench_train_step
-from bench.bench_train_step import check_same, update_world_model
+from bench.bench_train_step import Way, check_same, plain_ops, update_world_model, ways_of
 from bench.clock import CpuDevice
 from bench.floors import Ceilings
 from bench.learners import TaskCount, cases, make_learner, random_batch, single, task_by_task
@@ -20,6 +20,8 @@ from mow.kernels import dispatch
 from mow.kernels.dispatch import choose
 from mow.models import WorldModel
 from mow.presets import storm
+from mow.training.steps import UpdateSteps
+from mow.training.world_model_step import world_model_losses
 from tests.small import run_config
 
 CPU = torch.device("cpu")
@@ -67,21 +69,20 @@ def test_every_contestant_passes_its_check(test: Callable[..., None]) -> None:
 
 def louder() -> AbstractContextManager[Any]:
     """A way of computing an update that loses one percent more on everything."""
-    losses = bench_train_step.world_model_losses
 
     def loud(*arguments: Any, **how: Any) -> Any:
-        found = losses(*arguments, **how)
+        found = world_model_losses(*arguments, **how)
         return dataclasses.replace(found, terms={name: 1.01 * loss for name, loss in found.terms.items()})
 
-    return mock.patch("mow.training.learner.world_model_losses", loud)
+    return mock.patch("mow.training.learner.update_steps", return_value=UpdateSteps(world_model_losses=loud))
 
 
 def test_a_way_that_loses_something_else_is_not_timed() -> None:
     race = Race(QuietBenchmark(), CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1)
     batch = random_batch(2, 2, 6, CPU)
-    check_same(SMALL, update_world_model, batch, {"plain": bench_train_step.plain_ops}, race)
+    check_same(SMALL, update_world_model, batch, {"plain": Way(context=plain_ops)}, race)
     with pytest.raises(AssertionError, match=r"louder loses something else: relative error 1.0e-02"):
-        check_same(SMALL, update_world_model, batch, {"louder": louder}, race)
+        check_same(SMALL, update_world_model, batch, {"louder": Way(context=louder)}, race)
 
 
 def test_a_rollout_that_dreams_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +99,7 @@ def test_a_rollout_that_dreams_something_else_is_not_timed(monkeypatch: pytest.M
 
 
 def test_plain_ops_are_plain_and_only_inside() -> None:
-    with bench_train_step.plain_ops():
+    with plain_ops():
         assert choose("a door of this test", "auto", ("triton", "reference")) == "reference"
     assert choose("a door of this test", "auto", ("triton", "reference")) == "triton"
     assert dispatch._CHOSEN.pop(("a door of this test", "auto", ("triton", "reference"))) == "triton"
@@ -121,3 +122,15 @@ def test_the_curve_is_longer_on_a_gpu() -> None:
     assert [case.K for case in cases("cpu")] == [1, 2, 4, 8]
     assert [case.K for case in cases("cuda")][-2:] == [26, 50]
     assert all(len(case.config.tasks) == case.K for kind in ("cpu", "cuda") for case in cases(kind))
+
+
+def test_ways_are_switches_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOW_BENCH_COMPILE", raising=False)
+    assert ways_of("cpu", graph=True) == {}
+    monkeypatch.setenv("MOW_BENCH_COMPILE", "1")
+    (way,) = ways_of("cpu", graph=True).values()
+    assert way.learner(SMALL.config, CPU).config.optim.compile
+    ways = ways_of("cuda", graph=True)
+    assert [name for name, way in ways.items() if way.optim.get("cuda_graph")] == ["CUDA graph", "compiled, CUDA graph"]
+    assert [name for name, way in ways.items() if way.context is plain_ops] == ["plain ops", "plain ops, compiled"]
+    assert not any("graph" in name for name in ways_of("cuda", graph=False))

@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "presets": {"ablations", "config", "task_sets"},
     "task_sets": set(),
     "command_line": {"envs", "config", "presets"},
+    "compiler": {"command_line", "config"},
     "resuming": {"command_line", "config", "config_file", "training"},
     "ablate": {
         "ablation_runs", "ablation_table", "ablations", "command_line", "config", "envs", "presets", "task_sets",

@@ -20,7 +20,8 @@ _again: ContextVar[bool] = ContextVar("again", default=False)
 
 def recomputing() -> bool:
     """Whether this is the second time, in a backward pass."""
-    return _again.get()
+    # A compiler cannot trace the variable; what is compiled keeps its activations.
+    return not torch.compiler.is_compiling() and _again.get()
 
 
 def kept(function: Call, *arguments: Any) -> Any:

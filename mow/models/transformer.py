@@ -50,6 +50,9 @@ def episode_window(is_first: Tensor, *, across_episodes: bool = False) -> Window
 class AttentionCache:
     """Projected keys and values of all layers, preallocated for a whole rollout; rows are written in place.
 
+    How many tokens are in it is told by the mask that comes with the next ones: one column per token so far and per
+    new one. The cache itself counts nothing, so that a compiled step serves every position.
+
     Source: MoW (key-value cache in imagination). Differs: STORM caches layer inputs and projects them anew each step.
     """
 
@@ -58,18 +61,17 @@ class AttentionCache:
         size = (*shape, num_heads, capacity, width // num_heads)  # [K, J, B, heads, capacity, D / heads]
         self.keys = [like.new_empty(size) for _ in range(num_layers)]
         self.values = [like.new_empty(size) for _ in range(num_layers)]
-        self.length = 0
 
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [K, J, B, heads, n, D / heads] after what is there; return all keys and values so far."""
-        stop = self.length + key.shape[-2]
-        self.keys[layer][..., self.length : stop, :] = key
-        self.values[layer][..., self.length : stop, :] = value
+    def append(self, layer: int, key: Tensor, value: Tensor, stop: int) -> tuple[Tensor, Tensor]:
+        """Write [K, J, B, heads, n, D / heads] as the tokens up to `stop`; return all keys and values so far."""
+        start = stop - key.shape[-2]
+        self.keys[layer][..., start:stop, :] = key
+        self.values[layer][..., start:stop, :] = value
         return self.keys[layer][..., :stop, :], self.values[layer][..., :stop, :]
 
     def step(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Append one token and attend from it: three [K, J, B, heads, D / heads], mask [K, B, cached + 1]."""
-        return decode_attention(query, key, value, self.keys[layer], self.values[layer], mask, self.length)
+        return decode_attention(query, key, value, self.keys[layer], self.values[layer], mask, mask.shape[-1] - 1)
 
 
 class Block(nn.Module):
@@ -115,7 +117,7 @@ class Block(nn.Module):
 
         query, key, value = (heads(y) for y in projected)
         if cache is not None:
-            key, value = cache.append(layer, key, value)
+            key, value = cache.append(layer, key, value, mask.shape[-1])
         pairs_mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
         attended = F.scaled_dot_product_attention(
             query.flatten(0, 2),
@@ -141,14 +143,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(num_experts, config) for _ in range(num_layers))
 
     def forward(self, x: Tensor, plan: RoutePlan, window: Window, cache: AttentionCache | None = None) -> Tensor:
-        """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, the tokens follow those already in it."""
+        """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens that the window's mask knows."""
         num_positions = self.positions.shape[1]
         row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
         x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
         for layer, block in enumerate(self.blocks):
             x = self.call(block, x, plan, window.mask, cache, layer)
-        if cache is not None:
-            cache.length += x.shape[-2]
         return x
 
     def new_cache(self, like: Tensor, num_slots: int, num_sequences: int, capacity: int) -> AttentionCache:

@@ -38,7 +38,6 @@ class ActorCriticLosses:
     metrics: dict[str, Tensor]  # name -> [K]
 
 
-@torch.no_grad()
 def make_lesson(
     agent: Agent,
     dream: Imagination,
@@ -53,31 +52,32 @@ def make_lesson(
     Args: embedding: e_k [K, d] where actor or critic are told their task.
     Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`).
     """
-    value = agent.value(dream.state, embedding)  # [K, B, T + 1]
-    slow_value = agent.value(dream.state, embedding, slow=True)
-    blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
-    returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
-    slow_target = slow_value[:, :, :-1]
-    if config.slow_target == "lambda_return":
-        slow_target = blend(dream.reward, dream.terminated, slow_value)
-    weight = dream.alive[:, :, :-1] if config.survival_weight else torch.ones_like(dream.reward)
-    return_range = scale.update(returns, weight)  # [K]
-    state = dream.state[:, :, :-1]
-    lesson = Lesson(
-        state=state,
-        raw_action=dream.raw_action,
-        log_prob=agent.policy(state, embedding).log_prob(dream.raw_action),
-        advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
-        returns=returns,
-        slow_target=slow_target,
-        weight=weight,
-    )
-    mean_return = (returns * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
-    return lesson, {"imagined_return": mean_return, "return_range": return_range}
+    with torch.no_grad():
+        value = agent.value(dream.state, embedding)  # [K, B, T + 1]
+        slow_value = agent.value(dream.state, embedding, slow=True)
+        blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
+        returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
+        slow_target = slow_value[:, :, :-1]
+        if config.slow_target == "lambda_return":
+            slow_target = blend(dream.reward, dream.terminated, slow_value)
+        weight = dream.alive[:, :, :-1] if config.survival_weight else torch.ones_like(dream.reward)
+        return_range = scale.update(returns, weight)  # [K]
+        state = dream.state[:, :, :-1]
+        lesson = Lesson(
+            state=state,
+            raw_action=dream.raw_action,
+            log_prob=agent.policy(state, embedding).log_prob(dream.raw_action),
+            advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
+            returns=returns,
+            slow_target=slow_target,
+            weight=weight,
+        )
+        mean_return = (returns * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
+        return lesson, {"imagined_return": mean_return, "return_range": return_range}
 
 
 def actor_critic_losses(
-    agent: Agent, lesson: Lesson, *, entropy: float, clip: float, embedding: Tensor | None = None
+    agent: Agent, lesson: Lesson, *, entropy: float | Tensor, clip: float, embedding: Tensor | None = None
 ) -> ActorCriticLosses:
     """The actor and the critics on a lesson; the world model gets no gradient.
 
@@ -85,7 +85,7 @@ def actor_critic_losses(
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
 
     Args:
-        entropy: eta, as it is now.
+        entropy: eta, as it is now; a scalar.
         clip: of r, on either side of 1.
         embedding: as for the lesson; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their

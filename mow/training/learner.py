@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mow.batch import TransitionBatch
+from mow.batch import Imagination, TransitionBatch
 from mow.clustering import Grouping, Vectors, from_labels, gradient_features, group_tasks, unit_rows
 from mow.config import Config
 from mow.distributions import ActionMask
@@ -19,9 +19,11 @@ from mow.kernels import PhiloxState
 from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
 from mow.models.part import task_parts
 from mow.returns import ReturnScale
-from mow.training.actor_critic_step import ActorCriticLosses, Lesson, actor_critic_losses, make_lesson
+from mow.training.actor_critic_step import ActorCriticLosses, Lesson
 from mow.training.guard import check_finite
 from mow.training.muon import Muon, hidden_matrices, native_dtype
+from mow.training.rollout_graph import RolloutGraph
+from mow.training.steps import update_steps
 from mow.training.task_groups import backward_in_parts
 from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
@@ -34,6 +36,8 @@ class Learner:
 
     def __init__(self, config: Config, mask: ActionMask, device: torch.device) -> None:
         self.config, self.device, self.mask = config, device, mask.to(device)
+        self.steps = update_steps(compiled=config.optim.compile)
+        self.rollout_graph = RolloutGraph() if config.optim.cuda_graph else None
         num_tasks = len(config.tasks)
         self.grouping: Grouping | None = None
         self.world_model = WorldModel(
@@ -170,7 +174,8 @@ class Learner:
                 model, batch, routing, self.rng, loss, self.task_weights, parts, turn=turn, autocast=self.autocast
             )
         with self.autocast():
-            losses = world_model_losses(model, batch, routing, self.rng, loss, turn=turn)
+            turn %= loss.reconstruct_every  # to a compiled function a number is a constant
+            losses = self.steps.world_model_losses(model, batch, routing, self.rng, loss, turn=turn)
         total = self.task_weights(losses.weighted(loss))
         if losses.balance is not None:
             total = total + loss.balance * losses.balance
@@ -195,20 +200,10 @@ class Learner:
         """
         config = self.config
         self.world_model.eval()
+        dream = self.dream(context.to(self.device))
         with self.autocast():
-            dream = imagine(
-                self.world_model,
-                self.agent,
-                context.to(self.device),
-                self.routing(),
-                self.rng,
-                horizon=config.imagination.horizon,
-                start=config.imagination.start,
-                ends=config.imagination.ends,
-                temperature=config.imagination.temperature,
-            )
             embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
-            lesson, metrics = make_lesson(
+            lesson, metrics = self.steps.make_lesson(
                 self.agent,
                 dream,
                 self.return_scale,
@@ -223,12 +218,29 @@ class Learner:
         metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
         return {**metrics, "optim/agent_grad_norm": norm}
 
+    def dream(self, context: TransitionBatch) -> Imagination:
+        """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
+        with self.autocast():
+            routing = self.routing()
+        if self.rollout_graph is None:
+            return self._imagine(context, routing)
+        return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
+
+    def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
+        how = self.config.imagination
+        with self.autocast():
+            return imagine(
+                self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
+                ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
+            )  # fmt: skip
+
     def _agent_step(self, lesson: Lesson, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
-            losses = actor_critic_losses(
-                self.agent, lesson, entropy=self.entropy, clip=config.actor_critic.clip, embedding=embedding
+            entropy = torch.full((), self.entropy, device=self.device)  # a number would be a constant if compiled
+            losses = self.steps.actor_critic_losses(
+                self.agent, lesson, entropy=entropy, clip=config.actor_critic.clip, embedding=embedding
             )
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
