@@ -58,7 +58,7 @@ Then it gets its name here (and, if it needs a package, an extra in pyproject.to
 --- mow/envs/__init__.py
      "gym": "mow.envs.gymnasium_envs",
 +    "lights": "mow.envs.lights",
-     "gym": (),
+     "gym": ("render",),
 +    "lights": (),
      "gym": "pip install gymnasium opencv-python-headless",
 +    "lights": "pip install numpy",

@@ -175,7 +175,7 @@ def test_a_writer_that_fails_is_one_line_and_the_next_write_raises(
     writer = logger._board._get_file_writer().event_writer._async_writer
     with monkeypatch.context() as patch:
         patch.setattr(writer._writer, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left"):  # noqa: PT012 - until the thread has failed
             for _ in range(100):
                 logger.episode(1, episode)
                 time.sleep(0.01)
