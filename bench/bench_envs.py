@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -187,7 +188,8 @@ def test_robots(race: Race, name: str) -> None:
             check=check_played,
             work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
         )
-    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s")
+        drawn_by = gl_renderer()  # the twin has drawn in this process
+    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by=f"worker processes, {drawn_by}")
 
 
 @pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
@@ -320,11 +322,18 @@ def computed_seconds() -> float:
     return own.user + own.system + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def note(race: Race, title: str, num_steps: int, unit: str) -> None:
+def gl_renderer() -> str:
+    """What OpenGL calls itself where frames were drawn: a GPU, or a CPU's stand-in. A context must be current."""
+    gl = import_module("OpenGL.GL")
+    name: bytes | None = gl.glGetString(gl.GL_RENDERER)
+    return name.decode() if name else "no context"
+
+
+def note(race: Race, title: str, num_steps: int, unit: str, by: str = "worker processes") -> None:
     """What the numbers stand on, and the table."""
     info = race.benchmark.extra_info
     load = os.getloadavg()[0]
-    info.update(backend="worker processes", cores=cores(), load_before=round(load, 2), turn_steps=num_steps)
+    info.update(backend=by, cores=cores(), load_before=round(load, 2), turn_steps=num_steps)
     if "peers" not in info:
         return
     micros = {"ours": info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}

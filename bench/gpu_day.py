@@ -43,6 +43,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ _MARKS = {"done": "ok", "failed": "FAILED", "cut": "stopped, goes on", "over": "
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code, see above."""
+    begun = time.monotonic()
     asked = read_arguments(arguments)
     if asked.list:
         print(listing(STEPS))
@@ -66,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.restore:
             unpack(asked.restore, asked.out, STEPS)
         day = Day(asked.out.resolve(), describe_machine(), asked.rehearse, asked.wheels and asked.wheels.resolve())
-        records = run_day(chosen, day, asked.seconds, again=asked.again, keep=lambda: _keep(day.out, asked.back))
-        if asked.back:
+        left = asked.seconds - (time.monotonic() - begun)
+        records = run_day(chosen, day, left, again=asked.again, keep=lambda: _keep(day.out, asked.back))
+        if asked.back and (day.out / "steps").is_dir():
             print("\n".join(_keep(day.out, asked.back)))
     except ValueError as error:
         print(f"bench.gpu_day: {error}", file=sys.stderr)
@@ -85,7 +88,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu_day", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("gpu-day"), help="folder of results (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-day"), help="folder of results (%(default)s)")
     parser.add_argument("--seconds", type=float, default=86_400.0, help="end the call before so many have passed")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these steps, in the order of the list")
     parser.add_argument("--again", action="store_true", help="also steps that are done or failed")
@@ -125,7 +128,7 @@ def describe_machine() -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.machine"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode != 0:
-        raise ValueError(f"this machine cannot be described: {done.stderr.strip().splitlines()[-1:]}")
+        raise ValueError(f"this machine cannot be described: {' '.join(done.stderr.strip().splitlines()[-1:])}")
     described: dict[str, Any] = json.loads(done.stdout)
     return described
 
@@ -171,7 +174,7 @@ def run_day(
     kept = {
         number: signal.signal(number, lambda got, _: told.append(got)) for number in (signal.SIGTERM, signal.SIGINT)
     }
-    day = Day(day.out, day.machine, day.rehearsal, day.wheels, lambda: bool(told), day.grace_s)
+    day = replace(day, stopped=lambda: bool(told))
     records = []
     try:
         for step in due(steps, day, again=again):

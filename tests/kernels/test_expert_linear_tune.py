@@ -1,7 +1,10 @@
 """The tuner: what it would time is legal, what it chooses follows from the times, what it writes can be read."""
 
 import json
+from collections import Counter
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +78,35 @@ def test_what_it_writes_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "tuned" / "own.json").read_bytes() == shipped.read_bytes()
     monkeypatch.setattr(tuned, "__file__", str(tmp_path / "tuned.py"))
     assert load_table("own") == tuned._TABLES["sm_90"]
+
+
+def test_what_was_timed_on_this_gpu_is_left_out() -> None:
+    wanted: list[tuner.Key] = [("forward", "16bit", 64), ("dx", "16bit", 0)]
+    table: dict[str, object] = {"gpu": "A", "timed": ["dx 16bit 0"]}
+    assert tuner.untimed(wanted, table, "A") == wanted[:1]
+    assert tuner.untimed(wanted, table, "B") == wanted  # another GPU of the class
+    assert tuner.untimed(wanted, {}, "A") == wanted
+
+
+def test_every_tiling_is_compiled_ahead_once(capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[tuple[object, ...]] = []
+
+    class Pool(Executor):
+        """Runs nothing; the last share breaks."""
+
+        def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
+            assert function is tuner.run_once
+            op, bucket, precision, width, cuts = arguments
+            ran.extend((op, bucket, precision, width, cut) for cut in cuts)
+            future: Future[Any] = Future()
+            if width == tuner.WIDTHS[-1]:
+                future.set_exception(RuntimeError("it broke"))
+            else:
+                future.set_result(None)
+            return future
+
+    tuner.compile_ahead(Pool(), 7, "dw", 512, "16bit", "sm_90")
+    cuts = tuner.tilings("dw", 512, "16bit", "sm_90")
+    wanted = [("dw", 512, "16bit", width, cut) for width in tuner.WIDTHS for cut in cuts]
+    assert Counter(ran) == Counter(wanted)
+    assert "ahead: RuntimeError: it broke" in capsys.readouterr().out
