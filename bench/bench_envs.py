@@ -36,7 +36,17 @@ import torch
 
 from bench.ceilings import measure_ceilings
 from bench.clock import CpuDevice
-from bench.env_peers import Actions, BareWorkers, EmulatorVector, Frames, GymnasiumAsync, Peer, bare_game, bare_task
+from bench.env_peers import (
+    Actions,
+    BareWorkers,
+    EmulatorVector,
+    Frames,
+    GymnasiumAsync,
+    Peer,
+    a_place,
+    bare_game,
+    bare_task,
+)
 from bench.floors import Work
 from bench.race import Contestant, Inputs, Race
 from mow import envs
@@ -57,7 +67,7 @@ def cores() -> int:
 
 
 class Ours:
-    """The subject, with the actions of the peers: indices, or of continuous tasks corners drawn from them."""
+    """The subject, with the actions of the peers: indices, or of continuous tasks places drawn from them."""
 
     def __init__(self, tasks: Sequence[str], *, workers: int) -> None:
         self.envs: VectorEnv = (
@@ -75,8 +85,8 @@ class Ours:
             if layout.discrete[k]:
                 action[k, index] = 1.0
             else:
-                corner = np.random.default_rng(int(index)).uniform(-1.0, 1.0, layout.num_continuous)
-                action[k, layout.num_discrete :] = corner * layout.continuous_mask[k]
+                used = np.flatnonzero(layout.continuous_mask[k]) + layout.num_discrete
+                action[k, used] = a_place(int(index), len(used))
         return action
 
     def play(self, actions: Actions) -> Frames:
@@ -188,8 +198,13 @@ def test_robots(race: Race, name: str) -> None:
             check=check_played,
             work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
         )
+<<<<<<< HEAD
         drawn_by = gl_renderer()  # the twin has drawn in this process
     note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by=f"worker processes, {drawn_by}")
+=======
+        note_cpu(race, {"ours": ours, _BOUND: bare}, len(tasks))
+    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s")
+>>>>>>> envs
 
 
 @pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])

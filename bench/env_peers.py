@@ -71,17 +71,21 @@ def bare_game(task: str) -> tuple[Frames, Simulator]:
 
 
 def bare_task(task: str) -> tuple[Frames, Simulator]:
-    """Any continuous task of ours, each with nothing around it; actions are indices of a few corners."""
+    """Any continuous task of ours, each with nothing around it; actions are indices of places."""
     from mow.envs import make
 
     env = make(task, seed=0, options={})
-    corners = np.random.default_rng(0).uniform(-1.0, 1.0, (18, env.task.num_actions)).astype(np.float32)
 
     def step(action: int) -> Frames:
-        frame, _, terminated, truncated, _ = env.step(corners[action])
+        frame, _, terminated, truncated, _ = env.step(a_place(action, env.task.num_actions))
         return env.reset()[0] if terminated or truncated else frame
 
     return env.reset(seed=0)[0], step
+
+
+def a_place(index: int, num_actions: int) -> NDArray[np.float32]:
+    """The continuous action of an index: somewhere in [-1, 1]^n."""
+    return np.random.default_rng(index).uniform(-1.0, 1.0, num_actions).astype(np.float32)
 
 
 class BareWorkers:

@@ -61,7 +61,7 @@ _DMC_NAMES = """
 DMC: tuple[str, ...] = tuple(f"dmc:{name}" for name in _DMC_NAMES.split())
 
 # Source: DreamerV3 (Hafner et al. 2023, arXiv 2301.04104 v1), the 18 tasks of its control suite under a budget of
-# 500k frames; its visual suite is these and two quadrupeds.
+# 500k frames; the 20 of its visual suite are these, quadruped-run and quadruped-walk.
 _DMC18_NAMES = """
     acrobot-swingup cartpole-balance cartpole-balance_sparse cartpole-swingup cartpole-swingup_sparse cheetah-run
     ball_in_cup-catch finger-spin finger-turn_easy finger-turn_hard hopper-hop hopper-stand pendulum-swingup

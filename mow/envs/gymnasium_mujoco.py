@@ -16,8 +16,8 @@ def renderer_of(env: Any, render: object) -> offscreen.Renderer:
     own, and environments that each have one draw into each other's.
 
     The camera is the one that the registration names, else the model's own that follows the body ("track"), else
-    a free one as the environment places it. Source: gymnasium 1.2, MujocoRenderer. Differs: from version 1.4, which
-    prefers the free camera: that stays where an episode began, and what runs leaves its picture.
+    a free one as the environment places it. Source: gymnasium 1.4, MujocoRenderer. Differs: that prefers the free
+    camera to the following one; it stays where an episode began, and what runs leaves its picture.
 
     Raises: ValueError if render is neither "light" nor "full"; ImportError if this machine cannot draw.
     """

@@ -18,8 +18,9 @@ import numpy as np
 
 from mow.envs.task_group import RECORD, TaskGroup
 
-# Read by libraries when they load, so they must stand before a worker starts.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
+# Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the thread that asks for a
+# picture; with 1 it hands every picture to another and waits.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
 class Report(NamedTuple):

@@ -24,8 +24,10 @@ BUILT_IN = [name for name in task_names() if name.startswith(("dummy:", "tiny:")
 SHORT = {"time_limit": 25}
 STORM = {"protocol": "storm", "action_set": "full", **SHORT}
 ATARI = [("atari:Pong", SHORT), ("atari:Breakout", SHORT), ("atari:MsPacman", STORM)]
-METAWORLD = [("metaworld:reach-v3", SHORT), ("metaworld:basketball-v3", {"metaworld_repeat": 2, **SHORT})]
-DMC = [("dmc:reacher-easy", SHORT), ("dmc:cartpole-swingup", {"dmc_repeat": 1, **SHORT})]
+# Shorter still, as a picture of a robot takes a CPU ten times as long as one of a game.
+BRIEF = {"time_limit": 8}
+METAWORLD = [("metaworld:reach-v3", BRIEF), ("metaworld:basketball-v3", {"metaworld_repeat": 2, **BRIEF})]
+DMC = [("dmc:reacher-easy", BRIEF), ("dmc:cartpole-swingup", {"dmc_repeat": 1, **BRIEF})]
 CASES = [
     *(pytest.param((name, {}), id=name) for name in BUILT_IN),
     *(pytest.param(case, id=case[0], marks=needs("gymnasium", "ale_py", "cv2")) for case in ATARI),
@@ -36,13 +38,14 @@ needs_pygame = pytest.mark.skipif(find_spec("pygame") is None, reason="gym:CartP
 CASES.append(pytest.param(("gym:CartPole-v1", {}), id="gym:CartPole-v1", marks=needs_pygame))
 
 
-@pytest.fixture(params=CASES)
+# One environment for all tests of a case, made when the first asks for it: each opens an episode of its own.
+@pytest.fixture(params=CASES, scope="module")
 def case(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, object]]:
     chosen: tuple[str, Mapping[str, object]] = request.param
     return chosen
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def env(case: tuple[str, Mapping[str, object]]) -> Iterator[Env]:
     made = make(case[0], seed=11, options=case[1])
     yield made
@@ -98,10 +101,11 @@ def test_frames_are_the_readers_own(env: Env) -> None:
 
 def test_same_seed_and_actions_give_the_same_rollout(case: tuple[str, Mapping[str, object]]) -> None:
     traces = []
+    num_steps = 20 if "time_limit" in case[1] else 40  # less of simulators, whose pictures are never the same
     for _ in range(2):
         env = make(case[0], seed=5, options=case[1])
         trace: list[tuple[object, ...]] = [(env.reset(seed=9)[0].tobytes(),)]
-        for _, action in zip(range(40), random_actions(env, seed=2), strict=False):
+        for _, action in zip(range(num_steps), random_actions(env, seed=2), strict=False):
             frame, reward, terminated, truncated, info = env.step(action)
             trace.append((frame.tobytes(), reward, terminated, truncated, info))
             if terminated or truncated:
@@ -112,7 +116,7 @@ def test_same_seed_and_actions_give_the_same_rollout(case: tuple[str, Mapping[st
     assert len({entry[0] for entry in traces[0]}) > 10  # a rollout, not a still
 
 
-def test_episodes_end_once_and_start_anew(env: Env) -> None:
+def test_episodes_end_once_and_start_anew(case: tuple[str, Mapping[str, object]], env: Env) -> None:
     actions = random_actions(env, seed=0)
     for _ in range(3):
         env.reset()
@@ -124,8 +128,8 @@ def test_episodes_end_once_and_start_anew(env: Env) -> None:
             assert length <= 100  # the longest time limit of these cases, that of tiny:pole
         assert terminated != truncated
         if env.task.name.startswith(("atari:", "metaworld:", "dmc:")):
-            assert truncated  # by the time limit of 25 steps, which is not an end of the game
-            assert length == 25
+            assert truncated  # by the time limit, which is not an end of the game
+            assert length == case[1]["time_limit"]
         with pytest.raises(RuntimeError, match="call reset"):
             env.step(next(actions))
 

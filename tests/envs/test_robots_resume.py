@@ -53,7 +53,7 @@ def check_resume(task: str, *, steps: int) -> None:
 
 @pytest.mark.parametrize("task", QUICK)
 def test_a_robot_goes_on_where_it_was(task: str) -> None:
-    check_resume(task, steps=12)
+    check_resume(task, steps=8)
 
 
 def test_workers_show_the_same_as_this_process_which_has_drawn_before() -> None:
