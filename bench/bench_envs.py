@@ -198,13 +198,9 @@ def test_robots(race: Race, name: str) -> None:
             check=check_played,
             work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
         )
-<<<<<<< HEAD
         drawn_by = gl_renderer()  # the twin has drawn in this process
-    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by=f"worker processes, {drawn_by}")
-=======
         note_cpu(race, {"ours": ours, _BOUND: bare}, len(tasks))
-    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s")
->>>>>>> envs
+    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by=f"worker processes, {drawn_by}")
 
 
 @pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
