@@ -121,7 +121,7 @@ def test_two_hundred_updates(backend: str) -> None:
     config = config_of(SMALLEST, total_steps=4000)
     plain, compiled, other = learner(config, None), learner(config, backend), nudged(learner(config, None))
     by_compiling, by_rounding = furthest(plain, [compiled, other], range(200))
-    assert by_compiling <= max(10 * by_rounding, AFTER_200)
+    assert by_compiling <= max(10 * by_rounding, 1e-5)  # seven digits, of which a hundred roundings may take two
     assert graphs() == 2 + 5
 
 
