@@ -58,7 +58,7 @@ def config_of(model: WorldModelConfig, horizon: int = 3, **changes: object) -> C
 
 
 def furthest(one: Learner, others: Sequence[Learner], updates: range) -> list[float]:
-    """For each of the others: the largest difference of a metric in all these updates, as a share of its size or of 1."""
+    """For each of the others: the largest difference of a metric in these updates, as a share of its size or of 1."""
     worst = [0.0] * len(others)
     for seed in updates:
         batch, context = transitions(seed=seed), transitions(length=3, seed=1000 + seed)
