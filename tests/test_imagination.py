@@ -151,3 +151,29 @@ def test_a_context_of_one_step_can_open_a_posterior_dream():
     rollout = imagine(model, policy, transitions(length=1), model.route(), stream, horizon=2, start="posterior")
     assert rollout.hidden[:, :, 0].abs().sum() == 0
     assert rollout.hidden[:, :, 1].abs().sum() > 0
+
+
+def test_a_rollout_keeps_nothing_for_a_backward_pass_and_draws_no_picture(monkeypatch):
+    """Encoding the contexts costs about as much as all imagined steps, so it must be forward alone."""
+    kept, model, policy = [], world_model().eval(), agent()
+    context, routing, rng = transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu")
+    monkeypatch.setattr(WorldModel, "decode", lambda *_: pytest.fail("nothing asks for frames"))
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape), lambda tensor: tensor):
+        rollout = imagine(model, policy, context, routing, rng, horizon=2, start="prior")
+    assert kept == []
+    assert all(getattr(rollout, field.name).grad_fn is None for field in dataclasses.fields(rollout))
+
+
+def test_contexts_are_encoded_in_the_precision_of_autocast(monkeypatch):
+    dtypes = []
+    conv2d = torch.nn.functional.conv2d
+
+    def noted(*arguments, **how):
+        output = conv2d(*arguments, **how)
+        dtypes.append(output.dtype)
+        return output
+
+    monkeypatch.setattr("torch.nn.functional.conv2d", noted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        dream("prior")
+    assert set(dtypes) == {torch.bfloat16}

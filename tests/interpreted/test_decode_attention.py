@@ -109,3 +109,21 @@ def test_one_graph_under_compile() -> None:
     again = step.arguments()
     assert torch.equal(got, decode_attention(*again, backend="triton"))
     assert torch.equal(arguments[3][..., :5, :], again[3][..., :5, :])  # the append reaches the caller's cache
+
+
+def test_one_graph_for_all_positions() -> None:
+    """As a compiled rollout calls it: the mask alone says where the token stands, also in the last row of the cache."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+    def step_at(*tensors: torch.Tensor) -> torch.Tensor:
+        return decode_attention(*tensors, tensors[5].shape[-1] - 1, backend="triton")
+
+    compiled = torch.compile(step_at, backend="aot_eager", fullgraph=True, dynamic=False)
+    for position in (2, 4, 5):
+        step = random_step((2, 1, 3, 2, 8), position, 6)
+        tensors = step.arguments()[:6]
+        torch._dynamo.maybe_mark_dynamic(tensors[5], 2)
+        got = compiled(*tensors)
+        assert torch.equal(got, decode_attention(*step.arguments(), backend="triton"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1

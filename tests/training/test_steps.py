@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -54,20 +54,21 @@ def learner(config: Config, backend: str | None) -> Learner:
 
 def config_of(model: WorldModelConfig, horizon: int = 3, **changes: object) -> Config:
     imagination = ImaginationConfig(num_sequences=2, context=3, horizon=horizon, start="posterior", ends="expected")
-    return run_config(total_steps=400, model=model, imagination=imagination, **{**MOVING, **changes})
+    return run_config(**{"total_steps": 400, "model": model, "imagination": imagination, **MOVING, **changes})
 
 
-def furthest(one: Learner, other: Learner, updates: range) -> float:
-    """Largest difference of a metric of all these updates, as a share of that metric's largest entry or of 1."""
-    worst = 0.0
+def furthest(one: Learner, others: Sequence[Learner], updates: range) -> list[float]:
+    """For each of the others: the largest difference of a metric in these updates, as a share of its size or of 1."""
+    worst = [0.0] * len(others)
     for seed in updates:
         batch, context = transitions(seed=seed), transitions(length=3, seed=1000 + seed)
         want = {**one.update_world_model(batch), **one.update_agent(context)}
-        got = {**other.update_world_model(batch), **other.update_agent(context)}
-        assert want.keys() == got.keys()
-        for name, metric in want.items():
-            scale = max(1.0, float(metric.abs().max()))
-            worst = max(worst, float((metric - got[name]).abs().max()) / scale)
+        for index, other in enumerate(others):
+            got = {**other.update_world_model(batch), **other.update_agent(context)}
+            assert want.keys() == got.keys()
+            for name, metric in want.items():
+                scale = max(1.0, float(metric.abs().max()))
+                worst[index] = max(worst[index], float((metric - got[name]).abs().max()) / scale)
     return worst
 
 
@@ -78,9 +79,9 @@ def test_updates_are_whole_graphs_traced_once() -> None:
     """
     config = config_of(SMALLEST, horizon=4)
     plain, traced = learner(config, None), learner(config, "eager")
-    assert furthest(plain, traced, range(2)) == 0.0
+    assert furthest(plain, [traced], range(2)) == [0.0]
     assert graphs() == 2 + 5
-    assert furthest(plain, traced, range(2, 5)) == 0.0
+    assert furthest(plain, [traced], range(2, 5)) == [0.0]
     assert graphs() == 2 + 5
     assert not torch._dynamo.utils.counters["graph_break"]
 
@@ -95,22 +96,32 @@ def test_through_autograd_traced_once(model: WorldModelConfig, changes: dict[str
     """aot_eager: forward and backward as inductor gets them, without its code."""
     config = config_of(model, **changes)
     plain, traced = learner(config, None), learner(config, "aot_eager")
-    assert furthest(plain, traced, range(2)) < 1e-4
+    assert max(furthest(plain, [traced], range(2))) < 1e-4
     traced_once = graphs()
-    assert furthest(plain, traced, range(2, 6)) < 1e-4
+    assert max(furthest(plain, [traced], range(2, 6))) < 1e-4
     assert graphs() == traced_once
 
 
-# Float32 keeps seven digits, and 200 steps of Adam let what was rounded differently grow; a draw on the other side of a
-# border would show as a difference of the order of 1.
-AFTER_200 = 1e-3
+def nudged(learner: Learner) -> Learner:
+    """Its weights moved by at most one rounding of float32."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in (*learner.world_model.parameters(), *learner.agent.parameters()):
+            weight.mul_(1.0 + 2.0**-23 * (2.0 * torch.rand(weight.shape, generator=generator) - 1.0))
+    return learner
 
 
 @pytest.mark.slow
-def test_two_hundred_updates_through_inductor() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_two_hundred_updates(backend: str) -> None:
+    """Compiled, 200 updates in float32 end no further from plain ones than plain ones from a start rounded differently.
+
+    That is the tolerance, because it is what float32 can promise: every update rounds, and training makes it grow.
+    """
     config = config_of(SMALLEST, total_steps=4000)
-    plain, compiled = learner(config, None), learner(config, "inductor")
-    assert furthest(plain, compiled, range(200)) < AFTER_200
+    plain, compiled, other = learner(config, None), learner(config, backend), nudged(learner(config, None))
+    by_compiling, by_rounding = furthest(plain, [compiled, other], range(200))
+    assert by_compiling <= max(10 * by_rounding, 1e-5)  # seven digits, of which a hundred roundings may take two
     assert graphs() == 2 + 5
 
 
