@@ -197,6 +197,7 @@ STEPS: tuple[Step, ...] = (
         "tests/replay/test_prefetch.py",
         "tests/replay/test_sampler.py",
         "tests/training/test_no_waiting.py",
+        "tests/training/test_rollout_graph.py",
         "tests/test_bench.py",
     ),
     sanitized("memcheck", "no access out of bounds in one small case of each kernel"),

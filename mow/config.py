@@ -217,8 +217,8 @@ class OptimConfig:
     """Parts of the tasks that a world-model update takes one after the other, adding up gradients: only one part's
     activations live at a time. Same update but for rounding, and for other draws of dropout."""
     compile: bool = False
-    """Losses, steps of imagination and lessons through torch.compile: same numbers but for rounding, minutes at the
-    start."""
+    """Losses, steps of imagination and lessons through torch.compile: same numbers but for rounding (and, with dropout,
+    for its masks), minutes at the start."""
     cuda_graph: bool = False
     """Imagine in one CUDA graph: same numbers, one launch instead of thousands, and the memory of a rollout is held
     throughout. Needs a GPU; off until one has been measured."""
