@@ -25,7 +25,7 @@ class Threads:
         return f"threads: {self.torch} for PyTorch, {self.replay} for replay; environments in {where}"
 
 
-def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int = -1) -> Threads:
+def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int) -> Threads:
     """The rule above.
 
     Args:

@@ -10,6 +10,7 @@ from mow.threads import Threads, share
     [
         (1, 1, 5, -1, Threads(1, 1, 0)),
         (2, 2, 5, -1, Threads(2, 1, 0)),  # one spare core: a lone worker would gain nothing
+        (3, 3, 5, -1, Threads(3, 1, 2)),
         (4, 4, 2, -1, Threads(4, 2, 2)),
         (16, 16, 26, -1, Threads(16, 4, 15)),
         (1, 16, 26, -1, Threads(1, 1, 15)),  # OMP_NUM_THREADS=1
