@@ -14,6 +14,7 @@ SEED = 0
 def pytest_configure() -> None:
     # The tensors here are small: more threads cost time and change the order of sums. So in processes that tests start.
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("PYTEST_XDIST_WORKER", None)  # those that run pytest are nobody's workers
     torch.set_num_threads(1)
 
 
