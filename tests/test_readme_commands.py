@@ -46,7 +46,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "python -m mow.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
         "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
     ),
-    "python -m mow.ablate --methods mow storm_multitask storm --seeds 3": (
+    "python -m mow.ablate --methods mow storm_multitask storm storm_multitask_wide --seeds 3": (
         "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
     ),
     "python -m mow.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
