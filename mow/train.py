@@ -152,6 +152,8 @@ def _wired(
     check_stop: Callable[[], None],
 ) -> "Run":
     """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
+    import torch
+
     from mow import plan
     from mow.compiler import updates_as_asked
     from mow.memory import check_memory
@@ -179,12 +181,14 @@ def _wired(
     logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
     threads = _threads(config)
     set_num_threads(threads.replay)
+    stack.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(threads.torch)
     for line in (_plan(config, device), plan.short(planned), needs, how, str(threads), f"run folder: {folder}"):
         say(line)
     collector = Collector(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
     )
-    return Run(config, collector, learner, logger, say, check_stop=check_stop)
+    return Run(config, collector, learner, logger, say, check_stop=check_stop, agent_threads=threads.agent)
 
 
 def _mirror(config: Config, folder: Path) -> "WandbMirror":
@@ -306,7 +310,8 @@ def _threads(config: Config) -> Threads:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers)
+    beside = config.schedule.agent_beside and pick_device(config.device).type == "cpu" and not config.optim.compile
+    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers, beside=beside)
 
 
 def num_workers(config: Config) -> int:
