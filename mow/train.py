@@ -152,8 +152,6 @@ def _wired(
     check_stop: Callable[[], None],
 ) -> "Run":
     """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
-    import torch
-
     from mow import plan
     from mow.compiler import updates_as_asked
     from mow.memory import check_memory
@@ -181,8 +179,6 @@ def _wired(
     logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
     threads = _threads(config)
     set_num_threads(threads.replay)
-    stack.callback(torch.set_num_threads, torch.get_num_threads())
-    torch.set_num_threads(threads.torch)
     for line in (_plan(config, device), plan.short(planned), needs, how, str(threads), f"run folder: {folder}"):
         say(line)
     collector = Collector(

@@ -12,6 +12,7 @@ Differs: STORM updates one after the other; here actions lag behind by one updat
 import copy
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -36,7 +37,8 @@ class Beside:
         """Args:
             watch: counts how long imagination and actor-critic take: as such, or where they have a thread of their
                 own as beside/imagination and beside/actor_critic, when an update ends.
-            num_threads: of PyTorch, for the agent on a thread of its own; 0: updates run where they begin.
+            num_threads: of PyTorch, for the agent on a thread of its own, to be used inside `sharing`; 0: updates run
+                where they begin.
         Raises: ValueError for a thread beside a GPU or compiled updates, which one thread feeds.
         """
         if num_threads and (learner.device.type != "cpu" or learner.config.optim.compile):
@@ -46,6 +48,7 @@ class Beside:
         self.rng = PhiloxState.from_seed((learner.config.seed + 2**62) % 2**63, learner.device)
         self._watch = watch
         self._own_watch = Stopwatch() if num_threads else watch
+        self._num_threads = num_threads
         self._model: WorldModel | None = None  # the copy
         self.context: TransitionBatch | None = None  # of the last update that this process began
         self._update: Future[Metrics] | None = None
@@ -87,10 +90,20 @@ class Beside:
                 self._watch.take(self._own_watch, "beside")
             _copy_values(self.learner.acting, self.learner.agent)
 
-    def close(self) -> None:
-        """End the thread, after its update. Closing twice is closing once."""
-        if self._thread is not None:
-            self._thread.shutdown()
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """While updates run beside, the thread that trains the world model has the rest of PyTorch's threads.
+
+        Afterwards it has all of them again, and the agent's is ended, after its update.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(max(1, before - self._num_threads))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            if self._thread is not None:
+                self._thread.shutdown()
 
     def state_dict(self) -> dict[str, object] | None:
         """Beside the learner's own state, once an update that is under way has been waited for; None before the first.

@@ -11,7 +11,7 @@ Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -93,12 +93,11 @@ class Run:
             self.warm_up()
             self.group()
         try:
-            self.joint()
+            with self.beside.sharing() if self.beside is not None else nullcontext():
+                self.joint()
         finally:
             if self._trace is not None:
                 self._trace.close()
-            if self.beside is not None:
-                self.beside.close()
 
     def prefill(self) -> None:
         """Random steps, so that there is something to learn from."""

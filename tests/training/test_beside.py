@@ -43,11 +43,11 @@ def test_who_acts_is_the_agent_before_until_the_update_ends(num_threads: int) ->
     made = learner()
     other = Beside(made, Stopwatch(), num_threads=num_threads)
     before = values(made.agent)
-    other.begin(transitions(length=3))
-    assert other.busy
-    assert_equal(values(made.acting), before)
-    metrics = other.end()
-    other.close()
+    with other.sharing():
+        other.begin(transitions(length=3))
+        assert other.busy
+        assert_equal(values(made.acting), before)
+        metrics = other.end()
     assert not other.busy
     assert "agent/policy" in metrics
     assert_equal(values(made.acting), values(made.agent))
@@ -66,12 +66,12 @@ def test_what_the_world_model_learns_meanwhile_does_not_matter() -> None:
 
     made.update_agent = late
     other = Beside(made, Stopwatch(), num_threads=1)
-    other.begin(transitions(length=3))
-    for seed in range(3):
-        made.update_world_model(transitions(seed=seed))
-    told.set()
-    other.end()
-    other.close()
+    with other.sharing():
+        other.begin(transitions(length=3))
+        for seed in range(3):
+            made.update_world_model(transitions(seed=seed))
+        told.set()
+        other.end()
     grounds = again.grounds(copy.deepcopy(again.world_model), Beside(again, Stopwatch(), num_threads=0).rng)
     again.update_agent(transitions(length=3), grounds)
     assert_equal(values(made.agent), values(again.agent))
@@ -145,13 +145,25 @@ def test_one_that_failed_is_not_kept() -> None:
     other = Beside(made, Stopwatch(), num_threads=1)
     with torch.no_grad():
         next(made.agent.parameters()).fill_(float("nan"))
-    other.begin(transitions(length=3))
-    state = other.state_dict()
-    other.close()
+    with other.sharing():
+        other.begin(transitions(length=3))
+        state = other.state_dict()
     assert state is not None
     assert state["metrics"] is None
     with pytest.raises(NotFinite):
         other.end()
+
+
+@pytest.mark.parametrize(("has", "left"), [(3, 2), (1, 1)])
+def test_the_agent_takes_its_threads_for_as_long_as_it_learns(has: int, left: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(has)
+    try:
+        with Beside(learner(), Stopwatch(), num_threads=1).sharing():
+            assert torch.get_num_threads() == left
+        assert torch.get_num_threads() == has
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_thread_beside_compiled_updates_is_refused() -> None:
