@@ -51,7 +51,8 @@ class Collector:
     @torch.no_grad()
     def begin_agent_step(self, learner: Learner) -> None:
         """Act in every task as the agent does, now and then at random; `end_step` must follow."""
-        learner.world_model.eval()
+        if learner.world_model.training:  # asked first: the walk through all layers takes a tenth of a small step
+            learner.world_model.eval()
         device = learner.device
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
         chosen = self.memory.act(
