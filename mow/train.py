@@ -106,6 +106,8 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(config.device)
+    if config.wandb:
+        _check_wandb()
     folder = resumption.folder if resumption else _free_folder(config)
     state = read_state(resumption, device) if resumption else None
     torch.manual_seed(config.seed)
@@ -190,14 +192,20 @@ def _wired(
     return Run(config, collector, learner, logger, say, check_stop=check_stop)
 
 
-def _mirror(config: Config, folder: Path) -> "WandbMirror":
-    """Raises: UsageError if wandb is not installed."""
-    from mow.training.wandb_mirror import WandbMirror
+def _check_wandb() -> None:
+    """Before a folder is made. Raises: UsageError if wandb is not installed."""
+    from mow.training.wandb_mirror import wandb_package
 
     try:
-        mirror = WandbMirror(folder, dataclasses.asdict(config))
+        wandb_package()
     except ImportError as error:
         raise UsageError(str(error)) from error
+
+
+def _mirror(config: Config, folder: Path) -> "WandbMirror":
+    from mow.training.wandb_mirror import WandbMirror
+
+    mirror = WandbMirror(folder, dataclasses.asdict(config))
     say(mirror.said)
     return mirror
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mow.replay import Request
+from mow.training.guard import check_weights
 
 if TYPE_CHECKING:
     from mow.training.loop import Run
@@ -18,7 +19,10 @@ def run_state(run: "Run") -> dict[str, object]:
 
     Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
     step that it was published at.
+
+    Raises: FloatingPointError if the weights are not finite.
     """
+    check_weights({"world model": run.learner.world_model, "agent": run.learner.agent})
     collector = run.collector
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
