@@ -19,6 +19,7 @@ from mow.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.ablations import BASELINES, METHODS, meaning, variants
 from mow.command_line import Parser, UsageError, nearest, parse, say
 from mow.config import Config
+from mow.disk import folder_to_write
 from mow.presets import PRESETS
 from mow.task_sets import ATARI26, TINY5
 
@@ -150,7 +151,7 @@ def _claim(root: Path, parent: Config) -> None:
         return
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} holds something else than a grid of runs: give another --folder")
-    root.mkdir(parents=True, exist_ok=True)
+    folder_to_write(root, "--folder")
     path.write_text(json.dumps(asdict(parent), indent=2) + "\n", encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mow.ablations import flat
 from mow.command_line import Parser, UsageError, say
 from mow.config import ASIDE
+from mow.disk import folder_to_write
 from mow.evaluation_table import (
     Aggregate,
     EvaluatedRun,
@@ -99,7 +100,7 @@ def run(asked: argparse.Namespace) -> None:
         for one in runs:  # all are opened before the first is played: a broken one is told at once
             with environments(one, seed=asked.seed, workers=0) as envs:
                 restore(one.checkpoint, one.config, envs, device)
-    _make_folder(out)
+    folder_to_write(out, "--out")
     played = []
     for i, one in enumerate(runs):
         say(f"run {i + 1} of {len(runs)}: {one.checkpoint}, {asked.episodes} episodes of each task")
@@ -231,7 +232,7 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
             successes = tuple(episode.success for episode in episodes[: len(result.returns)])
             tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
             if asked.video and result.returns:
-                path = _make_folder(videos) / f"{result.task.replace(':', '-')}.gif"
+                path = folder_to_write(videos, "--out") / f"{result.task.replace(':', '-')}.gif"
                 write_gif(path, clips)
                 say(f"video: {path}")
         protocols = {spec.name: spec.protocol for spec in envs.specs}
@@ -258,14 +259,6 @@ def _check_packages(*, video: bool) -> None:
             import_module("PIL.Image")
         except ImportError as error:
             raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
-
-
-def _make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {folder} ({error.strerror}): name another place with --out") from error
-    return folder
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from mow.config import Config
 from mow.plan import Plan
 from mow.replay.packed import why_not_packed
 from mow.replay.store_choice import free_memory
-from mow.training.checkpoint import checkpoints
+from mow.resuming import way_on
 
 _FRAME = (64, 64, 3)
 # Of the estimate of what an update keeps, which is within 15 % of what autograd does (tests/test_footprint.py).
@@ -106,10 +106,8 @@ def told_when_memory_runs_out(folder: Path, device: torch.device) -> Iterator[No
         else:
             remedy = ("start again with a smaller --batch.num-sequences or --imagination.num-sequences, or a smaller "
                       "preset; or give packed frames a disk (--replay.store packed --replay.disk FOLDER)")
-        found = checkpoints(folder)
-        left = f"python -m mow.train --resume {folder} goes on from {found[-1]}" if found else "no checkpoint was saved"
         where = device if on_gpu else "cpu"
-        raise MemoryError(f"out of memory on {where} ({_first_line(error)}): {remedy}; {left}") from error
+        raise MemoryError(f"out of memory on {where} ({_first_line(error)}): {remedy}; {way_on(folder)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -88,13 +88,14 @@ def round_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten from low to high, or where there are too few of them 1, 2 and 5 times these."""
+    """Powers of ten from low to high; where there are too few 1, 2 and 5 times these, or any round numbers."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     every = max(1, math.ceil(len(powers) / 6))
     found = [10.0**p for p in powers if p % every == 0 and low <= 10.0**p <= high]
     if len(found) >= 2:
         return found
-    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    finer = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return finer if len(finer) >= 2 else round_ticks(low, high)
 
 
 def digits(value: float | None) -> str:

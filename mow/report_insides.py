@@ -119,7 +119,7 @@ def harmony(report: Report) -> str:
         curve = report.run.curve("harmony/weight", task)
         if curve is not None:
             series = (Series("weight", curve.updates, curve.value, 1),)
-            panel = Panel(f"{task}: weight", "world-model updates", "weight, 1 / sigma", series, from_zero=True)
+            panel = Panel(f"{task}: weight", "world-model updates", "weight, 1 / sigma, log scale", series, log=True)
             figures.append(figure(task, draw(panel)))
     over_time = grid(figures) if figures else absent("The weights over time are not logged (harmony/weight/TASK).")
     if model is None or model.weights is None:

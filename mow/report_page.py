@@ -73,7 +73,9 @@ svg path { fill: none; }
 .above { fill: var(--above); } .below { fill: var(--below); } .end { fill: var(--s2); }
 .outline { stroke: var(--ink); stroke-width: 2.5; stroke-linecap: square; }
 .film image { image-rendering: pixelated; }
-@media (max-width: 600px) { body { padding: 14px 14px 40px; } h1 { font-size: 22px; } }
+@media (max-width: 600px) { body { padding: 14px 14px 40px; } h1 { font-size: 22px; }
+  table { font-size: 12.5px; } th, td { padding-right: 8px; } th { white-space: normal; vertical-align: bottom; }
+  .bar { width: 70px; } }
 @media print { body { max-width: none; } }
 """
 

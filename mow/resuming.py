@@ -69,6 +69,12 @@ def _located(where: Path) -> tuple[Path, Path]:
     return where, found[-1]
 
 
+def way_on(folder: Path) -> str:
+    """What is left of a run that broke, in words."""
+    found = sorted((folder / "checkpoints").glob("step_*.pt"))
+    return f"python -m mow.train --resume {folder} goes on from {found[-1]}" if found else "no checkpoint was saved"
+
+
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """"field: before -> now" of all fields that differ, by dotted name."""
     for name in sorted({*before, *now}):
@@ -113,8 +119,12 @@ def read_state(resumption: Resumption, device: "torch.device") -> dict[str, Any]
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Inside, no other process may train in `folder`. Raises: UsageError if one does."""
-    with open(folder / "lock", "a", encoding="utf-8") as file:
+    """Inside, no other process may train in `folder`. Raises: UsageError if one does, or if it cannot be written to."""
+    try:
+        file = open(folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}): make it writable") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
+from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
 from mow.live import watched
 from mow.origin import write_origin
@@ -105,11 +106,14 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(config.device)
+    if config.wandb:
+        _check_wandb()
     folder = resumption.folder if resumption else _free_folder(config)
     state = read_state(resumption, device) if resumption else None
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
+        stack.enter_context(told_when_the_disk_fails(folder))
         stack.enter_context(told_when_memory_runs_out(folder, device))
         envs = stack.enter_context(_environments(config, num_workers(config)))
         switch = stack.enter_context(StopSwitch())
@@ -170,7 +174,8 @@ def _wired(
     replay = _replay(config, envs.layout.size)
     how = stack.enter_context(updates_as_asked(config, device))
     learner = Learner(config, mask, device)
-    folder.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        folder_to_write(folder, "--folder")
     stack.enter_context(claimed(folder))
     if fresh:
         write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
@@ -187,14 +192,20 @@ def _wired(
     return Run(config, collector, learner, logger, say, check_stop=check_stop, agent_threads=threads.agent)
 
 
-def _mirror(config: Config, folder: Path) -> "WandbMirror":
-    """Raises: UsageError if wandb is not installed."""
-    from mow.training.wandb_mirror import WandbMirror
+def _check_wandb() -> None:
+    """Before a folder is made. Raises: UsageError if wandb is not installed."""
+    from mow.training.wandb_mirror import wandb_package
 
     try:
-        mirror = WandbMirror(folder, dataclasses.asdict(config))
+        wandb_package()
     except ImportError as error:
         raise UsageError(str(error)) from error
+
+
+def _mirror(config: Config, folder: Path) -> "WandbMirror":
+    from mow.training.wandb_mirror import WandbMirror
+
+    mirror = WandbMirror(folder, dataclasses.asdict(config))
     say(mirror.said)
     return mirror
 
@@ -317,14 +328,14 @@ def num_workers(config: Config) -> int:
 
 def summary(session: "Run") -> str:
     """What was learnt, per task: world-model loss and return at the end."""
-    lines = [f"{'task':<24}{'episodes':>9}{'return, last 10':>17}{'world-model loss, first -> last':>34}"]
+    lines = [f"{'task':<24}{'episodes':>9}{'return, last 10':>17}{'loss, first -> last':>24}"]
     first, last = session.first_loss or [], session.last_loss or []
     for k, task in enumerate(session.tasks):
         score = session.collector.scores[task]
         mean = score.mean()
         shown = "-" if mean is None else f"{mean:.1f}"
         loss = f"{first[k]:.1f} -> {last[k]:.1f}" if first and last else "-"
-        lines.append(f"{task:<24}{score.episodes:>9}{shown:>17}{loss:>34}")
+        lines.append(f"{task:<24}{score.episodes:>9}{shown:>17}{loss:>24}")
     return "\n".join(lines)
 
 

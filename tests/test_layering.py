@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablations": {"config"},
     "ablation_runs": {"ablations", "command_line", "config", "config_file", "presets", "resuming"},
     "ablation_table": set(),
+    "disk": {"command_line", "resuming"},
     "doctor": set(),
     "doctor_probes": {"_C", "envs", "replay", "task_sets"},
     "episode_film": {"envs"},
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
     "weights_file": {"clustering", "training"},
     "live": {"panel", "training"},
-    "memory": {"config", "plan", "replay", "training"},
+    "memory": {"config", "plan", "replay", "resuming"},
     "origin": {"__version__", "config", "replay"},
     "model_card": {"ablations", "config", "presets"},
     "panel": {"panel_tasks", "training"},
@@ -52,7 +53,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compiler": {"command_line", "config"},
     "resuming": {"command_line", "config", "config_file", "training"},
     "ablate": {
-        "ablation_runs", "ablation_table", "ablations", "command_line", "config", "envs", "presets", "task_sets",
+        "ablation_runs", "ablation_table", "ablations", "command_line", "config", "disk", "envs", "presets",
+        "task_sets",
     },
     "report_charts": set(),
     "report_data": {"config", "config_file"},
@@ -73,7 +75,7 @@ BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "ex
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
     "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
-    "flops", "live", "panel", "panel_tasks",
+    "disk", "flops", "live", "panel", "panel_tasks",
     "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",
     "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
     "report_sections",

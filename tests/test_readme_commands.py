@@ -44,10 +44,10 @@ SMALL: dict[str, tuple[str, ...]] = {
     "python -m mow.envs.tiny": (),
     f"python -m mow.film {RUN}": (RUN, "--windows", "1"),
     "python -m mow.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
-        "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
+        "--methods", "mow", "storm_multitask_wide", "no_experts", "--seeds", "1", *GRID,
     ),
     "python -m mow.ablate --methods mow storm_multitask storm storm_multitask_wide --seeds 3": (
-        "--methods", "mow", "no_experts", "--seeds", "1", *GRID,
+        "--methods", "mow", "storm_multitask", "storm", "storm_multitask_wide", "--seeds", "1", *GRID,
     ),
     "python -m mow.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
     "python -m mow.ablate --table-only": ("--table-only", "--folder", "grid"),

@@ -46,6 +46,7 @@ def test_a_logarithmic_axis_by_hand():
     assert axis.ticks() == pytest.approx([0.01, 0.1, 1.0, 10.0, 100.0])
     # No two powers of ten: their parts.
     assert Axis(1.5, 9.0, 0.0, 1.0, log=True).ticks() == [2.0, 5.0]
+    assert Axis(2.2, 4.8, 0.0, 1.0, log=True).ticks() == [2.5, 3.0, 3.5, 4.0, 4.5]  # no 1, 2 or 5 in it
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ TYPED = [
     ("train --device cuda:77", "use --device cpu"),
     ("train --folder FULL", "FULL is not empty: give another --folder, so that no run is overwritten"),
     ("train --folder FILE", "FILE is not empty: give another --folder"),
+    ("train --folder FILE/x --device cpu", "cannot make FILE/x (Not a directory): name another place with --folder"),
     ("train --resume", "--resume needs a run folder: python -m mow.train --resume runs/NAME"),
     ("train --resume NOWHERE", "NOWHERE is no run folder: name one that mow.train wrote"),
     ("train --resume NOWHERE/step_1.pt", "does not exist: name a run folder, or a file in its checkpoints/"),
@@ -65,6 +66,7 @@ TYPED = [
     ("evaluate RUN --wat", "unrecognized arguments: --wat; --help lists the arguments"),
     ("evaluate RUN --device mps", "device 'mps' is not supported"),
     ("evaluate RUN --device cpu", "RUN/checkpoints/step_00000004.pt is damaged"),
+    ("evaluate RUN --out FILE/x --device cpu", "cannot make FILE/x (Not a directory): name another place with --out"),
     ("film NOWHERE", "no folder NOWHERE: name a run folder, as mow.train printed it"),
     ("film RUN --steps 0", "--steps must be 1 or more, got 0"),
     ("film RUN --context 0", "--context must be 1 or more, got 0"),
@@ -89,6 +91,7 @@ TYPED = [
     ("ablate -- --seed 3", "--seed and --folder of the runs are set by the grid: use --seeds and --folder before the"),
     ("ablate --preset atari26", "atari26 plays no episodes for a score: add -- --evaluation-episodes 30"),
     ("ablate --folder NOWHERE --table-only", "NOWHERE holds no grid of runs (no parent.json): give the --folder of"),
+    ("ablate --folder FILE/x", "cannot make FILE/x (Not a directory): name another place with --folder"),
     ("ablate --folder FULL", "FULL holds something else than a grid of runs: give another --folder"),
     ("ablate --tasks tiny:cat", "did you mean tiny:catch"),
 ]

@@ -42,11 +42,12 @@ class OrderedVectorEnv(ABC):
     the last, EnvFailure is raised.
     """
 
-    def __init__(self, tasks: Sequence[str], board: NDArray[np.void], max_restarts: int) -> None:
+    def __init__(self, tasks: Sequence[str], board: NDArray[np.void], seed: int, max_restarts: int) -> None:
         if max_restarts < 0:
             raise ValueError(f"max_restarts counts restarts in a row, got {max_restarts}: pass 0 for none")
         self._names = tuple(tasks)  # by slot
         self._board = board  # [K], by slot
+        self._seed = seed  # that all seeds of simulators follow from
         self._slots: NDArray[np.integer] = np.arange(len(tasks))  # [K] the slot that task k shows
         self._max_restarts = max_restarts
         self._restarts = dict.fromkeys(range(len(tasks)), 0)  # by slot, of the whole run
@@ -168,7 +169,7 @@ class OrderedVectorEnv(ABC):
         while crashes:
             crashes.sort(key=lambda crash: crash.slots)  # whoever answered first
             for crash in crashes:
-                self._count(crash)
+                self._count(crash, actions)
             twice = {slot for crash in crashes for slot in crash.blamed if self._failures[slot] > 1}
             crashes = [*crashes, *self._end_processes(twice)]
             lost = {slot for crash in crashes for slot in crash.slots}
@@ -182,19 +183,20 @@ class OrderedVectorEnv(ABC):
             crashes = [*crashes, *map(Crash.of, renewed.failed)]
         return tuple(restarts), reopened
 
-    def _count(self, crash: Crash) -> None:
+    def _count(self, crash: Crash, actions: Mapping[int, Action]) -> None:
         for slot in crash.blamed:
             self._failures[slot] += 1
-            if self._failures[slot] > self._max_restarts:
-                raise self._give_up(crash, slot)
+            if (times := self._failures[slot]) > self._max_restarts:
+                often = f" failed {times} times in a row, with no finished episode between" if times > 1 else ""
+                action = np.array2string(np.asarray(actions[slot]), precision=4, max_line_width=10_000)
+                where = f"seed {self._seed}, simulator {self._restarts[slot] + 1}, action {action}"
+                raise self._give_up(crash, often, f" ({where})")
 
-    def _give_up(self, crash: Crash, slot: int | None = None) -> EnvFailure:
+    def _give_up(self, crash: Crash, often: str = "", where: str = "") -> EnvFailure:
         """The error to raise; nothing is stepped any more."""
         self.close()
         self._given_up = True
-        times = self._failures[slot] if slot is not None else 1
-        often = f" failed {times} times in a row, with no finished episode between" if times > 1 else ""
-        return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}", crash.traceback)
+        return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}", crash.traceback)
 
     def _lost(self, slot: int) -> dict[str, Any]:
         """The state of a simulator that cannot be asked: another begins."""

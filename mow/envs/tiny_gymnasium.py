@@ -55,6 +55,9 @@ class GymnasiumEnv(gymnasium.Env[Frame, Action | np.integer]):
         frame, reward, terminated, truncated, info = self._env.step(native)
         return frame, reward, terminated, truncated, dict(info)
 
+    def __str__(self) -> str:
+        return f"<GymnasiumEnv {self._env.task.name}>"
+
     def close(self) -> None:
         """Free the task."""
         self._env.close()

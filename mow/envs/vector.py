@@ -92,7 +92,7 @@ class SerialVectorEnv(OrderedVectorEnv):
     def __init__(
         self, tasks: Sequence[str], *, seed: int, options: Mapping[str, object], max_restarts: int = 0
     ) -> None:
-        super().__init__(tasks, np.zeros(len(tasks), RECORD), max_restarts)
+        super().__init__(tasks, np.zeros(len(tasks), RECORD), seed, max_restarts)
         self._group = TaskGroup(dict(enumerate(tasks)), self._board, seed, options)
         self._learn_specs(self._group.build())
 

@@ -43,8 +43,8 @@ class WorkerVectorEnv(OrderedVectorEnv):
         if num_workers < 1:
             raise ValueError(f"expected one worker or more, got {num_workers}: use SerialVectorEnv for none")
         memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * RECORD.itemsize)
-        super().__init__(tasks, np.frombuffer(memory, RECORD), max_restarts)
-        self._memory, self._seed, self._options, self._timeout_s = memory, seed, options, timeout_s
+        super().__init__(tasks, np.frombuffer(memory, RECORD), seed, max_restarts)
+        self._memory, self._options, self._timeout_s = memory, options, timeout_s
         self._workers: list[Worker] = []
         self._asked: list[Worker] = []  # who owes an answer
         self._unheard: list[Crash] = []  # who was gone when it was asked

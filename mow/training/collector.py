@@ -11,6 +11,7 @@ from mow.envs.base import EnvStep
 from mow.envs.vector import VectorEnv
 from mow.replay import ReplayBuffer
 from mow.training.acting import ActingMemory
+from mow.training.guard import check_actions
 from mow.training.learner import Learner
 
 
@@ -50,7 +51,10 @@ class Collector:
 
     @torch.no_grad()
     def begin_agent_step(self, learner: Learner) -> None:
-        """Act in every task as the agent does, now and then at random; `end_step` must follow."""
+        """Act in every task as the agent does, now and then at random; `end_step` must follow.
+
+        Raises: FloatingPointError if broken weights choose nothing.
+        """
         if learner.world_model.training:  # asked first: the walk through all layers takes a tenth of a small step
             learner.world_model.eval()
         device = learner.device
@@ -59,6 +63,7 @@ class Collector:
             learner.world_model, learner.acting, learner.routing(), frame, is_first, learner.rng
         )
         action = chosen.cpu().numpy()
+        check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])
         explore = self.rng.random(len(action)) < self.random_action
         action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
         self.memory.took(torch.from_numpy(action).to(device))

@@ -1,9 +1,16 @@
-"""Numbers that would break the weights: found before the step is made."""
+"""Numbers that would break the weights, found before the step is made; broken weights, before they do harm."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from mow.envs.base import ActionLayout
+
+# A run that goes on keeps its step sizes, and would do the same again.
+REMEDY = "start a new run with a lower --optim.world-model-lr, --optim.matrix-lr or --optim.agent-lr"
 
 
 class NotFinite(FloatingPointError):
@@ -39,3 +46,26 @@ def check_finite(
         if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
             raise NotFinite(f"{what}: the gradient of {name} is not finite, though all losses are")
     raise NotFinite(f"{what}: the gradient is too large for its norm, {norm.item()}")
+
+
+def check_actions(action: NDArray[np.float32], layout: ActionLayout, tasks: Sequence[str]) -> None:
+    """Look at what the policy chose: [K, A]. Raises: FloatingPointError, naming the first task without an action."""
+    marked = action[:, : layout.num_discrete].sum(axis=1) == 1.0
+    chosen = np.isfinite(action).all(axis=1) & (marked | ~layout.discrete)
+    if not chosen.all():
+        task = tasks[int(np.flatnonzero(~chosen)[0])]
+        raise FloatingPointError(f"the agent chooses no action in {task}: its weights are broken; {REMEDY}")
+
+
+def check_weights(models: Mapping[str, nn.Module]) -> None:
+    """Before they are saved over those that work. Raises: FloatingPointError, naming the first that is not finite."""
+    held = {
+        f"{model}: {name}": value
+        for model, module in models.items()
+        for name, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+    finite = torch.stack([value.isfinite().all() for value in held.values()]).tolist()  # waits for the device, once
+    for name, fine in zip(held, finite, strict=True):
+        if not fine:
+            raise FloatingPointError(f"{name} is not finite, nothing was saved; {REMEDY}")

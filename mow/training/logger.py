@@ -17,6 +17,7 @@ from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
 from mow.envs.base import Episode, Restart
+from mow.training.guard import REMEDY
 from mow.training.wandb_mirror import WandbMirror
 
 
@@ -156,8 +157,7 @@ class Logger:
             for label, value in curves.items():
                 if not math.isfinite(value):
                     raise FloatingPointError(
-                        f"{label} became {value} near step {step}: lower optim.world_model_lr or optim.agent_lr, "
-                        "or start again from an earlier checkpoint"
+                        f"{label} became {value} near step {step}: {REMEDY}"
                     )
                 self._board.add_scalar(label, value, updates)
                 record[label] = value

@@ -12,6 +12,7 @@ import torch
 from mow.replay import Request
 from mow.replay import save as save_replay
 from mow.training.checkpoint import checkpoint_path, checkpoints, keep_as_best, save_checkpoint, step_of
+from mow.training.guard import check_weights
 
 if TYPE_CHECKING:
     from mow.training.loop import Run
@@ -22,7 +23,11 @@ def run_state(run: "Run") -> dict[str, object]:
 
     Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
     step that it was published at.
+
+    Raises: FloatingPointError if the weights are not finite.
     """
+    beside = None if run.beside is None else run.beside.state_dict()  # waits for the update that is under way
+    check_weights({"world model": run.learner.world_model, "agent": run.learner.agent})
     collector = run.collector
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
@@ -32,8 +37,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "tasks": run.tasks,
         "first_loss": run.first_loss,
         "last_loss": run.last_loss,
-        # First what is beside: it waits for the update that is under way.
-        "beside": None if run.beside is None else run.beside.state_dict(),
+        "beside": beside,
         "learner": run.learner.state_dict(),
         "envs": json.dumps(collector.envs.state_dict()),
         "frame": torch.from_numpy(collector.frame),

@@ -1,22 +1,28 @@
 """What goes to metrics.jsonl, to Weights & Biases too: nothing is sent unless WANDB_MODE=online says so."""
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 
+def wandb_package() -> Any:
+    """The module wandb. Raises: ImportError with the remedy if it is not installed."""
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise ImportError(f'--wandb needs Weights & Biases ({error}): pip install -e ".[wandb]"') from error
+
+
 class WandbMirror:
     """One run of Weights & Biases, in `folder`/wandb; a run that goes on adds to the same one.
 
-    Raises: ImportError with the remedy if wandb is not installed.
+    Raises: ImportError as wandb_package.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ImportError(f'--wandb needs Weights & Biases ({error}): pip install -e ".[wandb]"') from error
+        wandb = wandb_package()
         mode: Literal["online", "offline"] = "online" if os.environ.get("WANDB_MODE") == "online" else "offline"
         self._run = wandb.init(
             project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config),

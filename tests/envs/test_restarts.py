@@ -146,10 +146,12 @@ def test_after_the_last_restart_it_ends_with_the_traceback(num_workers: int, fai
     played(env, num_steps)
     with pytest.raises(EnvFailure) as caught:
         played(env, 100)
-    assert caught.value.line == (
+    line = (
         f"{TASKS[0]} failed 3 times in a row, with no finished episode between: "
-        f"RuntimeError: {TASKS[0]}: fails at step {fail_at}, as asked"
+        f"RuntimeError: {TASKS[0]}: fails at step {fail_at}, as asked (seed 1, simulator 3, action "
     )
+    assert caught.value.line.startswith(line)
+    assert 0 <= int(caught.value.line.removeprefix(line).removesuffix(")")) < env.specs[0].num_actions
     assert "_misbehave_if_asked" in caught.value.traceback
     with pytest.raises(RuntimeError, match="closed"):
         played(env, 1)

@@ -58,7 +58,8 @@ def test_an_error_names_the_task_and_carries_the_traceback(tasks: tuple[str, ...
     with pytest.raises(EnvFailure) as caught:
         play(env, 1)
     message = str(caught.value)
-    assert caught.value.line == f"{tasks[0]}: RuntimeError: {tasks[0]}: fails at step 3, as asked"
+    said = f"{tasks[0]}: RuntimeError: {tasks[0]}: fails at step 3, as asked (seed 0, simulator 1, action "
+    assert caught.value.line.startswith(said)
     assert message.startswith(f"{caught.value.line}\n")
     assert "Traceback" in message
     assert "_misbehave_if_asked" in message

@@ -57,7 +57,7 @@ def test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_still_has_it
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         refusing(lambda call: call > 1, errno.ENOSPC, patch)
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises(OSError, match="No space left on device: 'checkpoints': free some space; python -m"):
             to_the_end(run_config(checkpoint_every=4), folder)
     assert capsys.readouterr().out.count("no checkpoint was written") == 2
     (path,) = checkpoints(folder)
@@ -71,7 +71,8 @@ def test_a_disk_that_takes_no_checkpoint_ends_in_one_line(
 ) -> None:
     refusing(lambda _: True, errno.ENOSPC, monkeypatch)
     assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run"), "--checkpoint-every", "3"]) == 1
-    assert capsys.readouterr().err == "mow.train: [Errno 28] No space left on device: 'checkpoints'\n"
+    said = "mow.train: [Errno 28] No space left on device: 'checkpoints': free some space; no checkpoint was saved\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.fixture
@@ -120,6 +121,7 @@ def test_a_disk_that_is_really_full(
     assert code == 1
     assert said.err.startswith("mow.train: ")
     assert "No space left on device" in said.err
+    assert f"free some space; python -m mow.train --resume {folder} goes on from {checkpoints(folder)[-1]}" in said.err
     assert said.err.count("\n") == 1
     assert said.out.count("TensorBoard's curves are not written any more: [Errno 28] No space left on device") <= 1
     filler.unlink()

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mow.envs.dummy import CountingEnv
 from mow.train import main
+from mow.training.checkpoint import checkpoints, load_checkpoint
 from tests.test_train import DUMMY
 
 
@@ -32,3 +34,26 @@ def test_a_reward_that_is_no_number_costs_an_episode_and_is_said(
     with open(tmp_path / "run" / "metrics.jsonl", encoding="utf-8") as lines:
         counts = [float(record["envs/restarts"]) for record in map(json.loads, lines) if "envs/restarts" in record]
     assert counts[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--optim.world-model-lr", "1e30", "--optim.matrix-lr", "1e30"), "the agent chooses no action in dummy:"),
+        (("--optim.agent-lr", "1e38", "--checkpoint-every", "1"), "is not finite, nothing was saved"),
+    ],
+)
+def test_weights_that_blow_up_end_in_one_line_and_are_never_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], says: str
+) -> None:
+    """A step too long breaks weights with a gradient that is finite: it is made, and found before it does harm."""
+    folder = tmp_path / "run"
+    assert main(["quickstart", *DUMMY, *flags, "--folder", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert "; start a new run with a lower --optim.world-model-lr" in said
+    assert said.count("\n") == 1
+    for path in checkpoints(folder):
+        learnt = load_checkpoint(path, torch.device("cpu"))["learner"]
+        for model in ("world_model", "agent"):
+            assert all(bool(torch.isfinite(value.float()).all()) for value in learnt[model].values())

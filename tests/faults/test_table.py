@@ -9,8 +9,10 @@
 | a file cut short, a flipped bit | named, with the checkpoint to go on from; nothing else is changed | DAMAGE |
 | no space, no permission, a broken disk | borne twice, one line at the third; the last checkpoint works | DISK |
 | SIGTERM, SIGINT, both at once | saves, exit 0; the second ends it at once, the last save is whole | SIGNAL |
-| NaN in a loss, a gradient, a reward | the update is left out, named, counted; five in a row end it | NUMBERS |
-| a worker killed, raising, hanging | named, its processes ended | WORKER |
+| NaN in a loss, a gradient, a reward | the update is left out, named, counted; five in a row end it; \
+weights that are not finite are never saved | NUMBERS |
+| a simulator killed, raising, hanging, answering nonsense | made anew, its episode cut off, the others as before; \
+the fourth failure in a row saves and names task, seed, action | WORKER |
 | any order of adding, evicting, sampling, saving | as a Python list would have it | REPLAY |
 | one thread adds while others sample | no torn frame, no report of a sanitizer | THREADS |
 | a packed block damaged in memory or on disk | task and steps are named, no wrong pixel | BLOCK |
@@ -70,7 +72,10 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "NUMBERS": {
-        "faults/test_numbers.py": ("test_a_reward_that_is_no_number_costs_an_episode_and_is_said",),
+        "faults/test_numbers.py": (
+            "test_a_reward_that_is_no_number_costs_an_episode_and_is_said",
+            "test_weights_that_blow_up_end_in_one_line_and_are_never_saved",
+        ),
         "training/test_loop.py": (
             "test_a_single_bad_update_is_left_out_and_the_run_goes_on",
             "test_weights_that_are_broken_stop_the_run_with_a_diagnosis",
@@ -80,6 +85,15 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "envs/test_vector_workers.py": (
             "test_a_killed_worker_is_named", "test_an_error_names_the_task_and_carries_the_traceback",
             "test_a_hung_task_is_named_and_its_worker_ended",
+        ),
+        "envs/test_restarts.py": (
+            "test_a_step_that_was_lost_is_taken_in_a_new_episode", "test_nonsense_is_a_failure",
+            "test_a_dead_or_stopped_worker_is_replaced_and_the_others_do_not_notice",
+            "test_after_the_last_restart_it_ends_with_the_traceback",
+        ),
+        "training/test_env_failures.py": (
+            "test_a_worker_that_is_killed_costs_an_episode_of_its_tasks",
+            "test_a_simulator_that_fails_for_good_stops_the_run_which_can_go_on",
         ),
     },
     "REPLAY": {"replay/test_replay_machine.py": ()},

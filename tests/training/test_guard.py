@@ -1,10 +1,12 @@
 """What is not finite is named: loss and task, or parameter."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mow.training.guard import NotFinite, check_finite
+from mow.envs.base import ActionLayout, TaskSpec
+from mow.training.guard import NotFinite, check_actions, check_finite, check_weights
 
 TASKS = ["a:one", "a:two"]
 NAN, INF = float("nan"), float("inf")
@@ -37,3 +39,24 @@ def test_what_is_at_fault_is_named(
 ) -> None:
     with pytest.raises(NotFinite, match=message):
         check(total, norm, losses, gradient)
+
+
+def test_a_policy_that_chooses_nothing_is_named_with_its_task() -> None:
+    specs = [
+        TaskSpec("a:one", discrete=True, num_actions=2, legal=(True, True), frame_skip=1, protocol=""),
+        TaskSpec("a:two", discrete=False, num_actions=1, legal=(True,), frame_skip=1, protocol=""),
+    ]
+    layout = ActionLayout.from_tasks(specs)
+    check_actions(np.array([[0, 1, 0], [0, 0, -0.5]], np.float32), layout, TASKS)
+    for rows, task in (([[0, 0, 0], [0, 0, 1]], "a:one"), ([[1, 0, 0], [0, 0, NAN]], "a:two")):
+        with pytest.raises(FloatingPointError, match=f"^the agent chooses no action in {task}: its weights are broken"):
+            check_actions(np.array(rows, np.float32), layout, TASKS)
+
+
+def test_broken_weights_are_not_saved() -> None:
+    fine, broken = nn.Linear(2, 2), nn.BatchNorm1d(2)
+    check_weights({"world model": fine, "agent": broken})
+    assert broken.running_var is not None
+    broken.running_var[1] = INF
+    with pytest.raises(FloatingPointError, match=r"^agent: running_var is not finite, nothing was saved; start a new"):
+        check_weights({"world model": fine, "agent": broken})

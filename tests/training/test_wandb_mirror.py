@@ -73,6 +73,7 @@ def test_without_wandb_the_remedy_is_said(
     said = capsys.readouterr().err
     assert 'pip install -e ".[wandb]"' in said
     assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_real_one_writes_a_run_offline(tmp_path: Path) -> None:
