@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from mow.restored import find_run, newest_checkpoint, restore
 from mow.training.acting import ActingMemory
 from tests.test_train import DUMMY
 
+README = Path(__file__).resolve().parents[1] / "README.md"
 TASKS = ("tiny:catch", "tiny:slide", "dummy:count-0", "dummy:count-1")
 
 
@@ -50,11 +52,13 @@ def test_the_example_runs(run_folder, capsys):
     example = [line for line in lines[1 : lines.index("Args:")] if line.startswith("    ") or not line]
     program = textwrap.dedent("\n".join(example)).strip()
     assert len([line for line in program.splitlines() if line]) == 10
+    assert f"```python\n{program}\n```" in README.read_text(encoding="utf-8")
     told = program.replace("runs/quickstart-20270101-120000", str(run_folder))
     assert told != program
     exec(compile(told, "the example", "exec"), {})
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2
+    assert said[0].startswith("<GymnasiumEnv tiny:catch>: ")
     assert said[1].startswith("<ImaginedEnv tiny:catch>: ")
 
 
