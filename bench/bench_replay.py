@@ -8,15 +8,17 @@ The subject is the packed store where it can be had, else the raw one. Peers: a 
 blocks of memory in use (the bound), torch, NumPy, and torchrl, cpprb and tianshou where they are installed. "all
 fields" is the whole ReplayBuffer.sample: draw, frames and columns, into a given batch; "on disk" is the packed store
 with every block in a file, which the system's cache holds. Adding is timed in turns of eight steps, so that each has
-one block to pack.
+one block to pack, beside the same libraries.
 
 Host memory is measured by the CPU's clock on every machine, and the floor is the flat copy, in the same rounds as all
 others. With a GPU the gather there is timed too.
 """
 
 import dataclasses
+import itertools
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from bench.clock import CpuDevice
 from bench.floors import Work
 from bench.race import Contestant, Inputs, Race
 from bench.recorded import recorded_frames
+from bench.replay_adders import Adder, Step, make_adders
 from bench.replay_peers import Drawn, make_peers
 from mow.batch import TransitionBatch
 from mow.replay import ReplayBuffer, draw_windows, gather_windows_cuda, set_num_threads
@@ -42,6 +45,9 @@ _ROUNDS = 9
 _ACTIONS = 18
 _BLOCK_STEPS = 8
 _BOUND = "flat copy, torch"
+
+# What adding leaves: the steps added so far, and the last eight of them.
+Newest = tuple[int, Callable[[], NDArray[np.uint8]]]
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,14 @@ def filled(kind: str, frames: NDArray[np.uint8]) -> ReplayBuffer:
 
 
 def add(buffer: ReplayBuffer, frame: NDArray[np.uint8]) -> None:
+    step = step_of(frame)
+    buffer.add(frame, step.action, step.reward, step.flag, step.flag, step.flag)
+
+
+def step_of(frame: NDArray[np.uint8]) -> Step:
     num_tasks = len(frame)
-    flags = np.zeros(num_tasks, dtype=np.bool_)
-    buffer.add(frame, np.zeros((num_tasks, _ACTIONS), np.float32), np.zeros(num_tasks, np.float32), flags, flags, flags)
+    action, reward = np.zeros((num_tasks, _ACTIONS), np.float32), np.zeros(num_tasks, np.float32)
+    return Step(frame, action, reward, np.zeros(num_tasks, dtype=np.bool_))
 
 
 def on_the_host(race: Race) -> Race:
@@ -198,38 +209,60 @@ def table(title: str, info: dict[str, Any], num_bytes: int) -> str:
     return "\n".join(lines)
 
 
+def newest_of(buffer: ReplayBuffer) -> NDArray[np.uint8]:
+    """[K, 8, H, W, 3]"""
+    num_tasks = len(buffer.rows)
+    newest = np.empty((num_tasks, 1, _BLOCK_STEPS, *buffer.store.frame_shape), dtype=np.uint8)
+    first = np.full((num_tasks, 1), buffer.num_steps - _BLOCK_STEPS)
+    buffer.store.gather(np.arange(num_tasks), first, _BLOCK_STEPS, newest)
+    return newest[:, 0]
+
+
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
 def test_add(race: Race, shape: WindowShape) -> None:
     """Eight steps of all tasks into buffers of their own, which are full, so that the oldest make room."""
     race = on_the_host(race)
     recorded = record(shape.K, shape.N)
     frames = recorded.frames
+    held = min(256, shape.N)
 
     def adder(buffer: ReplayBuffer) -> Contestant:
-        def call() -> ReplayBuffer:
+        def call() -> Newest:
             for _ in range(_BLOCK_STEPS):  # never the frames of the turn before, which the cache holds
                 add(buffer, frames[:, buffer.num_steps % shape.N])
-            return buffer
+            return buffer.num_steps, partial(newest_of, buffer)
 
         return call
 
-    def check(buffer: ReplayBuffer, inputs: Inputs) -> None:
-        newest = np.empty((shape.K, 1, _BLOCK_STEPS, *frames.shape[2:]), dtype=np.uint8)
-        first = np.full((shape.K, 1), buffer.num_steps - _BLOCK_STEPS)
-        buffer.store.gather(np.arange(shape.K), first, _BLOCK_STEPS, newest)
-        added = frames[:, np.arange(buffer.num_steps - _BLOCK_STEPS, buffer.num_steps) % shape.N]
-        assert (newest[:, 0] == added).all(), "the newest frames are not those that were added"
+    def peer_adder(peer: Adder) -> Contestant:
+        count = itertools.count()
+
+        def call() -> Newest:
+            steps = [next(count) for _ in range(_BLOCK_STEPS)]
+            for step in steps:
+                peer.add(step_of(frames[:, step % shape.N]))
+            return steps[-1] + 1, partial(peer.frames, np.array(steps) % held)
+
+        for _ in range(held // _BLOCK_STEPS):
+            call()
+        return call
+
+    def check(newest: Newest, inputs: Inputs) -> None:
+        num_steps, read = newest
+        added = frames[:, np.arange(num_steps - _BLOCK_STEPS, num_steps) % shape.N]
+        assert (read() == added).all(), "the newest frames are not those that were added"
 
     num_frames = shape.K * _BLOCK_STEPS
-    (kind, subject), *others = ((kind, adder(filled(kind, frames[:, :256]))) for kind in recorded.buffers)
+    (kind, subject), *others = ((kind, adder(filled(kind, frames[:, :held]))) for kind in recorded.buffers)
+    peers, missing = make_adders(step_of(frames[:, 0]), held)
     race.run(
         subject,
-        dict(others),
+        {**dict(others), **{name: peer_adder(peer) for name, peer in peers.items()}},
         make=lambda: (),
         check=check,
         work=Work(0.0, 2.0 * _BLOCK_STEPS * frames[:, 0].nbytes),
     )
-    note(race, recorded, kind, frames_per_turn=num_frames)
+    note(race, recorded, kind, frames_per_turn=num_frames, not_installed=missing)
     info = race.benchmark.extra_info
     print(table(f"add, {num_frames} frames a turn", info, num_frames * frames[0, 0].nbytes))
     if "median_us" in info:

@@ -124,13 +124,15 @@ void check_frames(const std::string& name, const Shape& leading, const PackedSto
   check_shape(name, expected, shape_of(frames));
 }
 
-const std::byte* bytes_of(const Frames& frames) { return reinterpret_cast<const std::byte*>(frames.data()); }
-
-void append_frames(PackedStore& store, const Frames& frames) {
+// frames [R, frame_bytes], each in one piece, the rows as far apart as they are.
+void append_frames(PackedStore& store, const py::array_t<uint8_t>& frames) {
   check_frames("frames", {store.num_rows()}, store, frames);
-  const std::byte* data = bytes_of(frames);
+  check(frames.strides(1) == 1 || store.frame_bytes() == 1, "frames", "each frame in one piece of memory",
+        "a stride of " + std::to_string(frames.strides(1)));
+  const auto* data = reinterpret_cast<const std::byte*>(frames.data());
+  const int64_t row_stride = frames.strides(0);
   py::gil_scoped_release unlocked;
-  store.append(data);
+  store.append(data, row_stride);
 }
 
 // A PendingGather and the array that it writes to.

@@ -1,11 +1,11 @@
 #include "packed.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "check.h"
 #include "crc32c.h"
@@ -21,6 +21,12 @@ constexpr int64_t kInlineBytes = 1 << 18;
 
 // A batch of this size would push all else out of the caches.
 constexpr int64_t kStreamBytes = 4 << 20;
+
+// Pieces that a thread takes at a time: enough to know the next one, few enough for all threads to end together.
+constexpr int64_t kRun = 8;
+
+// LZ4 takes a fifth longer per byte where it is to stop early: for so many steps the whole block costs no more.
+constexpr int64_t kWholeSteps = 7;
 
 // A packed block must be smaller than this, or it is kept raw: unpacking would cost more than it saves.
 int64_t packed_limit(int64_t block_bytes) { return block_bytes * 9 / 10; }
@@ -80,6 +86,41 @@ Stored stored_bytes(const Slab& slab, const StoredBlock& block, Scratch& scratch
   return {bytes, crc32c(bytes, block.num_bytes) == block.crc ? nullptr : kWrongChecksum};
 }
 
+bool is_of_same_block(const Piece& a, const Piece& b) { return a.slab == b.slab && a.row == b.row; }
+
+bool comes_first(const Piece& a, const Piece& b) {
+  return std::tuple(a.row, a.number, -a.to, a.window) < std::tuple(b.row, b.number, -b.to, b.window);
+}
+
+// Asks for the stored bytes of a block, which may be anywhere in memory, while another one is unpacked.
+void prefetch(const Piece& piece) {
+  const StoredBlock& block = piece.slab->blocks[piece.row];
+  if (piece.slab->spilled != nullptr) return;
+  const std::byte* bytes = piece.slab->bytes.data() + block.offset;
+  for (uint32_t at = 0; at < block.num_bytes; at += 64) __builtin_prefetch(bytes + at);
+}
+
+struct Frames {
+  const std::byte* first;  // of the block, in a thread's own memory or where they are stored
+  const char* wrong;       // nullptr where they are those that were sealed
+};
+
+// The first `num_steps` frames of a block, or more. They go to a block in the cache and not to the batch, from where
+// LZ4 would read them again; and those before the first one wanted have no place in the batch.
+Frames unpack(const Slab& slab, int64_t row, int64_t num_steps, int64_t frame_bytes) {
+  thread_local Scratch stored_scratch, frame_scratch;
+  const StoredBlock& block = slab.blocks[row];
+  const Stored stored = stored_bytes(slab, block, stored_scratch);
+  const int num_bytes = static_cast<int>(block.num_bytes), all = static_cast<int>(kBlockSteps * frame_bytes);
+  if (stored.wrong != nullptr || num_bytes == all) return {stored.bytes, stored.wrong};
+  std::byte* room = frame_scratch.room(static_cast<size_t>(all));
+  if (room == nullptr) return {nullptr, kNoMemory};
+  const int needed = num_steps >= kWholeSteps ? all : static_cast<int>(num_steps * frame_bytes);
+  const int got = needed == all ? lz4().decompress(chars(stored.bytes), chars(room), num_bytes, all)
+                                : lz4().decompress_first(chars(stored.bytes), chars(room), num_bytes, needed, needed);
+  return {room, got == needed ? nullptr : kNoBlock};
+}
+
 }  // namespace
 
 PackedStore::PackedStore(int64_t num_rows, int64_t capacity, int64_t frame_bytes)
@@ -92,12 +133,12 @@ PackedStore::PackedStore(int64_t num_rows, int64_t capacity, int64_t frame_bytes
   open_.resize(num_rows * block_bytes());
 }
 
-void PackedStore::append(const std::byte* frames) {
+void PackedStore::append(const std::byte* frames, int64_t row_stride) {
   std::lock_guard<std::mutex> writer(writer_);
   // num_steps_ changes under writer_ only, and no reader looks at frames ahead of it: neither needs state_ here.
   const int64_t place = num_steps_ % kBlockSteps;
   for (int64_t row = 0; row < num_rows_; ++row) {
-    std::memcpy(open_.data() + row * block_bytes() + place * frame_bytes_, frames + row * frame_bytes_, frame_bytes_);
+    std::memcpy(open_.data() + row * block_bytes() + place * frame_bytes_, frames + row * row_stride, frame_bytes_);
   }
   publish(place == kBlockSteps - 1 ? seal() : nullptr, num_steps_ + 1);
   spill_old();
@@ -185,7 +226,7 @@ PendingGather PackedStore::begin_gather(const WindowList& windows, std::byte* ou
   pieces.reserve(total * ((length + kBlockSteps - 2) / kBlockSteps + 1));
   check_at_least("length", 1, length);
   for (int64_t k = 0; k < windows.num_tasks; ++k) check_range("rows", k, 0, num_rows_ - 1, windows.rows[k]);
-  std::lock_guard<std::mutex> lock(state_);
+  std::unique_lock<std::mutex> lock(state_);
   check_at_least("steps held", length, num_steps_ - first_visible());
   for (int64_t i = 0; i < total; ++i) {
     check_range("first", i, first_visible(), num_steps_ - length, windows.first[i]);
@@ -205,64 +246,53 @@ PendingGather PackedStore::begin_gather(const WindowList& windows, std::byte* ou
       place += (to - from) * frame_bytes_;
     }
   }
+  lock.unlock();
   return {std::move(pieces), windows.num_windows, frame_bytes_};
 }
 
 PendingGather::PendingGather(std::vector<Piece> pieces, int64_t num_windows, int64_t frame_bytes)
-    : pieces_(std::move(pieces)), num_windows_(num_windows), block_bytes_(kBlockSteps * frame_bytes),
-      streams_(static_cast<int64_t>(pieces_.size()) * block_bytes_ >= kStreamBytes) {}
+    : pieces_(std::move(pieces)), num_windows_(num_windows), frame_bytes_(frame_bytes),
+      streams_(static_cast<int64_t>(pieces_.size()) * kBlockSteps * frame_bytes >= kStreamBytes) {
+  std::sort(pieces_.begin(), pieces_.end(), comes_first);
+}
 
-// Writes one piece to its place; nullptr, or what is wrong with its block. Throws nothing, as it runs on the pool.
-const char* PendingGather::unpack(const Piece& piece) const {
-  thread_local Scratch stored_scratch, frame_scratch;
-  const StoredBlock& block = piece.slab->blocks[piece.row];
-  const int64_t frame_bytes = block_bytes_ / kBlockSteps, before = piece.from * frame_bytes;
-  const int needed = static_cast<int>(piece.to * frame_bytes);
-  const Stored stored = stored_bytes(*piece.slab, block, stored_scratch);
-  if (stored.wrong != nullptr) return stored.wrong;
-  const int num_bytes = static_cast<int>(block.num_bytes), all = static_cast<int>(block_bytes_);
-  const std::byte* frames = stored.bytes;
-  if (num_bytes != all) {
-    if (piece.from == 0 && needed == all) {
-      return lz4().decompress(chars(frames), chars(piece.out), num_bytes, all) == all ? nullptr : kNoBlock;
+// Throws nothing, as it runs on the pool.
+void PendingGather::finish_run(int64_t begin, int64_t end, const char** wrong) const {
+  Frames frames{};
+  for (int64_t i = begin; i < end; ++i) {
+    const Piece& piece = pieces_[i];
+    if (i + 1 < end && !is_of_same_block(piece, pieces_[i + 1])) prefetch(pieces_[i + 1]);
+    if (i == begin || !is_of_same_block(pieces_[i - 1], piece)) {
+      frames = unpack(*piece.slab, piece.row, piece.to, frame_bytes_);
     }
-    // The frames before `from` have no place in the batch, but the ones after cannot be unpacked without them: all go
-    // to a block in the cache, and leave it once.
-    std::byte* cached = frame_scratch.room(static_cast<size_t>(all));
-    if (cached == nullptr) return kNoMemory;
-    const int got = lz4().decompress_first(chars(frames), chars(cached), num_bytes, needed, needed);
-    if (got != needed) return kNoBlock;
-    frames = cached;
+    wrong[i] = frames.wrong;
+    if (frames.wrong != nullptr) continue;
+    const std::byte* from = frames.first + piece.from * frame_bytes_;
+    const size_t num_bytes = (piece.to - piece.from) * frame_bytes_;
+    if (streams_) {
+      stream_copy(piece.out, from, num_bytes);
+    } else {
+      std::memcpy(piece.out, from, num_bytes);
+    }
   }
-  if (streams_) {
-    stream_copy(piece.out, frames + before, needed - before);
-  } else {
-    std::memcpy(piece.out, frames + before, needed - before);
-  }
-  return nullptr;
+  if (streams_) stream_fence();
 }
 
 void PendingGather::finish() const {
   const int64_t num_pieces = static_cast<int64_t>(pieces_.size());
-  std::atomic<int64_t> failed{num_pieces};  // the first piece that failed, whatever the order of the threads
-  std::vector<const char*> reasons(num_pieces, nullptr);
-  const auto work = [&](int64_t i) {
-    reasons[i] = unpack(pieces_[i]);
-    if (reasons[i] == nullptr) return;
-    int64_t first = failed;
-    while (i < first && !failed.compare_exchange_weak(first, i)) {
-    }
-  };
-  if (num_pieces * block_bytes_ < kInlineBytes) {
-    for (int64_t i = 0; i < num_pieces; ++i) work(i);
+  std::vector<const char*> wrong(num_pieces, nullptr);
+  if (num_pieces * kBlockSteps * frame_bytes_ < kInlineBytes) {
+    finish_run(0, num_pieces, wrong.data());
   } else {
-    ThreadPool::shared().run(num_pieces, work);
+    ThreadPool::shared().run((num_pieces + kRun - 1) / kRun, [&](int64_t run) {
+      finish_run(run * kRun, std::min(num_pieces, (run + 1) * kRun), wrong.data());
+    });
   }
-  if (failed < num_pieces) {
-    const Piece& piece = pieces_[failed];
-    throw_corrupt("task " + std::to_string(piece.window / num_windows_) + " (row " + std::to_string(piece.row) +
-                      ")",
-                  piece.number * kBlockSteps, reasons[failed]);
+  for (int64_t i = 0; i < num_pieces; ++i) {
+    if (wrong[i] == nullptr) continue;
+    throw_corrupt("task " + std::to_string(pieces_[i].window / num_windows_) + " (row " +
+                      std::to_string(pieces_[i].row) + ")",
+                  pieces_[i].number * kBlockSteps, wrong[i]);
   }
 }
 

@@ -70,10 +70,11 @@ class PendingGather {
   void finish() const;
 
  private:
-  const char* unpack(const Piece& piece) const;
+  // The same for pieces [begin, end), on one thread; `wrong` [pieces] takes what is wrong with the block of each.
+  void finish_run(int64_t begin, int64_t end, const char** wrong) const;
 
-  std::vector<Piece> pieces_;
-  int64_t num_windows_, block_bytes_;
+  std::vector<Piece> pieces_;  // those of one block follow each other, the one that needs the most of it first
+  int64_t num_windows_, frame_bytes_;
   bool streams_;  // past the caches
 };
 
@@ -87,8 +88,9 @@ class PackedStore {
   // From here on slabs in memory beyond `memory_limit` bytes go to a file in `folder`, the oldest first.
   void spill_to(const std::string& folder, int64_t memory_limit);
 
-  // frames [R, frame_bytes]: the next step of every row. Where the disk is full the step is in all the same, in memory.
-  void append(const std::byte* frames);
+  // The next step of every row: frame_bytes each, `row_stride` bytes from row to row. Where the disk is full the step is
+  // in all the same, in memory.
+  void append(const std::byte* frames, int64_t row_stride);
   // blocks [R]: the next eight steps of every row, as block() of another store gave them; none may be open.
   void append_block(const std::vector<LooseBlock>& blocks);
   // Lets an empty store count from `num_steps`, a multiple of eight.

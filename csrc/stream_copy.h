@@ -13,6 +13,7 @@
 
 namespace mow {
 
+// Other threads may read what was written only after stream_fence() on the thread that wrote it.
 inline void stream_copy(std::byte* to, const std::byte* from, size_t num_bytes) {
 #if defined(__SSE2__)
   constexpr size_t kWord = sizeof(__m128i), kLine = 4 * kWord;
@@ -25,9 +26,15 @@ inline void stream_copy(std::byte* to, const std::byte* from, size_t num_bytes) 
       _mm_stream_si128(reinterpret_cast<__m128i*>(to + at), word);
     }
   }
-  _mm_sfence();  // other threads may read once this one says that it is done
 #endif
   std::memcpy(to, from, num_bytes);
+}
+
+// Waits for the writes of stream_copy: rather once for many copies, as the next may start while the last are under way.
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace mow

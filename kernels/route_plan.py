@@ -13,10 +13,11 @@ class RoutePlan:
 
     routes: Tensor  # [K, J] int64 in [0, num_experts)
     num_experts: int
+    known: tuple[tuple[int, ...], ...] | None = None  # the routes as the host knows them without asking the device
 
     def of_task(self, k: int) -> "RoutePlan":
         """The routes of task k alone, [1, J]."""
-        return RoutePlan(self.routes[k : k + 1], self.num_experts)
+        return RoutePlan(self.routes[k : k + 1], self.num_experts, self.known and self.known[k : k + 1])
 
     def by_expert(self) -> tuple[Tensor, Tensor]:
         """The (task, slot) pairs in the order of their experts, as the kernels walk them. See pairs_by_expert.
@@ -53,11 +54,14 @@ def route_plan(routes: Tensor, num_experts: int) -> RoutePlan:
 def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
     """What belongs to the expert of each pair: stacked [E, ...] -> [K, J, ...].
 
-    Same as stacked[plan.routes], whose gradient on a CPU takes many times longer to add up.
+    Same as stacked[plan.routes], whose gradient on a CPU takes many times longer to add up. Where the host knows the
+    expert of a lone pair, it is a view.
     """
     index = plan.routes.flatten()
     if torch.compiler.is_compiling():  # a compiler lays the gradient out by itself
         return stacked.index_select(0, index).unflatten(0, plan.routes.shape)
+    if plan.known is not None and index.numel() == 1:
+        return stacked[plan.known[0][0]].unsqueeze(0).unsqueeze(0)
     return _Pick.apply(stacked, index).unflatten(0, plan.routes.shape)  # type: ignore[no-untyped-call]
 
 

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 SMALLEST = (40, 10)  # columns and lines of a terminal that a panel needs
 _PHASES = ("prefill", "warm-up", "grouping", "joint")
-_PARTS = {"world_model": "world model", "agent": "agent", "acting": "acting", "gather": "gather"}
+_PARTS = {  # in words -> of the stopwatch
+    "world model": ("world_model",),
+    "agent": ("imagination", "actor_critic", "waiting"),
+    "acting": ("acting",),
+    "gather": ("gather",),
+}
 _PART_COLOURS = ("cyan", "magenta", "green", "yellow")
 _FRAME = "bright_black"
 
@@ -110,11 +115,11 @@ def _facts(progress: "Progress", updates_per_s: float | None, width: int) -> Tex
 
 def _split(seconds: Mapping[str, float], width: int) -> Text:
     """Where the time goes, as one bar and in words."""
-    known = [(part, seconds.get(part, 0.0)) for part in _PARTS]
+    known = [(words, sum(seconds.get(part, 0.0) for part in parts)) for words, parts in _PARTS.items()]
     total = sum(value for _, value in known) or 1.0
     words = Text()
     for (part, value), colour in zip(known, _PART_COLOURS, strict=True):
-        words.append(f"  {_PARTS[part]} ", colour).append(f"{value / total:.0%}")
+        words.append(f"  {part} ", colour).append(f"{value / total:.0%}")
     long = width - 4 - len(words) - 1
     if long < 8:
         return Text("time").append_text(words)

@@ -189,7 +189,7 @@ def _wired(
     collector = Collector(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
     )
-    return Run(config, collector, learner, logger, say, check_stop=check_stop)
+    return Run(config, collector, learner, logger, say, check_stop=check_stop, agent_threads=threads.agent)
 
 
 def _check_wandb() -> None:
@@ -317,7 +317,8 @@ def _threads(config: Config) -> Threads:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers)
+    beside = config.schedule.agent_beside and pick_device(config.device).type == "cpu" and not config.optim.compile
+    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers, beside=beside)
 
 
 def num_workers(config: Config) -> int:

@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 
@@ -118,6 +119,17 @@ def test_an_untouched_build_file_keeps_its_time(setup: ModuleType, tmp_path: Pat
     assert path.stat().st_mtime_ns == before
     setup.write_if_new(path, "two")
     assert path.read_text() == "two"
+
+
+def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
+    """All of csrc/, headers too, and the data files of the package are inside."""
+    command = ["setup.py", "-q", "egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run([sys.executable, *command], check=True, cwd=ROOT, timeout=120)
+    with tarfile.open(next(tmp_path.glob("mow-*.tar.gz"))) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    needed = [*(ROOT / "csrc").iterdir(), *(ROOT / "mow/kernels/tuned").glob("*.json"), *(ROOT / "mow").rglob("*.py")]
+    assert len(needed) > 100
+    assert {str(path.relative_to(ROOT)) for path in needed} <= names
 
 
 @needs_extension

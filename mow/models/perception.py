@@ -118,9 +118,22 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor, module: int) -> Tensor:
         """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed; 4 in place of 2 for patches."""
-        conv = F.conv_transpose2d if self.transposed else F.conv2d
         bias = None if self.bias is None else self.bias[module]
+        if self.transposed and self.stride == 4:
+            return _unfolded_patches(x, self.weight[module], bias)
+        conv = F.conv_transpose2d if self.transposed else F.conv2d
         return conv(x, self.weight[module], bias, stride=self.stride, padding=self.padding)
+
+
+def _unfolded_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """conv_transpose2d of stride 4, [n, I, H, W] -> [n, O, 4H, 4W]: no two kernels overlap, so it is one Linear.
+
+    On one core it takes a fifth of the time that oneDNN's transposed convolution to three channels does.
+    """
+    patch = weight.permute(2, 3, 1, 0).flatten(0, 2)  # [4 * 4 * O, I]
+    y = F.linear(x.permute(0, 2, 3, 1), patch, None if bias is None else bias.repeat(16))  # [n, H, W, 4 * 4 * O]
+    y = y.unflatten(3, (4, 4, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [n, 4H, 4W, O]
+    return y.permute(0, 3, 1, 2)
 
 
 def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]) -> nn.ModuleList:
@@ -166,12 +179,12 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """uint8 frames [K, N, 64, 64, 3] less uint8 backgrounds [K, 64, 64, 3] -> posterior logits [K, N, S, C]."""
         feature = self.features(frame, background)  # [K, N, F]
-        rows = feature.unflatten(2, (-1, self.cells)).transpose(2, 3).flatten(1, 2)  # [K, N * cells, F / cells]
+        rows = feature.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, F / cells]
         logits = self.posterior(rows.unsqueeze(1), plan, embedding)  # [K, 1, N * cells, Z / cells]
         return logits.view(*feature.shape[:2], *self.latent_shape)
 
     def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
-        """Frames and backgrounds, as above -> convolution features [K, N, F]."""
+        """Frames and backgrounds, as above -> convolution features [K, N, F], cell by cell if the latent is spatial."""
         parts = [self.call(self._features_of, frame[group.tasks], group, background) for group in self.groups]
         return torch.cat(parts)
 
@@ -183,6 +196,8 @@ class Encoder(nn.Module):
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = norm(conv(x, group.module), group.norm_row).relu_()
+        if self.cells > 1:
+            x = x.permute(0, 2, 3, 1)  # as it lies in memory
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
 
 
@@ -216,12 +231,16 @@ class Decoder(nn.Module):
         """[K, N, Z] -> frames float [K, N, 64, 64, 3], where black is 0 and white is 1; uint8 backgrounds are added."""
         rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
-        feature = feature.unflatten(1, (-1, self.cells)).transpose(2, 3).flatten(2)  # [K, N, F]
+        feature = feature.unflatten(1, (-1, self.cells)).flatten(2)  # [K, N, F], cell by cell if there are several
         frame = torch.cat([self.call(self._frames_of, feature[group.tasks], group) for group in self.groups])
         return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
     def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
-        x = feature.flatten(0, 1).unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
+        x = feature.flatten(0, 1)
+        if self.cells > 1:
+            x = x.unflatten(1, (self.side, self.side, -1)).permute(0, 3, 1, 2)
+        else:
+            x = x.unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
         x = self.norms[0](x, group.norm_row).relu_()
         for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
             x = norm(conv(x, group.module), group.norm_row).relu_()

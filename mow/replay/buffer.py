@@ -32,8 +32,10 @@ FIELD_DTYPES: dict[str, torch.dtype] = {
 }
 
 
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    return torch.empty(0, dtype=dtype).numpy().dtype
+# The same for NumPy; asking torch for it at every step takes as long as packing a frame.
+_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    name: torch.empty(0, dtype=dtype).numpy().dtype for name, dtype in FIELD_DTYPES.items()
+}
 
 
 class ReplayBuffer:
@@ -93,11 +95,12 @@ class ReplayBuffer:
         }
         self._columns: dict[str, NDArray[Any]] = {
             # np.zeros takes a page of memory only once a step is written to it.
-            name: np.zeros((num_tasks, capacity, *self._step_shapes[name]), _numpy_dtype(dtype))
-            for name, dtype in FIELD_DTYPES.items()
+            name: np.zeros((num_tasks, capacity, *self._step_shapes[name]), dtype)
+            for name, dtype in _NUMPY_DTYPES.items()
             if name != "frame"
         }
         self._rows = np.arange(num_tasks)  # [K] ring row of each task
+        self._tasks: NDArray[np.int64] | None = None  # [R] task of each ring row; None while that is its own number
         self._capacity = capacity
         self._seed = seed
         self._recent = draw == "recent"
@@ -155,9 +158,10 @@ class ReplayBuffer:
         self._check_step({"frame": frame, **columns})
         with self._turn:
             head = self.num_steps % self._capacity
+            tasks = self._tasks
             for name, value in columns.items():
-                self._columns[name][self._rows, head] = value
-            self._frames.append(frame[np.argsort(self._rows)] if self._is_reordered else frame)
+                self._columns[name][:, head] = value if tasks is None else value[tasks]
+            self._frames.append(frame if tasks is None else frame[tasks])
         if self.num_steps % STEPS_PER_LOOK == 0:
             self._warn_of_too_little_memory()
 
@@ -243,6 +247,8 @@ class ReplayBuffer:
             raise ValueError(f"order must name each of the tasks 0 to {len(self._rows) - 1} once, got {order.tolist()}")
         with self._turn:
             self._rows = self._rows[order]
+            is_plain = (self._rows == np.arange(len(self._rows))).all()
+            self._tasks = None if is_plain else np.argsort(self._rows)
 
     # For files ------------------------------------------------------------------------------------------------------
 
@@ -272,20 +278,17 @@ class ReplayBuffer:
 
     # Checks ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def _is_reordered(self) -> bool:
-        return bool((np.diff(self._rows) != 1).any())
-
     def _check_step(self, step: dict[str, NDArray[Any]]) -> None:
         for name, value in step.items():
             expected = (len(self._rows), *self._step_shapes[name])
-            dtype = _numpy_dtype(FIELD_DTYPES[name])
+            dtype = _NUMPY_DTYPES[name]
             if value.shape != expected or value.dtype != dtype:
                 raise ValueError(f"{name} of one step: expected {dtype} {[*expected]}, got {value.dtype} "
                                  f"{[*value.shape]}: pass one entry per task, in the buffer's dtype")
         for name in ("reward", "action"):
-            finite = np.isfinite(step[name]).reshape(len(self._rows), -1).all(axis=1)  # [K]
-            if not finite.all():
+            is_finite = np.isfinite(step[name])
+            if not is_finite.all():
+                finite = is_finite.reshape(len(self._rows), -1).all(axis=1)  # [K]
                 task = int(finite.argmin())
                 raise ValueError(f"{name} of task {task}: expected finite numbers, got {step[name][task].tolist()} at "
                                  f"step {self.num_steps}: look for the cause in its environment or policy")
@@ -309,8 +312,7 @@ class ReplayBuffer:
                                       for n, d in FIELD_DTYPES.items()})
         # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, and for
         # small pages that takes several times as long as the copy itself; with `out` there is no first touch.
-        return TransitionBatch(**{n: torch.from_numpy(np.empty(shapes[n], _numpy_dtype(d)))
-                                  for n, d in FIELD_DTYPES.items()})
+        return TransitionBatch(**{n: torch.from_numpy(np.empty(shapes[n], d)) for n, d in _NUMPY_DTYPES.items()})
 
     def _check_out(self, num_sequences: int, length: int, out: TransitionBatch) -> None:
         for field in fields(out):

@@ -104,9 +104,9 @@ class PackedStore:
 
     def append(self, frame: Frames) -> None:
         check_frames("frame of one step", frame, (self.num_rows, *self.frame_shape))
-        flat = np.ascontiguousarray(frame).reshape(self.num_rows, self.frame_bytes)
+        flat = frame.reshape(self.num_rows, self.frame_bytes)  # copied only where a frame is not in one piece
         with self._disk():
-            self._store.append(flat)
+            self._store.append(flat if flat.strides[1] == 1 else np.ascontiguousarray(flat))
 
     def begin_gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> Callable[[], None]:
         check_windows(self, self.num_rows, rows, first, length, out)

@@ -55,11 +55,12 @@ class Collector:
 
         Raises: FloatingPointError if broken weights choose nothing.
         """
-        learner.world_model.eval()
+        if learner.world_model.training:  # asked first: the walk through all layers takes a tenth of a small step
+            learner.world_model.eval()
         device = learner.device
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
         chosen = self.memory.act(
-            learner.world_model, learner.agent, learner.routing(), frame, is_first, learner.rng
+            learner.world_model, learner.acting, learner.routing(), frame, is_first, learner.rng
         )
         action = chosen.cpu().numpy()
         check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])

@@ -4,22 +4,25 @@ A learner begins with one module for all tasks (warm-up), measures how the tasks
 module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mow.batch import Imagination, TransitionBatch
-from mow.clustering import Grouping, Vectors, from_labels, gradient_features, group_tasks, unit_rows
+from mow.clustering import Grouping
 from mow.config import Config
 from mow.distributions import ActionMask
 from mow.imagination import imagine
 from mow.kernels import PhiloxState
-from mow.models import PER_MODULE, Agent, Routing, WorldModel, grow
+from mow.models import Agent, Routing, WorldModel, grow
 from mow.models.part import task_parts
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
+from mow.training.grouping import grouping_of
 from mow.training.guard import check_finite
 from mow.training.muon import Muon, hidden_matrices, native_dtype
 from mow.training.rollout_graph import RolloutGraph
@@ -29,6 +32,22 @@ from mow.training.task_weights import make_task_weights
 from mow.training.world_model_step import WorldModelLosses, num_terms, world_model_losses
 
 Metrics = dict[str, Tensor]  # name -> [K], or a scalar for what concerns all tasks
+Watch = Callable[[str], AbstractContextManager[None]]  # what is being done -> entered while it lasts
+
+
+def unwatched(part: str) -> AbstractContextManager[None]:
+    """Nobody asks how long it takes."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What an update of the agent stands on, and what does not change while it lasts."""
+
+    world_model: WorldModel  # in evaluation mode
+    routing: Routing
+    rng: PhiloxState  # the stream that the rollout draws from
+    entropy: float  # eta
 
 
 class Learner:
@@ -51,6 +70,7 @@ class Learner:
         terms = num_terms(config.model.task_head)
         self.task_weights = make_task_weights(config.loss, num_tasks, terms).to(device)
         self.agent = self._new_agent()
+        self.acting = self.agent  # who acts; a copy where the agent learns meanwhile (mow/training/beside.py)
         self.return_scale = ReturnScale(num_tasks, config.actor_critic.return_decay, device)
         self.rng = PhiloxState.from_seed(config.seed, device)
         self.frozen_routes: Tensor | None = None
@@ -99,10 +119,10 @@ class Learner:
         config = self.config.actor_critic
         return config.entropy * (1.0 - (1.0 - config.final_entropy) * self._progress(config.entropy_fraction))
 
-    def _anneal(self) -> None:
+    def _anneal(self, *optimisers: torch.optim.Optimizer) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
         share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress()
-        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+        for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
@@ -160,7 +180,7 @@ class Learner:
         check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
         for optimiser in self.world_model_optimisers:
             optimiser.step()
-        self._anneal()
+        self._anneal(*self.world_model_optimisers)
         return self._world_model_metrics(losses, total, norm)
 
     def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:
@@ -193,16 +213,34 @@ class Learner:
             metrics["loss/balance"] = losses.balance.detach()
         return metrics
 
-    def update_agent(self, context: TransitionBatch) -> Metrics:
+    def grounds(self, world_model: WorldModel | None = None, rng: PhiloxState | None = None) -> Grounds:
+        """What the next update of the agent stands on; its step size is set with it.
+
+        Args: world_model: a copy of this learner's; rng: a stream of the update's own. None: those that there are.
+        """
+        self._anneal(self.agent_optimiser)
+        with torch.no_grad(), self.autocast():
+            routing = self.routing()
+        return Grounds((world_model or self.world_model).eval(), routing, rng or self.rng, self.entropy)
+
+    def update_agent(
+        self, context: TransitionBatch, grounds: Grounds | None = None, watch: Watch = unwatched
+    ) -> Metrics:
         """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
 
+        Args: grounds: as they are now where None; watch: is told what is done, imagination or actor_critic.
         Source: MoW section 3.
         """
+        grounds = grounds or self.grounds()
+        with watch("imagination"):
+            dream = self.dream(context.to(self.device), grounds)
+        with watch("actor_critic"):
+            return self._teach(dream, grounds)
+
+    def _teach(self, dream: Imagination, grounds: Grounds) -> Metrics:
         config = self.config
-        self.world_model.eval()
-        dream = self.dream(context.to(self.device))
         with self.autocast():
-            embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
+            embedding = grounds.world_model.embedding("actor") if "actor" in config.model.condition else None
             lesson, metrics = self.steps.make_lesson(
                 self.agent,
                 dream,
@@ -213,32 +251,32 @@ class Learner:
             )
         for _ in range(config.actor_critic.rollout_epochs):
             for part in lesson.parts(config.actor_critic.rollout_parts):
-                losses, norm = self._agent_step(part, embedding)
+                losses, norm = self._agent_step(part, embedding, grounds.entropy)
         # Of the losses, those of the last step are as good as any.
         metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
         return {**metrics, "optim/agent_grad_norm": norm}
 
-    def dream(self, context: TransitionBatch) -> Imagination:
+    def dream(self, context: TransitionBatch, grounds: Grounds | None = None) -> Imagination:
         """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
-        with self.autocast():
-            routing = self.routing()
+        grounds = grounds or self.grounds()
+        roll = partial(self._imagine, grounds)
         if self.rollout_graph is None:
-            return self._imagine(context, routing)
-        return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
+            return roll(context, grounds.routing)
+        return self.rollout_graph(roll, context, grounds.routing, grounds.rng, (grounds.world_model, self.agent))
 
-    def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
+    def _imagine(self, grounds: Grounds, context: TransitionBatch, routing: Routing) -> Imagination:
         how = self.config.imagination
         with self.autocast():
             return imagine(
-                self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
+                grounds.world_model, self.agent, context, routing, grounds.rng, horizon=how.horizon, start=how.start,
                 ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
             )  # fmt: skip
 
-    def _agent_step(self, lesson: Lesson, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
+    def _agent_step(self, lesson: Lesson, embedding: Tensor | None, eta: float) -> tuple[ActorCriticLosses, Tensor]:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
-            entropy = torch.full((), self.entropy, device=self.device)  # a number would be a constant if compiled
+            entropy = torch.full((), eta, device=self.device)  # a number would be a constant if compiled
             losses = self.steps.actor_critic_losses(
                 self.agent, lesson, entropy=entropy, clip=config.actor_critic.clip, embedding=embedding
             )
@@ -257,54 +295,7 @@ class Learner:
 
         Raises: FloatingPointError if the model's weights are broken.
         """
-        config, num_tasks = self.config, self.world_model.num_tasks
-        num_modules = config.num_modules
-        method = config.clustering.method
-        if num_modules in (1, num_tasks) or method == "random":
-            labels = np.arange(num_tasks) % num_modules
-            if method == "random":
-                np.random.default_rng(config.seed).shuffle(labels)
-            return from_labels(labels, np.eye(num_tasks))
-        evidence = self._gradient_evidence(batches) if method == "gradient" else self._latent_evidence(batches)
-        if not all(np.isfinite(vectors).all() for vectors in evidence):
-            raise FloatingPointError("the gradients that tasks are grouped by are not finite: start again with a lower "
-                                     "optim.world_model_lr")
-        return group_tasks(evidence, num_modules, restarts=config.clustering.restarts, seed=config.seed)
-
-    def _gradient_evidence(self, batches: Iterable[TransitionBatch]) -> list[Vectors]:
-        """Gradients of each task's loss on the warm-up module, one entry per batch.
-
-        Every task gets its own copy of the module, so one backward pass of sum_k L_k leaves exactly the gradient of L_k
-        in copy k. (With batch norm shared by a module the copies see one task's statistics each, not the mixture.)
-        """
-        model, config = self.world_model, self.config
-        tasks = range(model.num_tasks)
-        probe = grow(model, tasks, tasks, model.num_tasks).train()
-        # Heads that all tasks share have one gradient for all: it says nothing about a single task.
-        own = PER_MODULE if config.model.heads == "cluster" else tuple(n for n in PER_MODULE if n[:6] != "heads.")
-        module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(own)]
-        evidence = []
-        for batch in batches:
-            with self.autocast():
-                routing = probe.route(temperature=self.temperature, frozen=self.frozen_routes)
-                losses = world_model_losses(probe, batch.to(self.device), routing, self.rng, config.loss)
-            probe.zero_grad(set_to_none=True)
-            losses.weighted(config.loss).sum().backward()
-            gradients = [_output_channel_first(n, p.grad) for n, p in module_parameters if p.grad is not None]
-            evidence.append(gradient_features(gradients, config.clustering.features))
-        return evidence
-
-    @torch.no_grad()
-    def _latent_evidence(self, batches: Iterable[TransitionBatch]) -> list[Vectors]:
-        """Mean encoder features of each task, less their mean over tasks, one entry per batch."""
-        self.world_model.eval()
-        evidence = []
-        for batch in batches:
-            frame = batch.frame.to(self.device).flatten(1, 2)
-            feature = self.world_model.encoder.features(frame, self.world_model.background)  # [K, N, F]
-            feature = feature.float().mean(dim=1)  # [K, F]
-            evidence.append(unit_rows((feature - feature.mean(dim=0)).double().cpu().numpy()))
-        return evidence
+        return grouping_of(self, batches)
 
     def regroup(self, grouping: Grouping, terms: Tensor | None = None) -> None:
         """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
@@ -321,7 +312,7 @@ class Learner:
         if self.frozen_routes is not None:
             self.frozen_routes = self.frozen_routes[order]
         self.world_model = grow(self.world_model, grouping.order, grouping.module_of_task, grouping.num_modules)
-        self.agent = self._new_agent()
+        self.acting = self.agent = self._new_agent()
         self._new_optimisers()
 
     @torch.no_grad()
@@ -390,9 +381,3 @@ def uses_bf16(config: Config, device: torch.device) -> bool:
     """Whether updates run under autocast to bfloat16."""
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)
-
-
-def _output_channel_first(name: str, gradient: Tensor) -> Tensor:
-    """Transposed convolutions store [K, in, out, ...]; all else has the output channel at axis 1 already."""
-    transposed = name.startswith(("decoder.convs.", "decoder.output.")) and gradient.dim() == 5
-    return gradient.transpose(1, 2) if transposed else gradient

@@ -68,6 +68,12 @@ class Stopwatch:
         finally:
             self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
 
+    def take(self, other: "Stopwatch", name: str) -> None:
+        """Count what another one has counted as NAME/PART; that one starts anew."""
+        for part, value in other.so_far.items():
+            self._seconds[f"{name}/{part}"] = self._seconds.get(f"{name}/{part}", 0.0) + value
+        other.read()
+
     @property
     def so_far(self) -> dict[str, float]:
         """Seconds since the last reading, by part."""

@@ -3,15 +3,15 @@
     prefill:  P random steps per task (counted)
     warm-up:  updates of the world model with one module for all tasks
     grouping: gradients per task -> clusters -> one module each, tasks sorted by cluster
-    joint:    each step: act in every task; every n steps one world-model update and one update in imagination
+    joint:    each step: act in every task; every n steps one world-model update and one update in imagination, which
+              may take until the next one is due (mow/training/beside.py)
 
 Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -20,16 +20,8 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.replay import Prefetcher, Request
-from mow.replay import save as save_replay
-from mow.training.checkpoint import (
-    best_path,
-    checkpoint_path,
-    checkpoints,
-    keep_as_best,
-    prune,
-    save_checkpoint,
-    step_of,
-)
+from mow.training.beside import Beside
+from mow.training.checkpoint import best_path, prune, save_checkpoint
 from mow.training.collector import Collector
 from mow.training.guard import NotFinite
 from mow.training.insight import measure
@@ -37,7 +29,7 @@ from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
 from mow.training.peak_memory import measured_peak
 from mow.training.progress import Phase, PhaseName
-from mow.training.run_state import run_state
+from mow.training.run_state import keep_if_best, save_run
 from mow.training.scores import recent_score
 from mow.training.trace import Trace
 
@@ -59,8 +51,12 @@ class Run:
         say: Callable[[str], None],
         *,
         check_stop: Callable[[], None] = lambda: None,
+        agent_threads: int = 0,
     ) -> None:
-        """Args: check_stop: called wherever the run can be saved; ends it by raising what it likes."""
+        """Args:
+            check_stop: called wherever the run can be saved; ends it by raising what it likes.
+            agent_threads: of PyTorch, for an agent that learns beside the world model; 0: it learns on this thread.
+        """
         self.check_stop = check_stop
         self.look: Callable[[Run], None] | None = None  # shows how far it is, between steps; else progress lines do
         self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
@@ -70,6 +66,9 @@ class Run:
         self.agent_updates = 0
         self.means = MetricMeans()
         self.watch = Stopwatch()
+        self.beside: Beside | None = None
+        if config.schedule.agent_beside:
+            self.beside = Beside(learner, self.watch, num_threads=agent_threads)
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self.best_score: float | None = None  # of the checkpoint that is kept as the best
@@ -94,7 +93,8 @@ class Run:
             self.warm_up()
             self.group()
         try:
-            self.joint()
+            with self.beside.sharing() if self.beside is not None else nullcontext():
+                self.joint()
         finally:
             if self._trace is not None:
                 self._trace.close()
@@ -158,6 +158,8 @@ class Run:
             if done % schedule.agent_every == 0:
                 self._update_agent()
             last = self.step == config.total_steps
+            if last:
+                self._end_agent_update()
             if done % config.log_every == 0 or last:
                 self._report(
                     f"step {self.step:,}/{config.total_steps:,}",
@@ -179,33 +181,17 @@ class Run:
         return Trace(self.logger.folder / "trace.json", self.learner.device, self.say, skip=every, record=2 * every)
 
     def save(self) -> Path:
-        """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
-
-        The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
-        that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
-        """
-        folder = self.logger.folder
-        path = checkpoint_path(folder, self.step)
-        kept = checkpoints(folder)[-max(1, self.config.keep_checkpoints - 1) :]
-        save = partial(
-            save_replay, self.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept]
-        )
-        save_checkpoint(path, run_state(self), once_written=save)
-        self._keep_if_best(path)
-        prune(folder, self.config.keep_checkpoints)
+        """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint."""
+        path = save_run(self)
+        if keep_if_best(self, path):
+            self.say(f"best so far: mean recent score {self.score:.3f}, kept in {best_path(self.logger.folder)}")
+        prune(self.logger.folder, self.config.keep_checkpoints)
         return path
 
     @property
     def score(self) -> float | None:
         """Mean over tasks of the recent returns, normalised where there are references; None before each has ended."""
         return recent_score({task: self.collector.scores[task].mean() for task in self.tasks})
-
-    def _keep_if_best(self, path: Path) -> None:
-        score = self.score
-        if self.config.keep_best and score is not None and (self.best_score is None or score > self.best_score):
-            keep_as_best(path)
-            self.best_score = score
-            self.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(self.logger.folder)}")
 
     def _try_to_save(self) -> None:
         """A disk that is full for a while does not end the run. Raises: OSError at the third failure in a row."""
@@ -246,15 +232,31 @@ class Run:
         self._say_peak("world-model")
 
     def _update_agent(self) -> None:
+        """One update, or the end of the one before and the beginning of the next."""
+        self._end_agent_update()
         imagination = self.config.imagination
         with self.watch.on("gather"):
             context = self.prefetch.next(
                 Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
             )
         self.agent_updates += 1
-        with self._guarded("agent", context), self.watch.on("agent"):
-            self.means.add(self.learner.update_agent(context))
+        if self.beside is not None:
+            self.beside.begin(context)
+            return
+        with self._guarded("agent", context):
+            self.means.add(self.learner.update_agent(context, watch=self.watch.on))
         self._give_back(context)
+        self._say_peak("agent")
+
+    def _end_agent_update(self) -> None:
+        """Of the one that is under way beside, if there is one."""
+        if self.beside is None or not self.beside.busy:
+            return
+        context = self.beside.context
+        with self._guarded("agent", context), self.watch.on("waiting"):
+            self.means.add(self.beside.end())
+        if context is not None:
+            self._give_back(context)
         self._say_peak("agent")
 
     def _say_peak(self, kind: str) -> None:
@@ -264,7 +266,7 @@ class Run:
             self.say(f"peak memory after the first {kind} update: {measured_peak(self.learner.device)}")
 
     @contextmanager
-    def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:
+    def _guarded(self, learning: str, batch: TransitionBatch | None) -> Iterator[None]:
         """An update that would break the weights is left out, said and counted; after some in a row the run ends."""
         try:
             yield
@@ -275,6 +277,7 @@ class Run:
             self.say(f"update {self.learner.updates:,} left out: {error} ({self._skipped[learning]} in a row)")
             if self._skipped[learning] == _MAX_SKIPPED:
                 path = self.logger.folder / "diagnosis.pt"
+                assert batch is not None, "what a checkpoint brings along was finite"
                 save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
                 raise FloatingPointError(
                     f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: start again "

@@ -3,11 +3,15 @@
 import json
 from collections import deque
 from dataclasses import asdict, astuple
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mow.replay import Request
+from mow.replay import save as save_replay
+from mow.training.checkpoint import checkpoint_path, checkpoints, keep_as_best, save_checkpoint, step_of
 from mow.training.guard import check_weights
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ def run_state(run: "Run") -> dict[str, object]:
 
     Raises: FloatingPointError if the weights are not finite.
     """
+    beside = None if run.beside is None else run.beside.state_dict()  # waits for the update that is under way
     check_weights({"world model": run.learner.world_model, "agent": run.learner.agent})
     collector = run.collector
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
@@ -32,6 +37,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "tasks": run.tasks,
         "first_loss": run.first_loss,
         "last_loss": run.last_loss,
+        "beside": beside,
         "learner": run.learner.state_dict(),
         "envs": json.dumps(collector.envs.state_dict()),
         "frame": torch.from_numpy(collector.frame),
@@ -49,6 +55,30 @@ def run_state(run: "Run") -> dict[str, object]:
     }
 
 
+def save_run(run: "Run") -> Path:
+    """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
+
+    The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
+    that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
+    """
+    folder = run.logger.folder
+    path = checkpoint_path(folder, run.step)
+    kept = checkpoints(folder)[-max(1, run.config.keep_checkpoints - 1) :]
+    save = partial(save_replay, run.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept])
+    save_checkpoint(path, run_state(run), once_written=save)
+    return path
+
+
+def keep_if_best(run: "Run", path: Path) -> bool:
+    """Keep the checkpoint at `path` as the best, where its recent score is and the config asks for it."""
+    score = run.score
+    if not run.config.keep_best or score is None or (run.best_score is not None and score <= run.best_score):
+        return False
+    keep_as_best(path)
+    run.best_score = score
+    return True
+
+
 def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
 
@@ -58,6 +88,8 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     run.step, run.agent_updates = state["step"], state["agent_updates"]
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
+    if run.beside is not None:
+        run.beside.load_state_dict(state["beside"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
     collector.frame, collector.is_first = state["frame"].cpu().numpy(), state["is_first"].cpu().numpy()
     for k, frame in renewed.items():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mow.kernels import route_plan, rows_of
+from mow.kernels import RoutePlan, route_plan, rows_of
 from mow.kernels.route_plan import pairs_by_expert
 
 PLAN = route_plan(torch.tensor([[0, 2], [2, 0], [2, 3]]), 4)
@@ -36,6 +36,20 @@ def test_the_gradient_of_a_matmul_by_finite_differences():
 def test_a_task_alone():
     alone = PLAN.of_task(1)
     assert (alone.routes.tolist(), alone.num_experts) == ([[2, 0]], 4)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 3)])
+def test_a_lone_pair_that_the_host_knows_is_a_view(shape):
+    torch.manual_seed(0)
+    stacked = torch.randn(shape, requires_grad=True)
+    told = RoutePlan(torch.tensor([[1], [3]]), 4, ((1,), (3,))).of_task(1)
+    asked = route_plan(torch.tensor([[3]]), 4)
+    got, want = rows_of(stacked, told), rows_of(stacked, asked)
+    assert got.data_ptr() == stacked[3].data_ptr() != want.data_ptr()
+    assert torch.equal(got, want)
+    upstream = torch.randn_like(want)
+    gradients = [torch.autograd.grad(rows, stacked, upstream)[0] for rows in (got, want)]
+    assert torch.equal(*gradients)
 
 
 def test_pairs_by_hand():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mow.losses import reconstruction_loss
+from mow.losses.reconstruction import sum_of_squares
 
 
 def test_reconstruction_by_hand() -> None:
@@ -41,3 +42,11 @@ def test_half_precision_is_summed_in_float32() -> None:
     decoded = torch.ones(1, 1, 1, 64, 64, 3, dtype=torch.bfloat16)
     # In bfloat16 a running sum of ones would stop at 256.
     assert reconstruction_loss(decoded, torch.zeros_like(decoded, dtype=torch.uint8)).item() == 12_288
+
+
+def test_sum_of_squares_has_the_gradient_of_what_it_says() -> None:
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(sum_of_squares(x), x.square().sum(dim=-1))
+    assert torch.autograd.gradcheck(sum_of_squares, x)
+    ours, plain = (torch.autograd.grad(f.cos().sum(), x)[0] for f in (sum_of_squares(x), x.square().sum(dim=-1)))
+    assert torch.equal(ours, plain)

@@ -10,6 +10,8 @@ def test_by_hand():
     assert one_each((0, 0, 2), 3).plan.num_experts == 3
     assert same_for_all(2).plan.routes.tolist() == [[0], [0]]
     assert same_for_all(2).plan.num_experts == 1
+    for fixed in (one_each((0, 0, 2), 3), same_for_all(2)):
+        assert [list(routes) for routes in fixed.plan.known] == fixed.plan.routes.tolist()
 
 
 def test_the_pairs_are_grouped_once():

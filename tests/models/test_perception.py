@@ -76,9 +76,9 @@ def test_a_spatial_latent_reads_and_draws_cell_by_cell():
     frame = torch.randint(0, 256, (3, 2, 64, 64, 3), dtype=torch.uint8)
     embedding = torch.randn(3, 5)
     logits = encoder(frame, PLAN, embedding)
-    feature = encoder.features(frame).view(3, 2, 6, 4, 4)
+    feature = encoder.features(frame).view(3, 2, 4, 4, 6)
     for k, n, row, column in ((0, 1, 0, 3), (2, 0, 2, 1)):
-        x = torch.cat([feature[k, n, :, row, column], embedding[k]])
+        x = torch.cat([feature[k, n, row, column], embedding[k]])
         want = encoder.posterior.weight[MODULES[k]] @ x + encoder.posterior.bias[MODULES[k]]
         got = logits[k, n].view(4, 4, 8)[row, column]
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)  # float32 sums in another order

@@ -32,7 +32,7 @@ void write_steps(mow::PackedStore& store, const std::atomic<bool>& stop) {
   std::vector<std::byte> frames(kRows * kFrameBytes);
   for (int64_t step = 0; !stop; ++step) {
     for (int64_t row = 0; row < kRows; ++row) write_frame(frames.data() + row * kFrameBytes, row, step);
-    store.append(frames.data());
+    store.append(frames.data(), kFrameBytes);
   }
 }
 

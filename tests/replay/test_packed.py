@@ -145,6 +145,45 @@ def test_large_batches_equal_the_raw_store(frames: Any, shape: tuple[int, int, i
     assert np.array_equal(out[0], out[1])
 
 
+@pytest.mark.parametrize("length", [1, 3, 8, 24])
+@pytest.mark.parametrize("frames", [sprites, noise])
+def test_windows_that_touch_the_same_blocks_equal_the_raw_store(frames: Any, length: int) -> None:
+    """Twelve windows at every step, in no order, of a row that two tasks read: each block serves a hundred of them."""
+    stores = PackedStore(2, 48, SHAPE), RawStore(2, 48, SHAPE)
+    for frame in frames(48, 2):
+        for store in stores:
+            store.append(frame)
+    first = np.random.default_rng(3).permuted(np.tile(np.arange(48 - length + 1), (3, 12)), axis=1)
+    out = [np.full((*first.shape, length, *SHAPE), fill, dtype=np.uint8) for fill in (0, 1)]
+    for store, windows in zip(stores, out, strict=True):
+        store.gather(np.array([1, 0, 1]), first, length, windows)
+    assert np.array_equal(out[0], out[1])
+
+
+def test_frames_are_taken_however_they_lie() -> None:
+    """Rows apart, in the order backwards, channels apart, sides exchanged."""
+    frames = next(noise(1, 3, (32, 32, 6)))
+    for frame in (frames[:2, ..., :3], frames[::-2, ..., :3], frames[:2, ..., ::2], frames[:2, ..., 3:].swapaxes(1, 2),
+                  np.repeat(frames[:, None, ..., :3], 4, axis=1)[1:, 2]):
+        store = filled(iter([frame]), 2, 8)
+        assert np.array_equal(np.stack([store.open_frames(row)[0] for row in range(2)]), frame)
+
+
+@pytest.mark.usefixtures("restored_threads")
+def test_of_several_damaged_blocks_the_same_one_is_named_by_any_number_of_threads() -> None:
+    store = filled(sprites(400, 3), 3, 400)
+    for row, block in ((1, 30), (1, 20), (2, 3)):
+        store._store._flip_bit(row, block)
+    said = set()
+    for num_threads in (1, 2, 4):
+        set_num_threads(num_threads)
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match=r"steps 160 to 167: the checksum") as error:
+                store.gather(np.array([2, 1]), np.array([[0], [0]]), 400, np.empty((2, 1, 400, *SHAPE), np.uint8))
+            said.add(str(error.value))
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("frames", [sprites, noise])
 def test_a_damaged_block_is_an_error_that_names_task_and_steps(frames: Any) -> None:
     store = filled(frames(60, 3), 3, 60)
@@ -318,5 +357,7 @@ def test_the_extension_refuses_on_its_own() -> None:
             store.begin_gather(*args)
     with pytest.raises(ValueError, match=r"frames: expected shape \[2, 12\], got \[2, 11\]"):
         store.append(np.zeros((2, 11), np.uint8))
+    with pytest.raises(ValueError, match="frames: expected each frame in one piece of memory, got a stride of 2"):
+        store.append(np.zeros((2, 24), np.uint8)[:, ::2])
     with pytest.raises(ValueError, match="frame_bytes: expected 1 to 134217728, got 0"):
         _C.PackedStore(1, 1, 0)

@@ -8,6 +8,7 @@ from mow.config import ActorCriticConfig, ClusteringConfig, ImaginationConfig, L
 from mow.imagination import imagine
 from mow.training.actor_critic_step import actor_critic_losses
 from mow.training.checkpoint import load_checkpoint, save_checkpoint
+from mow.training.grouping import gradient_evidence
 from mow.training.learner import Learner
 from mow.training.world_model_step import world_model_losses
 from tests.small import MODEL, action_mask, run_config, transitions
@@ -101,7 +102,7 @@ def test_the_stacked_gradients_are_those_of_each_task_alone():
     """One backward over a copy per task gives the same features as K backward passes over the shared module."""
     learner = make()
     batch = transitions()
-    (features,) = learner._gradient_evidence([batch])
+    (features,) = gradient_evidence(learner, [batch])
     learner.world_model.train()
     rows = []
     for k in range(3):
@@ -285,6 +286,7 @@ def test_step_sizes_fall_to_their_share():
 
     def sizes():
         optimisers = (*learner.world_model_optimisers, learner.agent_optimiser)
+        learner.grounds()  # an update of the agent that begins now would set its step size
         return [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
 
     before = sizes()

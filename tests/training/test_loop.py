@@ -71,7 +71,7 @@ class Recorder:
         self.envs.close()
 
 
-def wire(config, folder: Path):
+def wire(config, folder: Path, agent_threads: int = 0):
     envs = Recorder(SerialVectorEnv(config.tasks, seed=config.seed, options={}))
     replay = ReplayBuffer(
         len(config.tasks),
@@ -93,7 +93,8 @@ def wire(config, folder: Path):
     )
     folder.mkdir(exist_ok=True)
     said = []
-    return Run(config, collector, learner, Logger(folder, 1), said.append), envs, said
+    run = Run(config, collector, learner, Logger(folder, 1), said.append, agent_threads=agent_threads)
+    return run, envs, said
 
 
 @pytest.fixture(scope="module")
@@ -311,9 +312,9 @@ def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
         return sample(num_sequences, length, counter=counter, stream=stream, **how)
 
     def record(update):
-        def recorded(self, batch):
+        def recorded(self, batch, *rest, **named):
             trained.append(([*run.tasks], batch.frame[:, 0, 0].clone()))
-            return update(self, batch)
+            return update(self, batch, *rest, **named)
 
         return recorded
 

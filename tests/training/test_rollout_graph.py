@@ -143,10 +143,9 @@ def test_other_shapes_and_moved_weights_are_recorded_anew() -> None:
 def test_a_rollout_reads_nothing_on_the_host() -> None:
     """What could not be recorded is not there: no value is read, no shape follows from one."""
     made = learner()
-    made.world_model.eval()
-    routing = made.routing()
+    grounds = made.grounds()
     with host_reads() as found:
-        made._imagine(context(0), routing)
+        made._imagine(grounds, context(0), grounds.routing)
     assert found == []
 
 
