@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
+from mow.disk import folder_to_write
 from mow.restored import find_run, restore
 from mow.train import pick_device
 
@@ -76,6 +77,7 @@ def run(asked: argparse.Namespace) -> None:
     config = _config(asked)
     # Before torch is loaded: a folder without a checkpoint is answered at once.
     path = asked.checkpoint or find_run(asked.run_folder).checkpoint
+    folder_to_write(asked.out.parent, "--out")
 
     import numpy as np
 
