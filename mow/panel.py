@@ -15,10 +15,11 @@ _PHASES = ("prefill", "warm-up", "grouping", "joint")
 _PARTS = {  # in words -> of the stopwatch
     "world model": ("world_model",),
     "agent": ("imagination", "actor_critic", "waiting"),
+    "env": ("environments",),
     "acting": ("acting",),
     "gather": ("gather",),
 }
-_PART_COLOURS = ("cyan", "magenta", "green", "yellow")
+_PART_COLOURS = ("cyan", "magenta", "blue", "green", "yellow")
 _FRAME = "bright_black"
 
 

@@ -10,9 +10,10 @@ from mow.report_data import Curve, Report
 from mow.report_html import absent, bar, figure, grid, legend, note, table
 from mow.report_insides import experts, films, harmony, similarity, usage
 
-# What the time went to, in seconds since the record before: metrics time/acting and so on.
+# What the time went to, in seconds since the record before: metrics time/environments and so on.
 _TIMES = {
-    "acting": "acting and environments",
+    "environments": "environments",
+    "acting": "acting",
     "gather": "waiting for replay",
     "world_model": "world model",
     "imagination": "imagination",
@@ -215,7 +216,7 @@ def _time_split(report: Report) -> str:
         [names[name], bar(total / everything, f"{100 * total / everything:.0f} %"), digits(total)]
         for name, total in totals.items()
     ]
-    styles = {name: i for i, name in enumerate(curves, start=1)}  # one or the other kind of run: six at most
+    styles = {name: i for i, name in enumerate(curves, start=1)}  # one or the other kind of run: seven at most
     lines = tuple(Series(names[name], curve.updates, curve.value, styles[name]) for name, curve in curves.items())
     panel = Panel("time between two records", "world-model updates", "seconds", lines, from_zero=True)
     beside = any(name in curves for name in _BESIDE)

@@ -25,7 +25,8 @@ def planted(tasks: Sequence[str], **changes: object) -> Progress:
     made = Progress(
         preset="quickstart", folder="runs/quickstart-20270101-120000", phase=Phase("joint", 400, 8000, 0.0), done=4960,
         eta=312.0, seconds=501.0, step=4960, total_steps=8000, frames=19_840, updates=4560,
-        split={"world_model": 5.0, "imagination": 2.0, "waiting": 1.0, "acting": 1.5, "gather": 0.5, "beside/x": 9.0},
+        split={"world_model": 5.0, "imagination": 2.0, "waiting": 1.0, "environments": 1.0, "acting": 0.5,
+               "gather": 0.5, "beside/x": 9.0},
         memory=1_234_000_000, score=0.63, best=0.66, left_out=0, restarts=0, tasks=tuple(rows),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
@@ -74,7 +75,7 @@ def test_what_it_says() -> None:
     assert "62%  4,960/8,000 steps  ETA 5:12" in lines[2]
     facts = "2.18 updates/s  4,560 updates  mean score 0.63 (best saved 0.66)  1.2 GB peak  19,840 frames"
     assert facts in lines[3]
-    assert "world model 50%  agent 30%  acting 15%  gather 5%" in lines[4]
+    assert "world model 50%  agent 30%  env 10%  acting 5%  gather 5%" in lines[4]
     assert set(lines[5]) == set("├─┤")
     assert " ".join(lines[6].split()) == "│ task mod loss return random score expert so far │"
     goal = next(line for line in lines if "goal" in line)

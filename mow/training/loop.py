@@ -348,7 +348,7 @@ class Run:
         with ExitStack() as stack:
             with self.watch.on("gather"):
                 stack.enter_context(self.prefetch.writing())
-            with self.watch.on("acting"):
+            with self.watch.on("environments"):
                 stepped = self.collector.end_step()
         self.step += 1
         for episode in stepped.finished:
