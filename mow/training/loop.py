@@ -23,7 +23,7 @@ from mow.replay import Prefetcher, Request
 from mow.training.beside import Beside
 from mow.training.checkpoint import best_path, prune, save_checkpoint
 from mow.training.collector import Collector
-from mow.training.guard import NotFinite
+from mow.training.guard import REMEDY, NotFinite
 from mow.training.insight import measure
 from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
@@ -280,8 +280,7 @@ class Run:
                 assert batch is not None, "what a checkpoint brings along was finite"
                 save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
                 raise FloatingPointError(
-                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: start again "
-                    "from an earlier checkpoint, with a lower optim.world_model_lr or optim.agent_lr"
+                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
                 ) from error
         else:
             self._skipped[learning] = 0
