@@ -220,7 +220,7 @@ def _time_split(report: Report) -> str:
     lines = tuple(Series(names[name], curve.updates, curve.value, styles[name]) for name, curve in curves.items())
     panel = Panel("time between two records", "world-model updates", "seconds", lines, from_zero=True)
     beside = any(name in curves for name in _BESIDE)
-    apart = note("What is beside has a thread of its own and does not add to the rest.") if beside else ""
+    apart = note("What is beside has a process of its own and does not add to the rest.") if beside else ""
     return (
         f"<h3>Where the time went</h3>{apart}{table(['part', 'share of the time', 'seconds'], rows, words=2)}"
         f"{legend([(f'line s{styles[name]}', names[name]) for name in curves])}"

@@ -251,7 +251,7 @@ def test_what_is_beside_does_not_add_to_the_rest(tmp_path):
     curves = {name: Curve((0,), (0,), (value,)) for name, value in (("time/acting", 3.0), ("time/waiting", 1.0))}
     curves["time/beside/imagination"] = Curve((0,), (0,), (2.0,))
     said = read(page(a_report(tmp_path, curves=curves))).sections["time"]
-    for shown in ("75 %", "25 %", "50 %", "beside: imagination", "has a thread of its own"):
+    for shown in ("75 %", "25 %", "50 %", "beside: imagination", "has a process of its own"):
         assert shown in said
 
 

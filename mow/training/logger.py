@@ -66,13 +66,11 @@ class Stopwatch:
             with record_function(f"mow.{part}"):
                 yield
         finally:
-            self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
+            self.add(part, time.monotonic() - started)
 
-    def take(self, other: "Stopwatch", name: str) -> None:
-        """Count what another one has counted as NAME/PART; that one starts anew."""
-        for part, value in other.so_far.items():
-            self._seconds[f"{name}/{part}"] = self._seconds.get(f"{name}/{part}", 0.0) + value
-        other.read()
+    def add(self, part: str, seconds: float) -> None:
+        """Count what was measured elsewhere towards `part`."""
+        self._seconds[part] = self._seconds.get(part, 0.0) + seconds
 
     @property
     def so_far(self) -> dict[str, float]:

@@ -55,7 +55,7 @@ class Run:
     ) -> None:
         """Args:
             check_stop: called wherever the run can be saved; ends it by raising what it likes.
-            agent_threads: of PyTorch, for an agent that learns beside the world model; 0: it learns on this thread.
+            agent_threads: of PyTorch, for an agent that learns beside the world model; 0: it learns in this process.
         """
         self.check_stop = check_stop
         self.look: Callable[[Run], None] | None = None  # shows how far it is, between steps; else progress lines do

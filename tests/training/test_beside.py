@@ -1,9 +1,8 @@
-"""An agent that learns beside the world model learns what the order of the updates says, with a thread or without."""
+"""An agent that learns beside the world model learns what the order of the updates says, whoever computes it."""
 
 import copy
 import dataclasses
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -56,31 +55,23 @@ def test_who_acts_is_the_agent_before_until_the_update_ends(num_threads: int) ->
 
 
 def test_what_the_world_model_learns_meanwhile_does_not_matter() -> None:
-    """The thread waits until the world model is another one: it still dreams in the one that was."""
+    """The process takes seconds to start: by then the world model is another one, and the old one is dreamt in."""
     made, again = learner(), learner()
-    told, update = threading.Event(), made.update_agent
-
-    def late(*args: object, **named: object) -> object:
-        assert told.wait(20)
-        return update(*args, **named)
-
-    made.update_agent = late
     other = Beside(made, Stopwatch(), num_threads=1)
     with other.sharing():
         other.begin(transitions(length=3))
         for seed in range(3):
             made.update_world_model(transitions(seed=seed))
-        told.set()
         other.end()
     grounds = again.grounds(copy.deepcopy(again.world_model), Beside(again, Stopwatch(), num_threads=0).rng)
     again.update_agent(transitions(length=3), grounds)
     assert_equal(values(made.agent), values(again.agent))
     assert_equal(made.agent_optimiser.state_dict(), again.agent_optimiser.state_dict())
-    drawn = [one.state() for one in (made.rng, again.rng)]
-    assert not torch.equal(*drawn), "the world model draws from a stream of its own"
+    assert_equal(made.return_scale.state_dict(), again.return_scale.state_dict())
+    assert not torch.equal(made.rng.state(), again.rng.state()), "the world model draws from a stream of its own"
 
 
-def test_with_a_thread_or_without_it_is_the_same_run(tmp_path: Path) -> None:
+def test_with_a_process_or_without_it_is_the_same_run(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # so that sums are made in one order in both
     try:
@@ -122,9 +113,8 @@ def test_stopped_anywhere_it_ends_the_same(
     assert_same_end(gone_on(tmp_path / "run"), straight)
 
 
-@pytest.mark.parametrize("num_threads", [0, 1])
-def test_a_bad_update_is_left_out_when_it_ends(tmp_path: Path, num_threads: int) -> None:
-    run, _, said = wire(beside(), tmp_path / "run", num_threads)
+def test_a_bad_update_is_left_out_when_it_ends(tmp_path: Path) -> None:
+    run, _, said = wire(beside(), tmp_path / "run")
     losses, calls = run.learner.steps.actor_critic_losses, []
 
     def broken_once(*args: object, **options: object) -> object:
@@ -140,9 +130,10 @@ def test_a_bad_update_is_left_out_when_it_ends(tmp_path: Path, num_threads: int)
     assert_equal(values(run.learner.acting), values(run.learner.agent))
 
 
-def test_one_that_failed_is_not_kept() -> None:
+@pytest.mark.parametrize("num_threads", [0, 1])
+def test_one_that_failed_is_not_kept(num_threads: int) -> None:
     made = learner()
-    other = Beside(made, Stopwatch(), num_threads=1)
+    other = Beside(made, Stopwatch(), num_threads=num_threads)
     with torch.no_grad():
         next(made.agent.parameters()).fill_(float("nan"))
     with other.sharing():
@@ -166,7 +157,20 @@ def test_the_agent_takes_its_threads_for_as_long_as_it_learns(has: int, left: in
         torch.set_num_threads(before)
 
 
-def test_a_thread_beside_compiled_updates_is_refused() -> None:
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    made = learner()
+    other = Beside(made, Stopwatch(), num_threads=1)
+    with other.sharing():
+        other.begin(transitions(length=3))
+        other.end()
+        other._process._process.kill()
+        other._process._process.join(10)
+        other.begin(transitions(length=3))
+        with pytest.raises(RuntimeError, match=r"has died \(exit code -9.*go on from the last"):
+            other.end()
+
+
+def test_a_process_beside_compiled_updates_is_refused() -> None:
     made = Learner(beside(optim=OptimConfig(compile=True)), action_mask(), CPU)
-    with pytest.raises(ValueError, match="has no thread of its own: num_threads=0"):
+    with pytest.raises(ValueError, match="has no process of its own: num_threads=0"):
         Beside(made, Stopwatch(), num_threads=1)
