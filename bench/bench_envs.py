@@ -52,7 +52,7 @@ from bench.race import Contestant, Inputs, Race
 from mow import envs
 from mow.envs.protocols import PROTOCOLS
 from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
-from mow.task_sets import ATARI26
+from mow.task_sets import ATARI26, MT50
 
 _ROUNDS = 7
 _START_ROUNDS = 3
@@ -203,15 +203,19 @@ def test_robots(race: Race, name: str) -> None:
     note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by=f"worker processes, {drawn_by}")
 
 
-@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
+@pytest.mark.parametrize("tasks", [ATARI26, MT50], ids=["atari26", "mt50"])
 def test_start(race: Race, tasks: tuple[str, ...]) -> None:
     """From nothing to the first frames, and to the end of all processes."""
-    needs("atari")
+    suite = tasks[0].partition(":")[0]
+    needs(suite)
     race, workers = on_this_cpu(race, _START_ROUNDS), cores()
+    games = suite == "atari"
+    memory: list[float] = []
 
     def starting(make: Callable[[], Peer]) -> Contestant:
         def call() -> Frames:
             with closing(make()) as peer:
+                memory.append(held_gib() if isinstance(peer, Ours) else 0.0)
                 return peer.frame.copy()
 
         return call
@@ -224,15 +228,24 @@ def test_start(race: Race, tasks: tuple[str, ...]) -> None:
     race.run(
         starting(lambda: Ours(tasks, workers=workers)),
         {
-            _BOUND: starting(lambda: BareWorkers(tasks, bare_game, workers=workers, lockstep=False)),
-            "gymnasium AsyncVectorEnv": starting(lambda: GymnasiumAsync(tasks)),
-            "emulator's vector env": starting(lambda: EmulatorVector(tasks)),
+            _BOUND: starting(
+                lambda: BareWorkers(tasks, bare_game if games else bare_task, workers=workers, lockstep=False)
+            ),
+            **(
+                {
+                    "gymnasium AsyncVectorEnv": starting(lambda: GymnasiumAsync(tasks)),
+                    "emulator's vector env": starting(lambda: EmulatorVector(tasks)),
+                }
+                if games
+                else {}
+            ),
         },
         make=lambda: (),
         check=check,
         work=Work(0.0, 12288.0 * len(tasks)),
     )
-    note(race, "start of 26 games", len(tasks), "games/s")
+    race.benchmark.extra_info["workers_gib"] = round(max(memory), 2)
+    note(race, f"start of {len(tasks)} tasks of {suite}; the workers hold {max(memory):.2f} GiB", len(tasks), "tasks/s")
 
 
 @pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
@@ -331,6 +344,15 @@ def computed_seconds() -> float:
         fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])  # in user mode and in the kernel
     return own.user + own.system + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def held_gib() -> float:
+    """Memory of the processes that this one started; what they share with others is counted in parts."""
+    kib = 0
+    for child in multiprocessing.active_children():
+        lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib / 2**20
 
 
 def gl_renderer() -> str:

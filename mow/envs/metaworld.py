@@ -24,6 +24,7 @@ from mow.envs.robots import RobotEnv, checked_repeat
 
 HORIZON = 500  # steps of the simulator
 CAMERA = "corner4"
+GRAIN = 0.006  # m; a third of a pixel one metre away, and the robot comes no nearer to the camera than 0.75 m
 NUM_ACTIONS = 4  # motion of the hand in x, y, z, and the force on the fingers
 
 # Some positions that a simulator keeps are views of MuJoCo's arrays and follow bodies and sites; of these arrays.
@@ -37,7 +38,8 @@ class MetaworldEnv(RobotEnv):
     Args:
         name: as metaworld has it, "reach-v3".
         seed: of goals and objects, until a reset brings another.
-        render: "light" or "full", see Renderer; "full" is to the pixel what gymnasium draws.
+        render: "light" or "full", see Renderer; "full" is to the pixel what gymnasium draws, "light" also draws
+            meshes of more than 3,000 faces, the robot's and the goal of soccer, with a third of them.
         repeat: steps of the simulator per action.
         time_limit: agent steps after which an episode is truncated; None: after 500 steps of the simulator.
     Raises: ValueError if an option has none of these values; ImportError if this machine cannot draw.
@@ -69,7 +71,14 @@ class MetaworldEnv(RobotEnv):
         )
         camera = sim.model.camera(CAMERA).id
         super().__init__(
-            task, sim.model, sim.data, camera=camera, render=render, horizon=HORIZON, time_limit=time_limit
+            task,
+            sim.model,
+            sim.data,
+            camera=camera,
+            render=render,
+            horizon=HORIZON,
+            time_limit=time_limit,
+            grain=GRAIN,
         )
         self._seed(seed)
         self._state: NDArray[np.float64] = np.zeros(0)

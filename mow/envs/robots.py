@@ -27,17 +27,27 @@ class RobotEnv(ABC):
         render: "light" or "full", see Renderer.
         horizon: steps of the simulator after which an episode is truncated.
         time_limit: agent steps after which it is truncated; None: the horizon alone.
+        grain: of what is drawn light, see Renderer.
     Raises: ValueError if an option is none of these; ImportError if this machine cannot draw.
     """
 
     def __init__(
-        self, task: TaskSpec, model: Any, data: Any, *, camera: int, render: object, horizon: int, time_limit: object
+        self,
+        task: TaskSpec,
+        model: Any,
+        data: Any,
+        *,
+        camera: int,
+        render: object,
+        horizon: int,
+        time_limit: object,
+        grain: float = 0.0,
     ) -> None:
         if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
             raise ValueError(f"time_limit counts agent steps, got {time_limit!r}: expected None or an int >= 1")
         self.task = task
         self._model, self._data = model, data
-        self._renderer = Renderer(model, camera, checked_render(render))
+        self._renderer = Renderer(model, camera, checked_render(render), grain)
         self._horizon = horizon if time_limit is None else min(horizon, time_limit * task.frame_skip)
         self._num_steps = 0  # of the simulator
         self._running = False
