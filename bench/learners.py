@@ -13,7 +13,7 @@ from mow.batch import TransitionBatch
 from mow.clustering import from_labels
 from mow.config import Config, ExpertsConfig, RoutingConfig, SharedConfig
 from mow.distributions import ActionMask
-from mow.presets import atari26, quickstart
+from mow.presets import atari26, quickstart, storm
 from mow.training.learner import Learner
 
 NUM_ACTIONS = 18
@@ -31,7 +31,7 @@ class TaskCount:
 
     @property
     def config(self) -> Config:
-        parent = {"quickstart": quickstart, "atari26": atari26}[self.preset]()
+        parent = {"quickstart": quickstart, "atari26": atari26, "storm": storm}[self.preset]()
         return replace(parent, tasks=tuple(f"task:{k}" for k in range(self.K)))
 
 

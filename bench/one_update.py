@@ -1,11 +1,12 @@
 """Where do the time and the memory of one update go?  python -m bench.one_update --preset atari26 --tasks 26
 
-Random frames, one update of the world model and one of the agent (imagination, actor, critics), each first timed and
-then watched by torch's profiler: its ten largest ops by their own time on the device, how much of the time the device
-was busy at all, how many calls that were. The most memory that a GPU gave out stands beside what mow.plan estimates; on
-a CPU nobody counts it, so it is null there.
+Random frames, one update of the world model, one of the agent (imagination, actor, critics) and one rollout alone,
+each first timed and then watched by torch's profiler: its ten largest ops by their own time on the device, how much of
+the time the device was busy at all, how many calls that were. The most memory that a GPU gave out stands beside what
+mow.plan estimates; on a CPU nobody counts it, so it is null there.
 
     --batching light --task-groups 4          as a smaller card would train
+    --preset storm --tasks 1 --rounds 2       STORM's network on STORM's batches: 16 x 64 steps, 1,024 rollouts of 16
     --json FILE                               the same as JSON
 """
 
@@ -24,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.learners import NUM_ACTIONS, TaskCount, make_learner, random_batch
 from mow.config import Config
 from mow.distributions import ActionMask
+from mow.flops import agent_update
 from mow.plan import make_plan
 from mow.presets import BATCHINGS, with_batching
 from mow.training.learner import uses_bf16
@@ -36,7 +38,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.one_update", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=("quickstart", "atari26"), default="atari26")
+    parser.add_argument("--preset", choices=("quickstart", "atari26", "storm"), default="atari26")
     parser.add_argument("--tasks", type=int, default=26, help="how many (%(default)s)")
     parser.add_argument("--batching", choices=sorted(BATCHINGS), help="default: that of the preset")
     parser.add_argument("--task-groups", type=int, default=1, help="an update in so many parts (%(default)s)")
@@ -67,10 +69,13 @@ def measure(config: Config, device: torch.device, rounds: int) -> dict[str, Any]
     updates = {
         "world model": update(lambda: learner.update_world_model(batch), device, rounds),
         "agent": update(lambda: learner.update_agent(context), device, rounds),
+        "imagination": update(lambda: learner.dream(context), device, rounds),  # in evaluation mode since the last one
     }
     mask = ActionMask(torch.ones(num_tasks, NUM_ACTIONS, dtype=torch.bool), torch.zeros(num_tasks, 0, dtype=torch.bool))
     plan = make_plan(config, mask, bf16=uses_bf16(config, device))
-    for found, flops in zip(updates.values(), plan.update_flops, strict=True):
+    parts = agent_update(config, NUM_ACTIONS, NUM_ACTIONS)
+    rollout = parts["context"] + parts["imagination"]
+    for found, flops in zip(updates.values(), (*plan.update_flops, rollout), strict=True):
         found["tflop"] = flops / 1e12
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
