@@ -8,7 +8,10 @@ import contextlib
 import copy
 import multiprocessing
 import signal
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -44,6 +47,7 @@ class Answer:
 
     metrics: dict[str, Array]
     seconds: dict[str, float]  # by part
+    cpu_seconds: float = 0.0  # of that process since it last answered
     error: Exception | None = None
 
 
@@ -66,7 +70,8 @@ class AgentProcess:
         self._process = context.Process(
             target=_serve, args=(theirs, alone, num_threads), name="mow-agent", daemon=True
         )
-        self._process.start()  # torch moves what both shall see to shared memory
+        with _without_ctrl_c():
+            self._process.start()  # torch moves what both shall see to shared memory
         theirs.close()
 
     def begin(self, context: TransitionBatch, grounds: Grounds, step_sizes: list[float]) -> None:
@@ -90,7 +95,7 @@ class AgentProcess:
             found: Answer = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(10)
-            return Answer({}, {}, RuntimeError(
+            return Answer({}, {}, error=RuntimeError(
                 f"the process in which the agent learns has died (exit code {self._process.exitcode}; -9: out of "
                 "memory?): go on from the last checkpoint with --resume, with OMP_NUM_THREADS=1 in one process"
             ))  # fmt: skip
@@ -104,20 +109,33 @@ class AgentProcess:
             self._process.kill()
 
 
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Ctrl-C waits until this is left; a process that is started inside never hears of it."""
+    resource_tracker.ensure_running()  # which would let it through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def metrics_of(answer: Answer) -> Metrics:
     return {name: torch.from_numpy(np.asarray(metric)) for name, metric in answer.metrics.items()}
 
 
 def _serve(connection: Connection, learner: Learner, num_threads: int) -> None:
     """In that process, until nobody is at the other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who trains the world model
     torch.set_num_threads(num_threads)
+    before = 0.0
     while True:
         try:
             order = connection.recv()
         except EOFError:
             return
         answer = _learn(learner, order)
+        spent = time.process_time()
+        answer, before = replace(answer, cpu_seconds=spent - before), spent
         try:
             connection.send(answer)
         except BrokenPipeError:
@@ -135,7 +153,7 @@ def _learn(learner: Learner, order: Order) -> Answer:
     try:
         metrics = learner.update_agent(context, grounds, watch.on)
     except Exception as error:  # noqa: BLE001 - it is raised again by whoever ends the update
-        return Answer({}, watch.so_far, error)
+        return Answer({}, watch.so_far, error=error)
     return Answer({name: metric.detach().numpy() for name, metric in metrics.items()}, watch.so_far)
 
 

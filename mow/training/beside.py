@@ -45,6 +45,7 @@ class Beside:
         self.learner, self.watch, self.num_threads = learner, watch, num_threads
         # Seeds of other streams are small: this one has the other half of the range to itself.
         self.rng = PhiloxState.from_seed((learner.config.seed + 2**62) % 2**63, learner.device)
+        self.cpu_seconds = 0.0  # of its process
         self.busy = False  # has an update begun that has not been ended?
         self.context: TransitionBatch | None = None  # of the last update that this process began
         self._outcome: Metrics | Exception | None = None  # of the update that has begun, once it is known
@@ -124,6 +125,7 @@ class Beside:
         if self._outcome is None:
             assert self._process is not None, "an update that is under way is in a process"
             answer = self._process.answer()
+            self.cpu_seconds += answer.cpu_seconds
             for part, seconds in answer.seconds.items():
                 self.watch.add(f"beside/{part}", seconds)
             self._outcome = answer.error or metrics_of(answer)

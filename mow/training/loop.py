@@ -255,6 +255,7 @@ class Run:
         context = self.beside.context
         with self._guarded("agent", context), self.watch.on("waiting"):
             self.means.add(self.beside.end())
+        self.logger.cpu_beside = self.beside.cpu_seconds
         if context is not None:
             self._give_back(context)
         self._say_peak("agent")

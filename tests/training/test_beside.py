@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,8 @@ def test_with_a_process_or_without_it_is_the_same_run(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(before)
     assert_same_end(*runs)
+    inside, apart = (run.logger for run in runs)
+    assert inside.cpu_beside == 0 < apart.cpu_beside < apart.cpu_seconds
     times = [set(json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])) for name in "01"]
     assert {"time/imagination", "time/actor_critic"} <= times[0]
     assert {"time/beside/imagination", "time/beside/actor_critic", "time/waiting"} <= times[1]
@@ -157,7 +161,17 @@ def test_the_agent_takes_its_threads_for_as_long_as_it_learns(has: int, left: in
         torch.set_num_threads(before)
 
 
-def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+def test_ctrl_c_is_not_for_the_process() -> None:
+    """Not while it starts either, when it has not had a chance to say so."""
+    other = Beside(learner(), Stopwatch(), num_threads=1)
+    with other.sharing():
+        for _ in range(2):
+            other.begin(transitions(length=3))
+            os.kill(other._process._process.pid, signal.SIGINT)
+            assert "agent/policy" in other.end()
+
+
+def test_a_process_that_dies_is_told() -> None:
     made = learner()
     other = Beside(made, Stopwatch(), num_threads=1)
     with other.sharing():
