@@ -78,7 +78,8 @@ PROTOCOLS: dict[str, Protocol] = {
         horizon="500 steps of the simulator (option time_limit)",
         reward="Meta-World's version 2, 0 to 10 per step of the simulator, summed over the repeat",
         success="at any step",
-        source="Yu et al. 2020; camera and rule of success of TD-MPC2 (Hansen et al. 2024)",
+        source="Yu et al. 2020; camera and rule of success of TD-MPC2 (Hansen et al. 2024); the arm is drawn with a "
+        "third of its faces (`--env.render full`: all)",
         needs=("metaworld", "mujoco"),
     ),
     "tiny": Protocol(
