@@ -1,4 +1,4 @@
-"""A process in which the agent learns: two threads of one interpreter would wait for each other at every op.
+"""A process in which the agent learns, so that it never waits for the interpreter of who trains the world model.
 
 Weights, moments of the optimiser, ranges of returns and the random stream lie in memory that both processes see; what
 is sent are contexts and numbers. So whoever holds the learner here sees what was learnt as soon as it is answered.
