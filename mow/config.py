@@ -244,8 +244,6 @@ class ScheduleConfig:
     """Environment steps (of each task) per world-model update."""
     agent_every: int = 1
     """Environment steps (of each task) per imagination and actor-critic update."""
-    agent_beside: bool = False
-    """An update of the agent has until the next one begins, on a copy of the world model: a second core can do it."""
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16

@@ -14,7 +14,7 @@ SMALLEST = (40, 10)  # columns and lines of a terminal that a panel needs
 _PHASES = ("prefill", "warm-up", "grouping", "joint")
 _PARTS = {  # in words -> of the stopwatch
     "world model": ("world_model",),
-    "agent": ("imagination", "actor_critic", "waiting"),
+    "agent": ("imagination", "actor_critic"),
     "env": ("environments",),
     "acting": ("acting",),
     "gather": ("gather",),

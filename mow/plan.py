@@ -36,7 +36,7 @@ class Plan:
     """What is known before the first step."""
 
     parameters: Mapping[str, int]  # by part, once the tasks are grouped
-    weights: int  # bytes: parameters, slow critics, statistics; twice where the agent learns beside, with copies
+    weights: int  # bytes: parameters, slow critics, statistics
     gradients: int  # bytes
     optimiser: int  # bytes
     activations: Activations
@@ -44,7 +44,6 @@ class Plan:
     agent_flops: Mapping[str, float]
     world_model_updates: int
     agent_updates: int
-    beside: bool  # updates of the agent while others of the world model are made
 
     @property
     def fixed(self) -> int:
@@ -54,8 +53,7 @@ class Plan:
     @property
     def peak(self) -> float:
         """Bytes at the worst moment, beside the replay."""
-        keep = self.activations
-        return self.fixed + (keep.world_model + max(keep.rollout, keep.lesson) if self.beside else keep.peak)
+        return self.fixed + self.activations.peak
 
     @property
     def update_flops(self) -> tuple[float, float]:
@@ -76,7 +74,7 @@ def make_plan(config: Config, mask: ActionMask, *, bf16: bool) -> Plan:
     matrices = hidden_matrices(model) if config.optim.matrices == "muon" else []
     return Plan(
         parameters=parameters,
-        weights=sum(tensor.nbytes for tensor in tensors) * (2 if config.schedule.agent_beside else 1),
+        weights=sum(tensor.nbytes for tensor in tensors),
         gradients=gradients,
         optimiser=2 * gradients - sum(p.nbytes for p in matrices),  # Adam keeps two moments, Muon one
         activations=activations(config, mask.action_size, bf16=bf16),
@@ -84,7 +82,6 @@ def make_plan(config: Config, mask: ActionMask, *, bf16: bool) -> Plan:
         agent_flops=agent_update(config, mask.action_size, mask.num_outputs),
         world_model_updates=config.world_model_updates,
         agent_updates=config.agent_updates,
-        beside=config.schedule.agent_beside,
     )
 
 
@@ -217,7 +214,6 @@ def long(plan: Plan, pace: Pace) -> str:
     world_model, agent = plan.update_flops
     total = plan.world_model_updates * world_model + plan.agent_updates * agent
     hours = (plan.world_model_updates * pace.world_model + plan.agent_updates * pace.agent) / 3600
-    order = " one after the other (a second core makes the agent's beside the others)" if plan.beside else ""
     millions = ", ".join(f"{name} {number / 1e6:.3g}" for name, number in plan.parameters.items())
     return "\n".join(
         (
@@ -230,7 +226,7 @@ def long(plan: Plan, pace: Pace) -> str:
             f"updates: {plan.world_model_updates:,} of the world model, {plan.agent_updates:,} of the agent, "
             f"{_flop(total)} in all",
             f"expected: {pace.world_model:.3g} s per world-model update, {pace.agent:.3g} s per agent update, "
-            f"{hours:,.2f} hours of updates{order}; environments and acting are not counted",
+            f"{hours:,.2f} hours of updates; environments and acting are not counted",
             f"because {pace.why}",
         )
     )

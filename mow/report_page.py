@@ -10,11 +10,11 @@ from mow.report_sections import Section, sections
 # Okabe and Ito's colours, lighter ones of the same hues on dark: told apart with any colour vision. Dashes repeat them.
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d6dbe1; --box: #f5f7f9;
-  --s1: #0072b2; --s2: #d55e00; --s3: #007a5a; --s4: #a8457f; --s5: #8a6d00; --s6: #6fa8cf; --s7: #5b3fa0;
+  --s1: #0072b2; --s2: #d55e00; --s3: #007a5a; --s4: #a8457f; --s5: #8a6d00; --s6: #6fa8cf;
   --above: #56b4e9; --below: #f0a060; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #a3acb7; --rule: #343b44;
   --box: #1d2127; --s1: #56b4e9; --s2: #f08a4b; --s3: #2fc99c; --s4: #e092c0; --s5: #e6c229; --s6: #6b93b0;
-  --s7: #b79cf0; --above: #1f6fa5; --below: #a84a00; } }
+  --above: #1f6fa5; --below: #a84a00; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1360px; padding: 20px 24px 60px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", "Liberation Sans", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
@@ -67,10 +67,8 @@ svg path { fill: none; }
 .level2 { stroke-dasharray: 1.5 4; }
 .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); }
 .s4 { stroke: var(--s4); } .s5 { stroke: var(--s5); } .s6 { stroke: var(--s6); }
-.s7 { stroke: var(--s7); }
 .line.s2 { stroke-dasharray: 8 3; } .line.s3 { stroke-dasharray: 2.5 2.5; }
 .line.s4 { stroke-dasharray: 9 3 2 3; } .line.s5 { stroke-dasharray: 4 3; }
-.line.s7 { stroke-dasharray: 1.5 3; }
 .cell { stroke: var(--rule); stroke-width: 1; }
 .above { fill: var(--above); } .below { fill: var(--below); } .end { fill: var(--s2); }
 .outline { stroke: var(--ink); stroke-width: 2.5; stroke-linecap: square; }

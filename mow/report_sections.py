@@ -18,12 +18,6 @@ _TIMES = {
     "world_model": "world model",
     "imagination": "imagination",
     "actor_critic": "actor and critic",
-    "waiting": "waiting for the agent",
-}
-# Of an agent that learns beside the world model: at the same time as all of the above.
-_BESIDE = {
-    "beside/imagination": "beside: imagination",
-    "beside/actor_critic": "beside: actor and critic",
 }
 
 _LOSSES = (
@@ -205,25 +199,22 @@ def time_spent(report: Report) -> str:
 
 
 def _time_split(report: Report) -> str:
-    names = _TIMES | _BESIDE
-    found = {name: report.run.metrics.curves.get(f"time/{name}") for name in names}
+    found = {name: report.run.metrics.curves.get(f"time/{name}") for name in _TIMES}
     curves = {name: curve for name, curve in found.items() if curve is not None}
     if not curves:
         return absent(f"What the time went to is not logged ({', '.join(f'time/{name}' for name in _TIMES)}).")
     totals = {name: sum(curve.value) for name, curve in curves.items()}
-    everything = sum(total for name, total in totals.items() if name in _TIMES) or 1.0
+    everything = sum(totals.values()) or 1.0
     rows = [
-        [names[name], bar(total / everything, f"{100 * total / everything:.0f} %"), digits(total)]
+        [_TIMES[name], bar(total / everything, f"{100 * total / everything:.0f} %"), digits(total)]
         for name, total in totals.items()
     ]
-    styles = {name: i for i, name in enumerate(curves, start=1)}  # one or the other kind of run: seven at most
-    lines = tuple(Series(names[name], curve.updates, curve.value, styles[name]) for name, curve in curves.items())
+    styles = {name: i for i, name in enumerate(_TIMES, start=1)}
+    lines = tuple(Series(_TIMES[name], curve.updates, curve.value, styles[name]) for name, curve in curves.items())
     panel = Panel("time between two records", "world-model updates", "seconds", lines, from_zero=True)
-    beside = any(name in curves for name in _BESIDE)
-    apart = note("What is beside has a process of its own and does not add to the rest.") if beside else ""
     return (
-        f"<h3>Where the time went</h3>{apart}{table(['part', 'share of the time', 'seconds'], rows, words=2)}"
-        f"{legend([(f'line s{styles[name]}', names[name]) for name in curves])}"
+        f"<h3>Where the time went</h3>{table(['part', 'share of these', 'seconds'], rows, words=2)}"
+        f"{legend([(f'line s{styles[name]}', _TIMES[name]) for name in curves])}"
         f"{grid([figure('Time between two records', draw(panel))])}"
     )
 

@@ -1,7 +1,6 @@
 """Who may use which core: one rule for PyTorch, the replay and the environments.
 
-    PyTorch        as many threads as it takes by itself: all cores it may use, or what OMP_NUM_THREADS says;
-                   while the agent learns beside the world model (schedule.agent_beside), half of them are the agent's
+    PyTorch        as many threads as it takes by itself: all cores it may use, or what OMP_NUM_THREADS says
     replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates;
                    raw frames are copied by one, because a second team of OpenMP threads would slow all updates
     environments   this process where there is but one spare core, else a worker per spare core, at most one per task
@@ -20,15 +19,13 @@ class Threads:
     torch: int
     replay: int
     workers: int
-    agent: int = 0  # of PyTorch's, for an agent that learns beside the world model; 0: it has none of its own
 
     def __str__(self) -> str:
         where = f"{self.workers} worker processes" if self.workers else "this process"
-        beside = f" ({self.agent} of them for the agent, while it learns beside the world model)" if self.agent else ""
-        return f"threads: {self.torch} for PyTorch{beside}, {self.replay} for replay; environments in {where}"
+        return f"threads: {self.torch} for PyTorch, {self.replay} for replay; environments in {where}"
 
 
-def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int, *, beside: bool = False) -> Threads:
+def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int) -> Threads:
     """The rule above.
 
     Args:
@@ -36,11 +33,9 @@ def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int, *, b
         num_cores: that this process may use.
         num_tasks: K.
         num_workers: what was asked for; -1 leaves it to the rule.
-        beside: the agent is to have threads of its own, if there is more than one.
     """
     spare = num_cores - 1
     workers = num_workers
     if num_workers < 0:
         workers = min(spare, num_tasks) if spare > 1 else 0  # one alone would gain nothing
-    agent = num_torch // 2 if beside else 0
-    return Threads(num_torch, max(1, min(4, num_torch // 2)), workers, agent)
+    return Threads(torch=num_torch, replay=max(1, min(4, num_torch // 2)), workers=workers)

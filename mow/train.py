@@ -189,7 +189,7 @@ def _wired(
     collector = Collector(
         envs, replay, seed=config.seed, random_action=schedule.random_action, context=schedule.acting_context
     )
-    return Run(config, collector, learner, logger, say, check_stop=check_stop, agent_threads=threads.agent)
+    return Run(config, collector, learner, logger, say, check_stop=check_stop)
 
 
 def _check_wandb() -> None:
@@ -317,8 +317,7 @@ def _threads(config: Config) -> Threads:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    beside = config.schedule.agent_beside and pick_device(config.device).type == "cpu" and not config.optim.compile
-    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers, beside=beside)
+    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers)
 
 
 def num_workers(config: Config) -> int:

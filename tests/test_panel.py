@@ -25,8 +25,8 @@ def planted(tasks: Sequence[str], **changes: object) -> Progress:
     made = Progress(
         preset="quickstart", folder="runs/quickstart-20270101-120000", phase=Phase("joint", 400, 8000, 0.0), done=4960,
         eta=312.0, seconds=501.0, step=4960, total_steps=8000, frames=19_840, updates=4560,
-        split={"world_model": 5.0, "imagination": 2.0, "waiting": 1.0, "environments": 1.0, "acting": 0.5,
-               "gather": 0.5, "beside/x": 9.0},
+        split={"world_model": 5.0, "imagination": 2.0, "actor_critic": 1.0, "environments": 1.0,
+               "acting": 0.5, "gather": 0.5},
         memory=1_234_000_000, score=0.63, best=0.66, left_out=0, restarts=0, tasks=tuple(rows),
     )  # fmt: skip
     return dataclasses.replace(made, **changes)

@@ -242,17 +242,8 @@ def test_time_split_and_weights_where_they_are_logged(tmp_path):
     for shown in ("30 %", "70 %", "imagination", "seconds"):
         assert shown in said["time"]
     assert "waiting for replay" not in said["time"]
-    assert "beside" not in said["time"]
     assert "dummy:slide" in said["harmony"]
     assert "not logged" not in said["harmony"]
-
-
-def test_what_is_beside_does_not_add_to_the_rest(tmp_path):
-    curves = {name: Curve((0,), (0,), (value,)) for name, value in (("time/acting", 3.0), ("time/waiting", 1.0))}
-    curves["time/beside/imagination"] = Curve((0,), (0,), (2.0,))
-    said = read(page(a_report(tmp_path, curves=curves))).sections["time"]
-    for shown in ("75 %", "25 %", "50 %", "beside: imagination", "has a process of its own"):
-        assert shown in said
 
 
 def test_other_weightings_have_no_harmony_weights(tmp_path):

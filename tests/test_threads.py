@@ -22,17 +22,6 @@ def test_the_rule(num_torch: int, num_cores: int, num_tasks: int, asked: int, wa
     assert share(num_torch, num_cores, num_tasks, asked) == want
 
 
-@pytest.mark.parametrize(
-    ("num_torch", "want"), [(1, Threads(1, 1, 0)), (2, Threads(2, 1, 0, 1)), (5, Threads(5, 2, 4, 2))]
-)
-def test_an_agent_beside_has_half(num_torch: int, want: Threads) -> None:
-    assert share(num_torch, num_torch, 5, -1, beside=True) == want
-
-
 def test_in_words() -> None:
-    assert str(Threads(2, 1, 0, 1)) == (
-        "threads: 2 for PyTorch (1 of them for the agent, while it learns beside the world model), 1 for replay; "
-        "environments in this process"
-    )
     assert str(Threads(2, 1, 0)) == "threads: 2 for PyTorch, 1 for replay; environments in this process"
     assert str(Threads(4, 2, 3)) == "threads: 4 for PyTorch, 2 for replay; environments in 3 worker processes"

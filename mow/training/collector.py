@@ -60,7 +60,7 @@ class Collector:
         device = learner.device
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
         chosen = self.memory.act(
-            learner.world_model, learner.acting, learner.routing(), frame, is_first, learner.rng
+            learner.world_model, learner.agent, learner.routing(), frame, is_first, learner.rng
         )
         action = chosen.cpu().numpy()
         check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])

@@ -6,8 +6,6 @@ module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW se
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +38,6 @@ def unwatched(part: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@dataclass(frozen=True)
-class Grounds:
-    """What an update of the agent stands on, and what does not change while it lasts."""
-
-    world_model: WorldModel  # in evaluation mode
-    routing: Routing
-    rng: PhiloxState  # the stream that the rollout draws from
-    entropy: float  # eta
-
-
 class Learner:
     """World model, agent, their optimisers and random streams, on one device."""
 
@@ -70,7 +58,6 @@ class Learner:
         terms = num_terms(config.model.task_head)
         self.task_weights = make_task_weights(config.loss, num_tasks, terms).to(device)
         self.agent = self._new_agent()
-        self.acting = self.agent  # who acts; a copy where the agent learns meanwhile (mow/training/beside.py)
         self.return_scale = ReturnScale(num_tasks, config.actor_critic.return_decay, device)
         self.rng = PhiloxState.from_seed(config.seed, device)
         self.frozen_routes: Tensor | None = None
@@ -119,10 +106,10 @@ class Learner:
         config = self.config.actor_critic
         return config.entropy * (1.0 - (1.0 - config.final_entropy) * self._progress(config.entropy_fraction))
 
-    def _anneal(self, *optimisers: torch.optim.Optimizer) -> None:
+    def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
         share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress()
-        for optimiser in optimisers:
+        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             for group in optimiser.param_groups:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
@@ -180,7 +167,7 @@ class Learner:
         check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
         for optimiser in self.world_model_optimisers:
             optimiser.step()
-        self._anneal(*self.world_model_optimisers)
+        self._anneal()
         return self._world_model_metrics(losses, total, norm)
 
     def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:
@@ -213,34 +200,22 @@ class Learner:
             metrics["loss/balance"] = losses.balance.detach()
         return metrics
 
-    def grounds(self, world_model: WorldModel | None = None, rng: PhiloxState | None = None) -> Grounds:
-        """What the next update of the agent stands on; its step size is set with it.
-
-        Args: world_model: a copy of this learner's; rng: a stream of the update's own. None: those that there are.
-        """
-        self._anneal(self.agent_optimiser)
-        with torch.no_grad(), self.autocast():
-            routing = self.routing()
-        return Grounds((world_model or self.world_model).eval(), routing, rng or self.rng, self.entropy)
-
-    def update_agent(
-        self, context: TransitionBatch, grounds: Grounds | None = None, watch: Watch = unwatched
-    ) -> Metrics:
+    def update_agent(self, context: TransitionBatch, watch: Watch = unwatched) -> Metrics:
         """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
 
-        Args: grounds: as they are now where None; watch: is told what is done, imagination or actor_critic.
+        Args: watch: is told what is done, imagination or actor_critic.
         Source: MoW section 3.
         """
-        grounds = grounds or self.grounds()
+        self.world_model.eval()
         with watch("imagination"):
-            dream = self.dream(context.to(self.device), grounds)
+            dream = self.dream(context.to(self.device))
         with watch("actor_critic"):
-            return self._teach(dream, grounds)
+            return self._teach(dream)
 
-    def _teach(self, dream: Imagination, grounds: Grounds) -> Metrics:
+    def _teach(self, dream: Imagination) -> Metrics:
         config = self.config
         with self.autocast():
-            embedding = grounds.world_model.embedding("actor") if "actor" in config.model.condition else None
+            embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
             lesson, metrics = self.steps.make_lesson(
                 self.agent,
                 dream,
@@ -251,32 +226,32 @@ class Learner:
             )
         for _ in range(config.actor_critic.rollout_epochs):
             for part in lesson.parts(config.actor_critic.rollout_parts):
-                losses, norm = self._agent_step(part, embedding, grounds.entropy)
+                losses, norm = self._agent_step(part, embedding)
         # Of the losses, those of the last step are as good as any.
         metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
         return {**metrics, "optim/agent_grad_norm": norm}
 
-    def dream(self, context: TransitionBatch, grounds: Grounds | None = None) -> Imagination:
+    def dream(self, context: TransitionBatch) -> Imagination:
         """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
-        grounds = grounds or self.grounds()
-        roll = partial(self._imagine, grounds)
+        with self.autocast():
+            routing = self.routing()
         if self.rollout_graph is None:
-            return roll(context, grounds.routing)
-        return self.rollout_graph(roll, context, grounds.routing, grounds.rng, (grounds.world_model, self.agent))
+            return self._imagine(context, routing)
+        return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
 
-    def _imagine(self, grounds: Grounds, context: TransitionBatch, routing: Routing) -> Imagination:
+    def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
         how = self.config.imagination
         with self.autocast():
             return imagine(
-                grounds.world_model, self.agent, context, routing, grounds.rng, horizon=how.horizon, start=how.start,
+                self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
                 ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
             )  # fmt: skip
 
-    def _agent_step(self, lesson: Lesson, embedding: Tensor | None, eta: float) -> tuple[ActorCriticLosses, Tensor]:
+    def _agent_step(self, lesson: Lesson, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
-            entropy = torch.full((), eta, device=self.device)  # a number would be a constant if compiled
+            entropy = torch.full((), self.entropy, device=self.device)  # a number would be a constant if compiled
             losses = self.steps.actor_critic_losses(
                 self.agent, lesson, entropy=entropy, clip=config.actor_critic.clip, embedding=embedding
             )
@@ -312,7 +287,7 @@ class Learner:
         if self.frozen_routes is not None:
             self.frozen_routes = self.frozen_routes[order]
         self.world_model = grow(self.world_model, grouping.order, grouping.module_of_task, grouping.num_modules)
-        self.acting = self.agent = self._new_agent()
+        self.agent = self._new_agent()
         self._new_optimisers()
 
     @torch.no_grad()

@@ -66,11 +66,7 @@ class Stopwatch:
             with record_function(f"mow.{part}"):
                 yield
         finally:
-            self.add(part, time.monotonic() - started)
-
-    def add(self, part: str, seconds: float) -> None:
-        """Count what was measured elsewhere towards `part`."""
-        self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+            self._seconds[part] = self._seconds.get(part, 0.0) + time.monotonic() - started
 
     @property
     def so_far(self) -> dict[str, float]:
@@ -96,7 +92,6 @@ class Logger:
         self._board = SummaryWriter(str(folder))
         self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._started, self._cpu_before = time.monotonic(), 0.0
-        self.cpu_beside = 0.0  # seconds, of the process in which the agent learns
 
     @property
     def seconds(self) -> float:
@@ -105,8 +100,8 @@ class Logger:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all threads of this process, of that of the agent, and of those before it that the run went on from."""
-        return time.process_time() + self.cpu_beside + self._cpu_before
+        """Of all threads of this process and those before it that the run went on from."""
+        return time.process_time() + self._cpu_before
 
     def state_dict(self) -> dict[str, Any]:
         """How far metrics.jsonl goes, in bytes, and what the run has taken, in seconds."""

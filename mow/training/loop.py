@@ -3,15 +3,14 @@
     prefill:  P random steps per task (counted)
     warm-up:  updates of the world model with one module for all tasks
     grouping: gradients per task -> clusters -> one module each, tasks sorted by cluster
-    joint:    each step: act in every task; every n steps one world-model update and one update in imagination, which
-              may take until the next one is due (mow/training/beside.py)
+    joint:    each step: act in every task; every n steps one world-model update and one update in imagination
 
 Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.replay import Prefetcher, Request
-from mow.training.beside import Beside
 from mow.training.checkpoint import best_path, prune, save_checkpoint
 from mow.training.collector import Collector
 from mow.training.guard import REMEDY, NotFinite
@@ -51,12 +49,8 @@ class Run:
         say: Callable[[str], None],
         *,
         check_stop: Callable[[], None] = lambda: None,
-        agent_threads: int = 0,
     ) -> None:
-        """Args:
-            check_stop: called wherever the run can be saved; ends it by raising what it likes.
-            agent_threads: of PyTorch, for an agent that learns beside the world model; 0: it learns in this process.
-        """
+        """Args: check_stop: called wherever the run can be saved; ends it by raising what it likes."""
         self.check_stop = check_stop
         self.look: Callable[[Run], None] | None = None  # shows how far it is, between steps; else progress lines do
         self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
@@ -66,9 +60,6 @@ class Run:
         self.agent_updates = 0
         self.means = MetricMeans()
         self.watch = Stopwatch()
-        self.beside: Beside | None = None
-        if config.schedule.agent_beside:
-            self.beside = Beside(learner, self.watch, num_threads=agent_threads)
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self.best_score: float | None = None  # of the checkpoint that is kept as the best
@@ -93,8 +84,7 @@ class Run:
             self.warm_up()
             self.group()
         try:
-            with self.beside.sharing() if self.beside is not None else nullcontext():
-                self.joint()
+            self.joint()
         finally:
             if self._trace is not None:
                 self._trace.close()
@@ -158,8 +148,6 @@ class Run:
             if done % schedule.agent_every == 0:
                 self._update_agent()
             last = self.step == config.total_steps
-            if last:
-                self._end_agent_update()
             if done % config.log_every == 0 or last:
                 self._report(
                     f"step {self.step:,}/{config.total_steps:,}",
@@ -232,32 +220,15 @@ class Run:
         self._say_peak("world-model")
 
     def _update_agent(self) -> None:
-        """One update, or the end of the one before and the beginning of the next."""
-        self._end_agent_update()
         imagination = self.config.imagination
         with self.watch.on("gather"):
             context = self.prefetch.next(
                 Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
             )
         self.agent_updates += 1
-        if self.beside is not None:
-            self.beside.begin(context)
-            return
         with self._guarded("agent", context):
             self.means.add(self.learner.update_agent(context, watch=self.watch.on))
         self._give_back(context)
-        self._say_peak("agent")
-
-    def _end_agent_update(self) -> None:
-        """Of the one that is under way beside, if there is one."""
-        if self.beside is None or not self.beside.busy:
-            return
-        context = self.beside.context
-        with self._guarded("agent", context), self.watch.on("waiting"):
-            self.means.add(self.beside.end())
-        self.logger.cpu_beside = self.beside.cpu_seconds
-        if context is not None:
-            self._give_back(context)
         self._say_peak("agent")
 
     def _say_peak(self, kind: str) -> None:
@@ -267,7 +238,7 @@ class Run:
             self.say(f"peak memory after the first {kind} update: {measured_peak(self.learner.device)}")
 
     @contextmanager
-    def _guarded(self, learning: str, batch: TransitionBatch | None) -> Iterator[None]:
+    def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:
         """An update that would break the weights is left out, said and counted; after some in a row the run ends."""
         try:
             yield
@@ -278,7 +249,6 @@ class Run:
             self.say(f"update {self.learner.updates:,} left out: {error} ({self._skipped[learning]} in a row)")
             if self._skipped[learning] == _MAX_SKIPPED:
                 path = self.logger.folder / "diagnosis.pt"
-                assert batch is not None, "what a checkpoint brings along was finite"
                 save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
                 raise FloatingPointError(
                     f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"

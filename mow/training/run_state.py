@@ -26,7 +26,6 @@ def run_state(run: "Run") -> dict[str, object]:
 
     Raises: FloatingPointError if the weights are not finite.
     """
-    beside = None if run.beside is None else run.beside.state_dict()  # waits for the update that is under way
     check_weights({"world model": run.learner.world_model, "agent": run.learner.agent})
     collector = run.collector
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
@@ -37,7 +36,6 @@ def run_state(run: "Run") -> dict[str, object]:
         "tasks": run.tasks,
         "first_loss": run.first_loss,
         "last_loss": run.last_loss,
-        "beside": beside,
         "learner": run.learner.state_dict(),
         "envs": json.dumps(collector.envs.state_dict()),
         "frame": torch.from_numpy(collector.frame),
@@ -88,8 +86,6 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     run.step, run.agent_updates = state["step"], state["agent_updates"]
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
-    if run.beside is not None:
-        run.beside.load_state_dict(state["beside"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
     collector.frame, collector.is_first = state["frame"].cpu().numpy(), state["is_first"].cpu().numpy()
     for k, frame in renewed.items():

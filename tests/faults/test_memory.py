@@ -119,10 +119,10 @@ def test_running_out_later_is_one_line(
     """After the first checkpoint, from which the run goes on once there is memory again."""
     folder, update = tmp_path / "run", Learner.update_agent
 
-    def fails(self: Learner, *arguments: object) -> object:
+    def fails(self: Learner, *arguments: object, **named: object) -> object:
         if checkpoints(folder):
             failing()
-        return update(self, *arguments)  # type: ignore[arg-type]
+        return update(self, *arguments, **named)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "update_agent", fails)

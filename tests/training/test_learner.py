@@ -286,7 +286,6 @@ def test_step_sizes_fall_to_their_share():
 
     def sizes():
         optimisers = (*learner.world_model_optimisers, learner.agent_optimiser)
-        learner.grounds()  # an update of the agent that begins now would set its step size
         return [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
 
     before = sizes()

@@ -71,7 +71,7 @@ class Recorder:
         self.envs.close()
 
 
-def wire(config, folder: Path, agent_threads: int = 0):
+def wire(config, folder: Path):
     envs = Recorder(SerialVectorEnv(config.tasks, seed=config.seed, options={}))
     replay = ReplayBuffer(
         len(config.tasks),
@@ -93,8 +93,7 @@ def wire(config, folder: Path, agent_threads: int = 0):
     )
     folder.mkdir(exist_ok=True)
     said = []
-    run = Run(config, collector, learner, Logger(folder, 1), said.append, agent_threads=agent_threads)
-    return run, envs, said
+    return Run(config, collector, learner, Logger(folder, 1), said.append), envs, said
 
 
 @pytest.fixture(scope="module")

@@ -143,9 +143,10 @@ def test_other_shapes_and_moved_weights_are_recorded_anew() -> None:
 def test_a_rollout_reads_nothing_on_the_host() -> None:
     """What could not be recorded is not there: no value is read, no shape follows from one."""
     made = learner()
-    grounds = made.grounds()
+    made.world_model.eval()
+    routing = made.routing()
     with host_reads() as found:
-        made._imagine(grounds, context(0), grounds.routing)
+        made._imagine(context(0), routing)
     assert found == []
 
 
