@@ -65,32 +65,37 @@ class Agent(nn.Module):
         self.actor_routes = same_for_all(len(module_of_task))
         self.critic_routes = one_each(critic_of_task, self.num_critics)
 
-    def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
-        """States [K, B, T, Z + D] -> pi(a | s)."""
+    def see(self, latent: Tensor, hidden: Tensor) -> Tensor:
+        """What actor and critics see of states (z_t, h_{t-1}): [K, B, T, Z], [K, B, T, D] -> [K, B, T, Z + D]."""
+        return torch.cat([latent, hidden if self.memory_gain == 1.0 else self.memory_gain * hidden], dim=-1)
+
+    def policy(self, state: Tensor, embedding: Tensor | None = None, *, seen: bool = False) -> Policy:
+        """States [K, B, T, Z + D] -> pi(a | s). Args: seen: the states come from `see`, which many calls share."""
         plan = self.actor_routes.plan
-        outputs = self.actor(self._rows(state), plan, embedding if "actor" in self.condition else None)
+        outputs = self.actor(self._rows(state, seen), plan, embedding if "actor" in self.condition else None)
         return Policy(outputs.view(*state.shape[:3], -1), self.mask)
 
-    def value_logits(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
+    def value_logits(
+        self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False, seen: bool = False
+    ) -> Tensor:
         """States [K, B, T, Z + D] -> two-hot logits of the value [K, B, T, V] by each task's own critic."""
         critic = self.slow_critic if slow else self.critic
         plan = self.critic_routes.plan
-        logits = critic(self._rows(state), plan, embedding if "critic" in self.condition else None)
+        logits = critic(self._rows(state, seen), plan, embedding if "critic" in self.condition else None)
         return logits.view(*state.shape[:3], -1)
 
-    def value(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
+    def value(
+        self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False, seen: bool = False
+    ) -> Tensor:
         """v(s) [K, B, T], units of the return."""
-        return two_hot_decode(self.value_logits(state, embedding, slow=slow))
+        return two_hot_decode(self.value_logits(state, embedding, slow=slow, seen=seen))
 
-    def _rows(self, state: Tensor) -> Tensor:
-        rows = state.flatten(1, 2).unsqueeze(1)  # [K, 1, B * T, Z + D]
-        if self.memory_gain == 1.0:
-            return rows
-        latent, hidden = rows.tensor_split((self.latent_size,), dim=-1)
-        return torch.cat([latent, self.memory_gain * hidden], dim=-1)
+    def _rows(self, state: Tensor, seen: bool) -> Tensor:
+        if not seen and self.memory_gain != 1.0:
+            state = self.see(*state.tensor_split((self.latent_size,), dim=-1))
+        return state.flatten(1, 2).unsqueeze(1)  # [K, 1, B * T, Z + D]
 
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
-        for slow, fast in zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True):
-            slow.lerp_(fast, 1.0 - decay)
+        torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), 1.0 - decay)
