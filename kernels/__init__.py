@@ -123,7 +123,7 @@ from mow.kernels.expert_linear import Activation, expert_linear
 from mow.kernels.gather_frames import gather_frames
 from mow.kernels.lambda_return import lambda_return
 from mow.kernels.philox import PhiloxState, philox4x32, uniform
-from mow.kernels.route_plan import RoutePlan, pairs_by_expert, route_plan, rows_of
+from mow.kernels.route_plan import RoutePlan, gathered, pairs_by_expert, route_plan, rows_of
 from mow.kernels.sample_onehot import sample_onehot, unimix_prob
 from mow.kernels.softmax import softmax
 from mow.kernels.two_hot import symexp, symlog, two_hot_decode, two_hot_loss
@@ -138,6 +138,7 @@ __all__ = [
     "decode_attention",
     "expert_linear",
     "gather_frames",
+    "gathered",
     "lambda_return",
     "pairs_by_expert",
     "philox4x32",

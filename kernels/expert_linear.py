@@ -147,13 +147,11 @@ def _reference(
     shift = None if bias is None else rows_of(bias, plan)  # [K, J, N]
     if task_bias is not None:
         shift = task_bias if shift is None else shift + task_bias
-    if plan.routes.numel() == 1 and not _mixes(input, shift):
-        # One pair is one Linear, which adds its bias while it multiplies.
-        output = activation(F.linear(input, rows_of(weight, plan)[0, 0], None if shift is None else shift[0, 0]))
+    # A lone expert is one matmul over the folded rows: the gather would copy its weight once per pair.
+    lone = plan.num_experts == 1 and plan.routes.numel() > 1
+    if not lone and not _mixes(input, shift):
+        output = activation(_pair_by_pair(input, rows_of(weight, plan), shift))
         return output if residual is None else output + residual
-    # A lone expert is one matmul over the folded rows: the gather would copy its weight once per pair. Otherwise the
-    # plain form stays: on the CPU, baddbmm and all slots side by side in one wide matmul were measured no faster.
-    lone = plan.num_experts == 1
     output = F.linear(input, weight[0]) if lone else input @ rows_of(weight, plan).mT  # [K, J or 1, R, N]
     dtype = output.dtype
     # Sums with a float32 bias are float32, so under autocast the activation sees more than the matmul's digits.
@@ -161,6 +159,25 @@ def _reference(
         output = output + shift.unsqueeze(2)  # [K, J, R, N]
     output = activation(output).to(dtype).expand(*plan.routes.shape, -1, -1)
     return output if residual is None else output + residual
+
+
+def _pair_by_pair(input: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+    """input [K, J or 1, R, I], weight [K, J, N, I], shift [K, J, N] -> x W^T + shift [K, J, R, N].
+
+    What is added is where the sums of the matmul begin. All slots of a task side by side in one wide matmul were
+    measured no faster.
+    """
+    (num_tasks, num_slots, num_outputs, num_inputs), num_rows = weight.shape, input.shape[2]
+    if num_tasks == num_slots == 1:
+        return F.linear(input, weight[0, 0], None if shift is None else shift[0, 0])
+    num_pairs = num_tasks * num_slots
+    x = input.expand(-1, num_slots, -1, -1).reshape(num_pairs, num_rows, num_inputs)
+    by_pair = weight.flatten(0, 1).mT  # [K * J, I, N]
+    if shift is None:
+        output = torch.bmm(x, by_pair)
+    else:
+        output = torch.baddbmm(shift.reshape(num_pairs, 1, num_outputs), x, by_pair)
+    return output.view(num_tasks, num_slots, num_rows, num_outputs)
 
 
 def _mixes(input: Tensor, shift: Tensor | None) -> bool:

@@ -14,10 +14,15 @@ class RoutePlan:
     routes: Tensor  # [K, J] int64 in [0, num_experts)
     num_experts: int
     known: tuple[tuple[int, ...], ...] | None = None  # the routes as the host knows them without asking the device
+    in_order: bool = False  # the weights lie gathered: row p serves pair p = k * J + j
 
     def of_task(self, k: int) -> "RoutePlan":
-        """The routes of task k alone, [1, J]."""
-        return RoutePlan(self.routes[k : k + 1], self.num_experts, self.known and self.known[k : k + 1])
+        """The routes of task k alone, [1, J]; the same object whenever it is asked for."""
+        kept: list[RoutePlan] | None = self.__dict__.get("_of_task")
+        if kept is None:
+            parts = [(self.routes[i : i + 1], self.known and self.known[i : i + 1]) for i in range(len(self.routes))]
+            kept = self.__dict__["_of_task"] = [RoutePlan(one, self.num_experts, known) for one, known in parts]
+        return kept[k]
 
     def by_expert(self) -> tuple[Tensor, Tensor]:
         """The (task, slot) pairs in the order of their experts, as the kernels walk them. See pairs_by_expert.
@@ -51,12 +56,21 @@ def route_plan(routes: Tensor, num_experts: int) -> RoutePlan:
     return RoutePlan(routes=routes, num_experts=num_experts)
 
 
+def gathered(stacked: Tensor, plan: RoutePlan) -> tuple[Tensor, RoutePlan]:
+    """What belongs to each pair, stacked [E, ...] -> [K * J, ...], and the plan that says so."""
+    rows = rows_of(stacked, plan).flatten(0, 1)
+    routes = torch.arange(len(rows), device=rows.device).view(plan.routes.shape)
+    return rows, RoutePlan(routes, len(rows), in_order=True)
+
+
 def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
     """What belongs to the expert of each pair: stacked [E, ...] -> [K, J, ...].
 
     Same as stacked[plan.routes], whose gradient on a CPU takes many times longer to add up. Where the host knows the
     expert of a lone pair, it is a view.
     """
+    if plan.in_order:
+        return stacked.unflatten(0, plan.routes.shape)
     index = plan.routes.flatten()
     if torch.compiler.is_compiling():  # a compiler lays the gradient out by itself
         return stacked.index_select(0, index).unflatten(0, plan.routes.shape)

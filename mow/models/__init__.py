@@ -66,6 +66,7 @@ assert model.predict(moment).next_latent_logits.shape == (*shape, 4, 5)  # [K, B
 from mow.models.actor_critic import Agent
 from mow.models.growth import PER_MODULE, grow
 from mow.models.router import Routing
+from mow.models.still_weights import StillWeights, once
 from mow.models.world_model import Memory, WorldModel
 
-__all__ = ["PER_MODULE", "Agent", "Memory", "Routing", "WorldModel", "grow"]
+__all__ = ["PER_MODULE", "Agent", "Memory", "Routing", "StillWeights", "WorldModel", "grow", "once"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import Activation, RoutePlan, expert_linear, rows_of
+from mow.kernels import Activation, RoutePlan, expert_linear, gathered, rows_of
+from mow.models.still_weights import once, stand_still
 
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
@@ -35,12 +36,27 @@ class ModularLinear(nn.Module):
         self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None, *, activation: Activation = "none"
     ) -> Tensor:
         """[K, J or 1, R, I] -> [K, J, R, O]; `embedding` [K, d] is given exactly when the layer was built with one."""
+        weight, bias, task_bias, plan = once(self, plan, lambda: self._ready(plan, embedding))
+        return expert_linear(x, weight, plan, bias=bias, task_bias=task_bias, activation=activation)
+
+    def _ready(
+        self, plan: RoutePlan, embedding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, RoutePlan]:
+        """Weight, bias, task bias and plan for expert_linear; where they are kept, gathered and added up."""
         task_bias = None
         if embedding is not None:
             embedding_weight = rows_of(self.weight[:, :, self.in_features :], plan)  # [K, J, O, d]
             task_bias = torch.einsum("kjod,kd->kjo", embedding_weight, embedding)  # [K, J, O]
         weight = self.weight[:, :, : self.in_features]
-        return expert_linear(x, weight, plan, bias=self.bias, task_bias=task_bias, activation=activation)
+        if not stand_still():
+            return weight, self.bias, task_bias, plan
+        if self.bias is not None:
+            bias = rows_of(self.bias, plan)
+            task_bias = bias if task_bias is None else bias + task_bias
+        if len(weight) == 1:  # serves all tasks as it lies
+            return weight, None, task_bias, plan
+        weight, plan = gathered(weight, plan)
+        return weight, None, task_bias, plan
 
 
 class ModularLayerNorm(nn.Module):
@@ -57,7 +73,8 @@ class ModularLayerNorm(nn.Module):
         if self.weight.shape[0] == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0], self.eps)
         affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
-        weight, bias = rows_of(self.weight, plan).view(affine), rows_of(self.bias, plan).view(affine)
+        rows = once(self, plan, lambda: (rows_of(self.weight, plan), rows_of(self.bias, plan)))
+        weight, bias = (of_pairs.view(affine) for of_pairs in rows)
         if plan.routes.numel() == 1:
             return F.layer_norm(x, x.shape[-1:], weight.flatten(), bias.flatten(), self.eps)
         return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)

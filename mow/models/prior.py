@@ -20,6 +20,7 @@ from mow.batch import Moment
 from mow.config import WorldModelConfig
 from mow.kernels import RoutePlan, rows_of, softmax
 from mow.models.modular import ModularLayerNorm, ModularLinear
+from mow.models.still_weights import once
 
 
 class DensePrior(nn.Module):
@@ -89,9 +90,9 @@ class LocalPrior(nn.Module):
     def _features(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """u_t [K, 1, B * L * cells, W]."""
         far = self.action(rows_in(moment.action), plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
-        far = far.unsqueeze(3) + rows_of(self.place, plan).unsqueeze(2)  # [K, 1, B * L, cells, W]
-        near = self._near(rows_in(moment.latent).squeeze(1), plan)
-        first = self.norm((near + far).flatten(2, 3), plan).relu_()
+        place = once(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
+        near = self._near(rows_in(moment.latent).squeeze(1), plan)  # [K, 1, B * L, cells, W]
+        first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan).relu_()
         return self.second_norm(self.second(first, plan), plan).relu_()
 
     def _near(self, latent: Tensor, plan: RoutePlan) -> Tensor:
@@ -99,10 +100,13 @@ class LocalPrior(nn.Module):
 
         Gathering the nine cells around every cell for one matmul was measured to take longer on a CPU.
         """
-        kernels = rows_of(self.neighbours.weight, plan).squeeze(1).unflatten(-1, (3, 3, -1)).permute(0, 1, 4, 2, 3)
+        weight = self.neighbours.weight
+        rows = once(weight, plan, lambda: rows_of(weight, plan))
+        kernels = rows.squeeze(1).unflatten(-1, (3, 3, -1)).permute(0, 1, 4, 2, 3)
         grids = latent.unflatten(-1, (self.side, self.side, -1)).permute(0, 1, 4, 2, 3)  # [K, N, z, side, side]
         near = [F.conv2d(grid, kernel, padding=1) for grid, kernel in zip(grids, kernels, strict=True)]
-        return torch.stack(near).permute(0, 1, 3, 4, 2).flatten(2, 3).unsqueeze(1)
+        together = torch.stack(near) if len(near) > 1 else near[0].unsqueeze(0)
+        return together.permute(0, 1, 3, 4, 2).flatten(2, 3).unsqueeze(1)
 
     def _joined(self, logits: Tensor) -> Tensor:
         """[K, 1, N * cells, Z / cells] -> [K, 1, N, Z]: the groups of a latent lie cell by cell."""

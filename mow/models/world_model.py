@@ -25,6 +25,7 @@ from mow.models.heads import Heads
 from mow.models.perception import Decoder, Encoder
 from mow.models.recompute import Recompute, recomputed
 from mow.models.router import Router, Routing, fixed_choice
+from mow.models.still_weights import once
 from mow.models.transformer import AttentionCache, Transformer, Window, episode_window
 
 
@@ -101,9 +102,10 @@ class WorldModel(nn.Module):
 
     def embedding(self, place: Condition) -> Tensor | None:
         """e_k [K, d] where the model is told its task at `place`, else None."""
-        if self.task_embedding is None or place not in self.config.condition:
+        vectors = self.task_embedding
+        if vectors is None or place not in self.config.condition:
             return None
-        return unit_length(self.task_embedding)
+        return once(self, vectors, lambda: unit_length(vectors))
 
     def _fixed_experts(self) -> FixedRoutes:
         # A lone expert leaves nothing to learn.

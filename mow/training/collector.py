@@ -59,9 +59,10 @@ class Collector:
             learner.world_model.eval()
         device = learner.device
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
-        chosen = self.memory.act(
-            learner.world_model, learner.agent, learner.routing(), frame, is_first, learner.rng
-        )
+        with learner.still.reading():
+            chosen = self.memory.act(
+                learner.world_model, learner.agent, learner.still_routing(), frame, is_first, learner.rng
+            )
         action = chosen.cpu().numpy()
         check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])
         explore = self.rng.random(len(action)) < self.random_action

@@ -49,7 +49,8 @@ def evaluate(learner: Learner, envs: VectorEnv, *, episodes: int, max_steps: int
     for _ in range(max_steps):
         seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
         opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
-        action = memory.act(learner.world_model, learner.agent, routing, seen, opens, learner.rng)  # [K, B, A]
+        with learner.still.reading():
+            action = memory.act(learner.world_model, learner.agent, routing, seen, opens, learner.rng)  # [K, B, A]
         memory.took(action)
         step = envs.step(action.flatten(0, 1).cpu().numpy())
         frame, is_first = step.frame, step.is_first

@@ -76,7 +76,8 @@ def play_windows(
     for _ in range(limit):
         if player == "agent":
             seen = torch.from_numpy(frame).to(device), torch.from_numpy(is_first).to(device)
-            chosen = memory.act(learner.world_model, learner.agent, routing, *seen, rng)
+            with learner.still.reading():
+                chosen = memory.act(learner.world_model, learner.agent, routing, *seen, rng)
             memory.took(chosen)
             action = chosen.cpu().numpy()
         else:

@@ -16,7 +16,7 @@ from mow.config import Config
 from mow.distributions import ActionMask
 from mow.imagination import imagine
 from mow.kernels import PhiloxState
-from mow.models import Agent, Routing, WorldModel, grow
+from mow.models import Agent, Routing, StillWeights, WorldModel, grow, once
 from mow.models.part import task_parts
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
@@ -62,6 +62,7 @@ class Learner:
         self.rng = PhiloxState.from_seed(config.seed, device)
         self.frozen_routes: Tensor | None = None
         self.updates = 0  # of the world model, warm-up included
+        self.still = StillWeights(device)
         self._new_optimisers()
 
     def _new_agent(self) -> Agent:
@@ -94,6 +95,8 @@ class Learner:
             self.world_model_optimisers.append(Muon(matrices, lr=optim.matrix_lr, dtype=native_dtype(self.device)))
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
+        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+            optimiser.register_step_post_hook(lambda *_: self.still.forget())
 
     def _progress(self, fraction: float = 1.0) -> float:
         """How far the world model is through the first `fraction` of all its updates: 0 to 1."""
@@ -149,6 +152,10 @@ class Learner:
         if self.frozen_routes is not None or not explore or noise <= 0:
             return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)
         return self.world_model.route(temperature=temperature, noise=noise, rng=self.rng)
+
+    def still_routing(self) -> Routing:
+        """The same, asked for again and again while `still` is read."""
+        return once(self, self.world_model, self.routing)
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -233,15 +240,15 @@ class Learner:
 
     def dream(self, context: TransitionBatch) -> Imagination:
         """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
-        with self.autocast():
-            routing = self.routing()
+        with torch.no_grad(), self.autocast(), self.still.reading():
+            routing = self.still_routing()
         if self.rollout_graph is None:
             return self._imagine(context, routing)
         return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
 
     def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
         how = self.config.imagination
-        with self.autocast():
+        with self.autocast(), self.still.reading():
             return imagine(
                 self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
                 ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
@@ -350,6 +357,7 @@ class Learner:
         routes = state["frozen_routes"]
         self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
+        self.still.forget()
 
 
 def uses_bf16(config: Config, device: torch.device) -> bool:
