@@ -21,7 +21,9 @@ class RoutePlan:
         kept: list[RoutePlan] | None = self.__dict__.get("_of_task")
         if kept is None:
             parts = [(self.routes[i : i + 1], self.known and self.known[i : i + 1]) for i in range(len(self.routes))]
-            kept = self.__dict__["_of_task"] = [RoutePlan(one, self.num_experts, known) for one, known in parts]
+            kept = [RoutePlan(one, self.num_experts, known) for one, known in parts]
+            if not torch.compiler.is_compiling():  # what a compiler holds are no tensors that a later call could use
+                self.__dict__["_of_task"] = kept
         return kept[k]
 
     def by_expert(self) -> tuple[Tensor, Tensor]:
