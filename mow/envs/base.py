@@ -172,6 +172,13 @@ class ActionLayout:
             raise ValueError(f"task {k}: action {index} is illegal, expected one of {legal}: mask the policy's logits")
         return index
 
+    def decode_all(self, action: NDArray[np.floating]) -> list[Action]:
+        """The native actions of all tasks from encoded ones [K, A]. Raises: ValueError as `decode` does."""
+        marked = action[:, : self.num_discrete] > 0.5  # [K, A_d]
+        plain = self.discrete & (marked.sum(axis=1) == 1) & (marked & self.discrete_mask).any(axis=1)  # [K]
+        index = (marked @ np.arange(self.num_discrete)).tolist()
+        return [index[k] if plain[k] else self.decode(k, action[k]) for k in range(len(plain))]
+
     def random(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """One action per task, uniform over its legal actions or over [-1, 1]^n: [K, A]."""
         vector = np.zeros((len(self.discrete), self.size), np.float32)

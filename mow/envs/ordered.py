@@ -87,7 +87,7 @@ class OrderedVectorEnv(ABC):
         shape = (len(self._slots), self.layout.size)
         if action.shape != shape:
             raise ValueError(f"action needs shape {shape}, got {action.shape}: encode it with .layout")
-        self._sent = {int(slot): self.layout.decode(k, action[k]) for k, slot in enumerate(self._slots)}
+        self._sent = dict(zip(self._slots.tolist(), self.layout.decode_all(action), strict=True))
         self._send_all(self._sent)
 
     def receive(self) -> EnvStep:

@@ -59,6 +59,23 @@ def test_decode_refuses(k: int, vector: list[float], message: str) -> None:
     layout = ActionLayout.from_tasks([TWO, BOX, THREE, LINE])
     with pytest.raises(ValueError, match=message):
         layout.decode(k, np.array(vector, np.float32))
+    if len(vector) == layout.size:
+        action = layout.random(np.random.default_rng(0))
+        action[k] = vector
+        with pytest.raises(ValueError, match=f"task {k}: .*{message}"):
+            layout.decode_all(action)
+
+
+@pytest.mark.parametrize("specs", [[TWO, BOX, THREE, LINE], [TWO, THREE], [BOX, LINE]])
+def test_decode_all_is_decode_of_each(specs: list[TaskSpec]) -> None:
+    layout = ActionLayout.from_tasks(specs)
+    for seed in range(20):
+        action = layout.random(np.random.default_rng(seed))
+        together = layout.decode_all(action)
+        assert len(together) == len(specs)
+        for k, native in enumerate(together):
+            assert type(native) is (int if layout.discrete[k] else np.ndarray)
+            assert np.array_equal(native, layout.decode(k, action[k]))
 
 
 def test_random_is_legal_and_uniform() -> None:
