@@ -83,7 +83,10 @@ def prior(config: WorldModelConfig, action_size: int) -> tuple[int, int]:
     size = perception.latent_size // cells
     per_cell = _linear(9 * size, width) + _linear(width, width) + _linear(width, size)
     per_cell += _linear(width + size, num_events(config))
-    return cells * per_cell + _linear(config.width, width), _linear(action_size, width)
+    learned = cells * per_cell + _linear(config.width, width)
+    if config.embedding_size and "heads" in config.condition:  # the action times e_k, which learns
+        return learned + _linear(action_size * config.embedding_size, width), 0
+    return learned, _linear(action_size, width)
 
 
 def num_events(config: WorldModelConfig) -> int:

@@ -4,13 +4,16 @@
 in and around it. A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell
 and its eight neighbours, the action and the hidden state, so a rule of motion learnt in one place holds in all:
 
-    v_t[c] = relu(norm(W_z z_t[neighbours of c] + W_a a_t + W_h [h_t, e_k] + p[c]))
+    v_t[c] = relu(norm(W_z z_t[neighbours of c] + W_a (a_t x e_k) + W_h [h_t, e_k] + p[c]))
     u_t[c] = relu(norm(W_u v_t[c]))
     l_t[c] = W_o [u_t[c], e_k]                                          logits of what cell c holds of z_t+1
     x_t    = max over c of relu(W_x [u_t[c], softmax l_t[c], e_k])      events: reward and termination read them too
 
-An event is often one code of one cell, such as a ball on a paddle, which softmax l names; that may spare examples.
+(x is the outer product: the same entry of a_t means one thing in one task and another in the next, so tasks that share a
+module need more than a sum to tell left from up.) An event is often one code of one cell, such as a ball on a paddle, which softmax l names; that may spare examples.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +57,9 @@ class LocalPrior(nn.Module):
         self.cell_size = config.perception.latent_size // self.cells
         self.neighbours = ModularLinear(num_modules, 9 * self.cell_size, width, bias=False)
         # A matrix of its own, so that the few entries of the action start as loud as the many of the rest.
-        self.action = ModularLinear(num_modules, action_size, width, bias=False)
+        self.action = ModularLinear(num_modules, action_size * max(d, 1), width, bias=False)
+        with torch.no_grad():
+            self.action.weight *= math.sqrt(max(d, 1))  # e_k has length 1, whatever d
         self.hidden = ModularLinear(num_modules, config.width, width, embedding_size=d)
         self.place = nn.Parameter(torch.zeros(num_modules, self.cells, width))
         self.norm = ModularLayerNorm(num_modules, width)
@@ -89,7 +94,10 @@ class LocalPrior(nn.Module):
 
     def _features(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """u_t [K, 1, B * L * cells, W]."""
-        far = self.action(rows_in(moment.action), plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
+        action = rows_in(moment.action)  # [K, 1, B * L, A]
+        if embedding is not None:
+            action = (action.unsqueeze(-1) * embedding[:, None, None, None]).flatten(3)  # [K, 1, B * L, A * d]
+        far = self.action(action, plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
         place = once(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
         near = self._near(rows_in(moment.latent).squeeze(1), plan)  # [K, 1, B * L, cells, W]
         first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan).relu_()

@@ -70,7 +70,8 @@ def test_the_formula_cell_by_cell():
                         row, column = c // 4 + y - 1, c % 4 + x - 1
                         if 0 <= row < 4 and 0 <= column < 4:
                             around[y, x] = latent[k, n, 0].view(16, 8)[4 * row + column]
-                total = prior.neighbours.weight[i] @ around.flatten() + prior.action.weight[i] @ a + prior.place[i, c]
+                total = prior.neighbours.weight[i] @ around.flatten() + prior.place[i, c]
+                total += prior.action.weight[i] @ torch.outer(a, e).flatten()
                 total += prior.hidden.weight[i] @ torch.cat([h, e]) + prior.hidden.bias[i]
                 v = torch.nn.functional.layer_norm(total, (8,), prior.norm.weight[i], prior.norm.bias[i]).relu()
                 total = prior.second.weight[i] @ v + prior.second.bias[i]
@@ -150,6 +151,27 @@ def test_reward_and_end_follow_from_what_happens_anywhere():
         after = model.predict(dataclasses.replace(before, latent=latent.flatten(-2)))
         assert not torch.equal(after.reward_logits, model.predict(before).reward_logits), cell
         assert not torch.equal(after.termination_logits, model.predict(before).termination_logits), cell
+
+
+def test_an_action_may_mean_the_opposite_in_two_tasks_of_one_module():
+    """The action alone, and no sum of it and e_k, says what comes next."""
+    prior = LocalPrior(dataclasses.replace(LOCAL, prior_width=8), 1, action_size=2, embedding_size=2)
+    torch.nn.init.zeros_(prior.action.weight)
+    for parameter in (prior.neighbours.weight, prior.hidden.weight, prior.hidden.bias, prior.place):
+        torch.nn.init.zeros_(parameter)
+    prior.norm = Unchanged()
+    with torch.no_grad():
+        meaning = prior.action.weight[0, 0].view(2, 2)  # [A, d]
+        meaning.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        prior.second.weight.copy_(torch.eye(8))
+        prior.second.bias.zero_()
+    prior.second_norm = Unchanged()
+    left, right = torch.eye(2)
+    action = torch.stack([left, right, left, right]).view(2, 2, 1, 2)
+    empty = torch.zeros(2, 2, 1, 16 * 8), torch.zeros(2, 2, 1, LOCAL.width)
+    given = Moment(empty[0], action, empty[1])
+    features = prior._features(given, RoutePlan(torch.zeros(2, 1, dtype=torch.long), 1), torch.eye(2))
+    assert features[:, 0, ::16, 0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_every_cluster_gets_a_copy():
