@@ -247,9 +247,10 @@ class TaskGroup:
             return
         self._still.add(slot)
         shown = "the same frame" if progress.drawn else "frames of one colour"
+        excuse = "unless the agent only ran against something, " if progress.drawn else ""
         stepped.notes.append(
             f"{name} showed {shown} through a whole episode of {progress.length} steps, from which nothing can be "
-            f"learnt: look at it with python -m mow.envs --preview {name} out.png"
+            f"learnt: {excuse}look at it with python -m mow.envs --preview {name} out.png"
         )
 
     def _each(self, slots: Iterable[int]) -> Iterator[int]:

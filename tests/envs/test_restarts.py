@@ -270,4 +270,5 @@ def test_pictures_that_show_nothing_are_reported_once(
         steps: list[EnvStep] = played(env, 60)
     length = next(episode.length for step in steps for episode in step.finished)
     said = f"dummy:count showed {what} through a whole episode of {length} steps, from which nothing can be learnt"
-    assert [message.split(":" " look")[0] for message in caplog.messages] == ([said] if what else [])
+    excuse = ": unless the agent only ran against something, look" if what == "the same frame" else ": look"
+    assert [message.split(excuse)[0] for message in caplog.messages] == ([said] if what else [])
