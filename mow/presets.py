@@ -168,7 +168,7 @@ def quickstart() -> Config:
     return Config(
         preset="quickstart",
         tasks=TINY5,
-        total_steps=8_000,
+        total_steps=7_600,
         log_every=400,
         checkpoint_every=4_000,
         evaluation_episodes=30,
@@ -181,7 +181,7 @@ def quickstart() -> Config:
             embedding_size=16,
             prior="local",
             prior_width=128,
-            stale_share=0.05,
+            stale_share=0.1,
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
             perception=PerceptionConfig(
                 channels=(32, 64),
