@@ -9,8 +9,9 @@ and its eight neighbours, the action and the hidden state, so a rule of motion l
     l_t[c] = W_o [u_t[c], e_k]                                          logits of what cell c holds of z_t+1
     x_t    = max over c of relu(W_x [u_t[c], softmax l_t[c], e_k])      events: reward and termination read them too
 
-(x is the outer product: the same entry of a_t means one thing in one task and another in the next, so tasks that share a
-module need more than a sum to tell left from up.) An event is often one code of one cell, such as a ball on a paddle, which softmax l names; that may spare examples.
+The outer product, since the same entry of a_t means one thing in one task and another in the next: tasks that share a
+module need more than a sum to tell left from up. An event is often one code of one cell, such as a ball on a paddle,
+which softmax l names; that may spare examples.
 """
 
 import math
@@ -59,7 +60,7 @@ class LocalPrior(nn.Module):
         # A matrix of its own, so that the few entries of the action start as loud as the many of the rest.
         self.action = ModularLinear(num_modules, action_size * max(d, 1), width, bias=False)
         with torch.no_grad():
-            self.action.weight *= math.sqrt(max(d, 1))  # e_k has length 1, whatever d
+            self.action.weight.mul_(math.sqrt(max(d, 1)))  # e_k has length 1, whatever d
         self.hidden = ModularLinear(num_modules, config.width, width, embedding_size=d)
         self.place = nn.Parameter(torch.zeros(num_modules, self.cells, width))
         self.norm = ModularLayerNorm(num_modules, width)
