@@ -75,7 +75,10 @@ def _mlp(inputs: int, hidden: int, layers: int, outputs: int) -> int:
 
 
 def prior(config: WorldModelConfig, action_size: int) -> tuple[int, int]:
-    """The next latent of one moment: FLOP that need a gradient of their input, and those that do not (the action's)."""
+    """The next latent of one moment: FLOP that need a gradient of their input, and those that do not.
+
+    The latter are the action's, where no task embedding that learns multiplies it.
+    """
     perception = config.perception
     if config.prior == "dense":
         return _linear(config.width, perception.latent_size), 0

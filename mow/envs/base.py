@@ -175,7 +175,7 @@ class ActionLayout:
     def decode_all(self, action: NDArray[np.floating]) -> list[Action]:
         """The native actions of all tasks from encoded ones [K, A]. Raises: ValueError as `decode` does."""
         marked = action[:, : self.num_discrete] > 0.5  # [K, A_d]
-        plain = self.discrete & (marked.sum(axis=1) == 1) & (marked & self.discrete_mask).any(axis=1)  # [K]
+        plain = (marked.sum(axis=1) == 1) & (marked & self.discrete_mask).any(axis=1)  # [K] one, and a legal one
         index = (marked @ np.arange(self.num_discrete)).tolist()
         return [index[k] if plain[k] else self.decode(k, action[k]) for k in range(len(plain))]
 

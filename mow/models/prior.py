@@ -9,9 +9,9 @@ and its eight neighbours, the action and the hidden state, so a rule of motion l
     l_t[c] = W_o [u_t[c], e_k]                                          logits of what cell c holds of z_t+1
     x_t    = max over c of relu(W_x [u_t[c], softmax l_t[c], e_k])      events: reward and termination read them too
 
-The outer product, since the same entry of a_t means one thing in one task and another in the next: tasks that share a
-module need more than a sum to tell left from up. An event is often one code of one cell, such as a ball on a paddle,
-which softmax l names; that may spare examples.
+The outer product (a_t alone where the heads are not told the task), since the same entry of a_t means one thing in one
+task and another in the next: tasks that share a module need more than a sum to tell left from up. An event is often one
+code of one cell, such as a ball on a paddle, which softmax l names; that may spare examples.
 """
 
 import math

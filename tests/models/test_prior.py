@@ -174,6 +174,16 @@ def test_an_action_may_mean_the_opposite_in_two_tasks_of_one_module():
     assert features[:, 0, ::16, 0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
+@pytest.mark.parametrize("size", [0, 1, 64])
+def test_an_action_starts_as_loud_whatever_the_size_of_the_embedding(size):
+    torch.manual_seed(0)
+    prior = LocalPrior(dataclasses.replace(LOCAL, prior_width=4096), 1, action_size=3, embedding_size=size)
+    embedding = torch.nn.functional.normalize(torch.randn(max(size, 1)), dim=0)
+    said = prior.action.weight[0].detach() @ torch.outer(torch.eye(3)[1], embedding).flatten()  # [4096]
+    # Sums of unit length of weights that are uniform within 1/sqrt(3) have a spread of 1/3; 4096 tell it to about 1 %.
+    assert float(said.std()) == pytest.approx(1 / 3, rel=0.05)
+
+
 def test_every_cluster_gets_a_copy():
     model = world_model(LOCAL, (0, 0, 0))
     grown = grow(model, (0, 1, 2), MODULES, 2)
