@@ -17,7 +17,7 @@ def load(
 
         import mow
 
-        agent = mow.load("runs/quickstart-20270101-120000")
+        agent = mow.load("runs/quickstart-20270101-120000-seed0")
         for env in (agent.real("tiny:catch"), agent.imagine("tiny:catch")):  # the task, and the dream of it
             frame, _ = env.reset(seed=1)
             agent.reset()

@@ -53,7 +53,7 @@ def test_the_example_runs(run_folder, capsys):
     program = textwrap.dedent("\n".join(example)).strip()
     assert len([line for line in program.splitlines() if line]) == 10
     assert f"```python\n{program}\n```" in README.read_text(encoding="utf-8")
-    told = program.replace("runs/quickstart-20270101-120000", str(run_folder))
+    told = program.replace("runs/quickstart-20270101-120000-seed0", str(run_folder))
     assert told != program
     exec(compile(told, "the example", "exec"), {})
     said = capsys.readouterr().out.splitlines()

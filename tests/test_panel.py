@@ -23,8 +23,8 @@ def planted(tasks: Sequence[str], **changes: object) -> Progress:
         recent = float(k) if known is None else known[0] + k / 100 * (known[1] - known[0])
         rows.append(TaskProgress(name, k // 5, 10.0 + k, recent, known))
     made = Progress(
-        preset="quickstart", folder="runs/quickstart-20270101-120000", phase=Phase("joint", 400, 8000, 0.0), done=4960,
-        eta=312.0, seconds=501.0, step=4960, total_steps=8000, frames=19_840, updates=4560,
+        preset="quickstart", folder="runs/quickstart-20270101-120000-seed0", phase=Phase("joint", 400, 8000, 0.0),
+        done=4960, eta=312.0, seconds=501.0, step=4960, total_steps=8000, frames=19_840, updates=4560,
         split={"world_model": 5.0, "imagination": 2.0, "actor_critic": 1.0, "environments": 1.0,
                "acting": 0.5, "gather": 0.5},
         memory=1_234_000_000, score=0.63, best=0.66, left_out=0, restarts=0, tasks=tuple(rows),
@@ -80,7 +80,7 @@ def test_what_it_says() -> None:
     assert " ".join(lines[6].split()) == "│ task mod loss return random score expert so far │"
     goal = next(line for line in lines if "goal" in line)
     assert goal.split()[2:6] == ["0", "11.00", "-0.09", "-0.10"]  # module, loss, return, random
-    assert lines[-1].endswith(" runs/quickstart-20270101-120000 ─╯")
+    assert lines[-1].endswith(" runs/quickstart-20270101-120000-seed0 ─╯")
 
 
 def test_what_went_wrong_is_said_on_the_dividing_line() -> None:

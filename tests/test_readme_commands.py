@@ -15,7 +15,7 @@ from mow import ablate, doctor, evaluate, export, film, report, train
 from tests.test_train import DUMMY
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-RUN = "runs/quickstart-20270101-120000"
+RUN = "runs/quickstart-20270101-120000-seed0"
 
 TASKS, MODEL = tuple(DUMMY[:3]), tuple(DUMMY[3:])  # which tasks, and all that makes a run small
 GRID = ("--tasks", "dummy:count-0", "dummy:slide", "--folder", "grid", "--", *MODEL, "--evaluation-episodes", "1")

@@ -1,14 +1,17 @@
 """The command, from arguments to run folder."""
 
+import dataclasses
 import errno
 import json
 import logging
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from mow import train
+from mow.presets import quickstart
 from mow.train import main
 
 DUMMY = [
@@ -178,3 +181,10 @@ def test_scores_are_written_when_asked(tmp_path, capsys):
     scores = json.loads((folder / "scores.json").read_text())
     assert len(scores["tasks"]["dummy:slide"]["returns"]) == 2
     assert scores["env_steps_per_task"] == 20
+
+
+def test_seeds_that_start_in_the_same_second_have_folders_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "20270101-120000")
+    folders = [str(train._free_folder(dataclasses.replace(quickstart(), seed=seed))) for seed in (0, 1)]
+    assert folders == [f"runs/quickstart-20270101-120000-seed{seed}" for seed in (0, 1)]
