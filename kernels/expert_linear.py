@@ -144,6 +144,11 @@ def _reference(
     activation: Callable[[Tensor], Tensor],
     residual: Tensor | None,
 ) -> Tensor:
+    if plan.lone is not None:
+        shift = _shift_of_lone(plan.lone, bias, task_bias)
+        if not _mixes(input, shift):
+            output = activation(F.linear(input, weight[plan.lone], shift))
+            return output if residual is None else output + residual
     shift = None if bias is None else rows_of(bias, plan)  # [K, J, N]
     if task_bias is not None:
         shift = task_bias if shift is None else shift + task_bias
@@ -161,6 +166,14 @@ def _reference(
     return output if residual is None else output + residual
 
 
+def _shift_of_lone(expert: int, bias: Tensor | None, task_bias: Tensor | None) -> Tensor | None:
+    """What is added for the only pair: [N]. Without the axes of K and J, whose making and unmaking takes time."""
+    of_task = None if task_bias is None else task_bias[0, 0]
+    if bias is None:
+        return of_task
+    return bias[expert] if of_task is None else bias[expert] + of_task
+
+
 def _pair_by_pair(input: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
     """input [K, J or 1, R, I], weight [K, J, N, I], shift [K, J, N] -> x W^T + shift [K, J, R, N].
 
@@ -168,8 +181,6 @@ def _pair_by_pair(input: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor
     measured no faster.
     """
     (num_tasks, num_slots, num_outputs, num_inputs), num_rows = weight.shape, input.shape[2]
-    if num_tasks == num_slots == 1:
-        return F.linear(input, weight[0, 0], None if shift is None else shift[0, 0])
     num_pairs = num_tasks * num_slots
     x = input.expand(-1, num_slots, -1, -1).reshape(num_pairs, num_rows, num_inputs)
     by_pair = weight.flatten(0, 1).mT  # [K * J, I, N]

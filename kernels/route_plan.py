@@ -16,6 +16,15 @@ class RoutePlan:
     known: tuple[tuple[int, ...], ...] | None = None  # the routes as the host knows them without asking the device
     in_order: bool = False  # the weights lie gathered: row p serves pair p = k * J + j
 
+    @property
+    def lone(self) -> int | None:
+        """The expert of the only pair, where there is but one and the host knows its expert."""
+        if self.routes.numel() > 1:
+            return None
+        if self.num_experts == 1:
+            return 0
+        return None if self.known is None else self.known[0][0]
+
     def of_task(self, k: int) -> "RoutePlan":
         """The routes of task k alone, [1, J]; the same object whenever it is asked for."""
         kept: list[RoutePlan] | None = self.__dict__.get("_of_task")
@@ -76,8 +85,8 @@ def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
     index = plan.routes.flatten()
     if torch.compiler.is_compiling():  # a compiler lays the gradient out by itself
         return stacked.index_select(0, index).unflatten(0, plan.routes.shape)
-    if plan.known is not None and index.numel() == 1:
-        return stacked[plan.known[0][0]].unsqueeze(0).unsqueeze(0)
+    if plan.lone is not None:
+        return stacked[plan.lone].unsqueeze(0).unsqueeze(0)
     return _Pick.apply(stacked, index).unflatten(0, plan.routes.shape)  # type: ignore[no-untyped-call]
 
 

@@ -45,8 +45,11 @@ class ModularLinear(nn.Module):
         """Weight, bias, task bias and plan for expert_linear; where they are kept, gathered and added up."""
         task_bias = None
         if embedding is not None:
-            embedding_weight = rows_of(self.weight[:, :, self.in_features :], plan)  # [K, J, O, d]
-            task_bias = torch.einsum("kjod,kd->kjo", embedding_weight, embedding)  # [K, J, O]
+            of_embedding = self.weight[:, :, self.in_features :]  # [M, O, d]
+            if plan.lone is not None:
+                task_bias = torch.mv(of_embedding[plan.lone], embedding[0]).view(1, 1, -1)
+            else:
+                task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
         weight = self.weight[:, :, : self.in_features]
         if not stand_still():
             return weight, self.bias, task_bias, plan
@@ -70,13 +73,12 @@ class ModularLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutePlan) -> Tensor:
         """[K, J, ..., W] -> the same shape."""
-        if self.weight.shape[0] == 1:
-            return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0], self.eps)
+        only = 0 if self.weight.shape[0] == 1 else plan.lone
+        if only is not None:
+            return F.layer_norm(x, x.shape[-1:], self.weight[only], self.bias[only], self.eps)
         affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
         rows = once(self, plan, lambda: (rows_of(self.weight, plan), rows_of(self.bias, plan)))
         weight, bias = (of_pairs.view(affine) for of_pairs in rows)
-        if plan.routes.numel() == 1:
-            return F.layer_norm(x, x.shape[-1:], weight.flatten(), bias.flatten(), self.eps)
         return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
 
 

@@ -10,7 +10,7 @@ a picture are then found sooner.
 Source: MoW section 3 (modular VAEs), STORM (the convolutions). The place where e_k enters is inferred.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -25,6 +25,7 @@ from mow.models.modular import ModularLinear, uniform_parameter
 from mow.models.recompute import Call, kept, recomputing
 
 Norm = Literal["bn_per_task", "bn_shared", "group"]
+Kernel = tuple[Tensor, Tensor | None]  # weight [O, I, 4, 4], or [I, O, 4, 4] when transposed; bias [O]
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,28 @@ class Conv(nn.Module):
         self.weight = uniform_parameter(num_modules, *shape, 4, 4, fan_in=fan_in)
         self.bias = uniform_parameter(num_modules, out_channels, fan_in=fan_in) if bias else None
 
-    def forward(self, x: Tensor, module: int) -> Tensor:
+    def kernels(self) -> list[Kernel]:
+        """Weight and bias of every module, taken apart at once.
+
+        Each alone would have a gradient of the size of all, nothing but zeros around its own.
+        """
+        weights = self.weight.unbind()
+        biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
+        return list(zip(weights, biases, strict=True))
+
+    def forward(self, x: Tensor, kernel: Kernel) -> Tensor:
         """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed; 4 in place of 2 for patches."""
-        bias = None if self.bias is None else self.bias[module]
+        weight, bias = kernel
         if self.transposed and self.stride == 4:
-            return _unfolded_patches(x, self.weight[module], bias)
+            return _unfolded_patches(x, weight, bias)
         conv = F.conv_transpose2d if self.transposed else F.conv2d
-        return conv(x, self.weight[module], bias, stride=self.stride, padding=self.padding)
+        return conv(x, weight, bias, stride=self.stride, padding=self.padding)
+
+
+def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
+    """Module -> its kernel of every layer."""
+    by_layer = [layer.kernels() for layer in layers if isinstance(layer, Conv)]
+    return list(zip(*by_layer, strict=True))
 
 
 def _unfolded_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -185,17 +201,23 @@ class Encoder(nn.Module):
 
     def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
         """Frames and backgrounds, as above -> convolution features [K, N, F], cell by cell if the latent is spatial."""
-        parts = [self.call(self._features_of, frame[group.tasks], group, background) for group in self.groups]
+        by_module = _kernels_by_module(self.convs)
+        parts = [
+            self.call(self._features_of, frame[group.tasks], group, by_module[group.module], background)
+            for group in self.groups
+        ]
         return torch.cat(parts)
 
-    def _features_of(self, frame: Tensor, group: Group, background: Tensor | None) -> Tensor:
+    def _features_of(
+        self, frame: Tensor, group: Group, kernels: Sequence[Kernel], background: Tensor | None
+    ) -> Tensor:
         # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
         seen = frame.float().div_(255.0)
         if background is not None:
             seen.sub_(background[group.tasks].unsqueeze(1) / 255.0)
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, group.module), group.norm_row).relu_()
+        for conv, kernel, norm in zip(self.convs, kernels, self.norms, strict=True):
+            x = norm(conv(x, kernel), group.norm_row).relu_()
         if self.cells > 1:
             x = x.permute(0, 2, 3, 1)  # as it lies in memory
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
@@ -232,17 +254,21 @@ class Decoder(nn.Module):
         rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
         feature = feature.unflatten(1, (-1, self.cells)).flatten(2)  # [K, N, F], cell by cell if there are several
-        frame = torch.cat([self.call(self._frames_of, feature[group.tasks], group) for group in self.groups])
+        by_module = _kernels_by_module((*self.convs, self.output))
+        frames = [
+            self.call(self._frames_of, feature[group.tasks], group, by_module[group.module]) for group in self.groups
+        ]
+        frame = torch.cat(frames)
         return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
-    def _frames_of(self, feature: Tensor, group: Group) -> Tensor:
+    def _frames_of(self, feature: Tensor, group: Group, kernels: Sequence[Kernel]) -> Tensor:
         x = feature.flatten(0, 1)
         if self.cells > 1:
             x = x.unflatten(1, (self.side, self.side, -1)).permute(0, 3, 1, 2)
         else:
             x = x.unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
         x = self.norms[0](x, group.norm_row).relu_()
-        for conv, norm in zip(self.convs, list(self.norms)[1:], strict=True):
-            x = norm(conv(x, group.module), group.norm_row).relu_()
-        x = self.output(x, group.module)  # [k * N, 3, 64, 64]
+        for conv, kernel, norm in zip(self.convs, kernels[:-1], list(self.norms)[1:], strict=True):
+            x = norm(conv(x, kernel), group.norm_row).relu_()
+        x = self.output(x, kernels[-1])  # [k * N, 3, 64, 64]
         return x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:2])

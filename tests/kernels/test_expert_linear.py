@@ -94,9 +94,17 @@ def lone(num_slots: int) -> RoutePlan:
     return route_plan(torch.zeros(3, num_slots, dtype=torch.int64), num_experts=1)
 
 
+PAIR = torch.tensor([[2]])
+PAIR_OF_ONE = torch.tensor([[0]])
+
+
 @pytest.mark.parametrize(
-    ("plan", "slots"), [(lone(1), 1), (lone(2), 1), (lone(2), 2), (route_plan(torch.tensor([[2]]), num_experts=4), 1)]
-)
+    ("plan", "slots"),
+    [
+        (lone(1), 1), (lone(2), 1), (lone(2), 2), (route_plan(PAIR, num_experts=4), 1),
+        (RoutePlan(PAIR, 4, known=((2,),)), 1), (RoutePlan(PAIR_OF_ONE, 1), 1),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("terms", [(), ("task_bias",), ("bias", "residual"), ("bias", "task_bias", "residual")])
 def test_lone_expert_and_lone_pair(plan: RoutePlan, slots: int, terms: tuple[str, ...]) -> None:
     inputs = random_inputs(plan, slots, 4, 5, 6)
