@@ -19,7 +19,7 @@ from mow.clustering import Grouping
 if TYPE_CHECKING:
     from mow.training.learner import Learner
 
-FORMAT = 1
+FORMAT = 2  # 1: before the local prior read an action times e_k
 REMEDY = 'pip install -e ".[export]"'
 
 
