@@ -62,8 +62,8 @@ def test_windows(race: Race, shape: WindowShape) -> None:
         assert torch.equal(output, peer(*inputs)), "frames differ"
 
     race.run(
-        lambda *windows: gather_frames(
-            *windows, shape.L, dtype=torch.bfloat16, channels_last=shape.channels_last, backend=race.backend
+        lambda ring, rows, start: gather_frames(
+            ring, rows, start, shape.L, dtype=torch.bfloat16, channels_last=shape.channels_last, backend=race.backend
         ),
         {"bytes, then torch": peer},
         make=partial(make_windows, shape, race.device.kind),

@@ -88,8 +88,10 @@ def filled(kind: str, frames: NDArray[np.uint8]) -> ReplayBuffer:
     """A buffer that holds all of frames [K, N, H, W, 3] and no more."""
     num_tasks, num_steps = frames.shape[:2]
     store: StoreKind = "raw" if kind == "raw" else "packed"
-    disk = {"free_bytes": 0, "disk": Path(tempfile.gettempdir())} if kind == "on disk" else {}
-    buffer = ReplayBuffer(num_tasks, num_steps, frames.shape[2:], _ACTIONS, seed=0, store=store, **disk)
+    free_bytes, disk = (0, Path(tempfile.gettempdir())) if kind == "on disk" else (None, None)
+    buffer = ReplayBuffer(
+        num_tasks, num_steps, frames.shape[2:], _ACTIONS, seed=0, store=store, free_bytes=free_bytes, disk=disk
+    )
     for step in range(num_steps):
         add(buffer, frames[:, step])
     return buffer
