@@ -25,7 +25,14 @@ from mow.models.modular import ModularLinear, uniform_parameter
 from mow.models.recompute import Call, kept, recomputing
 
 Norm = Literal["bn_per_task", "bn_shared", "group"]
-Kernel = tuple[Tensor, Tensor | None]  # weight [O, I, 4, 4], or [I, O, 4, 4] when transposed; bias [O]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Of one convolution of one module."""
+
+    weight: Tensor  # [O, I, 4, 4], or [I, O, 4, 4] when transposed
+    bias: Tensor | None  # [O]
 
 
 @dataclass(frozen=True)
@@ -124,15 +131,14 @@ class Conv(nn.Module):
         """
         weights = self.weight.unbind()
         biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
-        return list(zip(weights, biases, strict=True))
+        return list(map(Kernel, weights, biases))
 
     def forward(self, x: Tensor, kernel: Kernel) -> Tensor:
         """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed; 4 in place of 2 for patches."""
-        weight, bias = kernel
         if self.transposed and self.stride == 4:
-            return _unfolded_patches(x, weight, bias)
+            return _unfolded_patches(x, kernel)
         conv = F.conv_transpose2d if self.transposed else F.conv2d
-        return conv(x, weight, bias, stride=self.stride, padding=self.padding)
+        return conv(x, kernel.weight, kernel.bias, stride=self.stride, padding=self.padding)
 
 
 def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
@@ -141,13 +147,14 @@ def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
     return list(zip(*by_layer, strict=True))
 
 
-def _unfolded_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _unfolded_patches(x: Tensor, kernel: Kernel) -> Tensor:
     """conv_transpose2d of stride 4, [n, I, H, W] -> [n, O, 4H, 4W]: no two kernels overlap, so it is one Linear.
 
     On one core it takes a fifth of the time that oneDNN's transposed convolution to three channels does.
     """
-    patch = weight.permute(2, 3, 1, 0).flatten(0, 2)  # [4 * 4 * O, I]
-    y = F.linear(x.permute(0, 2, 3, 1), patch, None if bias is None else bias.repeat(16))  # [n, H, W, 4 * 4 * O]
+    patch = kernel.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [4 * 4 * O, I]
+    bias = None if kernel.bias is None else kernel.bias.repeat(16)
+    y = F.linear(x.permute(0, 2, 3, 1), patch, bias)  # [n, H, W, 4 * 4 * O]
     y = y.unflatten(3, (4, 4, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [n, 4H, 4W, O]
     return y.permute(0, 3, 1, 2)
 
