@@ -7,11 +7,14 @@ the method out of the parent preset (see mow.ablation_runs), so any of them can 
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 from mow import envs
 from mow.ablation_runs import check_same, plan, run_all, unfinished
@@ -29,13 +32,30 @@ REMEDY = 'pip install -e ".[ablate]"'
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are done, 1 some failed, 2 the command cannot be carried out, 130 interrupted."""
     try:
-        return _ablate(list(sys.argv[1:] if arguments is None else arguments))
+        with _any_end_is_an_interruption():
+            return _ablate(list(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         print(f"mow.ablate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", flush=True)
         return 130
+
+
+@contextmanager
+def _any_end_is_an_interruption() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal are taken as Ctrl-C is, so that no run goes on without its grid."""
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _ablate(arguments: list[str]) -> int:

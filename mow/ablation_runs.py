@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -186,7 +185,11 @@ def run_all(
 def _start(number: int, job: Job, command: list[str], env: dict[str, str]) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "a" if _has_checkpoint(job) else "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
+        # In a group of its own, or Ctrl-C in a terminal would reach a run there and again by _stop, and a second one
+        # ends it at once, with what came after its last checkpoint.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, process_group=0
+        )
     return _Running(number, job, process, time.monotonic())
 
 
@@ -205,12 +208,12 @@ def _outcome(one: _Running) -> str:
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """Interrupt, as Ctrl-C does, so that environment workers end with their run; kill what does not end in time.
+    """Ask every run to save what it has and end, as its environment workers do with it; kill what does not in time.
 
     A second Ctrl-C ends the waiting, and the children with it.
     """
     for one in running:
-        one.process.send_signal(signal.SIGINT)
+        one.process.terminate()  # not SIGINT, which the background jobs of a shell ignore
     deadline = time.monotonic() + _STOP_SECONDS
     try:
         for one in running:

@@ -300,22 +300,25 @@ def interrupt_when(ready, monkeypatch) -> list:
 def test_an_interruption_ends_the_children(tmp_path: Path, said: list[str], monkeypatch) -> None:
     stopped = interrupt_when(lambda: True, monkeypatch)
     jobs = plan(quickstart(), ["mow"], 3, tmp_path)
-    # A background job of a shell ignores SIGINT, and so would the children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_all(jobs, at_once=2, say=said.append, command=lambda _: ["sleep", "600"])
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert [one.process.returncode for one in stopped] == [-2, -2]  # SIGINT; the third was never started
+    with pytest.raises(KeyboardInterrupt):
+        run_all(jobs, at_once=2, say=said.append, command=lambda _: ["sleep", "600"])
+    assert [one.process.returncode for one in stopped] == [-15, -15]  # SIGTERM; the third was never started
     assert not jobs[2].log.exists()
+
+
+def test_what_a_terminal_sends_does_not_reach_the_children_twice(tmp_path: Path, said: list[str]) -> None:
+    """Ctrl-C goes to every process of the terminal's group, a second one ends a run with nothing saved."""
+    jobs = plan(quickstart(), ["mow"], 1, tmp_path)
+    group = [sys.executable, "-c", "import os; print(os.getpgid(0))"]
+    run_all(jobs, at_once=1, say=said.append, command=lambda _: group)
+    assert int(jobs[0].log.read_text()) != os.getpgid(0)
 
 
 def test_a_child_that_will_not_end_is_killed(tmp_path: Path, said: list[str], monkeypatch) -> None:
     monkeypatch.setattr(ablation_runs, "_STOP_SECONDS", 0.1)
     jobs = plan(quickstart(), ["mow"], 1, tmp_path)
     stopped = interrupt_when(lambda: jobs[0].log.read_text() == "deaf\n", monkeypatch)
-    deaf = "trap '' INT; echo deaf; exec sleep 600"
+    deaf = "trap '' TERM; echo deaf; exec sleep 600"
     with pytest.raises(KeyboardInterrupt):
         run_all(jobs, at_once=1, say=said.append, command=lambda _: ["bash", "-c", deaf])
     assert [one.process.returncode for one in stopped] == [-9]
@@ -371,6 +374,16 @@ def test_interrupted_is_130(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(ablate, "run_all", interrupted)
     assert main(["--folder", str(tmp_path / "grid")]) == 130
     assert capsys.readouterr().out.endswith("interrupted; the same command goes on from here\n")
+
+
+@pytest.mark.usefixtures("_packages")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_it_is_interrupted_too(tmp_path, capsys, monkeypatch, number) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(ablate, "run_all", lambda *_, **__: signal.raise_signal(number))
+    assert main(["--folder", str(tmp_path / "grid")]) == 130
+    assert capsys.readouterr().out.endswith("interrupted; the same command goes on from here\n")
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.usefixtures("_packages")
