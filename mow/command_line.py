@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from mow import envs
 from mow.config import Config
+from mow.console import tell
 from mow.presets import BATCHINGS, PRESETS, with_batching
 
 USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
@@ -45,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
 def say(line: str) -> None:
     """One line to the console, at once even when it goes to a file."""
-    print(line, flush=True)
+    tell(sys.stdout, line + "\n")
 
 
 class _Console(logging.Handler):

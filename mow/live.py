@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mow.console import tell
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -140,18 +142,14 @@ class Foot:
         with self._one_at_a_time:
             up = self._up()
             self._lengths, self._drawn = [len(line) for line in lines], drawn
-            self._out.write(f"{up}{drawn}\x1b[J")
-            self._out.flush()
+            tell(self._out, f"{up}{drawn}\x1b[J")
 
     def above(self, stream: TextIO, text: str) -> None:
         """Print whole lines above the panel."""
         with self._one_at_a_time:
-            self._out.write(f"{self._up()}\x1b[J")
-            self._out.flush()
-            stream.write(text)
-            stream.flush()
-            self._out.write(self._drawn)
-            self._out.flush()
+            tell(self._out, f"{self._up()}\x1b[J")
+            tell(stream, text)
+            tell(self._out, self._drawn)
 
     def _up(self) -> str:
         """To the start of the first line; a terminal that has become narrower has folded those that are too long."""

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation_table": {"envs"},
     "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
     "weights_file": {"clustering", "training"},
-    "live": {"panel", "training"},
+    "live": {"console", "panel", "training"},
     "memory": {"config", "plan", "replay", "resuming"},
     "origin": {"__version__", "config", "replay"},
     "model_card": {"ablations", "config", "presets"},
@@ -49,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "panel_tasks": {"training"},
     "presets": {"ablations", "config", "task_sets"},
     "task_sets": set(),
-    "command_line": {"envs", "config", "presets"},
+    "command_line": {"console", "envs", "config", "presets"},
+    "console": set(),
     "compiler": {"command_line", "config"},
     "resuming": {"command_line", "config", "config_file", "training"},
     "ablate": {
@@ -75,7 +76,7 @@ BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "ex
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
     "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
-    "disk", "flops", "live", "panel", "panel_tasks",
+    "console", "disk", "flops", "live", "panel", "panel_tasks",
     "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",
     "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
     "report_sections",

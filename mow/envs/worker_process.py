@@ -121,7 +121,8 @@ def _work(
     connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, object]
 ) -> None:
     """A worker's life: answer the parent until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     with _Reporting(connection):
         group = TaskGroup(slots, np.frombuffer(memory, RECORD), seed, options)

@@ -4,7 +4,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -12,10 +12,10 @@ class Stopped(Exception):
 
 
 class StopSwitch:
-    """Within `with`, the first SIGINT or SIGTERM only sets `asked`; a second one ends the process at once.
+    """Within `with`, the first SIGINT, SIGTERM or SIGHUP only sets `asked`; a second one ends the process at once.
 
-    A signal that was ignored before, as SIGINT is in a shell's background jobs, stays so. Belongs to the main thread,
-    as signals do.
+    A SIGHUP never is the second one: that a terminal was closed may be noticed twice. A signal that was ignored before,
+    as SIGINT is in a shell's background jobs, stays so. Belongs to the main thread, as signals do.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class StopSwitch:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and number != signal.SIGHUP:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.asked = True

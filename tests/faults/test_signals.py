@@ -30,7 +30,7 @@ def started(folder: Path, until: str, *flags: str) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     process = started(folder, "joint training", "--checkpoint-every", "1000")

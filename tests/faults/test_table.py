@@ -8,7 +8,8 @@
 | killed at each write, flush, rename of a save | the old save or the new one, never a mix | COMMIT |
 | a file cut short, a flipped bit | named, with the checkpoint to go on from; nothing else is changed | DAMAGE |
 | no space, no permission, a broken disk | borne twice, one line at the third; the last checkpoint works | DISK |
-| SIGTERM, SIGINT, both at once | saves, exit 0; the second ends it at once, the last save is whole | SIGNAL |
+| SIGTERM, SIGINT, SIGHUP; two at once | saves, exit 0; the second ends it at once, the last save is whole | SIGNAL |
+| its terminal is closed, the reader of its pipe ends | saves, exit 0 | CONSOLE |
 | NaN in a loss, a gradient, a reward | the update is left out, named, counted; five in a row end it; \
 weights that are not finite are never saved | NUMBERS |
 | a simulator killed, raising, hanging, answering nonsense | made anew, its episode cut off, the others as before; \
@@ -70,6 +71,12 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "faults/test_signals.py": (
             "test_a_signal_ends_a_run_in_order", "test_a_second_signal_ends_it_at_once_and_the_last_save_is_whole",
         ),
+    },
+    "CONSOLE": {
+        "faults/test_console.py": (
+            "test_a_run_whose_terminal_is_closed_saves", "test_a_run_whose_pipe_nobody_reads_saves",
+        ),
+        "test_console.py": ("test_where_nobody_reads_it_is_as_if_the_terminal_were_closed",),
     },
     "NUMBERS": {
         "faults/test_numbers.py": (
