@@ -28,7 +28,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "python -m mow.train quickstart --clustering.method single": (
         "quickstart", *TASKS, *MODEL, "--clustering.method", "single",
     ),
-    "python -m mow.train quickstart --tasks atari:Pong atari:Boxing": (
+    "python -m mow.train quickstart --tasks atari:Krull atari:RoadRunner": (
         "quickstart", "--tasks", "atari:Pong", "atari:Boxing", *MODEL, "--evaluation-episodes", "0",  # minutes each
     ),
     "python -m mow.train ablation_no_experts": ("ablation_no_experts", *TASKS, *MODEL),
