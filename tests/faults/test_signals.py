@@ -15,13 +15,19 @@ from mow.training.checkpoint import checkpoints, load_checkpoint
 from tests.test_train import DUMMY
 
 
+def _hear() -> None:
+    """A background job ignores SIGINT, and what nohup started SIGHUP; their children would too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def started(folder: Path, until: str, *flags: str) -> "subprocess.Popen[str]":
     """A training in a process of its own, which has said a line that begins with `until`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mow.train", "quickstart", *DUMMY, "--folder", str(folder), "--total-steps", "4000",
          *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+        preexec_fn=_hear,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
