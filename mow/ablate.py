@@ -55,6 +55,8 @@ def _any_end_is_an_interruption() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:  # a closed terminal sends it twice, from the shell and for the shell's end
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

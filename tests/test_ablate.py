@@ -1,5 +1,6 @@
 """The grid: what is planned, resumed and refused; failures; and the arithmetic of the table."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -376,17 +377,45 @@ def test_interrupted_is_130(tmp_path, capsys, monkeypatch) -> None:
     assert capsys.readouterr().out.endswith("interrupted; the same command goes on from here\n")
 
 
+@contextlib.contextmanager
+def handled(number, handler):
+    """Whatever runs these tests may ignore the signal, or be ended by it."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.usefixtures("_packages")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_end_it_is_interrupted_too(tmp_path, capsys, monkeypatch, number) -> None:
-    before = signal.signal(number, signal.SIG_DFL)  # nohup has it ignored
-    try:
+    unheard: list[int] = []
+    with handled(number, lambda found, _: unheard.append(found)):
         monkeypatch.setattr(ablate, "run_all", lambda *_, **__: signal.raise_signal(number))
         assert main(["--folder", str(tmp_path / "grid")]) == 130
         assert capsys.readouterr().out.endswith("interrupted; the same command goes on from here\n")
-        assert signal.getsignal(number) is signal.SIG_DFL
-    finally:
-        signal.signal(number, before)
+        assert unheard == []
+        signal.raise_signal(number)
+    assert unheard == [number], "whose turn it was before has it again"
+
+
+@pytest.mark.usefixtures("_packages")
+def test_a_terminal_that_hangs_up_twice_leaves_the_runs_their_time(tmp_path, monkeypatch) -> None:
+    """A second interruption would kill them."""
+    ended = []
+
+    def hung_up(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:  # as run_all does, which waits here for its children
+            signal.raise_signal(signal.SIGHUP)
+            ended.append(True)
+
+    with handled(signal.SIGHUP, lambda *_: None):
+        monkeypatch.setattr(ablate, "run_all", hung_up)
+        assert main(["--folder", str(tmp_path / "grid")]) == 130
+    assert ended == [True]
 
 
 @pytest.mark.usefixtures("_packages")

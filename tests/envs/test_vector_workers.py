@@ -212,11 +212,13 @@ def test_workers_never_load_torch(tmp_path: Path) -> None:
         assert "torch" not in loaded[pid]
 
 
-def test_workers_compute_on_one_thread_and_leave_ctrl_c_to_the_parent() -> None:
+def test_workers_compute_on_one_thread_and_leave_what_a_terminal_sends_to_the_parent() -> None:
     env = make()
     (pid,) = pids(env)
     environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= set(environment)
-    os.kill(pid, signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C, and that it was closed
+        os.kill(pid, number)
     env.reset()
+    assert pids(env) == [pid]
     env.close()

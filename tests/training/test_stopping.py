@@ -38,6 +38,17 @@ def test_a_second_signal_does_not_wait(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_terminal_may_hang_up_twice(monkeypatch):
+    raised = []
+    with StopSwitch() as switch:
+        hang_up = signal.getsignal(signal.SIGHUP)
+        monkeypatch.setattr(signal, "raise_signal", raised.append)
+        for _ in range(2):
+            hang_up(signal.SIGHUP, None)
+        assert switch.asked
+    assert raised == [], "that would end it at once"
+
+
 def test_what_was_ignored_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with StopSwitch() as switch:
