@@ -11,7 +11,10 @@ from mow.models.prior import LocalPrior
 from tests.small import ACTION_SIZE, LOCAL, MODEL, world_model
 
 MODULES = (0, 0, 1)
-PLAN = RoutePlan(torch.tensor(MODULES).unsqueeze(1), 2)
+ROUTES = torch.tensor(MODULES).unsqueeze(1)
+PLAN = RoutePlan(ROUTES, 2)
+KNOWN = RoutePlan(ROUTES, 2, tuple((module,) for module in MODULES))  # by the host too: then a task's rows are views
+plans = pytest.mark.parametrize("plan", [PLAN, KNOWN], ids=["on the device", "known"])
 
 
 def moment(config=LOCAL):
@@ -46,7 +49,8 @@ def test_one_cell_by_hand():
     assert got[0, 0, :, 0].view(4, 4).tolist() == [[1, 11, 10, 10], [1, 11, 10, 10], [0, 10, 10, 10], [0, 0, 0, 0]]
 
 
-def test_the_formula_cell_by_cell():
+@plans
+def test_the_formula_cell_by_cell(plan):
     torch.manual_seed(0)
     config = dataclasses.replace(LOCAL, width=8, prior_width=8)
     prior = LocalPrior(config, 2, action_size=3, embedding_size=4).double()
@@ -55,7 +59,7 @@ def test_the_formula_cell_by_cell():
     torch.nn.init.normal_(prior.second_norm.weight)
     latent, action, hidden = (torch.randn(3, 2, 1, size, dtype=torch.float64) for size in (128, 3, 8))
     embedding = torch.randn(3, 4, dtype=torch.float64)
-    logits, events = prior(Moment(latent, action, hidden), PLAN, embedding)
+    logits, events = prior(Moment(latent, action, hidden), plan, embedding)
     assert logits.shape == (3, 1, 2, 128)
     assert events.shape == (3, 1, 2, 4)
     for k, i in enumerate(MODULES):
@@ -84,7 +88,8 @@ def test_the_formula_cell_by_cell():
             torch.testing.assert_close(events[k, 0, n], torch.stack(seen).amax(dim=0))
 
 
-def test_task_by_task_is_all_at_once():
+@plans
+def test_task_by_task_is_all_at_once(plan):
     torch.manual_seed(0)
     prior = LocalPrior(LOCAL, 2, action_size=ACTION_SIZE, embedding_size=4).double()
     for parameter in prior.parameters():
@@ -92,7 +97,7 @@ def test_task_by_task_is_all_at_once():
     given = moment()
     inputs = [x.double().requires_grad_() for x in (given.latent, given.action, given.hidden, torch.randn(3, 4))]
     *of_moment, embedding = inputs
-    outputs = [form(Moment(*of_moment), PLAN, embedding) for form in (prior, prior._ahead)]
+    outputs = [form(Moment(*of_moment), plan, embedding) for form in (prior, prior._ahead)]
     torch.testing.assert_close(*outputs)
     ups = [torch.randn_like(y) for y in outputs[0]]
     learnt = [*inputs, *prior.parameters()]
