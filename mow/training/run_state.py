@@ -11,7 +11,8 @@ import torch
 
 from mow.replay import Request
 from mow.replay import save as save_replay
-from mow.training.checkpoint import checkpoint_path, checkpoints, keep_as_best, save_checkpoint, step_of
+from mow.run_folder import best_path, checkpoint_path, checkpoints, step_of
+from mow.training.checkpoint import keep_as_best, prune, save_checkpoint
 from mow.training.guard import check_weights
 
 if TYPE_CHECKING:
@@ -67,14 +68,24 @@ def save_run(run: "Run") -> Path:
     return path
 
 
-def keep_if_best(run: "Run", path: Path) -> bool:
-    """Keep the checkpoint at `path` as the best, where its recent score is and the config asks for it."""
-    score = run.score
-    if not run.config.keep_best or score is None or (run.best_score is not None and score <= run.best_score):
-        return False
-    keep_as_best(path)
-    run.best_score = score
-    return True
+def keep_and_prune(run: "Run", path: Path) -> None:
+    """Keep the checkpoint at `path` as the best, if it is and the config asks for it, then delete the oldest ones.
+
+    The checkpoint counts whatever the disk answers here, so a failure is a line and not an error.
+    """
+    folder, score = run.logger.folder, run.score
+    if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
+        try:
+            keep_as_best(path, score)
+        except OSError as error:
+            run.say(f"{path} is written, but not kept as the best ({error}); the best one before stays: free some space")
+        else:
+            run.best_score = score
+            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
+    try:
+        prune(folder, run.config.keep_checkpoints)
+    except OSError as error:
+        run.say(f"{path} is written, but older checkpoints could not be deleted ({error}): delete them by hand")
 
 
 def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
