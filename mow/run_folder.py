@@ -45,4 +45,5 @@ def is_checkpoint(path: Path) -> bool:
 
 def folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in."""
-    return checkpoint.parents[2] if checkpoint.parent.name == "superseded" else checkpoint.parents[1]
+    folder = checkpoint.parent.parent
+    return folder.parent if checkpoint.parent.name == "superseded" else folder

@@ -32,6 +32,7 @@ def run_state(run: "Run") -> dict[str, object]:
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
         "config": json.dumps(asdict(run.config)),
+        "specs": [asdict(spec) for spec in collector.envs.specs],
         "step": run.step,
         "agent_updates": run.agent_updates,
         "tasks": run.tasks,
@@ -91,6 +92,8 @@ def keep_and_prune(run: "Run", path: Path) -> None:
 def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
 
+    Its files are not touched: what they hold beyond `state` is left to its logger's load_state_dict.
+
     Returns: tasks whose simulator cannot go on, and which have begun a new episode.
     """
     collector, device = run.collector, run.learner.device
@@ -108,7 +111,6 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
         score = collector.scores[task]
         score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
     run.means.load_state_dict(state["means"], device)
-    run.logger.load_state_dict(state["log"])
     for *parts, step in state["batches"]:
         run.prefetch.publish(Request(*parts), as_of=step)
     torch.random.set_rng_state(state["torch_rng"].cpu())
