@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from mow.durable import flush_file
 
 
 @contextlib.contextmanager
@@ -28,8 +29,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, flushed to the disk before it takes its name. Raises: OSError; `path` is as before then."""
     with replacing(path) as partial, open(partial, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
 
 
 def write_json(path: Path, content: object) -> None:

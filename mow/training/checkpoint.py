@@ -7,7 +7,6 @@ flipped bit without a word.
 import contextlib
 import os
 import pickle
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from mow.durable import copy, flush_file, flush_folder
 from mow.run_folder import best_path, best_score_path, checkpoints, folder_of, step_of
 from mow.whole_file import read_object, replacing, write_json
 
@@ -52,12 +52,7 @@ def save_checkpoint(
     with replacing(path) as partial:
         _write(partial, content)
         once_written()
-    # The rename itself is durable only once the folder has been flushed.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush_folder(path.parent)  # only then the rename is durable
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
@@ -77,8 +72,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         seal = _seal(num_bytes, _crc32(file, num_bytes))
         file.seek(0, os.SEEK_END)
         file.write(seal)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -122,10 +116,7 @@ def keep_as_best(path: Path, score: float) -> None:
     folder = folder_of(path)
     with replacing(best_path(folder)) as partial:
         partial.unlink(missing_ok=True)
-        try:
-            os.link(path, partial)  # takes no room
-        except OSError:  # not every file system has links
-            shutil.copyfile(path, partial)
+        copy(path, partial)
     best_path(folder).with_suffix(".partial").unlink(missing_ok=True)  # two names of one file survive a rename
     write_json(best_score_path(folder), {"step": step_of(path), "score": score, "seal": _seal_of(path)})
 

@@ -3,20 +3,20 @@
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
+from mow.durable import cut
 from mow.envs.base import Episode, Restart
 from mow.training.guard import REMEDY
 from mow.training.wandb_mirror import WandbMirror
@@ -90,7 +90,7 @@ class Logger:
         """
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
         self._started, self._cpu_before = time.monotonic(), 0.0
-        self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._lines = self._opened()
         self._earlier = event_files(folder)
         self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
 
@@ -98,6 +98,9 @@ class Logger:
     def _board(self) -> SummaryWriter:
         """Made when something is written: a run that is refused before its first step leaves no file."""
         return SummaryWriter(str(self.folder))
+
+    def _opened(self) -> TextIO:
+        return open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # closed by close()
 
     @property
     def seconds(self) -> float:
@@ -119,14 +122,20 @@ class Logger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state_dict() of a run in the same folder: what it logged later is cut off, and logged again."""
         self.flush()
-        os.truncate(self._lines.name, min(state["bytes"], self._lines.tell()))
-        if (kept := state.get("events")) is not None:  # younger than the format of checkpoints
-            for path in self._earlier:
-                if path.name in kept:
-                    os.truncate(path, min(kept[path.name], path.stat().st_size))
-                else:
-                    path.unlink()
-        self._started, self._cpu_before = time.monotonic() - state["seconds"], state["cpu_seconds"]
+        path = self.folder / "metrics.jsonl"
+        num_bytes = min(int(state["bytes"]), self._lines.tell())
+        kept = {str(name): int(size) for name, size in state["events"].items()} if "events" in state else None
+        self._started, self._cpu_before = time.monotonic() - state["seconds"], float(state["cpu_seconds"])
+        if self._mirror is not None:
+            self._mirror.skip(path.read_bytes()[num_bytes:].count(b"\n"))
+        self._lines.close()
+        cut(path, num_bytes)
+        self._lines = self._opened()
+        for events in self._earlier if kept is not None else ():  # earlier versions did not keep them
+            if events.name in kept:
+                cut(events, min(kept[events.name], events.stat().st_size))
+            else:
+                events.unlink()
 
     def episode(self, step: int, episode: Episode) -> None:
         """One finished episode."""
