@@ -172,9 +172,3 @@ def _check_fields(default: Config, arguments: Sequence[str]) -> None:
             raise UsageError("--batching is given once, and to a new run: leave it out here")
         if argument.startswith("--") and flag not in (*known, "--help"):
             raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")
-
-
-def fail(error: Exception) -> NoReturn:
-    """One line on stderr, exit code 2: the user can mend this."""
-    print(f"mow.train: {error}", file=sys.stderr)
-    raise SystemExit(2)

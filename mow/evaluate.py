@@ -35,8 +35,10 @@ from mow.evaluation_table import (
     task_grid,
     task_rows,
 )
+from mow.failure import exit_code
 from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.train import num_workers, pick_device
+from mow.whole_file import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -49,15 +51,9 @@ _ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the scores are written, 2 they cannot be had (one line says why), 130 interrupted."""
-    try:
-        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        print(f"mow.evaluate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Exit code: 0 the scores are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.evaluate", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -252,7 +248,7 @@ def _check_packages(*, video: bool) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        write_whole(path, text + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path} ({error.strerror}): name another place with --out") from error
 

@@ -1,4 +1,4 @@
-"""How a command ends that raises: one line, an exit code, and failure.txt with the traceback of what users cannot mend."""
+"""How a command ends that raises: one line, an exit code, and a failure.txt for what the user cannot mend."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from mow.origin import library_versions
 
 NAME = "failure.txt"
 _REPORT = """\
-If the disk, the memory or a simulator is not the cause, this is a mistake of mow: please report it to those you have mow
-from, with this file, metrics.jsonl and what the command printed."""
+If the disk, the memory or a simulator is not the cause, this is a mistake of mow: please report it to those from whom
+you have mow, with this file, metrics.jsonl and what the command printed."""
 
 
 def exit_code(program: str, command: Callable[[], int | None]) -> int:

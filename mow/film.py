@@ -6,7 +6,6 @@ Nothing heavy is imported before the command line is understood.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,11 @@ from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
 from mow.disk import folder_to_write
+from mow.failure import exit_code
 from mow.restored import find_run, restore
 from mow.threads import limit_torch
 from mow.train import pick_device
+from mow.whole_file import write_json, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,15 +36,9 @@ _TAKEN = ("config", "versions", "scores", "evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the film is written, 2 it cannot be made (one line says why), 130 interrupted."""
-    try:
-        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        print(f"mow.film: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Exit code: 0 the film is written, 2 it cannot be made (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.film", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -261,8 +256,8 @@ def _write(asked: argparse.Namespace, strips: "list[Strip]", content: dict[str, 
     picture = draw_film(strips, text, num_context=asked.context)
     _, encoded = cv2.imencode(".png", picture[:, :, ::-1])
     try:
-        asked.out.write_bytes(encoded.tobytes())
-        asked.out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_whole(asked.out, encoded.tobytes())
+        write_json(asked.out.with_suffix(".json"), content)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
 

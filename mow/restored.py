@@ -110,14 +110,14 @@ def check_specs(path: Path, content: Mapping[str, Any], now: Sequence[TaskSpec])
     One that is older than the field `specs` is not compared.
 
     Args: content: of the checkpoint at `path`.
-    Raises: UsageError that names every task with both values, if an action space, the frame skip or the protocol differs.
+    Raises: UsageError that names task and both values, if an action space, the frame skip or the protocol differs.
     """
     if "specs" not in content:
         return
     try:
         before = [TaskSpec(**spec) for spec in content["specs"]]
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no checkpoint of mow.train (its specs cannot be read): name another one") from error
+        raise UsageError(f"{path} is no checkpoint of mow.train (its specs are not read): name another one") from error
     if differing := spec_differences(before, now):
         raise UsageError(
             f"{path} was written with other tasks ({'; '.join(differing)}): install the simulators that versions.json "

@@ -121,7 +121,7 @@ def read_state(resumption: Resumption) -> dict[str, Any]:
     try:
         before = config_of(json.loads(state["config"]))  # with the defaults of fields that are younger than the run
     except (KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path} is no checkpoint of mow.train (it holds no config): go on from another one") from error
+        raise UsageError(f"{path} is no checkpoint of mow.train (no config in it): go on from another one") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
     # config.json may have been edited since.
@@ -149,11 +149,15 @@ def go_on(session: "Run", resumption: Resumption, state: dict[str, Any]) -> list
     with _fitting(resumption.checkpoint):
         renewed = load_run_state(session, state)
     lines += [f"{task}: its simulator cannot be put back where it was, a new episode begins" for task in renewed]
-    session.best_score, remarks = _best_score(folder, session.step)
+    best, remarks = _best(folder)
+    kept = best is None or best[0] <= session.step
+    session.best_score = best[1] if best is not None and kept else None
     with _fitting(resumption.checkpoint):
         session.logger.load_state_dict(state["log"])
     changes = note_resumption(folder, session.learner.device, session.step)
-    lines += [*remarks, *_set_aside(folder, session.step), *(f"versions: {change}" for change in changes)]
+    ahead = [path for path in checkpoints(folder) if step_of(path) > session.step]
+    ahead += [] if kept else [path for path in (best_path(folder), best_score_path(folder)) if path.exists()]
+    lines += [*remarks, *_set_aside(folder, ahead), *(f"versions: {change}" for change in changes)]
     return [*lines, f"going on from {resumption.checkpoint}"]
 
 
@@ -170,8 +174,8 @@ def _load_replay(session: "Run", folder: Path, state: dict[str, Any]) -> None:
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be read ({error.strerror}): put it back as it was") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder / 'replay'} is no replay of mow.train ({type(error).__name__} in a manifest): put it "
-                         "back as it was") from error
+        raise UsageError(f"{folder / 'replay'} is no replay of mow.train ({type(error).__name__} in a manifest): put "
+                         "it back as it was") from error
 
 
 @contextlib.contextmanager
@@ -185,29 +189,22 @@ def _fitting(path: Path) -> Iterator[None]:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         said = " ".join(str(error).split())[:200]
-        raise UsageError(f"{path} does not fit this run ({type(error).__name__}: {said}): go on from another checkpoint, "
-                         "or use the mow that wrote it") from error
+        raise UsageError(f"{path} does not fit this run ({type(error).__name__}: {said}): go on from another "
+                         "checkpoint, or use the mow that wrote it") from error
 
 
-def _best_score(folder: Path, step: int) -> tuple[float | None, list[str]]:
-    """The score of the best checkpoint that a run at `step` can have kept, and what there is to say of it."""
+def _best(folder: Path) -> tuple[tuple[int, float | None] | None, list[str]]:
+    """Step and score of the best checkpoint, None if there is none that can be read; and a line if it cannot."""
     from mow.training.checkpoint import read_best
 
     try:
-        best = read_best(folder)
+        return read_best(folder), []
     except (ValueError, OSError, RuntimeError) as error:
         return None, [f"the next checkpoint takes its place: {error}"]
-    return (best[1] if best is not None and best[0] <= step else None), []
 
 
-def _set_aside(folder: Path, step: int) -> list[str]:
-    """Move checkpoints that are ahead of `step` to checkpoints/superseded, best.pt among them; returns lines for each."""
-    from mow.training.checkpoint import read_best
-
-    ahead = [path for path in checkpoints(folder) if step_of(path) > step]
-    with contextlib.suppress(ValueError, OSError, RuntimeError):
-        if (best := read_best(folder)) is not None and best[0] > step:
-            ahead += [path for path in (best_path(folder), best_score_path(folder)) if path.exists()]
+def _set_aside(folder: Path, ahead: Sequence[Path]) -> list[str]:
+    """Move checkpoints that are ahead of the one to go on from to checkpoints/superseded. Returns: what to say."""
     if not ahead:
         return []
     target = superseded_folder(folder)
@@ -220,8 +217,8 @@ def _set_aside(folder: Path, step: int) -> list[str]:
         path.rename(target / _numbered(path, number))
         if path.suffix == ".pt":
             lines.append(f"moved: {path} to {target / _numbered(path, number)}, it is ahead of this one")
-    return [*lines, "their replay stays until the next checkpoint is written; after that no run can go on from them, but "
-            "they can be evaluated and exported"]
+    return [*lines, "their replay stays until the next checkpoint is written; after that they can be evaluated and "
+            "exported, but not resumed"]
 
 
 def _numbered(path: Path, number: int) -> str:

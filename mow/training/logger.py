@@ -124,18 +124,19 @@ class Logger:
         self.flush()
         path = self.folder / "metrics.jsonl"
         num_bytes = min(int(state["bytes"]), self._lines.tell())
-        kept = {str(name): int(size) for name, size in state["events"].items()} if "events" in state else None
+        # Earlier versions did not keep how long the files of TensorBoard are: these stay then.
+        cuts = [(events, state["events"].get(events.name)) for events in self._earlier] if "events" in state else []
         self._started, self._cpu_before = time.monotonic() - state["seconds"], float(state["cpu_seconds"])
         if self._mirror is not None:
             self._mirror.skip(path.read_bytes()[num_bytes:].count(b"\n"))
         self._lines.close()
         cut(path, num_bytes)
         self._lines = self._opened()
-        for events in self._earlier if kept is not None else ():  # earlier versions did not keep them
-            if events.name in kept:
-                cut(events, min(kept[events.name], events.stat().st_size))
-            else:
+        for events, size in cuts:
+            if size is None:  # of a process that came after the checkpoint
                 events.unlink()
+            else:
+                cut(events, min(int(size), events.stat().st_size))
 
     def episode(self, step: int, episode: Episode) -> None:
         """One finished episode."""

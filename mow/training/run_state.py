@@ -79,7 +79,7 @@ def keep_and_prune(run: "Run", path: Path) -> None:
         try:
             keep_as_best(path, score)
         except OSError as error:
-            run.say(f"{path} is written, but not kept as the best ({error}); the best one before stays: free some space")
+            run.say(f"{path} is written, but not kept as the best ({error}), the one before stays: free some space")
         else:
             run.best_score = score
             run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")

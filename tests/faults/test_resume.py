@@ -13,7 +13,8 @@ from mow import train
 from mow.config import ReplayConfig, WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.resuming import find_resumption
-from mow.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint
+from mow.run_folder import checkpoint_path, checkpoints, superseded_folder
+from mow.training.checkpoint import load_checkpoint
 from mow.training.loop import Run
 from mow.training.stopping import Stopped, StopSwitch
 from tests.faults.runs import (
@@ -120,7 +121,7 @@ def test_a_seed_is_the_same_run_and_another_is_another(tmp_path: Path, straight:
     assert other.step == straight.step
 
 
-def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_goes(
+def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_is_moved_aside(
     tmp_path: Path, straight: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -129,8 +130,11 @@ def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_goes(
     assert_same_end(gone_on(early), straight)
     said = capsys.readouterr().out
     assert f"going on from {early}" in said
-    assert f"deleted: {late}, which is ahead of this one" in said
+    aside = superseded_folder(folder) / late.name
+    assert f"moved: {late} to {aside}, it is ahead of this one" in said
+    assert "their replay stays until the next checkpoint is written" in said
     assert checkpoints(folder) == [early, late]  # written again
+    assert_equal(load_checkpoint(aside, torch.device("cpu"))["learner"], straight.learner.state_dict())
     assert_equal(load_checkpoint(late, torch.device("cpu"))["learner"], straight.learner.state_dict())
 
 

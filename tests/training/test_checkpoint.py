@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mow.run_folder import checkpoint_path, checkpoints
 from mow.training import checkpoint
-from mow.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint, prune, save_checkpoint
+from mow.training.checkpoint import load_checkpoint, prune, save_checkpoint
 
 CPU = torch.device("cpu")
 

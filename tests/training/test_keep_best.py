@@ -1,6 +1,7 @@
 """The checkpoint with the best recent returns outlives the newest ones."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,10 @@ import torch
 import mow
 from mow.evaluate import main as evaluate
 from mow.resuming import find_resumption
+from mow.run_folder import best_path, checkpoint_path, checkpoints, superseded_folder
 from mow.train import run as train
 from mow.training import checkpoint
-from mow.training.checkpoint import (
-    best_path,
-    checkpoint_path,
-    checkpoints,
-    keep_as_best,
-    load_checkpoint,
-    save_checkpoint,
-)
+from mow.training.checkpoint import keep_as_best, load_checkpoint, save_checkpoint
 from mow.training.loop import Run
 from mow.training.scores import recent_score
 from tests.small import run_config
@@ -44,12 +39,13 @@ def test_a_second_name_outlives_the_first(tmp_path: Path, monkeypatch: pytest.Mo
     for step in (1, 2, 3):
         save_checkpoint(checkpoint_path(tmp_path, step), {"step": step})
         if step != 3:
-            keep_as_best(checkpoint_path(tmp_path, step))
-            keep_as_best(checkpoint_path(tmp_path, step))
+            keep_as_best(checkpoint_path(tmp_path, step), float(step))
+            keep_as_best(checkpoint_path(tmp_path, step), float(step))
         checkpoint.prune(tmp_path, 1)
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000003.pt"]
     assert load_checkpoint(best_path(tmp_path), CPU)["step"] == 2
-    assert sorted(path.name for path in best_path(tmp_path).parent.iterdir()) == ["best.pt", "step_00000003.pt"]
+    names = sorted(path.name for path in best_path(tmp_path).parent.iterdir())
+    assert names == ["best.json", "best.pt", "step_00000003.pt"]
 
 
 @pytest.fixture
@@ -85,8 +81,11 @@ def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, capsys: pytest.Captur
         session = train(resumption.config, resumption)
         said = capsys.readouterr().out
         assert session is not None
-        assert (f"deleted: {best_path(folder)}, which is ahead" in said) == (best is None)
+        moved = superseded_folder(folder) / "best-2.pt"  # the one at 32 was moved there before, under its own name
+        assert (f"moved: {best_path(folder)} to {moved}, it is ahead of this one" in said) == (best is None)
         assert session.best_score == (0.5 if best else 0.125)
+    assert load_checkpoint(moved, CPU)["score"] == 0.75
+    assert json.loads(moved.with_suffix(".json").read_text())["score"] == 0.5  # of the best before: no one reads it
 
 
 def test_none_is_kept_where_that_is_asked(tmp_path: Path) -> None:
