@@ -7,6 +7,7 @@ episodes as GIFs. Nothing heavy is imported before the command line is understoo
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -121,7 +122,8 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
     """The same runs. Raises: UsageError if they cannot be taken together, or were trained on episodes of `seed`."""
     first = runs[0]
     for i, one in enumerate(runs):
-        if one.checkpoint.resolve() in [other.checkpoint.resolve() for other in runs[:i]]:
+        # Not Path.resolve, which raises where a link leads to itself.
+        if os.path.realpath(one.checkpoint) in [os.path.realpath(other.checkpoint) for other in runs[:i]]:
             raise UsageError(f"{one.folder} is named twice: a run counts once")
         if sorted(one.config.tasks) != sorted(first.config.tasks):
             raise UsageError(

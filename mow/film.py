@@ -7,6 +7,7 @@ Nothing heavy is imported before the command line is understood.
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"--{name} must be 1 or more, got {getattr(found, name)}")
     if found.seed < 0:
         raise UsageError(f"--seed must be 0 or more, got {found.seed}")
-    if not found.run_folder.is_dir():
+    if not os.path.isdir(found.run_folder):
         raise UsageError(f"no folder {found.run_folder}: name a run folder, as mow.train printed it")
     found.out = found.out or found.run_folder / "film.png"
     if found.out.suffix != ".png" or found.out.stem in _TAKEN or not found.out.parent.is_dir():

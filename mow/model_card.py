@@ -1,5 +1,6 @@
 """The README.md beside exported weights: what they are, how they were made, what they score, how to use them."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_versions(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
+    return read_object(path) if os.path.lexists(path) else {}
 
 
 def write_card(card: Card) -> Iterator[str]:

@@ -37,25 +37,26 @@ def write_origin(folder: Path, config: Config, device: "torch.device", protocols
     write_json(folder / "versions.json", {**versions(device), "protocol": protocol})
 
 
-def note_resumption(folder: Path, device: "torch.device", step: int) -> tuple[str, ...]:
-    """Add the versions of a process that resumes a run to `resumed` in its versions.json; the earlier ones stay.
+def resumed_versions(folder: Path, device: "torch.device", step: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What versions.json of a run holds once this process resumes it: the versions of every process stay.
 
     Args: step: environment steps per task at which it goes on.
-    Returns: "torch: 2.11.0 -> 2.13.0" for everything that differs from the process before, and a line if the file
-        could not be read and begins anew.
+    Returns: the content, this process being the last entry of `resumed`; and "torch: 2.11.0 -> 2.13.0" for everything
+        that differs from the process before, or a line if the file is torn and begins anew.
+    Raises: ValueError in one line if there is a file that cannot be opened.
     """
     path, now = folder / "versions.json", versions(device)
-    remarks: tuple[str, ...] = ()
     try:
         kept = read_object(path)
         resumed = list(kept.get("resumed", []))
         before = _flat({**kept, **(resumed[-1] if resumed else {})})
     except (ValueError, TypeError) as error:
-        remarks = (f"{error}: what it ran with before is not known, it is written anew",)
-        kept, resumed, before = {}, [], {}
-    write_json(path, {**(kept or now), "resumed": [*resumed, {"step": step, **now}]})
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise ValueError(f"{error}: move it away, or make it readable") from error
+        return {**now, "resumed": [{"step": step, **now}]}, (f"what it ran with before is not known ({error})",)
     changes = ((name, before[name], value) for name, value in _flat(now).items() if before.get(name, value) != value)
-    return (*remarks, *(f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes))
+    lines = tuple(f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes)
+    return {**kept, "resumed": [*resumed, {"step": step, **now}]}, lines
 
 
 def versions(device: "torch.device") -> dict[str, Any]:

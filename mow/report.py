@@ -6,6 +6,7 @@ heavy is imported before the command line is understood.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_report(
     Returns: where the page is.
     Raises: UsageError in one line if the folder is no run or the page cannot be written.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"no folder {folder}: name a run folder, as mow.train printed it")
     try:
         run = read_run(folder)

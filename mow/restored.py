@@ -1,5 +1,6 @@
 """What a run folder holds, made into a learner again: for everything that looks at a run once it has been trained."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,20 +48,17 @@ def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
             f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {checkpoint!r}: to take another one, name its file in "
             "place of the run"
         )
-    try:
-        exists = path.exists()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be opened ({error.strerror}): name a run folder") from error
-    if not exists:
+    if not os.path.exists(path):  # Path.exists raises where a name is too long or a folder above cannot be entered
         raise UsageError(f"no folder {path}: name a run folder, as mow.train printed it")
-    if not path.is_dir() and not is_checkpoint(path):
+    is_folder = os.path.isdir(path)
+    if not is_folder and not is_checkpoint(path):
         raise UsageError(f"{path} is no run: name a run folder, or one of its checkpoints/step_*.pt")
-    folder = path if path.is_dir() else folder_of(path)
+    folder = path if is_folder else folder_of(path)
     try:
         config = read_config(folder / "config.json")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if path.is_file():
+    if not is_folder:
         return SavedRun(folder, path, config)
     exported = folder / WEIGHTS
     if exported.exists():

@@ -1,8 +1,10 @@
 """Going on with a run: which checkpoint, with which flags changed, and that nobody else writes to its folder."""
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +14,9 @@ from mow.command_line import UsageError, override
 from mow.config import ASIDE, Config
 from mow.config_file import config_of, read_config
 from mow.envs.base import EnvFailure
-from mow.origin import note_resumption
+from mow.origin import resumed_versions
 from mow.run_folder import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
+from mow.whole_file import write_json
 
 if TYPE_CHECKING:
     from mow.training.loop import Run
@@ -60,12 +63,9 @@ def find_resumption(arguments: Sequence[str]) -> Resumption:
 
 def _located(where: Path) -> tuple[Path, Path]:
     """Run folder and checkpoint."""
-    try:
-        is_file, is_folder = where.is_file(), where.is_dir()
-    except OSError as error:
-        raise UsageError(f"{where} cannot be opened ({error.strerror}): name a run folder") from error
+    is_folder = os.path.isdir(where)
     if where.suffix == ".pt" and not is_folder:
-        if not is_file:
+        if not os.path.isfile(where):
             raise UsageError(f"{where} does not exist: name a run folder, or a file in its checkpoints/")
         return folder_of(where), where
     if not is_folder:
@@ -152,9 +152,13 @@ def go_on(session: "Run", resumption: Resumption, state: dict[str, Any]) -> list
     best, remarks = _best(folder)
     kept = best is None or best[0] <= session.step
     session.best_score = best[1] if best is not None and kept else None
+    try:
+        versions, changes = resumed_versions(folder, session.learner.device, session.step)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     with _fitting(resumption.checkpoint):
         session.logger.load_state_dict(state["log"])
-    changes = note_resumption(folder, session.learner.device, session.step)
+    write_json(folder / "versions.json", versions)
     ahead = [path for path in checkpoints(folder) if step_of(path) > session.step]
     ahead += [] if kept else [path for path in (best_path(folder), best_score_path(folder)) if path.exists()]
     lines += [*remarks, *_set_aside(folder, ahead), *(f"versions: {change}" for change in changes)]
@@ -224,6 +228,18 @@ def _set_aside(folder: Path, ahead: Sequence[Path]) -> list[str]:
 def _numbered(path: Path, number: int) -> str:
     """step_00000032.pt, step_00000032-2.pt, ..."""
     return path.name if number == 1 else f"{path.stem}-{number}{path.suffix}"
+
+
+@contextlib.contextmanager
+def files_writable() -> Iterator[None]:
+    """Inside, a file that cannot be opened for writing is a UsageError; a full or broken disk stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP):
+            raise
+        path = error.filename2 or error.filename
+        raise UsageError(f"cannot write {path} ({error.strerror}): move it away, or make it writable") from error
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from mow.failure import exit_code, failure_kept, keep_failure
 from mow.live import watched
 from mow.origin import write_origin
 from mow.restored import check_specs
-from mow.resuming import Resumption, claimed, find_resumption, go_on, read_state
+from mow.resuming import Resumption, claimed, files_writable, find_resumption, go_on, read_state
 from mow.run_folder import checkpoint_path
 from mow.threads import Threads, threads_here
 
@@ -196,7 +196,8 @@ def _wired(
         write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
     mirror = _mirror(config, folder) if config.wandb else None
     skip, *others = {spec.frame_skip for spec in envs.specs}
-    logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
+    with files_writable():
+        logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
     threads = _threads(config)
     set_num_threads(threads.replay)
     for line in (_plan(config, device), plan.short(planned), needs, how, str(threads), f"run folder: {folder}"):

@@ -116,7 +116,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fsync: Callable[[int], None] = os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(os.fstat(handle).st_size), fsync(handle)))
     keep_as_best(path, 1.0)
-    assert flushed == [path.stat().st_size], "a copy is on the disk before it takes the name of the best"
+    assert flushed[0] == path.stat().st_size, "a copy is on the disk before it takes the name of the best"
     assert load_checkpoint(best_path(tmp_path), torch.device("cpu"))["step"] == 1
     copy(path, tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == path.read_bytes()

@@ -62,7 +62,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command_line": {"console", "envs", "config", "presets"},
     "console": set(),
     "compiler": {"command_line", "config"},
-    "resuming": {"command_line", "config", "config_file", "envs", "origin", "replay", "run_folder", "training"},
+    "resuming": {
+        "command_line", "config", "config_file", "envs", "origin", "replay", "run_folder", "training", "whole_file",
+    },
     "ablate": {
         "ablation_runs", "ablation_table", "ablations", "command_line", "config", "config_file", "disk", "envs",
         "failure", "presets", "task_sets", "whole_file",

@@ -97,7 +97,7 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     Returns: tasks whose simulator cannot go on, and which have begun a new episode.
     """
     collector, device = run.collector, run.learner.device
-    run.step, run.agent_updates = state["step"], state["agent_updates"]
+    run.step, run.agent_updates = int(state["step"]), int(state["agent_updates"])
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
@@ -106,7 +106,7 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
         collector.frame[k], collector.is_first[k] = frame, True
     collector.memory.load_state_dict(state["memory"], device)
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
-    collector.restarts = state.get("restarts", 0)
+    collector.restarts = int(state.get("restarts", 0))
     for task, kept in state["scores"].items():
         score = collector.scores[task]
         score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
