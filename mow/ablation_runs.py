@@ -27,7 +27,7 @@ from mow.config_file import read_config
 from mow.machine import available_cores
 from mow.presets import PRESETS
 from mow.resuming import claimed
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 
 # What may differ between a finished run and the one that is asked for.
 _ASIDE = ASIDE | {"preset", "folder", "insight_every"}

@@ -10,7 +10,7 @@ from mow.command_line import UsageError
 from mow.config import Config
 from mow.config_file import read_config
 from mow.envs.base import TaskSpec, spec_differences
-from mow.run_folder import best_path, checkpoints, folder_of, is_checkpoint
+from mow.run_paths import best_path, checkpoints, folder_of, is_checkpoint
 
 if TYPE_CHECKING:
     import torch

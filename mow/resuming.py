@@ -15,7 +15,7 @@ from mow.config import ASIDE, Config
 from mow.config_file import config_of, read_config
 from mow.envs.base import EnvFailure
 from mow.origin import resumed_versions
-from mow.run_folder import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
+from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
 from mow.whole_file import write_json
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from mow.live import watched
 from mow.origin import write_origin
 from mow.restored import check_specs
 from mow.resuming import Resumption, claimed, files_writable, find_resumption, go_on, read_state
-from mow.run_folder import checkpoint_path
+from mow.run_paths import checkpoint_path
 from mow.threads import Threads, threads_here
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from mow import durable
 from mow.durable import copy, cut, flush_folder
 from mow.replay import save
-from mow.run_folder import best_path, checkpoint_path
+from mow.run_paths import best_path, checkpoint_path
 from mow.training.checkpoint import keep_as_best, load_checkpoint, save_checkpoint
 from tests.replay.test_segments import add, loaded, make_buffer
 

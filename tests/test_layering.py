@@ -36,11 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ablations": {"config"},
     "ablation_runs": {
         "ablation_table", "ablations", "command_line", "config", "config_file", "machine", "presets", "resuming",
-        "run_folder",
+        "run_paths",
     },
     "ablation_table": {"whole_file"},
     "failure": {"command_line", "envs", "origin"},
-    "run_folder": set(),
+    "run_paths": set(),
     "whole_file": {"durable"},
     "disk": {"command_line", "resuming"},
     "doctor": {"machine"},
@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "episode_film": {"envs"},
     "evaluation_table": {"envs"},
     "restored": {
-        "command_line", "config", "config_file", "distributions", "envs", "run_folder", "training", "weights_file",
+        "command_line", "config", "config_file", "distributions", "envs", "run_paths", "training", "weights_file",
     },
     "weights_file": {"clustering", "durable", "training", "whole_file"},
     "live": {"console", "panel", "training"},
@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "console": set(),
     "compiler": {"command_line", "config"},
     "resuming": {
-        "command_line", "config", "config_file", "envs", "origin", "replay", "run_folder", "training", "whole_file",
+        "command_line", "config", "config_file", "envs", "origin", "replay", "run_paths", "training", "whole_file",
     },
     "ablate": {
         "ablation_runs", "ablation_table", "ablations", "command_line", "config", "config_file", "disk", "envs",
@@ -79,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report_sections": {"envs", "report_charts", "report_data", "report_html", "report_insides"},
     "training": {
         "batch", "clustering", "config", "distributions", "durable", "envs", "imagination", "kernels", "losses",
-        "models", "replay", "returns", "run_folder", "whole_file",
+        "models", "replay", "returns", "run_paths", "whole_file",
     },
 }
 # The command lines, mow.load and what restores a run for them: they wire everything.
@@ -88,7 +88,7 @@ BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "ex
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
     "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
-    "console", "disk", "failure", "origin", "run_folder", "whole_file", "flops", "live", "panel", "panel_tasks",
+    "console", "disk", "failure", "origin", "run_paths", "whole_file", "flops", "live", "panel", "panel_tasks",
     "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",
     "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
     "report_sections",

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import torch
 
 from mow.durable import copy, flush_file, flush_folder
-from mow.run_folder import best_path, best_score_path, checkpoints, folder_of, step_of
+from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, step_of
 from mow.whole_file import read_object, replacing, write_json
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;

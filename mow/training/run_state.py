@@ -11,7 +11,7 @@ import torch
 
 from mow.replay import Request
 from mow.replay import save as save_replay
-from mow.run_folder import best_path, checkpoint_path, checkpoints, step_of
+from mow.run_paths import best_path, checkpoint_path, checkpoints, step_of
 from mow.training.checkpoint import keep_as_best, prune, save_checkpoint
 from mow.training.guard import check_weights
 

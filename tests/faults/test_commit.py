@@ -12,7 +12,7 @@ import torch
 
 from mow.config import Config
 from mow.replay import ReplayBuffer, load
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.training import checkpoint
 from mow.training.checkpoint import load_checkpoint
 from mow.training.loop import Run

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.training.checkpoint import load_checkpoint
 from tests.faults.test_signals import started
 from tests.test_train import DUMMY

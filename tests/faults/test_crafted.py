@@ -11,7 +11,7 @@ import torch
 
 import mow
 from mow import evaluate, export, film, train
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.training import checkpoint
 from mow.training.checkpoint import save_checkpoint
 from tests.faults.runs import copied

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mow.resuming import find_resumption
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.train import main
 from mow.training import checkpoint
 from mow.training.checkpoint import load_checkpoint, save_checkpoint

@@ -12,7 +12,7 @@ import pytest
 from mow import evaluate, train
 from mow.command_line import UsageError
 from mow.envs.base import EnvFailure
-from mow.run_folder import checkpoint_path
+from mow.run_paths import checkpoint_path
 from mow.training import evaluator
 from mow.training.loop import Run
 from tests.test_train import DUMMY

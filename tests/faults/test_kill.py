@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.training.checkpoint import load_checkpoint
 from mow.training.loop import Run
 from tests.faults.runs import assert_equal, lines
@@ -26,7 +26,7 @@ PROGRAM = """
     import torch
     from mow import train
     from mow.resuming import find_resumption
-    from mow.run_folder import checkpoints
+    from mow.run_paths import checkpoints
 from mow.training.checkpoint import load_checkpoint
     from mow.training.loop import Run
     from tests.small import run_config

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mow import export, report
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.training import checkpoint
 from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.loop import Run

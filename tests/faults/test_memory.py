@@ -13,7 +13,7 @@ import torch
 from mow import memory
 from mow.memory import least_memory
 from mow.plan import make_plan
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.train import main
 from mow.training.learner import Learner
 from tests.faults.runs import gone_on

@@ -18,7 +18,7 @@ from mow import origin, train
 from mow.config import ReplayConfig, WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.resuming import find_resumption
-from mow.run_folder import checkpoint_path, checkpoints, superseded_folder
+from mow.run_paths import checkpoint_path, checkpoints, superseded_folder
 from mow.training import checkpoint
 from mow.training.checkpoint import load_checkpoint
 from mow.training.loop import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.run_folder import checkpoint_path, checkpoints
+from mow.run_paths import checkpoint_path, checkpoints
 from mow.training import checkpoint
 from mow.training.checkpoint import load_checkpoint, prune, save_checkpoint
 

@@ -16,7 +16,7 @@ from mow import train
 from mow.config import EnvConfig
 from mow.envs.dummy import CountingEnv, read_counter
 from mow.envs.vector import SerialVectorEnv
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.train import main
 from mow.training.loop import Run
 from mow.training.stopping import StopSwitch

@@ -10,7 +10,7 @@ import torch
 import mow
 from mow.evaluate import main as evaluate
 from mow.resuming import find_resumption
-from mow.run_folder import best_path, best_score_path, checkpoint_path, checkpoints, superseded_folder
+from mow.run_paths import best_path, best_score_path, checkpoint_path, checkpoints, superseded_folder
 from mow.train import run as train
 from mow.training import checkpoint, run_state
 from mow.training.checkpoint import keep_as_best, load_checkpoint, read_best, save_checkpoint

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mow.run_folder import checkpoints
+from mow.run_paths import checkpoints
 from mow.train import main
 from mow.training.wandb_mirror import WandbMirror
 from tests.test_train import DUMMY
