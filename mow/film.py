@@ -46,7 +46,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Film strips of what a trained world model imagines, and how far it is from what came."
     parser = Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
-    parser.add_argument("run_paths", type=Path, metavar="RUN_FOLDER", help="what mow.train or mow.export wrote")
+    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train or mow.export wrote")
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN_FOLDER/checkpoints")
     parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")

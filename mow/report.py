@@ -39,7 +39,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "One HTML page of what a run has learned, from its folder."
     parser = Parser(prog="python -m mow.report", description=about, allow_abbrev=False)
-    parser.add_argument("run_paths", type=Path, metavar="RUN", help="what mow.train wrote")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what mow.train wrote")
     parser.add_argument("--out", type=Path, help="page to write; default: RUN/report.html")
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN/checkpoints")
     parser.add_argument("--windows", type=int, default=8, help="of play per task, for the films; 0: none (%(default)s)")
