@@ -10,11 +10,12 @@ turn the parent preset into it, so that every run can be repeated by hand, and i
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,12 +27,13 @@ from mow.config import ASIDE, Config
 from mow.config_file import read_config
 from mow.machine import available_cores
 from mow.presets import PRESETS
-from mow.resuming import claimed
+from mow.run_folder import claimed
 from mow.run_paths import checkpoints
+from mow.shell import as_word
 
+PATHS = ("folder", "replay.disk")  # fields of a config
 # What may differ between a finished run and the one that is asked for.
 _ASIDE = ASIDE | {"preset", "folder", "insight_every"}
-_STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def overrides(base: Config, config: Config) -> list[str]:
             words.append(f"{flag}{name}" if value else f"{flag}no-{name}")
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [f"{flag}{name}", *(str(one) for one in values)]
+            words += [f"{flag}{name}", *(as_word(Path(one)) if path in PATHS else str(one) for one in values)]
     return words
 
 
@@ -142,7 +144,7 @@ def _has_checkpoint(job: Job) -> bool:
 
 
 def train_command(job: Job) -> list[str]:
-    words = ("--resume", str(job.folder)) if _has_checkpoint(job) else job.arguments
+    words = ("--resume", as_word(job.folder)) if _has_checkpoint(job) else job.arguments
     return [sys.executable, "-m", "mow.train", *words]
 
 
@@ -180,7 +182,7 @@ def run_all(
                 say(f"[{one.number}/{len(jobs)}] {_outcome(one)}, ETA {_clock(eta)}")
             time.sleep(0.1)
     finally:
-        _stop(running)
+        _stop(running, say)
     return failed
 
 
@@ -209,23 +211,35 @@ def _outcome(one: _Running) -> str:
     return f"{one.job.name}: score {'-' if mean is None else f'{mean:.2f}'} in {took}"
 
 
-def _stop(running: Sequence[_Running]) -> None:
-    """Ask every run to save what it has and end, as its environment workers do with it; kill what does not in time.
+def _stop(running: Sequence[_Running], say: Callable[[str], None]) -> None:
+    """End every run in order and wait until it has saved, however long a large replay takes.
 
-    A second Ctrl-C ends the waiting, and the children with it.
+    A second Ctrl-C or SIGTERM kills those that are left. A closed terminal, which may be noticed twice, does not.
     """
     for one in running:
         one.process.terminate()  # not SIGINT, which the background jobs of a shell ignore
-    deadline = time.monotonic() + _STOP_SECONDS
     try:
+        with _without_hangups(), contextlib.suppress(OSError):
+            for one in running:
+                if one.process.poll() is None:
+                    say(f"waiting for {one.job.name} to save and end; a second Ctrl-C kills it, and loses what came "
+                        "after its last checkpoint")
         for one in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            one.process.wait()
     finally:
         for one in running:
             if one.process.poll() is None:
                 one.process.kill()
                 one.process.wait()
+
+
+@contextlib.contextmanager
+def _without_hangups() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _clock(seconds: float) -> str:

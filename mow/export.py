@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mow.command_line import Parser, UsageError, say
+from mow.console import program
 from mow.failure import exit_code
 from mow.model_card import Card, read_scores, read_versions, write_card
 from mow.restored import WEIGHTS, environments, find_run, newest_checkpoint, restore
+from mow.shell import typed_path
 from mow.whole_file import write_json, write_whole
 
 
+@program("mow.export", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the weights are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -28,8 +31,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Weights of a trained agent as safetensors, with its config and a model card."
     parser = Parser(prog="python -m mow.export", description=about, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints")
-    parser.add_argument("--out", type=Path, help="folder to write, new or empty; default: RUN/export")
+    parser.add_argument(
+        "run", type=typed_path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+    )
+    parser.add_argument("--out", type=typed_path, help="folder to write, new or empty; default: RUN/export")
     return parser.parse_args(arguments)
 
 

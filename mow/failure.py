@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mow.command_line import UsageError
+from mow.console import complain
 from mow.envs.base import EnvFailure
 from mow.origin import library_versions
 
@@ -28,16 +29,16 @@ def exit_code(program: str, command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UsageError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
     except EnvFailure as error:
         keep_failure(error, None)
-        print(f"{error.traceback}{program}: {error.line}", file=sys.stderr)
+        complain(f"{error.traceback}{program}: {error.line}")
     except Exception as error:  # noqa: BLE001 - nothing is lost: its traceback is kept
         keep_failure(error, None)
-        print(f"{program}: {_line(error)}", file=sys.stderr)
+        complain(f"{program}: {_line(error)}")
     return 1
 
 

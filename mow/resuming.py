@@ -1,8 +1,7 @@
-"""Going on with a run: which checkpoint, with which flags changed, and that nobody else writes to its folder."""
+"""Going on with a run: which checkpoint, and with which flags changed."""
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from mow.config_file import config_of, read_config
 from mow.envs.base import EnvFailure
 from mow.origin import resumed_versions
 from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
+from mow.shell import command, expanded
 from mow.whole_file import write_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def find_resumption(arguments: Sequence[str]) -> Resumption:
     at = words.index("--resume")
     if at + 1 == len(words) or words[at + 1].startswith("-"):
         raise UsageError("--resume needs a run folder: python -m mow.train --resume runs/NAME")
-    where = Path(words[at + 1])
+    try:
+        where = Path(expanded(words[at + 1]))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     rest = words[:at] + words[at + 2 :]
     if rest and not rest[0].startswith("-"):
         raise UsageError(f"a run goes on with its own preset, got {rest[0]!r} beside --resume: leave it out")
@@ -76,10 +79,15 @@ def _located(where: Path) -> tuple[Path, Path]:
     return where, found[-1]
 
 
+def resume_command(where: Path) -> str:
+    """What to type to go on from a run folder or a checkpoint."""
+    return command("python", "-m", "mow.train", "--resume", where)
+
+
 def way_on(folder: Path) -> str:
     """What is left of a run that broke, in words."""
     found = checkpoints(folder)
-    return f"python -m mow.train --resume {folder} goes on from {found[-1]}" if found else "no checkpoint was saved"
+    return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -116,7 +124,7 @@ def read_state(resumption: Resumption) -> dict[str, Any]:
         state = load_checkpoint(path, torch.device("cpu"))
     except (ValueError, OSError, RuntimeError) as error:
         others = [other for other in checkpoints(resumption.folder) if other != path]
-        remedy = f"; an earlier one: python -m mow.train --resume {others[-1]}" if others else ""
+        remedy = f"; an earlier one: {resume_command(others[-1])}" if others else ""
         raise UsageError(f"{error}{remedy}") from error
     try:
         before = config_of(json.loads(state["config"]))  # with the defaults of fields that are younger than the run
@@ -240,18 +248,3 @@ def files_writable() -> Iterator[None]:
             raise
         path = error.filename2 or error.filename
         raise UsageError(f"cannot write {path} ({error.strerror}): move it away, or make it writable") from error
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Inside, no other process may train in `folder`. Raises: UsageError if one does, or if it cannot be written to."""
-    try:
-        file = open(folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder} ({error.strerror}): make it writable") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another process trains in {folder}: wait for it, or give another --folder") from error
-        yield

@@ -5,7 +5,6 @@ Builds and wires everything, then calls the loop. Nothing heavy is imported befo
 
 import contextlib
 import dataclasses
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +13,17 @@ from typing import TYPE_CHECKING
 
 from mow.command_line import UsageError, chatty, parse, say
 from mow.config import Config
+from mow.console import program
 from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
 from mow.failure import exit_code, failure_kept, keep_failure
 from mow.live import watched
 from mow.origin import write_origin
 from mow.restored import check_specs
-from mow.resuming import Resumption, claimed, files_writable, find_resumption, go_on, read_state
+from mow.resuming import Resumption, files_writable, find_resumption, go_on, read_state, resume_command
+from mow.run_folder import claimed, clear, is_unused
 from mow.run_paths import checkpoint_path
+from mow.shell import command
 from mow.threads import Threads, threads_here
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _LONGEST_EVALUATION = 200_000
 
 
+@program("mow.train", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done or stopped in order, 1 numbers, disk, a simulator or mow itself broke, 130 killed.
 
@@ -131,18 +134,18 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
                 session.train()
         except Stopped:
             say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
-            say(f"to go on: python -m mow.train --resume {folder}")
+            say(f"to go on: {resume_command(folder)}")
             return None
         except EnvFailure:
             say(f"stopped at step {session.step:,}: a simulator fails for good; checkpoint: {session.save()}")
-            say(f"to go on once it is mended: python -m mow.train --resume {folder}")
+            say(f"to go on once it is mended: {resume_command(folder)}")
             raise
         if not config.evaluation_episodes:
             say(summary(session))
         elif not _score(session, stack, switch.check):
             return None
         took, peak = duration(session.logger.seconds), process_peak()
-    say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: tensorboard --logdir {folder}")
+    say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")
     if config.report:
         say(_report(folder, str(device)))
     return session
@@ -158,7 +161,7 @@ def _report(folder: Path, device: str) -> str:
         if not isinstance(error, UsageError | KeyboardInterrupt):
             keep_failure(error, folder)
         why = " ".join(str(error).split()) or type(error).__name__
-        return f"no report ({why}): python -m mow.report {shlex.quote(str(folder))} makes it later"
+        return f"no report ({why}): {command('python', '-m', 'mow.report', folder)} makes it later"
 
 
 def _wired(
@@ -193,6 +196,8 @@ def _wired(
         folder_to_write(folder, "--folder")
     stack.enter_context(claimed(folder))
     if fresh:
+        if clear(folder):
+            say(f"{folder} holds a run that ended before its first step: this one takes its place")
         write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
     mirror = _mirror(config, folder) if config.wandb else None
     skip, *others = {spec.frame_skip for spec in envs.specs}
@@ -240,7 +245,7 @@ def _score(session: "Run", stack: contextlib.ExitStack, check_stop: Callable[[],
 
     config, learner, folder = session.config, session.learner, session.logger.folder
     saved, episodes = checkpoint_path(folder, session.step), config.evaluation_episodes
-    how = f"to score it later: python -m mow.evaluate {shlex.quote(str(folder))}"
+    how = f"to score it later: {command('python', '-m', 'mow.evaluate', folder)}"
     later = dataclasses.replace(config, tasks=tuple(session.tasks), seed=config.seed + 1)
     say(f"scoring {episodes} episodes per task")
     progress = ScoringProgress(len(session.tasks), episodes, say, check_stop)
@@ -354,7 +359,7 @@ def _free_folder(config: Config) -> Path:
     """Where the run goes; not made yet. Raises: UsageError if something is there already."""
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"  # seeds may start in the same second
     folder = Path(config.folder or f"runs/{name}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise UsageError(f"{folder} is not empty: give another --folder, so that no run is overwritten")
     return folder
 

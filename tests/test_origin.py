@@ -1,85 +1,110 @@
-"""versions.json: what ran, in every process of a run."""
+"""The commit in versions.json, whatever state git is in; its runs train."""
 
 import json
-from importlib import metadata
+import logging
+import os
+import re
+import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from mow import origin
-from mow.origin import library_versions, resumed_versions, write_origin
-from mow.whole_file import write_json
-from tests.small import run_config
+from mow.origin import _git_commit
+from mow.train import main
+from tests.test_train import DUMMY
 
-CPU = torch.device("cpu")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    config = run_config()
-    write_origin(tmp_path, config, CPU, ["counting"] * len(config.tasks))
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package in a checkout, and an empty PATH before the test puts a git there."""
+    (tmp_path / "src" / "mow").mkdir(parents=True)
+    (tmp_path / "src" / ".git").mkdir()
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "src" / "mow" / "origin.py"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path
 
 
-def kept(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / "versions.json").read_text()))
+def git(checkout: Path, script: str, *, mode: int = 0o755) -> None:
+    path = checkout / "bin" / "git"
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(mode)
 
 
-def resume(folder: Path, step: int) -> tuple[str, ...]:
-    content, lines = resumed_versions(folder, CPU, step)
-    write_json(folder / "versions.json", content)
-    return lines
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        (None, "No such file or directory"),
+        ("echo 'fatal: detected dubious ownership in repository' >&2; exit 128", "dubious ownership"),
+        (f"echo {COMMIT}; exit 1", "exit code 1"),
+        ("printf 'warning \\377\\376 %s' x", "output 'warning"),
+        ("exec /bin/sleep 60", "timed out"),
+        ("exit 0", "output ''"),
+    ],
+)
+def test_a_git_that_cannot_tell(
+    checkout: Path, script: str | None, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if script is not None:
+        git(checkout, script)
+    monkeypatch.setattr(origin, "_GIT_SECONDS", 0.5)
+    assert _git_commit() is None
+    (record,) = caplog.records
+    assert record.message.startswith("versions.json names no commit, git cannot tell it: ")
+    assert why in record.message
+    assert "\n" not in record.message
 
 
-def test_every_library_that_can_change_a_result_is_recorded(folder: Path) -> None:
-    found = kept(folder)
-    assert found["numpy"] == np.__version__
-    assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__
-    assert found["gymnasium"] == metadata.version("gymnasium")
-    assert found["ale-py"] == metadata.version("ale-py")
-    assert {"mow", "python", "opencv", "mujoco", "metaworld", "dm-control", "triton", "scipy"} <= found.keys()
-    assert found["cpu"]
-    assert found["cpu_threads"] == torch.get_num_threads()
+def test_a_git_that_may_not_be_run(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
+    git(checkout, "exit 0", mode=0o644)
+    assert _git_commit() is None
+    assert "Permission denied" in caplog.text
 
 
-def test_what_differs_is_said_and_all_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resume(folder, 4) == ()
-    before = kept(folder)
-    now = {**library_versions(), "torch": "99.0", "ale-py": None}
-    monkeypatch.setattr(origin, "library_versions", lambda: now)
-    monkeypatch.setattr(origin, "_cpu_model", lambda: "Another CPU")
-    lines = resume(folder, 8)
-    assert lines == (
-        f"torch: {before['torch']} -> 99.0", f"ale-py: {before['ale-py']} -> none",
-        f"cpu: {before['cpu']} -> Another CPU",
-    )  # fmt: skip
-    assert resume(folder, 12) == ()  # as in the process before
-    found = kept(folder)
-    assert found["torch"] == before["torch"]
-    assert isinstance(found["resumed"], list)
-    assert [(entry["step"], entry["torch"]) for entry in found["resumed"]] == [
-        (4, before["torch"]), (8, "99.0"), (12, "99.0"),
-    ]  # fmt: skip
+@pytest.mark.parametrize("said", [COMMIT, f"{COMMIT}-dirty", f"{COMMIT}{COMMIT[:24]}"])
+def test_a_commit(checkout: Path, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    git(checkout, f"echo {said}")
+    with caplog.at_level(logging.INFO):
+        assert _git_commit() == said
+    assert not caplog.records
 
 
-def test_what_was_not_recorded_is_no_difference(folder: Path) -> None:
-    """By a version that did not know these fields."""
-    content = kept(folder)
-    del content["gymnasium"], content["cpu"]
-    write_json(folder / "versions.json", content)
-    assert resume(folder, 4) == ()
+def test_an_installed_package_has_none_and_git_is_not_run(checkout: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (checkout / "src" / ".git").rmdir()
+    assert _git_commit() is None
+    assert not caplog.records
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"resumed": 5}', '{"resumed": [5]}', None])
-def test_a_torn_file_begins_anew(folder: Path, text: str | None) -> None:
-    (folder / "versions.json").unlink()
-    if text is not None:
-        (folder / "versions.json").write_text(text)
-    (line,) = resume(folder, 4)
-    assert line.startswith("what it ran with before is not known (")
-    found = kept(folder)
-    assert found["numpy"] == np.__version__
-    assert isinstance(found["resumed"], list)
-    assert [entry["step"] for entry in found["resumed"]] == [4]
+def test_a_real_repository_from_within_a_hook_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        run = ["git", "-C", str(tmp_path / name), "-c", "user.name=x", "-c", "user.email=x@y"]
+        (tmp_path / name / "mow").mkdir(parents=True)
+        subprocess.run([*run, "init", "-q"], check=True)
+        subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", name], check=True)
+        subprocess.run([*run, "tag", "-a", "v1", "-m", "v1"], check=True)
+    head = subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "other" / "mow" / "origin.py"))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "one" / ".git"))
+    assert _git_commit() == head
+
+
+def test_a_run_in_a_checkout_without_git_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a folder that the failure of an earlier version has left does not refuse it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}\n")
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "mow" / "origin.py"))
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("PATH", os.devnull)
+    assert main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"{folder} holds a run that ended before its first step: this one takes its place" in said
+    assert re.search("^versions.json names no commit, git cannot tell it: ", said, re.MULTILINE)
+    assert json.loads((folder / "versions.json").read_text())["git_commit"] is None
