@@ -19,6 +19,7 @@ from mow.command_line import Parser, UsageError, say
 from mow.config import ASIDE
 from mow.console import program
 from mow.disk import folder_to_write
+from mow.episode_film import LONGEST
 from mow.evaluation_table import (
     Aggregate,
     EvaluatedRun,
@@ -38,6 +39,7 @@ from mow.evaluation_table import (
     task_rows,
 )
 from mow.failure import exit_code
+from mow.file_names import file_name
 from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.shell import typed_path
 from mow.train import num_workers, pick_device
@@ -73,7 +75,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument("--video", type=int, default=0, metavar="N", help="film the first N episodes of each task")
+    about = f"film the first N episodes of each task, of each the first {LONGEST:,} steps"
+    parser.add_argument("--video", type=int, default=0, metavar="N", help=about)
     parser.add_argument(
         "--out",
         type=typed_path,
@@ -93,7 +96,8 @@ def run(asked: argparse.Namespace) -> None:
     """Restore, play, tabulate, write. Raises: UsageError if something that is asked for is not to be had."""
     runs = comparable([find_run(path, asked.checkpoint) for path in asked.runs], asked.seed)
     out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
-    _check_packages(video=asked.video > 0)
+    if asked.video:
+        _check_pillow()
     device = pick_device(asked.device)
     if len(runs) > 1:
         for one in runs:  # all are opened before the first is played: a broken one is told at once
@@ -164,8 +168,8 @@ def remarks(
         lines.append("no intervals: they are drawn from runs that differ in their seed, name two or more")
     else:
         lines.append(
-            f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task, by rliable; coarse with "
-            "few runs, and they take the tasks of a run for independent"
+            f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task; coarse with few runs, "
+            "and they take the tasks of a run for independent"
         )
     differing = sorted(
         {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
@@ -199,35 +203,48 @@ def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[s
 
 
 def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
-    """All episodes of one run; its films go to `videos`."""
-    from mow.episode_film import WatchedEnvs, write_gif
+    """All episodes of one run; its films go to `videos`.
+
+    Raises: UsageError if it cannot be restored or filmed; KeyboardInterrupt, after a line, at SIGINT or SIGTERM.
+    """
+    from mow.episode_film import EpisodeFilm, WatchedEnvs
     from mow.kernels import PhiloxState
     from mow.training.evaluator import evaluate
     from mow.training.scoring_progress import ScoringProgress
+    from mow.training.stopping import Stopped, StopSwitch
 
-    progress = ScoringProgress(len(one.config.tasks), asked.episodes, say)
-    with WatchedEnvs(
-        environments(one, seed=asked.seed, workers=num_workers(one.config)), num_clips=asked.video
-    ) as envs:
-        learner, step = restore(one.checkpoint, one.config, envs, device)
+    if asked.video:
+        folder_to_write(videos, "--out")
+    longest = asked.episodes * _LONGEST_EPISODE
+    with environments(one, seed=asked.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
+        learner, step = restore(one.checkpoint, one.config, plain_envs, device)
         learner.rng = PhiloxState.from_seed(asked.seed, device)  # so that the draws hang on --seed alone
-        results = evaluate(
-            learner,
-            envs,
-            episodes=asked.episodes,
-            max_steps=asked.episodes * _LONGEST_EPISODE,
-            on_episode=progress.episode,
-            check_stop=progress.step,
-        )
+        # Restoring sorts the tasks by cluster: films are named after it.
+        names = [spec.name for spec in plain_envs.specs] if asked.video else []
+        films = [EpisodeFilm(videos / f"{file_name(name)}.gif", asked.video) for name in names]
+        progress = ScoringProgress(len(one.config.tasks), asked.episodes, say, switch.check)
+        with WatchedEnvs(plain_envs, films) as envs:
+            try:
+                results = evaluate(
+                    learner,
+                    envs,
+                    episodes=asked.episodes,
+                    max_steps=longest,
+                    on_episode=progress.episode,
+                    check_stop=progress.step,
+                )
+            except Stopped:
+                say(f"stopped after {progress.line}: no scores are written, the same command plays from the start")
+                raise KeyboardInterrupt from None
         tasks = {}
-        for result, episodes, clips in zip(results, envs.episodes, envs.clips, strict=True):
+        for result, episodes in zip(results, envs.episodes, strict=True):
             successes = tuple(episode.success for episode in episodes[: len(result.returns)])
             tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
-            if asked.video and result.returns:
-                path = folder_to_write(videos, "--out") / f"{result.task.replace(':', '-')}.gif"
-                write_gif(path, clips)
-                say(f"video: {path}")
         protocols = {spec.name: spec.protocol for spec in envs.specs}
+    if progress.ended < progress.total:
+        say(f"stopped at the limit of {longest:,} steps with {progress.line}")
+    for film in films:
+        say(film.remark)
     return EvaluatedRun(
         folder=str(one.folder),
         checkpoint=str(one.checkpoint),
@@ -239,18 +256,12 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
     )
 
 
-def _check_packages(*, video: bool) -> None:
-    """What tables and films need, before minutes are spent on play."""
+def _check_pillow() -> None:
+    """Before minutes are spent on play. Raises: UsageError without the package that writes GIFs."""
     try:
-        import_module("rliable.library")
-    # A version of arch or pandas that rliable does not know fails with a TypeError while it is loaded.
-    except (ImportError, TypeError) as error:
-        raise UsageError(f'the intervals cannot be computed ({error}): pip install -e ".[ablate]"') from error
-    if video:
-        try:
-            import_module("PIL.Image")
-        except ImportError as error:
-            raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
+        import_module("PIL.Image")
+    except ImportError as error:
+        raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
 
 
 def _write(path: Path, text: str) -> None:

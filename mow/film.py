@@ -85,6 +85,7 @@ def run(asked: argparse.Namespace) -> None:
     from mow.kernels import PhiloxState
     from mow.training.foresight import foresee, foresight_errors, reconstruct, split
     from mow.training.held_out import play_windows
+    from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(asked.device or config.device)
     limit_torch()
@@ -95,7 +96,7 @@ def run(asked: argparse.Namespace) -> None:
         )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
-    with envs:
+    with envs, StopSwitch() as switch:
         learner, step = restore(path, config, envs, device)
         rng = PhiloxState.from_seed(asked.seed, device)  # one stream, so that play and imagination share no draw
         try:
@@ -108,7 +109,11 @@ def run(asked: argparse.Namespace) -> None:
                 shortest=asked.context + 1,
                 rng=rng,
                 generator=np.random.default_rng(asked.seed),
+                check_stop=switch.check,
             )
+        except Stopped:
+            say("stopped while episodes were played: no film is written")
+            raise KeyboardInterrupt from None
         except ValueError as error:
             raise UsageError(str(error)) from error
         played = [spec.name for spec in envs.specs]
