@@ -24,7 +24,7 @@ def exit_code(program: str, command: Callable[[], int | None]) -> int:
     """Carry out a command; what it raises becomes one line on stderr.
 
     Returns: what `command` returns, None being 0; 2 if the user can mend it (UsageError), 130 after Ctrl-C, 1 for every
-        other error, whose traceback is in failure.txt.
+        other error: the traceback of a simulator is printed, any other is in failure.txt.
     """
     try:
         return command() or 0
@@ -34,7 +34,6 @@ def exit_code(program: str, command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return 130
     except EnvFailure as error:
-        keep_failure(error, None)
         complain(f"{error.traceback}{program}: {error.line}")
     except Exception as error:  # noqa: BLE001 - nothing is lost: its traceback is kept
         keep_failure(error, None)

@@ -165,7 +165,12 @@ def go_on(session: "Run", resumption: Resumption, state: dict[str, Any]) -> list
     except ValueError as error:
         raise UsageError(str(error)) from error
     with _fitting(resumption.checkpoint):
+        if (folder / "metrics.jsonl").stat().st_size < state["log"]["bytes"]:
+            lines.append("metrics.jsonl ends before this checkpoint: what was logged between is missing")
         session.logger.load_state_dict(state["log"])
+    if "specs" not in state:
+        lines.append("this checkpoint is of an earlier version: whether its tasks have changed is not known, and "
+                     "TensorBoard shows twice what is logged again")
     write_json(folder / "versions.json", versions)
     ahead = [path for path in checkpoints(folder) if step_of(path) > session.step]
     ahead += [] if kept else [path for path in (best_path(folder), best_score_path(folder)) if path.exists()]

@@ -20,7 +20,7 @@ from mow.replay.packed import why_not_packed
 from mow.resuming import find_resumption
 from mow.run_paths import checkpoint_path, checkpoints, superseded_folder
 from mow.training import checkpoint
-from mow.training.checkpoint import load_checkpoint
+from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.loop import Run
 from mow.training.stopping import Stopped, StopSwitch
 from tests.faults.runs import (
@@ -168,7 +168,7 @@ def test_it_goes_on_from_an_earlier_checkpoint_as_often_as_it_is_killed(
 
 
 def test_a_checkpoint_that_was_moved_aside_can_be_used(
-    tmp_path: Path, finished: Path, straight: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Path, straight: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Until the next checkpoint is written a run can go on from it, and it can be loaded ever after."""
     folder = copied(finished, tmp_path / "run")
@@ -178,7 +178,8 @@ def test_a_checkpoint_that_was_moved_aside_can_be_used(
     assert checkpoints(folder) == [early]
     assert mow.load(aside, device="cpu").step == 32
     copy = copied(folder, tmp_path / "copy")
-    other = gone_on(superseded_folder(copy) / late.name)  # its log lacks what was cut off before
+    other = gone_on(superseded_folder(copy) / late.name)
+    assert "metrics.jsonl ends before this checkpoint" in capsys.readouterr().out  # it was cut off
     assert other.step == straight.step
     assert_equal(other.learner.state_dict(), straight.learner.state_dict())
     assert_same_end(gone_on(folder), straight)
@@ -247,6 +248,18 @@ def test_nothing_of_the_checkpoint_stays_in_memory(
     monkeypatch.setattr(Run, "train", trained)
     gone_on(folder)
     assert devices == ["cpu"]
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_is_not_known(
+    tmp_path: Path, finished: Path, straight: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(finished, tmp_path / "run")
+    early = checkpoints(folder)[0]
+    state = load_checkpoint(early, torch.device("cpu"))
+    del state["specs"], state["log"]["events"]
+    save_checkpoint(early, state)
+    assert_same_end(gone_on(early), straight)
+    assert "this checkpoint is of an earlier version: whether its tasks have changed" in capsys.readouterr().out
 
 
 def test_other_versions_are_said_and_kept(
