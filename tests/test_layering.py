@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "panel_tasks": {"training"},
     "presets": {"ablations", "config", "task_sets"},
     "task_sets": set(),
-    "command_line": {"console", "envs", "config", "presets"},
+    "command_line": {"config", "config_checks", "console", "envs", "presets"},
     "console": set(),
     "compiler": {"command_line", "config"},
     "resuming": {"command_line", "config", "config_file", "training"},
