@@ -138,16 +138,20 @@ class Learner:
     @property
     def temperature(self) -> float:
         """Falls linearly over the first `anneal_fraction` of all world-model updates."""
-        routing = self.config.model.routing
-        progress = self._progress(routing.anneal_fraction)
-        return routing.temperature_start + progress * (routing.temperature_end - routing.temperature_start)
+        routing, progress = self.config.model.routing, self._annealed
+        return (1.0 - progress) * routing.temperature_start + progress * routing.temperature_end  # exact at both ends
+
+    @property
+    def _annealed(self) -> float:
+        """How far the temperature has fallen: 0 to 1."""
+        return self._progress(self.config.model.routing.anneal_fraction)
 
     def routing(self, *, explore: bool = False) -> Routing:
         """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
         config = self.config.model.routing
         temperature = self.temperature
         noise = config.noise * (temperature - config.temperature_end)
-        if self.frozen_routes is None and self.updates > 0 and temperature == config.temperature_end:
+        if self.frozen_routes is None and self.updates > 0 and self._annealed >= 1.0:
             self.frozen_routes = self.world_model.route(temperature=temperature).plan.routes.detach()
         if self.frozen_routes is not None or not explore or noise <= 0:
             return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -219,6 +220,33 @@ def test_the_actor_is_told_what_entropy_is_worth():
     learner.updates = learner.config.world_model_updates
     learner.update_agent(transitions(length=3))
     assert told == [(pytest.approx(0.01), 0.1)]
+
+
+@pytest.mark.parametrize("ends", [(5.0, 1.0), (3.0, 0.7), (2.0, 0.1), (0.3, 0.1), (1.0, 1.0)])
+def test_the_choice_is_frozen_whatever_the_temperatures(ends):
+    routing = dataclasses.replace(MODEL.routing, temperature_start=ends[0], temperature_end=ends[1])
+    learner = make(model=dataclasses.replace(MODEL, routing=routing))
+    span = routing.anneal_fraction * learner.config.world_model_updates
+    learner.updates = math.ceil(span) - 1
+    learner.routing(explore=True)
+    assert learner.frozen_routes is None
+    learner.updates = math.ceil(span) + 1
+    assert learner.temperature == ends[1]  # exactly, so that the noise is 0
+    routes = learner.routing(explore=True).plan.routes
+    assert torch.equal(learner.frozen_routes, routes)
+
+
+@pytest.mark.parametrize("task_groups", [1, 2])
+def test_no_loss_moves_router_and_embedding_by_routes_that_are_frozen(task_groups):
+    optim = OptimConfig(task_groups=task_groups)
+    learner = make(model=dataclasses.replace(MODEL, condition=()), loss=LossConfig(balance=10.0), optim=optim)
+    model = learner.world_model
+    learner.updates = learner.config.world_model_updates - 1
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    assert learner.update_world_model(transitions())["loss/balance"].isfinite()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {"encoder.posterior.weight", "decoder.output.weight", "shared.stem.input.weight"} <= moved
+    assert not {name for name in moved if name.startswith(("router.", "task_embedding"))}
 
 
 def test_temperature_falls_then_the_choice_is_frozen():
