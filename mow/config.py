@@ -111,6 +111,8 @@ class ClusteringConfig:
     """N_m: modules after warm-up (never more than tasks)."""
     features: Literal["layer_mean", "tensor_mean"] = "layer_mean"
     """Average each gradient per output channel, or to one number per tensor."""
+    scaling: Literal["per_tensor", "none"] = "per_tensor"
+    """Scale every tensor's averaged gradient to length 1 before they are joined; none: the largest tensor decides."""
     num_batches: int = 32
     restarts: int = 50
 

@@ -334,6 +334,7 @@ class Learner:
                 "similarity": torch.from_numpy(grouping.similarity),
                 "silhouette": grouping.silhouette,
                 "stability": grouping.stability,
+                "shares": dict(grouping.shares),
             },
         }
 
@@ -348,6 +349,7 @@ class Learner:
                     similarity=grouping["similarity"].cpu().numpy(),
                     silhouette=grouping["silhouette"],
                     stability=grouping["stability"],
+                    shares=grouping.get("shares", {}),  # older checkpoints have none
                 )
             )
         self.world_model.load_state_dict(state["world_model"])
