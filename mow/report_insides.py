@@ -122,7 +122,7 @@ def _use_over_time(report: Report) -> str:
 def harmony(report: Report) -> str:
     """What the tasks' losses are divided by."""
     weighting, model = report.run.config.loss.weighting, report.model
-    if weighting not in ("harmony", "per_term"):
+    if weighting not in ("harmony", "shared_terms", "per_term"):
         return absent(f"The run has no harmony weights: loss.weighting is {weighting}.")
     figures = []
     for task in report.run.config.tasks:

@@ -190,7 +190,7 @@ def test_harmony_starts_from_the_losses_after_warm_up():
     torch.testing.assert_close(learner.task_weights.log_sigma.detach(), want)
 
 
-@pytest.mark.parametrize("weighting", ["harmony", "uniform", "per_term", "running_mean"])
+@pytest.mark.parametrize("weighting", ["harmony", "shared_terms", "per_term", "uniform", "running_mean"])
 def test_every_weighting_trains(weighting):
     learner = grouped(make(loss=LossConfig(weighting=weighting)))
     for i in range(2):
