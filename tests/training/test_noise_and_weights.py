@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import pytest
 import torch
 
 from mow.batch import TransitionBatch
