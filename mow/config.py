@@ -99,8 +99,9 @@ class LossConfig:
     """Decode every n-th step of a window, others in the next update; 1 decodes all. Saves most of a decoder's time."""
     free_bits: float = 1.0
     """Nats below which a task's KL terms stop pulling."""
-    weighting: Literal["harmony", "uniform", "per_term", "running_mean"] = "harmony"
-    """Task weights: one learned scale per task, none, one per task and term, or 1 / running mean of the loss."""
+    weighting: Literal["harmony", "shared_terms", "per_term", "uniform", "running_mean"] = "harmony"
+    """Task weights: one learned scale per task, the same but learned from the terms that reach shared parameters alone,
+    one per task and term, none, or 1 / running mean of the loss."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -117,6 +118,8 @@ class ClusteringConfig:
     """N_m: modules after warm-up (never more than tasks)."""
     features: Literal["layer_mean", "tensor_mean"] = "layer_mean"
     """Average each gradient per output channel, or to one number per tensor."""
+    scaling: Literal["per_tensor", "none"] = "per_tensor"
+    """Scale every tensor's averaged gradient to length 1 before they are joined; none: the largest tensor decides."""
     num_batches: int = 32
     restarts: int = 50
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from mow.ablations import recipes
 from mow.config import (
@@ -78,6 +79,7 @@ def atari4() -> Config:
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=2),
         ),
         batch=BatchConfig(num_sequences=8, length=32),
+        loss=LossConfig(weighting="shared_terms"),
         clustering=ClusteringConfig(num_modules=2, num_batches=8),
         imagination=ImaginationConfig(num_sequences=128),
         schedule=ScheduleConfig(world_model_every=2, agent_every=2),
@@ -92,12 +94,12 @@ def mt50() -> Config:
     because 50 tasks of 300k steps at STORM's ratio are weeks of a GPU. Frames take 184 GB raw: see replay.store and
     replay.disk.
     """
-    return _robots("mt50", MT50, total_steps=300_000, modules=12)
+    return _robots("mt50", MT50, total_steps=300_000, modules=12, weighting="harmony")
 
 
 def mt10() -> Config:
     """Ten of Meta-World's tasks, as `mt50`, with modules and experts in the paper's proportion to tasks (12 for 26)."""
-    return _robots("mt10", MT10, total_steps=300_000, modules=5)
+    return _robots("mt10", MT10, total_steps=300_000, modules=5, weighting="shared_terms")
 
 
 def dmc18() -> Config:
@@ -106,10 +108,17 @@ def dmc18() -> Config:
     Source: tasks, budget and action repeat of DreamerV3 (arXiv 2301.04104); sizes as `mt10`. Actions are padded to the
     largest task's six dimensions.
     """
-    return _robots("dmc18", DMC18, total_steps=250_000, modules=8)
+    return _robots("dmc18", DMC18, total_steps=250_000, modules=8, weighting="shared_terms")
 
 
-def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: int) -> Config:
+def _robots(
+    preset: str,
+    tasks: tuple[str, ...],
+    *,
+    total_steps: int,
+    modules: int,
+    weighting: Literal["harmony", "shared_terms"],
+) -> Config:
     """The paper's network on robots; prefill and warm-up of 5,000 steps and updates each, a discount of 0.99."""
     return Config(
         preset=preset,
@@ -120,6 +129,7 @@ def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: i
             perception=PerceptionConfig(norm="bn_shared"),
             experts=ExpertsConfig(num_experts=modules, experts_per_task=2, num_layers=2),
         ),
+        loss=LossConfig(weighting=weighting),
         clustering=ClusteringConfig(num_modules=modules),
         imagination=ImaginationConfig(num_sequences=256),
         actor_critic=ActorCriticConfig(discount=0.99),
@@ -163,7 +173,8 @@ def quickstart() -> Config:
     after 800; rollouts are short and cold, and the model learns from latents stale in part, so that what is imagined
     holds together; a bonus on entropy that falls, and recent windows drawn more often, keep the policy from settling on
     what only a young model believes; patches in the first convolution and group norm save time; an imagined rollout is
-    used for six steps, because making it costs more than learning from it.
+    used for six steps, because making it costs more than learning from it; a task's weight does not depend on how hard
+    its pictures are to draw.
     """
     return Config(
         preset="quickstart",
@@ -197,7 +208,7 @@ def quickstart() -> Config:
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=1),
         ),
         batch=BatchConfig(num_sequences=4, length=8),
-        loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.1),
+        loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.1, weighting="shared_terms"),
         clustering=ClusteringConfig(num_modules=4, num_batches=8),
         imagination=ImaginationConfig(
             num_sequences=40, context=2, horizon=5, start="posterior", ends="expected", temperature=0.25

@@ -100,14 +100,14 @@ def _similarity(learner: "Learner") -> Similarity | None:
         order = np.array(grouping.order)
         of = f"{_EVIDENCE.get(learner.config.clustering.method, 'the features')}, by which they were grouped"
         cosine = grouping.similarity[np.ix_(order, order)]
-        return Similarity(of, cosine, grouping.silhouette, grouping.stability)
+        return Similarity(of, cosine, grouping.silhouette, grouping.stability, grouping.shares)
     embedding = learner.world_model.task_embedding
     if embedding is None:
         return None
     rows = embedding.detach().double().cpu().numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     of = "learned task embeddings (the grouping itself measured nothing)"
-    return Similarity(of, rows @ rows.T, float("nan"), float("nan"))
+    return Similarity(of, rows @ rows.T, float("nan"), float("nan"), {})
 
 
 def _weights(learner: "Learner", tasks: tuple[str, ...]) -> dict[str, float] | None:

@@ -39,6 +39,13 @@ def test_numbers_of_the_paper() -> None:
     assert config.world_model_updates == 100_000
 
 
+def test_only_the_papers_presets_weigh_tasks_by_the_whole_loss() -> None:
+    names = ("atari26", "mt50", "quickstart", "atari4", "mt10", "dmc18", "mixed")
+    weighting = {name: PRESETS[name]().loss.weighting for name in names}
+    literal = dict.fromkeys(("atari26", "mt50"), "harmony")
+    assert weighting == {**dict.fromkeys(names, "shared_terms"), **literal}
+
+
 def test_storm_is_one_task_without_anything_for_many() -> None:
     config = PRESETS["storm"]()
     assert len(config.tasks) == config.num_modules == config.model.experts.num_experts == 1

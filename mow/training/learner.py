@@ -138,9 +138,13 @@ class Learner:
     @property
     def temperature(self) -> float:
         """Falls linearly over the first `anneal_fraction` of all world-model updates."""
-        routing = self.config.model.routing
-        progress = self._progress(routing.anneal_fraction)
-        return routing.temperature_start + progress * (routing.temperature_end - routing.temperature_start)
+        routing, progress = self.config.model.routing, self._annealed
+        return (1.0 - progress) * routing.temperature_start + progress * routing.temperature_end  # exact at both ends
+
+    @property
+    def _annealed(self) -> float:
+        """How far the temperature has fallen: 0 to 1."""
+        return self._progress(self.config.model.routing.anneal_fraction)
 
     def routing(self, *, explore: bool = False) -> Routing:
         """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
@@ -154,7 +158,7 @@ class Learner:
     @torch.no_grad()
     def _freeze_routes(self) -> None:
         """Fix the choice of experts after the update in which the temperature has reached its end."""
-        if self.frozen_routes is None and self._progress(self.config.model.routing.anneal_fraction) == 1.0:
+        if self.frozen_routes is None and self._annealed >= 1.0:
             with self.autocast():
                 self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
 
@@ -336,6 +340,7 @@ class Learner:
                 "similarity": torch.from_numpy(grouping.similarity),
                 "silhouette": grouping.silhouette,
                 "stability": grouping.stability,
+                "shares": dict(grouping.shares),
             },
         }
 
@@ -350,6 +355,7 @@ class Learner:
                     similarity=grouping["similarity"].cpu().numpy(),
                     silhouette=grouping["silhouette"],
                     stability=grouping["stability"],
+                    shares=grouping.get("shares", {}),  # older checkpoints have none
                 )
             )
         self.world_model.load_state_dict(state["world_model"])

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -100,9 +101,10 @@ def test_metrics_have_one_entry_per_task():
 
 def test_the_stacked_gradients_are_those_of_each_task_alone():
     """One backward over a copy per task gives the same features as K backward passes over the shared module."""
-    learner = make()
+    learner = make(clustering=ClusteringConfig(scaling="none"))
     batch = transitions()
-    (features,) = gradient_evidence(learner, [batch])
+    (found,) = gradient_evidence(learner, [batch])
+    features = found.vectors
     learner.world_model.train()
     rows = []
     for k in range(3):
@@ -188,7 +190,7 @@ def test_harmony_starts_from_the_losses_after_warm_up():
     torch.testing.assert_close(learner.task_weights.log_sigma.detach(), want)
 
 
-@pytest.mark.parametrize("weighting", ["harmony", "uniform", "per_term", "running_mean"])
+@pytest.mark.parametrize("weighting", ["harmony", "shared_terms", "per_term", "uniform", "running_mean"])
 def test_every_weighting_trains(weighting):
     learner = grouped(make(loss=LossConfig(weighting=weighting)))
     for i in range(2):
@@ -219,6 +221,33 @@ def test_the_actor_is_told_what_entropy_is_worth():
     learner.updates = learner.config.world_model_updates
     learner.update_agent(transitions(length=3))
     assert told == [(pytest.approx(0.01), 0.1)]
+
+
+@pytest.mark.parametrize("ends", [(5.0, 1.0), (3.0, 0.7), (2.0, 0.1), (0.3, 0.1), (1.0, 1.0)])
+def test_the_choice_is_frozen_whatever_the_temperatures(ends):
+    routing = dataclasses.replace(MODEL.routing, temperature_start=ends[0], temperature_end=ends[1])
+    learner = make(model=dataclasses.replace(MODEL, routing=routing))
+    span = routing.anneal_fraction * learner.config.world_model_updates
+    learner.updates = math.ceil(span) - 1
+    learner.routing(explore=True)
+    assert learner.frozen_routes is None
+    learner.updates = math.ceil(span) + 1
+    assert learner.temperature == ends[1]  # exactly, so that the noise is 0
+    routes = learner.routing(explore=True).plan.routes
+    assert torch.equal(learner.frozen_routes, routes)
+
+
+@pytest.mark.parametrize("task_groups", [1, 2])
+def test_no_loss_moves_router_and_embedding_by_routes_that_are_frozen(task_groups):
+    optim = OptimConfig(task_groups=task_groups)
+    learner = make(model=dataclasses.replace(MODEL, condition=()), loss=LossConfig(balance=10.0), optim=optim)
+    model = learner.world_model
+    learner.updates = learner.config.world_model_updates - 1
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    assert learner.update_world_model(transitions())["loss/balance"].isfinite()
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {"encoder.posterior.weight", "decoder.output.weight", "shared.stem.input.weight"} <= moved
+    assert not {name for name in moved if name.startswith(("router.", "task_embedding"))}
 
 
 def test_temperature_falls_then_the_choice_is_frozen():

@@ -83,7 +83,7 @@ FIXED = RoutingConfig(method="hash", scale="none")
 BACKGROUND = dataclasses.replace(LOCAL, perception=dataclasses.replace(LOCAL.perception, background="median"))
 
 
-@pytest.mark.parametrize("weighting", ["harmony", "per_term", "uniform", "running_mean"])
+@pytest.mark.parametrize("weighting", ["harmony", "shared_terms", "per_term", "uniform", "running_mean"])
 def test_groups_add_up_whatever_weighs_the_tasks(weighting):
     same_update(MODEL, {"loss": LossConfig(weighting=weighting)}, task_groups=3)
 
