@@ -198,9 +198,14 @@ class OptimConfig:
     world_model_eps: float = 1e-8
     world_model_clip: float = 1000.0
     matrices: Literal["adam", "muon"] = "adam"
-    """Who moves the world model's matrices: Adam like all else, or Muon (orthogonalised momentum)."""
+    """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum), which leaves the
+    first and last layers to Adam."""
     matrix_lr: float = 2e-3
     """Step size of Muon: root mean square of a step's entries."""
+    matrix_decay: float = 0.1
+    """Weight decay of Muon: each update takes matrix_lr times this share off its matrices."""
+    muon_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of Muon's products; parameters and momentum stay in fp32. bf16 is faster on GPUs and CPUs with matrix units."""
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
     agent_clip: float = 100.0
@@ -226,6 +231,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
         positive(self, "matrix_lr", "weighting_lr", "task_groups")
+        not_negative(self, "matrix_decay")
         fraction(self, "final_lr")
         require(
             not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),

@@ -22,7 +22,7 @@ from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
 from mow.training.grouping import grouping_of
 from mow.training.guard import check_finite
-from mow.training.muon import Muon, hidden_matrices, native_dtype
+from mow.training.muon import Muon, hidden_matrices
 from mow.training.rollout_graph import RolloutGraph
 from mow.training.steps import update_steps
 from mow.training.task_groups import backward_in_parts
@@ -92,7 +92,11 @@ class Learner:
             torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
         ]
         if matrices:
-            self.world_model_optimisers.append(Muon(matrices, lr=optim.matrix_lr, dtype=native_dtype(self.device)))
+            dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
+            muon = Muon(
+                matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype
+            )
+            self.world_model_optimisers.append(muon)
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
