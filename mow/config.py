@@ -163,6 +163,9 @@ class ActorCriticConfig:
     lam: float = 0.95
     entropy: float = 3e-4
     """eta, what a nat of the policy's entropy is worth, in units of its advantage."""
+    entropy_scale: Literal["none", "log_actions"] = "none"
+    """log_actions: eta is what the largest entropy of a discrete task is worth, so that 18 actions are not held to
+    chance 2.6 times as hard as 3; for a continuous task it is what a nat per dimension is worth."""
     final_entropy: float = 1.0
     """Share of it that is left in the end. A model that knows little yet invites a policy to settle on what is not so;
     a policy that keeps trying everything shows it better."""
@@ -201,13 +204,14 @@ class OptimConfig:
     """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum), which leaves the
     first and last layers to Adam."""
     matrix_lr: float = 2e-3
-    """Step size of Muon: root mean square of a step's entries."""
+    """Step size of Muon, and of Adam for the first and last layers beside it: root mean square of a step's entries."""
     matrix_decay: float = 0.1
     """Weight decay of Muon: each update takes matrix_lr times this share off its matrices."""
     muon_precision: Literal["fp32", "bf16"] = "fp32"
     """Of Muon's products; parameters and momentum stay in fp32. bf16 is faster on GPUs and CPUs with matrix units."""
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
+    """Of the agent's Adam. A task of many has a small gradient, since the loss is their mean: 1e-5 slows it down."""
     agent_clip: float = 100.0
     weighting_lr: float = 1e-3
     """Step size of the harmony scales, a parameter group of their own."""

@@ -124,6 +124,9 @@ class WorldModelConfig:
     """Predict the task from h_t (the task loss)."""
     num_bins: int = 255
     """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
+    two_hot_form: Literal["mean_of_symexp", "symexp_of_mean"] = "symexp_of_mean"
+    """What a distribution over the bins stands for: the mean of the bins' numbers, or symexp of the mean bin (STORM),
+    which makes 0.59 of a tenth of 100."""
     perception: PerceptionConfig = field(default_factory=PerceptionConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)

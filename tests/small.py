@@ -82,6 +82,7 @@ def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1)
         latent_size=config.perception.latent_size,
         hidden_size=config.width,
         num_bins=config.num_bins,
+        two_hot_form=config.two_hot_form,
         mask=action_mask(len(modules)),
         module_of_task=modules,
         num_modules=max(modules) + 1,

@@ -29,6 +29,15 @@ def test_every_preset_learns(name: str) -> None:
     assert config.warmup_updates < config.world_model_updates / 2
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_literal_presets_keep_the_published_forms(name: str) -> None:
+    config = PRESETS[name]()
+    literal = name in ("atari26", "storm", "mt50")
+    assert config.model.two_hot_form == ("symexp_of_mean" if literal else "mean_of_symexp")
+    assert config.optim.agent_eps == (1e-5 if literal else 1e-8)
+    assert (config.actor_critic.entropy_scale == "none") == (literal or config.optim.matrices == "adam")
+
+
 def test_numbers_of_the_paper() -> None:
     config = PRESETS["atari26"]()
     assert config.tasks == ATARI26

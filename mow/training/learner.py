@@ -16,13 +16,14 @@ from mow.config import Config
 from mow.distributions import ActionMask
 from mow.imagination import imagine
 from mow.kernels import PhiloxState
+from mow.losses import entropy_unit
 from mow.models import Agent, Routing, StillWeights, WorldModel, grow, once
 from mow.models.part import task_parts
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
 from mow.training.grouping import grouping_of
 from mow.training.guard import check_finite
-from mow.training.muon import Muon, hidden_matrices
+from mow.training.muon import Muon, first_and_last, hidden_matrices
 from mow.training.rollout_graph import RolloutGraph
 from mow.training.steps import update_steps
 from mow.training.task_groups import backward_in_parts
@@ -72,6 +73,7 @@ class Learner:
             latent_size=config.model.perception.latent_size,
             hidden_size=config.model.width,
             num_bins=config.model.num_bins,
+            two_hot_form=config.model.two_hot_form,
             mask=self.mask,
             module_of_task=model.module_of_task,
             num_modules=model.num_modules,
@@ -81,10 +83,13 @@ class Learner:
 
     def _new_optimisers(self) -> None:
         optim = self.config.optim
-        matrices = hidden_matrices(self.world_model) if optim.matrices == "muon" else []
-        moved = {id(p) for p in matrices}
+        by_muon = optim.matrices == "muon"
+        matrices = hidden_matrices(self.world_model) if by_muon else []
+        edges = first_and_last(self.world_model) if by_muon else []
+        moved = {id(p) for p in (*matrices, *edges)}
         groups: list[dict[str, object]] = [
             {"params": [p for p in self.world_model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},
+            {"params": edges, "lr": optim.matrix_lr},
             {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
         ]
         groups = [group for group in groups if group["params"]]
@@ -112,6 +117,13 @@ class Learner:
         """eta: falls linearly to `final_entropy` times what it began with, in `entropy_fraction` of all updates."""
         config = self.config.actor_critic
         return config.entropy * (1.0 - (1.0 - config.final_entropy) * self._progress(config.entropy_fraction))
+
+    @property
+    def entropy_of_tasks(self) -> Tensor:
+        """eta of each task as `entropy_scale` has it: [K]; a tensor, because a number is a constant if compiled."""
+        if self.config.actor_critic.entropy_scale == "none":
+            return torch.full((len(self.tasks),), self.entropy, device=self.device)
+        return self.entropy / entropy_unit(self.mask.discrete, self.mask.continuous)
 
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
@@ -262,9 +274,8 @@ class Learner:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
-            entropy = torch.full((), self.entropy, device=self.device)  # a number would be a constant if compiled
             losses = self.steps.actor_critic_losses(
-                self.agent, lesson, entropy=entropy, clip=config.actor_critic.clip, embedding=embedding
+                self.agent, lesson, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
             )
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()

@@ -27,8 +27,8 @@ _WIDE = 1.5  # from here on the product of the steps is less work than the steps
 _SIZE_DECAY = 0.99  # beta
 _SMALL = 0.1  # share of the running mean below which steps are shortened
 # Left to Adam: the router, the heads that read off one number or a class, the first and last layers of the networks.
-_LEFT_OUT = (
-    "router.", "heads.reward.", "heads.termination.", "heads.task.",
+_READ_OFF = ("router.", "heads.reward.", "heads.termination.", "heads.task.")
+_FIRST_AND_LAST = (
     "encoder.convs.0.", "encoder.posterior.", "decoder.output.", "heads.prior.next_cell.", "heads.prior.next_latent.",
 )  # fmt: skip
 
@@ -138,8 +138,20 @@ def hidden_matrices(model: WorldModel) -> list[nn.Parameter]:
     The rest stays with Adam: vectors and tables, those layers, the router, and the heads that read off one number or a
     class.
     """
+    return [weight for name, weight in _matrices(model) if not name.startswith((*_READ_OFF, *_FIRST_AND_LAST))]
+
+
+def first_and_last(model: WorldModel) -> list[nn.Parameter]:
+    """The matrices and kernels of the first and last layers, which Adam moves by steps of the same size as Muon's.
+
+    At half that size (1e-3) `quickstart` reconstructed worse after 225 updates: 34.8, where 3e-3 gave 30.1.
+    """
+    return [weight for name, weight in _matrices(model) if name.startswith(_FIRST_AND_LAST)]
+
+
+def _matrices(model: WorldModel) -> list[tuple[str, nn.Parameter]]:
     return [
-        module.weight
+        (f"{name}.weight", module.weight)
         for name, module in model.named_modules()
-        if isinstance(module, (ModularLinear, Conv)) and not f"{name}.".startswith(_LEFT_OUT)
+        if isinstance(module, (ModularLinear, Conv))
     ]

@@ -146,7 +146,7 @@ def test_a_gradient_of_next_to_nothing_steps_next_to_nowhere():
     assert (moved[:, 0] > 0.3).all()
     assert (moved[:, 1] < 0.2 * moved[:, 0]).all()
     assert (moved[:100, 2] > 0.3).all()
-    assert (moved[150:, 2] < 0.95 * moved[150:, 0]).all(), "as the momentum runs out"
+    assert (moved[160:, 2] < 0.9 * moved[160:, 0]).all(), "as the momentum runs out"
     assert (moved[260:, 2] < 0.02 * moved[260:, 0]).all()
 
 
@@ -203,6 +203,16 @@ def test_what_muon_moves(config):
     for part in ("task_embedding", "router.", "positions", "norm", "bias", "place", "heads.reward", "heads.task",
                  "encoder.convs.0", "posterior", "decoder.output", "next_cell", "next_latent"):  # fmt: skip
         assert not any(part in name for name in names), part
+
+
+def test_first_and_last_layers_take_steps_of_the_matrices_size():
+    made = learner("muon")
+    group = made.world_model_optimisers[0].param_groups[1]
+    names = {id(p): name for name, p in made.world_model.named_parameters()}
+    assert {names[id(p)] for p in group["params"]} == {
+        "encoder.convs.0.weight", "encoder.posterior.weight", "decoder.output.weight", "heads.prior.next_cell.weight"
+    }  # fmt: skip
+    assert group["lr"] == OptimConfig().matrix_lr
 
 
 def learner(matrices):
