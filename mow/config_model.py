@@ -19,8 +19,10 @@ class PerceptionConfig:
     """C: classes of each categorical."""
     unimix: float = 0.01
     """Share of the uniform distribution mixed into every categorical."""
-    norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
-    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
+    norm: Literal["bn_per_task", "bn_shared", "group", "channel"] = "bn_per_task"
+    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), group norm over the
+    whole picture, or layer norm over the channels of each place, where a thing's code is the same whatever else is
+    shown."""
     latent: Literal["dense", "spatial"] = "dense"
     """Every group of the latent sees the whole picture, or only one cell of the last feature map."""
     posterior_gain: float = 1.0
