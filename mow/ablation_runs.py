@@ -24,7 +24,7 @@ from mow.ablations import flat, variants
 from mow.command_line import UsageError
 from mow.config import ASIDE, Config
 from mow.config_file import read_config
-from mow.presets import PRESETS
+from mow.presets import PRESETS, in_proportion
 from mow.resuming import claimed
 
 # What may differ between a finished run and the one that is asked for.
@@ -76,7 +76,9 @@ def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list
                 if method == "storm":
                     folder = folder / config.tasks[0].replace(":", "-")
                 told = replace(config, seed=seed, folder=str(folder), report=False)  # python -m mow.report makes one
-                arguments = (parent.preset, *overrides(PRESETS[parent.preset](), told))
+                # The phases that the command line makes of the preset where it is given fewer steps.
+                preset = in_proportion(PRESETS[parent.preset](), told.total_steps)
+                arguments = (parent.preset, *overrides(preset, told))
                 jobs.append(Job(method, seed, told, arguments))
     return jobs
 

@@ -169,8 +169,8 @@ class ActorCriticConfig:
     final_entropy: float = 1.0
     """Share of it that is left in the end. A model that knows little yet invites a policy to settle on what is not so;
     a policy that keeps trying everything shows it better."""
-    entropy_fraction: float = 1.0
-    """Share of all world-model updates in which it falls, linearly."""
+    entropy_updates: int = 0
+    """World-model updates in which it falls, linearly; 0: all of them."""
     rollout_epochs: int = 1
     """Times that an imagined rollout is gone through; above 1 needs fewer rollouts, which cost most of the time."""
     rollout_parts: int = 1
@@ -190,9 +190,9 @@ class ActorCriticConfig:
 
     def __post_init__(self) -> None:
         positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
-        fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy", "entropy_fraction")
+        fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy")
         require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
-        not_negative(self, "entropy")
+        not_negative(self, "entropy", "entropy_updates")
 
 
 @dataclass(frozen=True)
@@ -246,10 +246,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    prefill_fraction: float = 0.05
-    """Share of total_steps taken by the random policy before any learning (counted in total_steps)."""
-    warmup_fraction: float = 0.05
-    """Warm-up updates per step of total_steps: world model with one module, before the tasks are grouped."""
+    prefill_steps: int = 5_000
+    """Steps of each task taken by the random policy before any learning (counted in total_steps)."""
+    warmup_updates: int = 5_000
+    """Updates of the world model with one module, before the tasks are grouped."""
     world_model_every: int = 1
     """Environment steps (of each task) per world-model update."""
     agent_every: int = 1
@@ -260,8 +260,8 @@ class ScheduleConfig:
     """Steps that the agent remembers while acting."""
 
     def __post_init__(self) -> None:
-        fraction(self, "prefill_fraction", "random_action")
-        not_negative(self, "warmup_fraction")
+        fraction(self, "random_action")
+        not_negative(self, "prefill_steps", "warmup_updates")
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 
@@ -342,7 +342,7 @@ class Config:
         require(
             self.total_steps > self.prefill_steps,
             f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
-            f"got {self.total_steps}",
+            f"got {self.total_steps}: lower schedule.prefill_steps, or raise total_steps",
         )
         longest = max(
             self.batch.length, self.imagination.context + self.imagination.horizon, self.schedule.acting_context
@@ -356,12 +356,12 @@ class Config:
     def prefill_steps(self) -> int:
         """Random steps per task before learning; at least one window and a step, so that a window can be drawn."""
         shortest = max(self.batch.length, self.imagination.context) + 1
-        return max(shortest, round(self.schedule.prefill_fraction * self.total_steps))
+        return max(shortest, self.schedule.prefill_steps)
 
     @property
     def warmup_updates(self) -> int:
         """World-model updates before the tasks are grouped."""
-        return round(self.schedule.warmup_fraction * self.total_steps)
+        return self.schedule.warmup_updates
 
     @property
     def world_model_updates(self) -> int:

@@ -64,8 +64,8 @@ class RoutingConfig:
     hidden: int = 512
     temperature_start: float = 5.0
     temperature_end: float = 1.0
-    anneal_fraction: float = 0.2
-    """Share of all world-model updates over which the temperature falls; then the choice of experts is frozen."""
+    anneal_updates: int = 20_000
+    """World-model updates over which the temperature falls; then the choice of experts is frozen."""
     noise: float = 0.25
     """Gumbel noise on the router's logits is scaled by noise * (temperature - temperature_end)."""
     scale: Literal["straight_through", "none", "plain"] = "straight_through"
@@ -73,8 +73,7 @@ class RoutingConfig:
 
     def __post_init__(self) -> None:
         positive(self, "hidden", "temperature_start", "temperature_end")
-        fraction(self, "anneal_fraction")
-        not_negative(self, "noise")
+        not_negative(self, "noise", "anneal_updates")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def storm() -> Config:
         ),
         loss=LossConfig(balance=0.0, weighting="uniform"),
         clustering=ClusteringConfig(method="single"),
-        schedule=ScheduleConfig(prefill_fraction=0.01, warmup_fraction=0.0),
+        schedule=ScheduleConfig(prefill_steps=1_000, warmup_updates=0),
     )
 
 
@@ -75,12 +75,13 @@ def atari4() -> Config:
             feedforward=512,
             embedding_size=64,
             perception=PerceptionConfig(channels=(16, 32, 64, 128)),
+            routing=RoutingConfig(anneal_updates=2_100),
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=2),
         ),
         batch=BatchConfig(num_sequences=8, length=32),
         clustering=ClusteringConfig(num_modules=2, num_batches=8),
         imagination=ImaginationConfig(num_sequences=128),
-        schedule=ScheduleConfig(world_model_every=2, agent_every=2),
+        schedule=ScheduleConfig(prefill_steps=1_000, warmup_updates=1_000, world_model_every=2, agent_every=2),
     )
     return _beyond_the_paper(config)
 
@@ -119,17 +120,13 @@ def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: i
         evaluation_episodes=10,
         model=WorldModelConfig(
             perception=PerceptionConfig(norm="bn_shared"),
+            routing=RoutingConfig(anneal_updates=(5_000 + (total_steps - 5_000) // 2) // 5),  # the paper's 20 %
             experts=ExpertsConfig(num_experts=modules, experts_per_task=2, num_layers=2),
         ),
         clustering=ClusteringConfig(num_modules=modules),
         imagination=ImaginationConfig(num_sequences=256),
         actor_critic=ActorCriticConfig(discount=0.99),
-        schedule=ScheduleConfig(
-            prefill_fraction=5_000 / total_steps,
-            warmup_fraction=5_000 / total_steps,
-            world_model_every=2,
-            agent_every=2,
-        ),
+        schedule=ScheduleConfig(prefill_steps=5_000, warmup_updates=5_000, world_model_every=2, agent_every=2),
     )
 
 
@@ -205,7 +202,7 @@ def quickstart() -> Config:
                 posterior_gain=8.0,
                 background="median",
             ),
-            routing=RoutingConfig(hidden=64),
+            routing=RoutingConfig(hidden=64, anneal_updates=399),
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=1),
         ),
         batch=BatchConfig(num_sequences=4, length=8),
@@ -220,7 +217,7 @@ def quickstart() -> Config:
             entropy=5.5e-2,  # of three actions, a nat is worth 5e-2
             entropy_scale="log_actions",
             final_entropy=0.1,
-            entropy_fraction=0.75,
+            entropy_updates=1_496,
             rollout_epochs=2,
             rollout_parts=3,
             memory_gain=0.1,
@@ -230,8 +227,31 @@ def quickstart() -> Config:
             world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
         ),
         schedule=ScheduleConfig(
-            prefill_fraction=0.15, warmup_fraction=0.05, world_model_every=4, agent_every=8, acting_context=8
+            prefill_steps=1_140, warmup_updates=380, world_model_every=4, agent_every=8, acting_context=8
         ),
+    )
+
+
+def in_proportion(config: Config, total_steps: int) -> Config:
+    """`config` with prefill, warm-up, routing anneal and fall of the entropy as much shorter as `total_steps` is.
+
+    So that a short trial has every phase. total_steps itself stays; for a longer run nothing changes.
+    """
+    share = total_steps / config.total_steps
+    if share >= 1.0:
+        return config
+    routing, schedule, agent = config.model.routing, config.schedule, config.actor_critic
+    return replace(
+        config,
+        model=replace(
+            config.model, routing=replace(routing, anneal_updates=round(share * routing.anneal_updates))
+        ),
+        schedule=replace(
+            schedule,
+            prefill_steps=round(share * schedule.prefill_steps),
+            warmup_updates=round(share * schedule.warmup_updates),
+        ),
+        actor_critic=replace(agent, entropy_updates=round(share * agent.entropy_updates)),
     )
 
 

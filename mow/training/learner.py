@@ -107,16 +107,16 @@ class Learner:
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             optimiser.register_step_post_hook(lambda *_: self.still.forget())
 
-    def _progress(self, fraction: float = 1.0) -> float:
-        """How far the world model is through the first `fraction` of all its updates: 0 to 1."""
-        span = fraction * self.config.world_model_updates
-        return min(1.0, self.updates / span) if span > 0 else 1.0
+    def _progress(self, number: int) -> float:
+        """How far the world model is through the first `number` of its updates: 0 to 1."""
+        return min(1.0, self.updates / number) if number > 0 else 1.0
 
     @property
     def entropy(self) -> float:
-        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_fraction` of all updates."""
+        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_updates`."""
         config = self.config.actor_critic
-        return config.entropy * (1.0 - (1.0 - config.final_entropy) * self._progress(config.entropy_fraction))
+        progress = self._progress(config.entropy_updates or self.config.world_model_updates)
+        return config.entropy * (1.0 - (1.0 - config.final_entropy) * progress)
 
     @property
     def entropy_of_tasks(self) -> Tensor:
@@ -127,7 +127,7 @@ class Learner:
 
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
-        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress()
+        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             for group in optimiser.param_groups:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
@@ -153,9 +153,9 @@ class Learner:
 
     @property
     def temperature(self) -> float:
-        """Falls linearly over the first `anneal_fraction` of all world-model updates."""
+        """Falls linearly over the first `anneal_updates` of the world model."""
         routing = self.config.model.routing
-        progress = self._progress(routing.anneal_fraction)
+        progress = self._progress(routing.anneal_updates)
         return routing.temperature_start + progress * (routing.temperature_end - routing.temperature_start)
 
     def routing(self, *, explore: bool = False) -> Routing:
