@@ -100,7 +100,7 @@ def foretold(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor
 def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int], Routing]:
     """Update -> routing, annealed and frozen as by mow.training.learner."""
     how, frozen = model.config.routing, None
-    span = how.anneal_fraction * updates
+    span = updates / 5  # as the paper anneals
 
     def routing(update: int) -> Routing:
         nonlocal frozen

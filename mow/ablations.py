@@ -86,7 +86,7 @@ def storm_single(parent: Config, task: str) -> Config:
         model=replace(_dense(parent).model, embedding_size=0, condition=()),
         loss=replace(parent.loss, balance=0.0, weighting="uniform"),
         clustering=replace(parent.clustering, method="single"),
-        schedule=replace(parent.schedule, warmup_fraction=0.0),
+        schedule=replace(parent.schedule, warmup_updates=0),
     )
 
 

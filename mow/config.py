@@ -178,11 +178,14 @@ class ActorCriticConfig:
     lam: float = 0.95
     entropy: float = 3e-4
     """eta, what a nat of the policy's entropy is worth, in units of its advantage."""
+    entropy_scale: Literal["none", "log_actions"] = "none"
+    """log_actions: eta is what the largest entropy of a discrete task is worth, so that 18 actions are not held to
+    chance 2.6 times as hard as 3; for a continuous task it is what a nat per dimension is worth."""
     final_entropy: float = 1.0
     """Share of it that is left in the end. A model that knows little yet invites a policy to settle on what is not so;
     a policy that keeps trying everything shows it better."""
-    entropy_fraction: float = 1.0
-    """Share of all world-model updates in which it falls, linearly."""
+    entropy_updates: int = 0
+    """World-model updates in which it falls, linearly; 0: all of them."""
     rollout_epochs: int = 1
     """Times that an imagined rollout is gone through; above 1 needs fewer rollouts, which cost most of the time."""
     rollout_parts: int = 1
@@ -204,11 +207,11 @@ class ActorCriticConfig:
     def __post_init__(self) -> None:
         usable(self)
         positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
-        fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy", "entropy_fraction")
+        fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy")
         at_most(self, 100, "num_layers")
         at_most(self, 10_000, "rollout_epochs")
         require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
-        not_negative(self, "entropy")
+        not_negative(self, "entropy", "entropy_updates")
 
 
 @dataclass(frozen=True)
@@ -217,11 +220,17 @@ class OptimConfig:
     world_model_eps: float = 1e-8
     world_model_clip: float = 1000.0
     matrices: Literal["adam", "muon"] = "adam"
-    """Who moves the world model's matrices: Adam like all else, or Muon (orthogonalised momentum)."""
+    """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum), which leaves the
+    first and last layers to Adam."""
     matrix_lr: float = 2e-3
-    """Step size of Muon: root mean square of a step's entries."""
+    """Step size of Muon, and of Adam for the first and last layers beside it: root mean square of a step's entries."""
+    matrix_decay: float = 0.1
+    """Weight decay of Muon: each update takes matrix_lr times this share off its matrices."""
+    muon_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of Muon's products; parameters and momentum stay in fp32. bf16 is faster on GPUs and CPUs with matrix units."""
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
+    """Of the agent's Adam. A task of many has a small gradient, since the loss is their mean: 1e-5 slows it down."""
     agent_clip: float = 100.0
     weighting_lr: float = 1e-3
     """Step size of the harmony scales, a parameter group of their own."""
@@ -246,6 +255,7 @@ class OptimConfig:
         usable(self)
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
         positive(self, "matrix_lr", "weighting_lr", "task_groups")
+        not_negative(self, "matrix_decay")
         fraction(self, "final_lr")
         require(
             not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
@@ -256,10 +266,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    prefill_fraction: float = 0.05
-    """Share of total_steps taken by the random policy before any learning (counted in total_steps)."""
-    warmup_fraction: float = 0.05
-    """Warm-up updates per step of total_steps: world model with one module, before the tasks are grouped."""
+    prefill_steps: int = 5_000
+    """Steps of each task taken by the random policy before any learning (counted in total_steps)."""
+    warmup_updates: int = 5_000
+    """Updates of the world model with one module, before the tasks are grouped."""
     world_model_every: int = 1
     """Environment steps (of each task) per world-model update."""
     agent_every: int = 1
@@ -271,9 +281,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         usable(self)
-        fraction(self, "prefill_fraction", "random_action")
-        not_negative(self, "warmup_fraction")
-        at_most(self, 1000, "warmup_fraction")
+        fraction(self, "random_action")
+        not_negative(self, "prefill_steps", "warmup_updates")
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 
@@ -357,7 +366,7 @@ class Config:
         require(
             self.total_steps > self.prefill_steps,
             f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
-            f"got {self.total_steps}",
+            f"got {self.total_steps}: lower schedule.prefill_steps, or raise total_steps",
         )
         longest = max(
             self.batch.length, self.imagination.context + self.imagination.horizon, self.schedule.acting_context
@@ -371,12 +380,12 @@ class Config:
     def prefill_steps(self) -> int:
         """Random steps per task before learning; at least one window and a step, so that a window can be drawn."""
         shortest = max(self.batch.length, self.imagination.context) + 1
-        return max(shortest, round(self.schedule.prefill_fraction * self.total_steps))
+        return max(shortest, self.schedule.prefill_steps)
 
     @property
     def warmup_updates(self) -> int:
         """World-model updates before the tasks are grouped."""
-        return round(self.schedule.warmup_fraction * self.total_steps)
+        return self.schedule.warmup_updates
 
     @property
     def world_model_updates(self) -> int:

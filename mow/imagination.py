@@ -74,7 +74,7 @@ def outcome(model: WorldModel, hidden: Tensor, events: Tensor, ends: str) -> tup
     """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] at once: no step waits for them."""
     reward_logits, termination_logits = model.outcome(hidden, events)
     terminated = (termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid()
-    return two_hot_decode(reward_logits), terminated
+    return two_hot_decode(reward_logits, form=model.config.two_hot_form), terminated
 
 
 @dataclass(frozen=True)

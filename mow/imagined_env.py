@@ -132,7 +132,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         terminated = prob > 0.5
         truncated = self._num_steps >= self._max_steps and not terminated
         self._running = not (terminated or truncated)
-        reward = float(two_hot_decode(reward_logits)[k, 0, 0])
+        reward = float(two_hot_decode(reward_logits, form=model.config.two_hot_form)[k, 0, 0])
         return self._frame.copy(), reward, terminated, truncated, {"termination_prob": prob}
 
     def render(self) -> Frame:  # type: ignore[override]

@@ -116,6 +116,7 @@ def _models(config: Config, mask: ActionMask) -> tuple[WorldModel, Agent]:
             latent_size=latent_size,
             hidden_size=config.model.width,
             num_bins=config.model.num_bins,
+            two_hot_form=config.model.two_hot_form,
             mask=mask,
             module_of_task=modules,
             num_modules=config.num_modules,

@@ -37,7 +37,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / (size if size > 0 else 1.0))
 
 
-def check_against_float64(op: Op, *inputs: Tensor, slack: float = 1.0, **options: float) -> None:
+def check_against_float64(op: Op, *inputs: Tensor, slack: float = 1.0, **options: float | str) -> None:
     """op(*inputs, **options, backend=...): the kernel's outputs and gradients against the reference's in float64.
 
     Inputs that require a gradient are checked for it, with a random gradient of every output. `slack` multiplies the
@@ -73,7 +73,8 @@ def check_two_hot(shape: tuple[int, ...], bins: tuple[float, float], dtype: torc
     largest = 5.0 if dtype == torch.float16 else high
     # An error d of the mean is a relative error d of large numbers, and a mean of up to 20 is off by up to 20 ulp.
     slack = 4.0 if dtype == torch.float32 else 1.0
-    check_against_float64(two_hot_decode, logits, slack=slack, low=max(low, -largest), high=largest)
+    for form in ("mean_of_symexp", "symexp_of_mean"):
+        check_against_float64(two_hot_decode, logits, slack=slack, low=max(low, -largest), high=largest, form=form)
 
 
 def check_lambda_return(shape: tuple[int, ...], lam: float, dtype: torch.dtype, device: str) -> None:

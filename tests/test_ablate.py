@@ -253,9 +253,9 @@ def test_a_run_of_another_config_is_refused(tmp_path: Path, said: list[str]) -> 
     finish(job)
     quicker = dataclasses.replace(quickstart(), log_every=7)  # nothing is learnt from it
     assert unfinished(plan(quicker, ["mow"], 1, tmp_path), said.append) == []
-    shorter = dataclasses.replace(quickstart(), total_steps=600)
+    shorter = dataclasses.replace(quickstart(), total_steps=6000)
     total = quickstart().total_steps
-    with pytest.raises(UsageError, match=f"was made with total_steps {total}, now it is 600: give another --folder"):
+    with pytest.raises(UsageError, match=f"was made with total_steps {total}, now it is 6000: give another --folder"):
         unfinished(plan(shorter, ["mow"], 1, tmp_path), said.append)
 
 

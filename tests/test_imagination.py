@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -27,6 +28,35 @@ def dream(start, horizon=4, seed=0, config=MODEL):
 def replayed_latents(model, context):
     """The posterior latents that imagine() draws first, from the same stream."""
     return model.sample(model.encode(context.frame), PhiloxState.from_seed(7, "cpu"))
+
+
+@pytest.mark.parametrize(("form", "reward"), [("mean_of_symexp", 50.1), ("symexp_of_mean", 9.05)])
+def test_an_uncertain_reward_is_worth_what_the_config_says(form, reward):
+    """0 or 100 with p = 1/2: what a rollout pays, and what the agent takes a state to be worth."""
+    config = dataclasses.replace(MODEL, num_bins=255, two_hot_form=form)
+    model, policy = world_model(config).eval(), agent(config)
+    bins = torch.linspace(-20, 20, 255)
+    code = sum(0.5 * (1 - (bins - math.log1p(x)).abs() * 254 / 40).clamp_min(0) for x in (0.0, 100.0))
+    for head in (model.heads.reward, policy.critic):
+        torch.nn.init.zeros_(head.output.weight)
+        head.output.bias.data.copy_(code.clamp_min(1e-30).log())
+    rollout = imagine(
+        model, policy, transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="prior"
+    )
+    wanted = torch.full((3, 2, 2), reward)
+    torch.testing.assert_close(rollout.reward, wanted, rtol=5e-3, atol=0)  # digits as written
+    torch.testing.assert_close(policy.value(rollout.state[:, :, :2], torch.ones(3, 5)), wanted, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("form", ["mean_of_symexp", "symexp_of_mean"])
+def test_untrained_heads_expect_exactly_nothing(form):
+    config = dataclasses.replace(LOCAL, num_bins=255, two_hot_form=form)
+    model, policy = world_model(config).eval(), agent(config)
+    rollout = imagine(
+        model, policy, transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="prior"
+    )
+    assert not rollout.reward.any()
+    assert not policy.value(rollout.state, torch.ones(3, 5)).any()
 
 
 @pytest.mark.parametrize("start", ["prior", "posterior"])

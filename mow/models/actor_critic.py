@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mow.config import ActorCriticConfig, Condition
 from mow.distributions import ActionMask, Policy
-from mow.kernels import two_hot_decode
+from mow.kernels import TwoHotForm, two_hot_decode
 from mow.models.fixed_routes import one_each, same_for_all
 from mow.models.modular import ModularMLP
 
@@ -21,6 +21,7 @@ class Agent(nn.Module):
         mask: legal actions of each task.
         module_of_task: cluster of each task.
         num_modules: M.
+        two_hot_form: what a distribution over the value's bins stands for.
         embedding_size: d where `condition` names "actor" or "critic", else unused.
     """
 
@@ -34,11 +35,12 @@ class Agent(nn.Module):
         mask: ActionMask,
         module_of_task: Sequence[int],
         num_modules: int,
+        two_hot_form: TwoHotForm = "symexp_of_mean",
         embedding_size: int = 0,
         condition: Sequence[Condition] = (),
     ) -> None:
         super().__init__()
-        self.condition, self.mask = tuple(condition), mask
+        self.condition, self.mask, self.two_hot_form = tuple(condition), mask, two_hot_form
         self.latent_size, self.memory_gain = latent_size, config.memory_gain
         state_size = latent_size + hidden_size
         num_tasks = len(module_of_task)
@@ -88,7 +90,7 @@ class Agent(nn.Module):
         self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False, seen: bool = False
     ) -> Tensor:
         """v(s) [K, B, T], units of the return."""
-        return two_hot_decode(self.value_logits(state, embedding, slow=slow, seen=seen))
+        return two_hot_decode(self.value_logits(state, embedding, slow=slow, seen=seen), form=self.two_hot_form)
 
     def _rows(self, state: Tensor, seen: bool) -> Tensor:
         if not seen and self.memory_gain != 1.0:

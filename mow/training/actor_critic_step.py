@@ -89,7 +89,7 @@ def actor_critic_losses(
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
 
     Args:
-        entropy: eta, as it is now; a scalar.
+        entropy: eta, as it is now; a scalar, or [K].
         clip: of r, on either side of 1.
         embedding: as for the lesson; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their

@@ -88,7 +88,8 @@ def foresee(
             moment = Moment(latent, taken, model.remember(latent, taken, rows, routing, memory))
     frame, remembered, happened = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
     reward_logits, termination_logits = model.outcome(remembered, happened)
-    return Foresight(frame, two_hot_decode(reward_logits), termination_logits > 0)
+    reward = two_hot_decode(reward_logits, form=model.config.two_hot_form)
+    return Foresight(frame, reward, termination_logits > 0)
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def with_norm(norm, model=MODEL):
     return dataclasses.replace(model, perception=dataclasses.replace(model.perception, norm=norm))
 
 
-@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
+@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group", "channel"])
 @pytest.mark.parametrize("parts", ["transformers", "all"])
 def test_what_is_computed_again_is_the_same_to_the_bit(norm, parts):
     plain = updated(learner(with_norm(norm), dropout=0.3))
