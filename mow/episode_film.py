@@ -77,8 +77,11 @@ class WatchedEnvs:
                 self.episodes[k].append(ended[k])
                 if running is not None:
                     running.end = ended[k]
-                self._begin(k, step.frame[k])
+                if step.is_first[k]:
+                    self._begin(k, step.frame[k])
                 self._on_episode(k)
+            elif step.is_first[k]:  # behind a final frame
+                self._begin(k, step.frame[k])
             elif running is not None:
                 running.frames.append(step.frame[k].copy())
                 running.earned.append(running.earned[-1] + float(step.reward[k]))

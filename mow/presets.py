@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from mow.ablations import recipes
 from mow.config import (
@@ -74,6 +75,7 @@ def atari4() -> Config:
             num_heads=4,
             feedforward=512,
             embedding_size=64,
+            outcome="arrival",
             perception=PerceptionConfig(channels=(16, 32, 64, 128)),
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=2),
         ),
@@ -92,12 +94,12 @@ def mt50() -> Config:
     because 50 tasks of 300k steps at STORM's ratio are weeks of a GPU. Frames take 184 GB raw: see replay.store and
     replay.disk.
     """
-    return _robots("mt50", MT50, total_steps=300_000, modules=12)
+    return _robots("mt50", MT50, total_steps=300_000, modules=12, outcome="transition")
 
 
 def mt10() -> Config:
     """Ten of Meta-World's tasks, as `mt50`, with modules and experts in the paper's proportion to tasks (12 for 26)."""
-    return _robots("mt10", MT10, total_steps=300_000, modules=5)
+    return _robots("mt10", MT10, total_steps=300_000, modules=5, outcome="arrival")
 
 
 def dmc18() -> Config:
@@ -106,10 +108,12 @@ def dmc18() -> Config:
     Source: tasks, budget and action repeat of DreamerV3 (arXiv 2301.04104); sizes as `mt10`. Actions are padded to the
     largest task's six dimensions.
     """
-    return _robots("dmc18", DMC18, total_steps=250_000, modules=8)
+    return _robots("dmc18", DMC18, total_steps=250_000, modules=8, outcome="arrival")
 
 
-def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: int) -> Config:
+def _robots(
+    preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: int, outcome: Literal["arrival", "transition"]
+) -> Config:
     """The paper's network on robots; prefill and warm-up of 5,000 steps and updates each, a discount of 0.99."""
     return Config(
         preset=preset,
@@ -117,6 +121,7 @@ def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: i
         total_steps=total_steps,
         evaluation_episodes=10,
         model=WorldModelConfig(
+            outcome=outcome,
             perception=PerceptionConfig(norm="bn_shared"),
             experts=ExpertsConfig(num_experts=modules, experts_per_task=2, num_layers=2),
         ),
@@ -182,6 +187,7 @@ def quickstart() -> Config:
             prior="local",
             prior_width=128,
             stale_share=0.1,
+            outcome="arrival",
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
             perception=PerceptionConfig(
                 channels=(32, 64),

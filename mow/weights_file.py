@@ -19,7 +19,7 @@ from mow.clustering import Grouping
 if TYPE_CHECKING:
     from mow.training.learner import Learner
 
-FORMAT = 2  # 1: before the local prior read an action times e_k
+FORMAT = 3  # 1: before the local prior read an action times e_k; 2: before the arrival form
 REMEDY = 'pip install -e ".[export]"'
 
 

@@ -21,6 +21,7 @@ RECORD = np.dtype(
         ("frame", np.uint8, FRAME_SHAPE),
         ("reward", np.float32),
         ("is_first", np.bool_),
+        ("is_last", np.bool_),
         ("terminated", np.bool_),
         ("truncated", np.bool_),
         ("life_lost", np.bool_),
@@ -28,7 +29,7 @@ RECORD = np.dtype(
     ],
     align=True,
 )
-FLAGS = ("reward", "is_first", "terminated", "truncated", "life_lost")
+FLAGS = ("reward", "is_first", "is_last", "terminated", "truncated", "life_lost")
 _SHORTEST_STILL = 5  # steps; a shorter episode in which nothing moves is no sign of a broken picture
 
 
@@ -199,7 +200,7 @@ class TaskGroup:
         if "success" in info:
             progress.success = bool(progress.success) or bool(info["success"])
         ended = terminated or truncated
-        flags = (reward, ended, terminated, truncated, bool(info.get("life_lost", False)))
+        flags = (reward, ended, False, terminated, truncated, bool(info.get("life_lost", False)))
         for name, flag in zip(FLAGS, flags, strict=True):
             self._board[name][slot] = flag
         if ended:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 2  # 1: before final frames
 _MANIFESTS = "manifest-????????.json"
 
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import torch
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
-# 4: only what learns, without a checksum; 5: before the local prior read an action times e_k
-FORMAT = 6
+# 4: only what learns, without a checksum; 5: before the local prior read an action times e_k; 6: before final frames
+FORMAT = 7
 _SEAL_BYTES = 31
 
 

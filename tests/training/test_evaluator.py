@@ -54,7 +54,7 @@ class Scripted:
             if self.number % (slot + 2) == 0
         ]
         frame, is_first = self.reset()
-        return SimpleNamespace(frame=frame, is_first=is_first & False, finished=finished)
+        return SimpleNamespace(frame=frame, is_first=is_first & False, is_last=is_first & False, finished=finished)
 
 
 def test_copies_share_out_the_episodes_and_none_counts_for_being_quick():
