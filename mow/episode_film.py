@@ -72,7 +72,8 @@ class WatchedEnvs:
             if k in step.reopened:  # the rest of the episode was lost with the simulator
                 if running is not None:
                     clips.pop()
-                self._begin(k, step.frame[k])
+                if step.is_first[k]:
+                    self._begin(k, step.frame[k])
             elif k in ended:
                 self.episodes[k].append(ended[k])
                 if running is not None:

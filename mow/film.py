@@ -90,8 +90,9 @@ def run(asked: argparse.Namespace) -> None:
     options = config.env.options
     try:
         envs = make_vector(
-            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
-        )
+            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts,
+            final_frames=config.final_frames,
+        )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     with envs:
