@@ -125,6 +125,20 @@ def test_a_film_shows_what_was_seen(tmp_path):
         write_gif(tmp_path / "none.gif", [dataclasses.replace(clip, end=None)])
 
 
+def test_an_episode_is_as_long_with_final_frames_and_its_film_ends_before_them():
+    films = []
+    for final_frames in (False, True):
+        vector = SerialVectorEnv(["dummy:count-0"], seed=0, options={}, final_frames=final_frames)
+        with WatchedEnvs(vector, num_clips=3, on_episode=lambda k: None) as envs:
+            envs.reset()
+            while len(envs.episodes[0]) < 3:
+                envs.step(envs.layout.random(np.random.default_rng(0)))
+            films.append(envs.clips[0])
+    for one, other in zip(*films, strict=True):
+        assert one.end == other.end
+        assert [read_counter(frame) for frame in one.frames] == [read_counter(frame) for frame in other.frames]
+
+
 def test_a_film_leaves_out_what_a_lost_simulator_began():
     with WatchedEnvs(
         SerialVectorEnv(["dummy:count-0"], seed=0, options={"fail_at": 16}, max_restarts=3),

@@ -1,8 +1,8 @@
 """The final frame of an episode, shown for one step whose action is ignored (make_vector, final_frames)."""
 
 import json
+from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from mow.envs.base import EnvStep
@@ -103,7 +103,7 @@ def test_the_step_that_a_new_simulator_took_has_a_final_frame(num_workers: int) 
     with final(num_workers, max_restarts=3, fail_at=20) as env:
         env.reset()
         steps = played(env, 60)
-    for step, after in zip(steps, steps[1:], strict=False):
+    for step, after in pairwise(steps):
         for k in step.reopened:
             lost += 1
             assert (step.is_first[k], step.is_last[k], step.truncated[k]) == (False, True, True)

@@ -2,6 +2,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from mow.distributions import ActionMask
@@ -13,9 +14,9 @@ from mow.training.scores import Cost, write_scores
 from tests.small import run_config
 
 
-def played(episodes, max_steps=200):
+def played(episodes, max_steps=200, *, final_frames=False):
     config = run_config()
-    with SerialVectorEnv(config.tasks, seed=3, options={}) as envs:
+    with SerialVectorEnv(config.tasks, seed=3, options={}, final_frames=final_frames) as envs:
         layout = envs.layout
         mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
         learner = Learner(config, mask, torch.device("cpu"))
@@ -26,8 +27,9 @@ def played(episodes, max_steps=200):
         return results
 
 
-def test_every_task_plays_the_same_number_of_whole_episodes():
-    results = played(3)
+@pytest.mark.parametrize("final_frames", [False, True])
+def test_every_task_plays_the_same_number_of_whole_episodes(final_frames):
+    results = played(3, final_frames=final_frames)
     assert [r.task for r in results] == list(run_config().tasks)
     for result in results:
         assert len(result.returns) == len(result.lengths) == 3
