@@ -40,6 +40,9 @@ ABLATIONS: dict[str, Ablation] = {
     "shared_heads": Ablation(
         "model.heads", lambda _: "shared", "next latent, reward and termination from one set of heads"
     ),
+    "transition": Ablation(
+        "model.outcome", lambda _: "transition", "reward and termination without the frame that the action led to"
+    ),
     "routing_dense": Ablation(
         "model.experts.experts_per_task",
         lambda parent: parent.model.experts.num_experts,

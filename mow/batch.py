@@ -6,10 +6,14 @@ Letters, the same in every file:
     D width      S latent groups           C classes/group   Z = S * C           A action size
     M modules    E experts                 J experts/task    V value bins        d task-embedding size
 
-Time axis (transition form). Token t holds what the agent saw and did; everything it leads to is predicted from h_t:
+Time axis. Token t holds what the agent saw and did. The next latent is predicted from it, and what it leads to is read
+off with the latent that it leads to (arrival form), or without (transition form; WorldModelConfig.outcome):
 
-    token t = (z_t, a_t)  ->  h_t  ->  reward r_t, termination c_t, next latent z_{t+1}
+    token t = (z_t, a_t)  ->  h_t  ->  next latent z_{t+1};   (h_t, z_{t+1})  ->  reward r_t, termination c_t
     agent state s_t = (z_t, h_{t-1}),  action a_t ~ policy(s_t)
+
+In the arrival form the final frame of an episode is a token too (`is_last`), so that its last step has a z_{t+1}. The
+action of that token is zero and its reward 0; it is reconstructed and foretold, and nothing is predicted from it.
 
 An action is always one float vector [A]: a one-hot block for the discrete tasks of the run, then a block of
 continuous entries; a task leaves the block that it does not use at zero.
@@ -31,10 +35,16 @@ class TransitionBatch:
     terminated: Tensor  # [K, B, L] bool, the task ended after a_t (for Atari also: a life was lost)
     truncated: Tensor  # [K, B, L] bool, a time limit cut the episode after a_t
     is_first: Tensor  # [K, B, L] bool, o_t opens an episode; true at index 0 of every window
+    is_last: Tensor  # [K, B, L] bool, o_t is the final frame of an episode: a_t is zero and leads nowhere
 
     def to(self, device: torch.device) -> "TransitionBatch":
         """The same windows on `device`; copies of pinned memory overlap with the device's work."""
         return TransitionBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    @property
+    def leads_on(self) -> Tensor:
+        """[K, B, L - 1] bool: the window holds what token t leads to, o_{t+1} of the same episode."""
+        return ~(self.is_first[:, :, 1:] | self.is_last[:, :, :-1])
 
 
 @dataclass(frozen=True)

@@ -377,6 +377,11 @@ class Config:
         )
 
     @property
+    def final_frames(self) -> bool:
+        """Whether the final frame of an episode is collected: the arrival form reads it."""
+        return self.model.outcome == "arrival"
+
+    @property
     def prefill_steps(self) -> int:
         """Random steps per task before learning; at least one window and a step, so that a window can be drawn."""
         shortest = max(self.batch.length, self.imagination.context) + 1

@@ -129,6 +129,9 @@ class WorldModelConfig:
     stale_share: float = 0.0
     """While learning, share of the groups of z_t that the model is given as they were in z_{t-1}: imagined latents,
     whose groups are drawn one by one, come apart in the same way."""
+    outcome: Literal["arrival", "transition"] = "transition"
+    """Reward and termination are read off h_t and z_{t+1}, the latent of the frame that the action led to; or off h_t
+    alone (the papers). Under arrival the final frame of each episode is collected too, as one more environment step."""
     heads: Literal["cluster", "shared"] = "cluster"
     """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
     task_head: bool = True

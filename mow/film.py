@@ -90,8 +90,9 @@ def run(asked: argparse.Namespace) -> None:
     options = config.env.options
     try:
         envs = make_vector(
-            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
-        )
+            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts,
+            final_frames=config.final_frames,
+        )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     with envs, StopSwitch() as switch:
@@ -229,7 +230,7 @@ def one_strip(
     num_columns, num_steps = windows.batch.reward.shape[2], foresight.reward.shape[2]
     num_context = num_columns - num_steps
     imagined = torch.cat([reconstruction[k, b, :num_context], foresight.frame[k, b]])  # [n, 64, 64, 3]
-    column = torch.arange(num_columns)
+    column, num_actions = torch.arange(num_columns), int(windows.num_actions[k, b])
     # Column t shows where the action of step t - 1 led; none led to the first.
     real_end, imagined_end = torch.zeros(2, num_columns, dtype=torch.bool)
     real_end[1:] = windows.batch.terminated[k, b, :-1].cpu()
@@ -239,8 +240,9 @@ def one_strip(
         real=windows.batch.frame[k, b].cpu().numpy(),
         imagined=(255.0 * imagined.clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy(),
         shown=(column < length[b]).numpy(),
+        led_to=(column <= num_actions).numpy(),
         real_end=real_end.numpy(),
-        imagined_end=(imagined_end & (column <= length[b])).numpy(),
+        imagined_end=(imagined_end & (column <= num_actions)).numpy(),
     )
 
 

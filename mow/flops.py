@@ -99,7 +99,7 @@ def num_events(config: WorldModelConfig) -> int:
 
 def outcome(config: WorldModelConfig) -> int:
     """Reward and termination of one moment, forward."""
-    inputs = config.width + num_events(config)
+    inputs = config.width + num_events(config) + (config.perception.latent_size if config.outcome == "arrival" else 0)
     return _mlp(inputs, config.width, 2, config.num_bins) + _mlp(inputs, config.width, 2, 1)
 
 

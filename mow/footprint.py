@@ -99,7 +99,8 @@ def _sequence(model: WorldModelConfig, action_size: int, again: bool) -> int:
 def _heads(model: WorldModelConfig, num_tasks: int) -> int:
     """Numbers that the heads keep for one token: two layers of three vectors each, logits and their logarithms."""
     width, events = model.width, num_events(model)
-    numbers = 2 * (6 * width) + (width + events) + 2 * model.num_bins
+    arrived = model.perception.latent_size if model.outcome == "arrival" else 0
+    numbers = 2 * (6 * width) + (width + events + arrived) + 2 * model.num_bins
     if model.task_head:
         numbers += 4 * width + 2 * num_tasks
     if model.prior == "local":

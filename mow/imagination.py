@@ -1,6 +1,8 @@
 """Dreaming: roll the world model forward under the policy, from contexts of replay.
 
-    context of C replay steps -> memory;  then T times:  a ~ pi(s),  h = F(z, a),  r, c = heads(h),  z ~ prior(h)
+    context of C replay steps -> memory;  then T times:  a ~ pi(s),  h = F(z, a),  z' ~ prior(h),  r, c = heads(h, z')
+
+z' is the next latent; the transition form reads r and c off h alone.
 
 Source: MoW section 3 (key-value cache), STORM (context 8, horizon 16, hard terminations). Everything without gradient
 and in evaluation mode, which the caller sets.
@@ -48,11 +50,11 @@ def begin(
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
         hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
     if start == "prior":
-        valid = ~(context.terminated | context.truncated)[:, :, -1]
+        valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
         last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
         return Begun(model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
     hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
-    return Begun(latent[:, :, -1:].contiguous(), hidden, torch.ones_like(context.terminated[:, :, -1]))
+    return Begun(latent[:, :, -1:].contiguous(), hidden, ~context.is_last[:, :, -1])
 
 
 def ahead(
@@ -70,9 +72,11 @@ def ahead(
     return Step(model.sample(logits / temperature, rng), hidden, action, raw_action, events)
 
 
-def outcome(model: WorldModel, hidden: Tensor, events: Tensor, ends: str) -> tuple[Tensor, Tensor]:
-    """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] at once: no step waits for them."""
-    reward_logits, termination_logits = model.outcome(hidden, events)
+def outcome(
+    model: WorldModel, hidden: Tensor, events: Tensor, arrived: Tensor, ends: str
+) -> tuple[Tensor, Tensor]:
+    """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] and z_{t+1} [K, B, T, Z] at once."""
+    reward_logits, termination_logits = model.outcome(hidden, events, arrived)
     terminated = (termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid()
     return two_hot_decode(reward_logits, form=model.config.two_hot_form), terminated
 
@@ -125,11 +129,11 @@ def imagine(
         taken.append(step)
         latents.append(latent)
         hiddens.append(hidden.float())
-    remembered = torch.cat(hiddens, dim=2)  # [K, B, T + 1, D]
+    seen, remembered = torch.cat(latents, dim=2), torch.cat(hiddens, dim=2)  # [K, B, T + 1, Z], [K, B, T + 1, D]
     events = torch.cat([step.events for step in taken], dim=2)
-    reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, ends)
+    reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
     return Imagination(
-        latent=torch.cat(latents, dim=2),
+        latent=seen,
         hidden=remembered,
         action=torch.cat([step.action for step in taken], dim=2),
         raw_action=torch.cat([step.raw_action for step in taken], dim=2),

@@ -1,6 +1,6 @@
 """A task as a world model imagines it, as a gymnasium environment: rewards, ends and frames are all predicted.
 
-    z_0 ~ q(z | o_0), o_0 real;   then for each action:  h = F(last tokens),  r, c = heads(h),  z ~ p(h),  o = decode(z)
+    z_0 ~ q(z | o_0), o_0 real;  then for each action:  h = F(last tokens), z ~ p(h), r, c = heads(h, z), o = decode(z)
 """
 
 from collections import deque
@@ -122,9 +122,9 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         latents, actions, firsts = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
         hidden = model.remember(latents, actions, model.window(firsts), self._dreamer.routing)[:, :, -1:]
         logits, events = model.foretell(Moment(self._latent, taken, hidden))
-        reward_logits, termination_logits = model.outcome(hidden.float(), events)
         temperature = self._dreamer.run.config.imagination.temperature
         self._latent = model.sample(logits / temperature, self._rng)
+        reward_logits, termination_logits = model.outcome(hidden.float(), events, self._latent)
         decoded = model.decode(self._latent)[k, 0, 0]  # [64, 64, 3]
         self._frame = (255.0 * decoded.float().clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy()
         self._num_steps += 1

@@ -191,6 +191,7 @@ def _random_batch(config: Config, mask: ActionMask, num_sequences: int, length: 
         terminated=flags,
         truncated=flags,
         is_first=is_first,
+        is_last=flags,
     )
 
 

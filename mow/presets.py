@@ -94,7 +94,7 @@ def mt50() -> Config:
     because 50 tasks of 300k steps at STORM's ratio are weeks of a GPU. Frames take 184 GB raw: see replay.store and
     replay.disk.
     """
-    return _robots("mt50", MT50, total_steps=300_000, modules=12)
+    return _robots("mt50", MT50, total_steps=300_000, modules=12, outcome="transition")
 
 
 def mt10() -> Config:
@@ -131,12 +131,13 @@ def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: i
 
 
 def _beyond_the_paper(config: Config) -> Config:
-    """Settings of the presets that reproduce no published run: two-hot codes decoded by the mean, task weights of the
-    terms that reach shared parameters, an Adam whose steps do not shrink where many tasks share its gradient.
+    """Settings of the presets that reproduce no published run: rewards and ends read off the step that they lead to,
+    two-hot codes decoded by the mean, task weights of the terms that reach shared parameters, an Adam whose steps do
+    not shrink where many tasks share its gradient.
     """
     return replace(
         config,
-        model=replace(config.model, two_hot_form="mean_of_symexp"),
+        model=replace(config.model, outcome="arrival", two_hot_form="mean_of_symexp"),
         loss=replace(config.loss, weighting="shared_terms"),
         optim=replace(config.optim, agent_eps=1e-8),
     )
@@ -194,6 +195,7 @@ def quickstart() -> Config:
             prior="local",
             prior_width=128,
             stale_share=0.1,
+            outcome="arrival",
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
             perception=PerceptionConfig(
                 channels=(32, 64),

@@ -42,8 +42,9 @@ def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device:
     options = config.env.options
     try:
         envs = make_vector(
-            config.tasks, seed=seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
-        )
+            config.tasks, seed=seed, num_workers=0, options=options, max_restarts=config.env.max_restarts,
+            final_frames=config.final_frames,
+        )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     limit_torch()

@@ -41,6 +41,10 @@ LOCAL = dataclasses.replace(
     MODEL, prior="local", perception=dataclasses.replace(MODEL.perception, groups=32, classes=4, latent="spatial")
 )
 
+# Reward and termination read the next latent too.
+ARRIVAL = dataclasses.replace(MODEL, outcome="arrival")
+LOCAL_ARRIVAL = dataclasses.replace(LOCAL, outcome="arrival")
+
 
 def run_config(**changes: object) -> Config:
     """A whole run on the counting environment, seconds long."""
@@ -132,4 +136,5 @@ def transitions(num_tasks: int = 3, num_sequences: int = 2, length: int = 6, *, 
         terminated=torch.rand(shape, generator=rng) < 0.1,
         truncated=torch.zeros(shape, dtype=torch.bool),
         is_first=is_first,
+        is_last=torch.zeros(shape, dtype=torch.bool),
     )

@@ -203,7 +203,7 @@ def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mow.training.checkpoint.FORMAT", 99)
         save_checkpoint(path, state)
-    assert "has format 99, this version reads 6" in mistake(capsys, copied)
+    assert "has format 99, this version reads 7" in mistake(capsys, copied)
     save_checkpoint(path, {**state, "tasks": ["tiny:pole"]})
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])

@@ -16,7 +16,17 @@ from mow.presets import atari26, storm
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import actor_critic_losses, make_lesson
 from mow.training.world_model_step import world_model_losses
-from tests.small import ACTION_SIZE, LOCAL, action_mask, agent, run_config, transitions, world_model
+from tests.small import (
+    ACTION_SIZE,
+    ARRIVAL,
+    LOCAL,
+    LOCAL_ARRIVAL,
+    action_mask,
+    agent,
+    run_config,
+    transitions,
+    world_model,
+)
 
 # What is left out does not grow with the rows: task embeddings and router. Here it is up to 5e-5.
 TOLERANCE = 2e-4
@@ -50,7 +60,14 @@ def rollouts_twice() -> Config:
     return small(actor_critic=actor_critic, model=LOCAL)
 
 
-CONFIGS = {"small": small(), "patches": patches(), "storm": lone(), "rollouts twice": rollouts_twice()}
+CONFIGS = {
+    "small": small(),
+    "patches": patches(),
+    "storm": lone(),
+    "rollouts twice": rollouts_twice(),
+    "arrival": small(model=ARRIVAL),
+    "local arrival": small(model=LOCAL_ARRIVAL),
+}
 
 
 def counted(config: Config) -> tuple[float, float]:

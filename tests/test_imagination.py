@@ -8,7 +8,7 @@ from mow.batch import Moment
 from mow.imagination import imagine
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.models import WorldModel
-from tests.small import LOCAL, MODEL, agent, transitions, world_model
+from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, agent, transitions, world_model
 
 
 def dream(start, horizon=4, seed=0, config=MODEL):
@@ -70,7 +70,7 @@ def test_shapes_and_no_gradient(start):
     assert not rollout.state.requires_grad
 
 
-@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+@pytest.mark.parametrize("config", [MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL], ids=lambda c: f"{c.prior} {c.outcome}")
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_the_cached_rollout_equals_the_full_forward(start, config):
     """One pass over context and imagined tokens gives every hidden state, reward and end of the rollout."""
@@ -84,7 +84,10 @@ def test_the_cached_rollout_equals_the_full_forward(start, config):
     hidden = model.remember(latent, action, model.window(is_first), routing)
     # 1e-5: float32 sums over other shapes; nothing else differs.
     torch.testing.assert_close(rollout.hidden[:, :, 1:], hidden[:, :, num_context:], rtol=1e-5, atol=1e-5)
-    prediction = model.predict(Moment(*(x[:, :, num_context:] for x in (latent, action, hidden))))
+    # Reward t and end t are read with the latent that action t led to.
+    prediction = model.predict(
+        Moment(*(x[:, :, num_context:] for x in (latent, action, hidden))), rollout.latent[:, :, 1:]
+    )
     torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(rollout.terminated, (prediction.termination_logits > 0).float())
 
@@ -207,3 +210,17 @@ def test_contexts_are_encoded_in_the_precision_of_autocast(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         dream("prior")
     assert set(dtypes) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_nothing_is_imagined_after_a_final_frame(start):
+    torch.manual_seed(0)
+    model, policy = world_model(ARRIVAL).eval(), agent(ARRIVAL)
+    context = transitions(length=5)
+    context.is_last[1, 0, -1] = True
+    context.is_last[2, 1, -2] = True  # the next episode has begun since
+    routing, rng = model.route(), PhiloxState.from_seed(7, "cpu")
+    ended = (context.terminated | context.truncated)[:, :, -1] if start == "prior" else torch.zeros(3, 2).bool()
+    valid = imagine(model, policy, context, routing, rng, horizon=2, start=start).valid
+    ended[1, 0] = True
+    assert torch.equal(valid, ~ended)

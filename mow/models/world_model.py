@@ -5,6 +5,7 @@
     o_t -> encoder_i -> z_t --+-> mixer_j -> Transformer_j  (j in J_k) -> join -> shared Transformer -> h_t
                         a_t --'                                                                          |
                         next latent_i, reward_i, termination_i, task  <----------------------------------'
+                                      (reward_i and termination_i read z_{t+1} too in the arrival form)
 
 Module i is the task's cluster, experts J_k its routing. Source: MoW section 3 (arXiv 2602.01270).
 """
@@ -205,20 +206,21 @@ class WorldModel(nn.Module):
         rng.advance()
         return numbers
 
-    def predict(self, moment: Moment) -> Prediction:
-        """All heads."""
-        return self.heads(moment, self._head_plan, self.shared_plan, self.embedding("heads"))
+    def predict(self, moment: Moment, arrived: Tensor | None = None) -> Prediction:
+        """All heads. Args: arrived: z_{t+1} [K, B, L, Z], needed in the arrival form."""
+        return self.heads(moment, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
 
     def foretell(self, moment: Moment) -> tuple[Tensor, Tensor]:
         """What a rollout needs to go on: prior logits [K, B, L, S, C]; and the events [K, B, L, X] that come of it."""
         return self.heads.foretell(moment, self._head_plan, self.embedding("heads"))
 
-    def outcome(self, hidden: Tensor, events: Tensor) -> tuple[Tensor, Tensor]:
+    def outcome(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
         """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end.
 
-        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them.
+        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them; arrived: z_{t+1} [K, B, L, Z],
+            drawn from what `foretell` gave; the transition form does not read it.
         """
-        return self.heads.outcome(hidden, events, self._head_plan, self.embedding("heads"))
+        return self.heads.outcome(hidden, events, arrived, self._head_plan, self.embedding("heads"))
 
     @property
     def _head_plan(self) -> RoutePlan:

@@ -8,7 +8,7 @@ from mow.config import PerceptionConfig, WorldModelConfig
 from mow.kernels import RoutePlan
 from mow.models import grow
 from mow.models.prior import LocalPrior
-from tests.small import ACTION_SIZE, LOCAL, MODEL, world_model
+from tests.small import ACTION_SIZE, ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, world_model
 
 MODULES = (0, 0, 1)
 ROUTES = torch.tensor(MODULES).unsqueeze(1)
@@ -105,13 +105,16 @@ def test_task_by_task_is_all_at_once(plan):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+@pytest.mark.parametrize(
+    "config", [MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL], ids=["dense", "local", "dense arrival", "local arrival"]
+)
 def test_the_parts_are_the_whole(config):
     model, given = world_model(config), moment(config)
-    whole = model.predict(given)
+    arrived = given.latent.roll(1, dims=1)
+    whole = model.predict(given, arrived)
     logits, events = model.foretell(given)
     torch.testing.assert_close(logits, whole.next_latent_logits)
-    reward_logits, termination_logits = model.outcome(given.hidden, events)
+    reward_logits, termination_logits = model.outcome(given.hidden, events, arrived)
     torch.testing.assert_close(reward_logits, whole.reward_logits)
     torch.testing.assert_close(termination_logits, whole.termination_logits)
 
