@@ -1,7 +1,7 @@
 """What every environment promises, and how the actions of a run with many tasks are laid out. Numpy only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,8 +15,9 @@ Action = int | NDArray[np.float32]  # index of a discrete action, or [n] in [-1,
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What the agent must know of one task before it acts.
+    """Properties of one task that the agent needs before it acts.
 
+    As JSON: `dataclasses.asdict(spec)`, and `TaskSpec(**data)` back.
     Raises: ValueError if `legal` has another length than num_actions or allows nothing.
     """
 
@@ -28,6 +29,7 @@ class TaskSpec:
     protocol: str  # a few words for logs and score tables
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "legal", tuple(self.legal))  # JSON has lists only
         if len(self.legal) != self.num_actions or not any(self.legal):
             raise ValueError(
                 f"task {self.name!r}: legal needs {self.num_actions} entries with one True or more, got {self.legal}: "
@@ -35,6 +37,37 @@ class TaskSpec:
             )
         if not self.discrete and not all(self.legal):
             raise ValueError(f"task {self.name!r}: got an illegal continuous dimension, expected none: leave it out")
+
+
+def spec_differences(before: Sequence[TaskSpec], now: Sequence[TaskSpec]) -> tuple[str, ...]:
+    """One line per difference: the task, the field and both values; empty if all tasks are the same.
+
+    Tasks are compared by name, whatever their order; the n-th of several tasks of one name with the n-th.
+    """
+    then, later = _by_name(before), _by_name(now)
+    lines = []
+    for key in dict.fromkeys((*then, *later)):
+        one, other, name = then.get(key), later.get(key), key[0]
+        if one is None or other is None:
+            lines.append(f"{name}: {'added' if one is None else 'missing now'}")
+            continue
+        for entry in fields(TaskSpec):
+            values = getattr(one, entry.name), getattr(other, entry.name)
+            if values[0] != values[1] and not (entry.name == "legal" and one.num_actions != other.num_actions):
+                lines.append(f"{name}: {entry.name} {' -> '.join(_shown(value) for value in values)}")
+    return tuple(lines)
+
+
+def _by_name(specs: Sequence[TaskSpec]) -> dict[tuple[str, int], TaskSpec]:
+    names = [spec.name for spec in specs]
+    return {(spec.name, names[:k].count(spec.name)): spec for k, spec in enumerate(specs)}
+
+
+def _shown(value: object) -> str:
+    """A field in words; legal actions by their indices."""
+    if isinstance(value, tuple):
+        return str([index for index, legal in enumerate(value) if legal])
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 class Env(Protocol):

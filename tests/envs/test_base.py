@@ -1,9 +1,12 @@
 """The layout of encoded actions, and what a TaskSpec accepts."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
-from mow.envs.base import ActionLayout, TaskSpec
+from mow.envs.base import ActionLayout, TaskSpec, spec_differences
 
 
 def spec(name: str, discrete: bool, legal: tuple[bool, ...]) -> TaskSpec:
@@ -125,3 +128,29 @@ def test_specs_refuse_what_makes_no_sense() -> None:
         spec("test:hole", False, (True, False))
     with pytest.raises(ValueError, match="got none"):
         ActionLayout.from_tasks([])
+
+
+def test_specs_go_through_json() -> None:
+    for one in (THREE, BOX):
+        assert TaskSpec(**json.loads(json.dumps(dataclasses.asdict(one)))) == one
+
+
+def test_differences_of_specs_name_task_field_and_both_values() -> None:
+    assert spec_differences([TWO, BOX, THREE], [THREE, TWO, BOX]) == ()
+    cases = {
+        "test:two: num_actions 2 -> 3": [spec("test:two", True, (True,) * 3), BOX],
+        "test:two: legal [0, 1] -> [0]": [spec("test:two", True, (True, False)), BOX],
+        "test:two: discrete True -> False": [spec("test:two", False, (True, True)), BOX],
+        "test:box: frame_skip 1 -> 4": [TWO, dataclasses.replace(BOX, frame_skip=4)],
+        "test:box: protocol 'test' -> 'other'": [TWO, dataclasses.replace(BOX, protocol="other")],
+        "test:box: missing now": [TWO],
+        "test:line: added": [TWO, BOX, LINE],
+    }
+    for line, now in cases.items():
+        assert spec_differences([TWO, BOX], now) == (line,)
+
+
+def test_tasks_of_one_name_are_compared_in_order() -> None:
+    changed = dataclasses.replace(TWO, frame_skip=2)
+    assert spec_differences([TWO, TWO], [TWO, changed]) == ("test:two: frame_skip 1 -> 2",)
+    assert spec_differences([TWO, TWO], [TWO]) == ("test:two: missing now",)
