@@ -86,6 +86,7 @@ from typing import Any
 
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
+from mow.envs.process_state import CallState
 from mow.task_sets import ATARI, ATARI26, DMC, DMC18, MT10, MT50, TINY5
 
 # A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
@@ -142,7 +143,9 @@ def check_task(name: str) -> None:
     known = task_names()
     suite, _, task = name.partition(":")
     if suite in _OPEN:
-        _loaded(suite, name).check(task)
+        state = CallState()  # checking imports the package of the task
+        with state.and_settings(environment=True), state:
+            _loaded(suite, name).check(task)
     elif name not in known:
         candidates = known if ":" in name else (*known, *SETS)
         nearest = ", ".join(get_close_matches(name, candidates, n=3, cutoff=0.0))
@@ -162,14 +165,19 @@ def make(name: str, *, seed: int, options: Mapping[str, object]) -> Env:
         installed.
     """
     check_task(name)
-    known = sorted(option for names in OPTIONS.values() for option in names)
-    for option in options:
-        if option not in known:
-            raise ValueError(f"unknown option {option!r}: expected some of {', '.join(known)}")
+    check_options(options)
     suite, _, task = name.partition(":")
     taken = {key: options[key] for key in OPTIONS[suite] if key in options}
     env: Env = _loaded(suite, name).make(task, seed=seed, **taken)
     return env
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raises: ValueError if one belongs to no suite."""
+    known = sorted(option for names in OPTIONS.values() for option in names)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"unknown option {option!r}: expected some of {', '.join(known)}")
 
 
 def remedy(suite: str) -> str:

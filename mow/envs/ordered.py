@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Frame, Restart, TaskSpec, permutation
+from mow.envs.guarded import SimulatorFailure
 from mow.envs.task_group import FLAGS, Failure, Renewed, Stepped
 
 _LOG = logging.getLogger("mow")
@@ -33,8 +34,8 @@ class Crash:
 class OrderedVectorEnv(ABC):
     """K tasks stepped together, whose order may change.
 
-    A simulator that fails (raises, hangs, dies with its process, answers with a reward that is not finite or no frame)
-    is made anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
+    A simulator that fails (raises, hangs, dies with its process, answers what cannot be used, see GuardedEnv) is made
+    anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
     The step whose answer was lost (also by a reset after the end of an episode) never happened for anybody: the action
     is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
     (EnvStep.reopened). So every step is a real one, and the episode that was lost ends where the new one begins. A
@@ -53,18 +54,25 @@ class OrderedVectorEnv(ABC):
         self._restarts = dict.fromkeys(range(len(tasks)), 0)  # by slot, of the whole run
         self._failures = dict.fromkeys(range(len(tasks)), 0)  # by slot, since its last finished episode
         self._sent: dict[int, Action] | None = None  # native actions, by slot, between send and receive
+        self._without_state: set[int] = set()  # slots that were reported for it
         self._ready = False  # reset has been called
         self._closed = False
         self._given_up = False
 
-    def _learn_specs(self, specs: Mapping[int, TaskSpec]) -> None:
+    def _set_specs(self, specs: Mapping[int, TaskSpec]) -> None:
         self.specs = tuple(specs[slot] for slot in range(len(self._slots)))
         self.layout = ActionLayout.from_tasks(self.specs)
 
     def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Open an episode in every task: frames [K, 64, 64, 3] and is_first [K], all True."""
+        """Open an episode in every task: frames [K, 64, 64, 3] and is_first [K], all True.
+
+        Raises: EnvFailure if a simulator fails.
+        """
         self._check_idle()
-        self._reset_all()
+        try:
+            self._reset_all()
+        except SimulatorFailure as failure:
+            raise self._end_with(str(failure), failure.traceback) from failure
         self._ready = True
         return self._board["frame"][self._slots], self._board["is_first"][self._slots]
 
@@ -126,26 +134,38 @@ class OrderedVectorEnv(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Where all tasks are, in their present order, as what JSON can hold; after an EnvFailure: only the order.
 
-        What cannot be asked begins a new episode when it is loaded.
+        What has none, or fails to give it, begins a new episode when it is loaded.
         """
         if self._given_up:
             states = {slot: self._lost(slot) for slot in range(len(self._names))}
         else:
             self._check_idle()
             states = self._states()
+        for slot, kept in states.items():
+            if "why" in kept and slot not in self._without_state:
+                self._without_state.add(slot)
+                lost = "a run that is resumed begins a new episode there"
+                _LOG.warning("%s: its state cannot be saved (%s): %s", self._names[slot], kept["why"], lost)
         return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
         """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
 
         Returns: the tasks k whose simulators cannot go on, with the first frame [64, 64, 3] of their new episodes.
+        Raises: EnvFailure if a simulator cannot even open one.
         """
         self._check_idle()
         order = [self._slots.tolist().index(slot) for slot in state["slots"]]
         self.reorder(order)
         states = {int(slot): kept for slot, kept in state["tasks"].items()}
         self._restarts.update((slot, kept.get("restarts", 0)) for slot, kept in states.items())
-        renewed = self._load_states(states)
+        try:
+            renewed = self._load_states(states)
+        except SimulatorFailure as failure:
+            raise self._end_with(str(failure), failure.traceback) from failure
+        for slot, why in sorted(renewed.items()):
+            if why:
+                _LOG.warning("%s: its state cannot be loaded (%s)", self._names[slot], why)
         self._ready = True
         return {k: self._board["frame"][slot].copy() for k, slot in enumerate(self._slots) if slot in renewed}
 
@@ -193,13 +213,17 @@ class OrderedVectorEnv(ABC):
                 raise self._give_up(crash, often, f" ({where})")
 
     def _give_up(self, crash: Crash, often: str = "", where: str = "") -> EnvFailure:
+        line = f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}"
+        return self._end_with(line, crash.traceback)
+
+    def _end_with(self, line: str, traceback: str) -> EnvFailure:
         """The error to raise; nothing is stepped any more."""
         self.close()
         self._given_up = True
-        return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}", crash.traceback)
+        return EnvFailure(line, traceback)
 
     def _lost(self, slot: int) -> dict[str, Any]:
-        """The state of a simulator that cannot be asked: another begins."""
+        """The state of a simulator that is gone: another begins."""
         return {"env": None, "restarts": self._restarts[slot] + 1}
 
     def _tasks(self, slots: Iterable[int]) -> tuple[str, ...]:
@@ -236,7 +260,8 @@ class OrderedVectorEnv(ABC):
     def _states(self) -> dict[int, dict[str, Any]]: ...
 
     @abstractmethod
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]: ...
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
+        """Returns: by slot, those that opened a new episode, and why, see TaskGroup."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -1,18 +1,17 @@
 """Some tasks stepped one after the other, with what they answer written into an array that may be shared memory."""
 
-import math
-import traceback
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs import make
-from mow.envs.base import FRAME_SHAPE, Action, Env, Frame, Resumable, TaskSpec
+from mow.envs.base import FRAME_SHAPE, Action, Frame, TaskSpec
+from mow.envs.guarded import GuardedEnv, SimulatorFailure
 
 # One record per slot. A slot is the place of a task in the list that the run began with; it never changes, while
 # `reorder` changes which task number shows it.
@@ -25,6 +24,7 @@ RECORD = np.dtype(
         ("truncated", np.bool_),
         ("life_lost", np.bool_),
         ("busy", np.bool_),  # being worked on; tells which task a dead or hung worker was in
+        ("called", np.float64),  # time.monotonic() of the latest call of its simulator, or of its latest beat
     ],
     align=True,
 )
@@ -56,17 +56,11 @@ Finished = tuple[int, float, int, bool | None]
 
 
 class Failure(NamedTuple):
-    """A simulator that raised; it is not used again."""
+    """A simulator that failed; it is not used again."""
 
     slot: int
     reason: str  # one line
     traceback: str
-
-    @classmethod
-    def of(cls, slot: int, error: Exception) -> "Failure":
-        """What there is to say of an error."""
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return cls(slot, reason, "".join(traceback.format_exception(error)))
 
 
 class Stepped(NamedTuple):
@@ -87,8 +81,8 @@ class Renewed(NamedTuple):
 class TaskGroup:
     """The environments of some slots, stepped one after the other; writes what they answer into `board` [K].
 
-    There are none before `build`, or before `renew` made some of them. An environment that raises, or that answers with
-    a reward that is not finite or with anything but a frame, is reported and left alone until it is renewed.
+    There are none before `build`, or before `renew` made some of them. An environment that fails is reported and left
+    alone until it is renewed.
     """
 
     def __init__(
@@ -97,22 +91,32 @@ class TaskGroup:
         self._slots, self._seed, self._options = slots, seed, options
         # One column per field, made once: a view of a record array costs more than what is written through it.
         self._board = {name: board[name] for name in RECORD.names or ()}
-        self._envs: dict[int, Env] = {}
+        self._envs: dict[int, GuardedEnv] = {}
         self._progress = {slot: _Progress() for slot in slots}
         self._still: set[int] = set()  # slots that were reported for it
+        self._fresh = False  # the first episodes are open and nothing was stepped
 
     def build(self) -> dict[int, TaskSpec]:
-        """Make all environments; what one raises is the caller's."""
-        for slot in self._each(self._slots):
-            self._make(slot, 0)
+        """Make all environments and open their first episodes, so that what cannot be played is known at the start.
+
+        Raises: SimulatorFailure of the first that fails, after the others are closed; ValueError, see GuardedEnv.
+        """
+        try:
+            for slot in self._each(self._slots):
+                self._make(slot, 0)
+                self._begin(slot)
+        except BaseException:
+            self.close()
+            raise
+        self._fresh = True
         return {slot: env.task for slot, env in self._envs.items()}
 
     def reset(self) -> None:
-        """Open an episode in every slot; what one raises is the caller's."""
-        for slot in self._each(self._envs):
-            self._open(slot)
-            for name in FLAGS:
-                self._board[name][slot] = name == "is_first"
+        """Open an episode in every slot; right after `build` they are open. Raises: SimulatorFailure."""
+        if not self._fresh:
+            for slot in self._each(self._envs):
+                self._begin(slot)
+        self._fresh = False
 
     def step(self, actions: Mapping[int, Action]) -> Stepped:
         """Take native actions, by slot."""
@@ -120,8 +124,8 @@ class TaskGroup:
         for slot in self._each(self._envs):
             try:
                 self._step(slot, actions[slot], stepped)
-            except Exception as error:  # noqa: BLE001 - whatever a simulator raises, the others go on; it is reported
-                stepped.failed.append(Failure.of(slot, error))
+            except SimulatorFailure as failure:
+                stepped.failed.append(Failure(slot, failure.reason, failure.traceback))
         return stepped
 
     def renew(self, lost: Mapping[int, tuple[int, Action]]) -> Renewed:
@@ -137,47 +141,66 @@ class TaskGroup:
             restarts, action = lost[slot]
             try:
                 renewed.first[slot] = self._renew(slot, restarts, action)
-            except Exception as error:  # noqa: BLE001 - as in step
-                renewed.failed.append(Failure.of(slot, error))
+            except SimulatorFailure as failure:
+                renewed.failed.append(Failure(slot, failure.reason, failure.traceback))
         return renewed
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
-        """By slot: the episode so far, and the environment's own state or None where it cannot tell it."""
-        return {
-            slot: {"env": env.state_dict() if isinstance(env, Resumable) else None, **asdict(self._progress[slot])}
-            for slot, env in self._envs.items()
-        }
-
-    def load_state_dict(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        """Go on from state_dict() in the slots of this group; what else is named is left alone.
-
-        Returns: slots that could not; they have opened a new episode.
-        """
-        renewed = []
+        """By slot: the episode so far, the environment's own state or None, and why where it should have one."""
+        states = {}
         for slot in self._each(self._envs):
+            own, why = self._envs[slot].state_dict()
+            states[slot] = {"env": own, **({"why": why} if why else {}), **asdict(self._progress[slot])}
+        return states
+
+    def load_state_dict(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
+        """Go on from state_dict() in the slots of this group; makes the environments that are missing.
+
+        Returns: by slot, those that could not and have opened a new episode, and why, where there is more to say than
+            that they have no state.
+        Raises: SimulatorFailure if not even that succeeds.
+        """
+        self._fresh, renewed = False, {}
+        for slot in self._each(self._slots):
             own = dict(states[slot])
-            kept = own.pop("env")
+            kept, why = own.pop("env"), own.pop("why", "")
             progress = _Progress(**own)
-            if progress.restarts != self._progress[slot].restarts:
-                self._envs[slot].close()
+            if slot not in self._envs or progress.restarts != self._progress[slot].restarts:
                 self._make(slot, progress.restarts)
             self._progress[slot] = progress
-            env = self._envs[slot]
-            if kept is None or not isinstance(env, Resumable):
-                self._open(slot)
-                renewed.append(slot)
-            else:
-                env.load_state_dict(kept)
+            try:
+                if kept is not None and self._envs[slot].load_state_dict(kept):
+                    continue
+            except SimulatorFailure as failure:
+                why = failure.reason
+                self._make(slot, progress.restarts)
+                self._progress[slot] = progress
+            self._open(slot)
+            renewed[slot] = why
         return renewed
 
     def close(self) -> None:
+        """Free all environments; what they raise is logged."""
         for env in self._envs.values():
             env.close()
 
     def _make(self, slot: int, restarts: int) -> None:
+        if slot in self._envs:
+            self._envs.pop(slot).close()
         seed = derived_seed(self._seed, slot, *([restarts, 0] if restarts else []))
-        self._envs[slot] = make(self._slots[slot], seed=seed, options=self._options)
+        self._envs[slot] = GuardedEnv(
+            self._slots[slot], seed=seed, options=self._options, on_call=partial(self._note_call, slot)
+        )
         self._progress[slot] = _Progress(restarts=restarts)
+
+    def _note_call(self, slot: int) -> None:
+        self._board["called"][slot] = time.monotonic()
+
+    def _begin(self, slot: int) -> None:
+        """Open an episode that no step led to."""
+        self._open(slot)
+        for name in FLAGS:
+            self._board[name][slot] = name == "is_first"
 
     def _open(self, slot: int) -> None:
         number, restarts = self._progress[slot].number + 1, self._progress[slot].restarts
@@ -185,21 +208,19 @@ class TaskGroup:
         # As many entries as no other seed has: those of environments are of one or three, of first episodes two.
         seed = derived_seed(self._seed, slot, number, *([restarts, 0] if restarts else []))
         frame = self._envs[slot].reset(seed=seed)[0]
-        self._check(slot, frame, 0.0)
         self._look(slot, frame)
         self._board["frame"][slot] = frame
 
     def _step(self, slot: int, action: Action, stepped: Stepped) -> None:
         frame, reward, terminated, truncated, info = self._envs[slot].step(action)
-        self._check(slot, frame, reward)
         self._look(slot, frame)
         progress = self._progress[slot]
         progress.episode_return += reward
         progress.length += 1
         if "success" in info:
-            progress.success = bool(progress.success) or bool(info["success"])
+            progress.success = bool(progress.success) or info["success"]
         ended = terminated or truncated
-        flags = (reward, ended, terminated, truncated, bool(info.get("life_lost", False)))
+        flags = (reward, ended, terminated, truncated, info.get("life_lost", False))
         for name, flag in zip(FLAGS, flags, strict=True):
             self._board[name][slot] = flag
         if ended:
@@ -210,9 +231,6 @@ class TaskGroup:
             self._board["frame"][slot] = frame
 
     def _renew(self, slot: int, restarts: int, action: Action) -> Frame:
-        if slot in self._envs:
-            with suppress(Exception):  # it has failed already, and no more is asked of it than its memory
-                self._envs.pop(slot).close()
         self._make(slot, restarts)
         self._open(slot)
         first: Frame = self._board["frame"][slot].copy()
@@ -221,15 +239,6 @@ class TaskGroup:
             self._board["is_first"][slot] = self._board["truncated"][slot] = True
             self._open(slot)
         return first
-
-    def _check(self, slot: int, frame: Frame, reward: float) -> None:
-        """Raises: ValueError if nothing can be learnt from this answer."""
-        if frame.shape != FRAME_SHAPE or frame.dtype != np.uint8:
-            raise ValueError(
-                f"{self._slots[slot]}: expected a frame uint8 {[*FRAME_SHAPE]}, got {frame.dtype} {[*frame.shape]}"
-            )
-        if not math.isfinite(reward):
-            raise ValueError(f"{self._slots[slot]}: expected a finite reward, got {reward}")
 
     def _look(self, slot: int, frame: Frame) -> None:
         """Has this episode shown anything yet? Costs nothing once it has."""

@@ -64,9 +64,10 @@ def make_vector(
         num_workers: processes.
         options: of the suites.
         max_restarts: in a row, of a simulator that fails; see OrderedVectorEnv.
-        timeout_s: how long a worker may take for a step or a reset, in seconds.
-    Raises: ValueError if num_workers or max_restarts is negative, there is no task, or a task or option is unknown;
-        ImportError if a simulator is not installed; EnvFailure if something else fails at the start.
+        timeout_s: how long one simulator in a worker may take for one call, a step or a reset, in seconds; to be made
+            it may take 10 s more. Without workers a simulator that hangs cannot be ended.
+    Raises: ValueError if num_workers or max_restarts is negative, there is no task, a task or option is unknown, or a
+        simulator fails in its constructor or first reset; ImportError if one is not installed. One line.
     """
     if num_workers < 0:
         raise ValueError(f"num_workers counts processes, got {num_workers}: pass 0 to stay in this process")
@@ -94,7 +95,7 @@ class SerialVectorEnv(OrderedVectorEnv):
     ) -> None:
         super().__init__(tasks, np.zeros(len(tasks), RECORD), seed, max_restarts)
         self._group = TaskGroup(dict(enumerate(tasks)), self._board, seed, options)
-        self._learn_specs(self._group.build())
+        self._set_specs(self._group.build())
 
     def close(self) -> None:
         """Free the simulators; more than once does no harm."""
@@ -106,7 +107,7 @@ class SerialVectorEnv(OrderedVectorEnv):
         self._group.reset()
 
     def _send_all(self, actions: Mapping[int, Action]) -> None:
-        """Nobody is there to take them before `receive`."""
+        """The step is taken by `receive`."""
 
     def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]:
         return self._group.step(actions), []
@@ -120,5 +121,5 @@ class SerialVectorEnv(OrderedVectorEnv):
     def _states(self) -> dict[int, dict[str, Any]]:
         return self._group.state_dict()
 
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
         return self._group.load_state_dict(states)

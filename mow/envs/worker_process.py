@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mow.envs.guarded import SimulatorFailure
 from mow.envs.task_group import RECORD, TaskGroup
 
 # Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the thread that asks for a
@@ -26,9 +27,18 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 class Report(NamedTuple):
     """What a worker raised, which was its end."""
 
-    kind: str  # name of the error's class
+    mendable: type[ValueError] | type[ImportError] | None  # what to raise at the start, where the user can mend it
     message: str
+    reason: str  # one line, for a task whose simulator raised: without its name
     traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Report":
+        mendable = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), None)
+        if isinstance(error, SimulatorFailure):
+            return cls(mendable, str(error), error.reason, error.traceback)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return cls(mendable, str(error), reason, "".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,22 +120,20 @@ class _Reporting:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if error is not None:
-            report = Report(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
-            # Where the parent closed the pipe or is gone, there is nobody to tell.
+            # Fails where the parent closed the pipe or is gone.
             with suppress(OSError):
-                self._connection.send((report, None))
+                self._connection.send((Report.of(error), None))
         return True
 
 
 def _work(
     connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, object]
 ) -> None:
-    """A worker's life: answer the parent until the pipe ends."""
+    """Main loop of a worker: answers the parent until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    with _Reporting(connection):
-        group = TaskGroup(slots, np.frombuffer(memory, RECORD), seed, options)
+    with _Reporting(connection), closing(TaskGroup(slots, np.frombuffer(memory, RECORD), seed, options)) as group:
         while True:
             verb, *arguments = connection.recv()
             connection.send((None, getattr(group, verb)(*arguments)))

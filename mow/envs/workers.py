@@ -15,12 +15,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from mow.envs.base import Action, TaskSpec
+from mow.envs.base import Action, EnvFailure, TaskSpec
 from mow.envs.ordered import Crash, OrderedVectorEnv
 from mow.envs.task_group import RECORD, Renewed, Stepped
 from mow.envs.worker_process import Report, Worker, end_workers, start_worker
 
-# To make one simulator may take this long on top of the time for a step: some are slow to load.
+# To start a worker, and to make one simulator, may take this long on top of the time for a step: some are slow to load.
 _MAKING_S = 10.0
 
 
@@ -54,9 +54,12 @@ class WorkerVectorEnv(OrderedVectorEnv):
         for first in range(count):
             self._workers.append(self._start(first, {slot: tasks[slot] for slot in range(first, len(tasks), count)}))
         specs: dict[int, TaskSpec] = {}
-        for answer in self._all_answers("build", making=len(tasks)):
-            specs.update(answer)
-        self._learn_specs(specs)
+        try:
+            for answer in self._all_answers("build", starting=True):
+                specs.update(answer)
+        except EnvFailure as failure:  # a worker that died or hangs
+            raise ValueError(failure.line) from failure
+        self._set_specs(specs)
 
     def close(self) -> None:
         """End the worker processes and free the shared memory; more than once does no harm."""
@@ -95,7 +98,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
                 self._workers[number] = self._start(number, worker.slots)
             if mine:
                 self._ask(self._workers[number], "renew", mine)
-        answers, crashes = self._gather(making=len(lost))
+        answers, crashes = self._gather(making=True)
         renewed = Renewed({}, [])
         for first, failed in answers:
             renewed.first.update(first)
@@ -110,8 +113,26 @@ class WorkerVectorEnv(OrderedVectorEnv):
         # The workers that are gone are replaced in the next step, which is when it is told.
         return states | {slot: self._lost(slot) for crash in crashes for slot in crash.slots}
 
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        return [slot for answer in self._all_answers("load_state_dict", states) for slot in answer]
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
+        """A worker that dies or hangs is replaced, and the simulator that it was in begins a new episode."""
+        states = dict(states)
+        renewed: dict[int, str] = {}
+        loading = [*self._workers]
+        while loading:
+            for worker in loading:
+                self._ask(worker, "load_state_dict", {slot: states[slot] for slot in worker.slots})
+            answers, crashes = self._gather(making=True)
+            renewed.update((slot, why) for answer in answers for slot, why in answer.items())
+            for crash in crashes:
+                if all(states[slot]["env"] is None for slot in crash.blamed):  # not its state is what it dies of
+                    raise self._give_up(crash)
+                states |= {slot: {**states[slot], "env": None, "why": crash.reason} for slot in crash.blamed}
+            loading = []
+            for number, worker in enumerate(self._workers):
+                if worker.ended:
+                    self._workers[number] = self._start(number, worker.slots)
+                    loading.append(self._workers[number])
+        return renewed
 
     def _start(self, number: int, slots: dict[int, str]) -> Worker:
         return start_worker(number, slots, self._memory, self._seed, self._options)
@@ -124,32 +145,32 @@ class WorkerVectorEnv(OrderedVectorEnv):
         else:
             self._asked.append(worker)
 
-    def _all_answers(self, verb: str, *arguments: object, making: int = 0) -> list[Any]:
-        """Of all workers. Raises: EnvFailure if one has none; ValueError or ImportError if that is why."""
+    def _all_answers(self, verb: str, *, starting: bool = False) -> list[Any]:
+        """Of all workers. Raises: EnvFailure if one has none; ValueError or ImportError, see `_gather`."""
         for worker in self._workers:
-            self._ask(worker, verb, *arguments)
-        answers, crashes = self._gather(making=making, starting=True)
+            self._ask(worker, verb)
+        answers, crashes = self._gather(making=starting, starting=starting)
         if crashes:
             raise self._give_up(crashes[0])
         return answers
 
-    def _gather(self, *, making: int = 0, starting: bool = False) -> tuple[list[Any], list[Crash]]:
+    def _gather(self, *, making: bool = False, starting: bool = False) -> tuple[list[Any], list[Crash]]:
         """One answer of every worker that was asked, in no particular order, and those that have none, now ended.
 
+        The time limit counts from the latest call of a simulator that is at work, not from the request.
+
         Args:
-            making: simulators that are to be made first.
+            making: simulators are made first; a call may then take longer.
             starting: raise the ValueError or ImportError of a worker here, as what the user can mend.
         """
         answers, crashes = [], self._unheard
         waiting = {worker.connection: worker for worker in self._asked}
         self._asked, self._unheard = [], []
-        deadline = time.monotonic() + self._timeout_s + _MAKING_S * making
+        asked, limit_s = time.monotonic(), self._timeout_s + _MAKING_S * making
         while waiting:
-            ready = cast(list[Connection], wait(list(waiting), max(0.0, deadline - time.monotonic())))
-            if not ready:
-                crashes += [self._hung(worker) for worker in waiting.values()]
-                break
-            for ours in ready:
+            ends = {worker.connection: self._called(worker, asked) + limit_s for worker in waiting.values()}
+            ready = wait(list(waiting), max(0.0, min(ends.values()) - time.monotonic()))
+            for ours in cast(list[Connection], ready):
                 worker = waiting.pop(ours)
                 try:
                     report, answer = ours.recv()
@@ -160,17 +181,23 @@ class WorkerVectorEnv(OrderedVectorEnv):
                         answers.append(answer)
                     else:
                         self._raise_if(starting, report)
-                        crashes.append(self._crash(worker, f"{report.kind}: {report.message}", report.traceback))
+                        crashes.append(self._crash(worker, report.reason, report.traceback))
+            if not ready:
+                now = time.monotonic()
+                for worker in [one for one in waiting.values() if self._called(one, asked) + limit_s <= now]:
+                    del waiting[worker.connection]
+                    reason = f"its worker gave no answer within {limit_s:g} s (env.timeout_s)"
+                    crashes.append(self._crash(worker, reason))
         return answers, crashes
 
     def _raise_if(self, starting: bool, report: Report) -> None:
-        mendable: dict[str, type[Exception]] = {"ValueError": ValueError, "ImportError": ImportError}
-        if starting and report.kind in mendable:
+        if starting and report.mendable is not None:
             self.close()
-            raise mendable[report.kind](report.message)
+            raise report.mendable(report.message)
 
-    def _hung(self, worker: Worker) -> Crash:
-        return self._crash(worker, f"its worker gave no answer within {self._timeout_s:g} s (env.timeout_s)")
+    def _called(self, worker: Worker, asked: float) -> float:
+        """When its present call of a simulator began, or when it was asked, if none has begun since."""
+        return max([asked, *(self._board["called"][slot] for slot in worker.slots if self._board["busy"][slot])])
 
     def _ended(self, worker: Worker) -> Crash:
         if not worker.ended:

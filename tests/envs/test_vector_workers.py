@@ -1,6 +1,7 @@
 """Worker processes: what they load, how they fail, and that they always end (mow/envs/workers.py)."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from mow.envs.base import EnvFailure
-from mow.envs.vector import WorkerVectorEnv
+from mow.envs.vector import WorkerVectorEnv, make_vector
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
@@ -70,11 +71,20 @@ def test_an_error_names_the_task_and_carries_the_traceback(tasks: tuple[str, ...
 
 
 def test_an_error_in_one_worker_ends_the_others() -> None:
-    env = make(num_workers=2, fail_at=0)
+    env = make(num_workers=2, fail_at=7)  # no episode is over before
     both = pids(env)
-    with pytest.raises(EnvFailure, match="fails at step 0"):
-        env.reset()
+    env.reset()
+    with pytest.raises(EnvFailure, match="fails at step 7"):
+        play(env, 8)
     assert all(gone(pid) for pid in both)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_first_reset_that_fails_is_one_line_at_the_start(num_workers: int) -> None:
+    with pytest.raises(ValueError, match="fails at step 0") as caught:
+        make_vector(TWO, seed=0, num_workers=num_workers, options={"fail_at": 0})
+    line = r"dummy:count-1: its simulator fails: RuntimeError: .*, as asked \(envs/dummy\.py, line \d+\)"
+    assert re.fullmatch(line.replace("count-1", "(count-1|slide)"), str(caught.value))
 
 
 def test_an_error_at_the_start_reaches_the_caller() -> None:
