@@ -52,6 +52,7 @@ from bench.race import Contestant, Inputs, Race
 from mow import envs
 from mow.envs.protocols import PROTOCOLS
 from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
+from mow.machine import available_cores
 from mow.task_sets import ATARI26, MT50
 
 _ROUNDS = 15
@@ -60,10 +61,6 @@ _STEPS = 20  # of every task in a turn
 _CPU_TURNS = 4
 _BOUND = "bare processes, free"
 _OPTIONS = {"action_set": "full"}
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 class Ours:
@@ -154,7 +151,7 @@ def needs(suite: str) -> None:
 @pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
 def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
     needs("atari")
-    race, workers = on_this_cpu(race), cores()
+    race, workers = on_this_cpu(race), available_cores()
     with ExitStack() as stack:
         ours: Peer = stack.enter_context(closing(Ours(tasks, workers=workers)))
         serial: Peer = stack.enter_context(closing(Ours(tasks, workers=0)))
@@ -184,7 +181,7 @@ def test_robots(race: Race, name: str) -> None:
     if tasks is None:
         pytest.skip(f"mow.envs has no set {name}")
     needs(tasks[0].partition(":")[0])
-    race, workers = on_this_cpu(race), cores()
+    race, workers = on_this_cpu(race), available_cores()
     with ExitStack() as stack:
         ours: Peer = stack.enter_context(closing(Ours(tasks, workers=workers)))
         serial: Peer = stack.enter_context(closing(Ours(tasks, workers=0)))
@@ -206,7 +203,7 @@ def test_start(race: Race, tasks: tuple[str, ...]) -> None:
     """From nothing to the first frames, and to the end of all processes."""
     suite = tasks[0].partition(":")[0]
     needs(suite)
-    race, workers = on_this_cpu(race, _START_ROUNDS), cores()
+    race, workers = on_this_cpu(race, _START_ROUNDS), available_cores()
     games = suite == "atari"
     memory: list[float] = []
 
@@ -364,13 +361,13 @@ def note(race: Race, title: str, num_steps: int, unit: str, by: str = "worker pr
     """What the numbers stand on, and the table."""
     info = race.benchmark.extra_info
     load = os.getloadavg()[0]
-    info.update(backend=by, cores=cores(), load_before=round(load, 2), turn_steps=num_steps)
+    info.update(backend=by, cores=available_cores(), load_before=round(load, 2), turn_steps=num_steps)
     if "peers" not in info:
         return
     micros = {"ours": info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
     if _BOUND in micros:
         info.update(floor_us=micros[_BOUND], floor_share=micros[_BOUND] / micros["ours"])
-    lines = [f"\n{title}; {cores()} cores, load {load:.1f}; noise {info['noise']:.2f}x; {info['numbers']}"]
+    lines = [f"\n{title}; {available_cores()} cores, load {load:.1f}; noise {info['noise']:.2f}x; {info['numbers']}"]
     for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
         rate = num_steps / micro * 1e6
         per_cpu = info.get("steps_per_cpu_second", {}).get(name)

@@ -16,7 +16,6 @@ others. With a GPU the gather there is timed too.
 
 import dataclasses
 import itertools
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from bench.recorded import recorded_frames
 from bench.replay_adders import Adder, Step, make_adders
 from bench.replay_peers import Drawn, make_peers
 from mow.batch import TransitionBatch
+from mow.machine import available_cores
 from mow.replay import ReplayBuffer, draw_windows, gather_windows_cuda, set_num_threads
 from mow.replay.packed import why_not_packed
 from mow.replay.store_choice import StoreKind
@@ -110,7 +110,7 @@ def step_of(frame: NDArray[np.uint8]) -> Step:
 
 def on_the_host(race: Race) -> Race:
     """With all cores that copy, torch's and ours; fewer rounds, as a round takes seconds."""
-    num_threads = min(4, os.cpu_count() or 1)
+    num_threads = min(4, available_cores())
     torch.set_num_threads(num_threads)
     set_num_threads(num_threads)
     rounds = min(race.rounds, _ROUNDS)

@@ -24,6 +24,7 @@ from mow.ablations import flat, variants
 from mow.command_line import UsageError
 from mow.config import ASIDE, Config
 from mow.config_file import read_config
+from mow.machine import available_cores
 from mow.presets import PRESETS
 from mow.resuming import claimed
 
@@ -158,7 +159,7 @@ def run_all(
     """
     env = dict(os.environ)
     if at_once > 1:
-        env["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // at_once))
+        env["OMP_NUM_THREADS"] = str(max(1, available_cores() // at_once))
     waiting, running, failed, started = deque(enumerate(jobs, 1)), list[_Running](), 0, time.monotonic()
     tasks_left = sum(len(job.config.tasks) for job in jobs)
     tasks_done = 0

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mow.machine import allowed_cores, available_cores, total_memory
+
 _PATIENCE = 180.0  # seconds that a question may take; loading torch from a cold disk takes tens
 _LITTLE_MEMORY = 2e9  # bytes; quickstart takes 1.2e9 at most
 _BUILD = "run `pip install -e .` in the checkout (it needs a C++ compiler)"
@@ -98,7 +100,7 @@ def examine() -> list[Finding]:
     questions: list[tuple[str, ...]] = [(name,) for name in ("torch", "extension", "codec", "atari", "graphics")]
     questions += [("package", one.module) for one in installed]
     questions += [("package", name) for name in SIMULATORS if _is_there(name)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         answers = dict(zip(questions, pool.map(ask, questions), strict=True))
     torch = answers["torch",]
     has_gpu = bool(torch.content.get("devices"))
@@ -285,9 +287,9 @@ def codec_and_memory(answer: Answer) -> list[Finding]:
     if answer.failure:
         return [
             Finding("codec", "note", f"liblz4 could not be tried ({answer.failure})", "see the lines above"),
-            Finding("memory", "note", f"{_total_memory() / 1e9:.1f} GB in all, free: unknown", "see the lines above"),
+            Finding("memory", "note", f"{total_memory() / 1e9:.1f} GB in all, free: unknown", "see the lines above"),
         ]
-    content, total = answer.content, f"{_total_memory() / 1e9:.1f} GB in all"
+    content, total = answer.content, f"{total_memory() / 1e9:.1f} GB in all"
     found = Finding("codec", "ok", "liblz4")
     if not content["packs"]:
         found = Finding("codec", "note", "no liblz4; replay cannot be packed", content["remedy"])
@@ -298,14 +300,12 @@ def codec_and_memory(answer: Answer) -> list[Finding]:
     return [found, Finding("memory", "ok", f"{free / 1e9:.1f} GB free of {total}")]
 
 
-def _total_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def threads(torch: Answer) -> Finding:
-    cores = len(os.sched_getaffinity(0))
+    cores, allowed = available_cores(), allowed_cores()
     used = torch.content.get("threads", "unknown")
-    found = f"{cores} cores for this process, torch uses {used}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS')}"
+    quota = f" (a CPU quota, of {allowed})" if cores < allowed else ""
+    told = os.environ.get("OMP_NUM_THREADS")
+    found = f"{cores} cores for this process{quota}, torch uses {used}, OMP_NUM_THREADS {told}"
     if isinstance(used, int) and used > cores:
         return Finding("threads", "note", found, f"set OMP_NUM_THREADS={cores}: more threads than cores are slower")
     return Finding("threads", "ok", found)

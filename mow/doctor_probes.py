@@ -55,8 +55,8 @@ def extension() -> Answer:
 
 def codec() -> Answer:
     """Whether saved replay can be packed, and the memory that this process may still take."""
+    from mow.machine import free_memory
     from mow.replay.lz4 import REMEDY, pack
-    from mow.replay.store_choice import free_memory
 
     return {"packs": pack(bytes(4096)) is not None, "remedy": REMEDY, "free_bytes": free_memory()}
 

@@ -18,6 +18,7 @@ from mow.config import Config
 from mow.config_file import read_config
 from mow.disk import folder_to_write
 from mow.restored import find_run, restore
+from mow.threads import limit_torch
 from mow.train import pick_device
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def run(asked: argparse.Namespace) -> None:
     from mow.training.held_out import play_windows
 
     device = pick_device(asked.device or config.device)
+    limit_torch()
     options = config.env.options
     try:
         envs = make_vector(

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from mow.config import Config
+from mow.machine import free_memory
 from mow.plan import Plan
 from mow.replay.packed import why_not_packed
-from mow.replay.store_choice import free_memory
 from mow.resuming import way_on
 
 _FRAME = (64, 64, 3)

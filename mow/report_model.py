@@ -14,6 +14,7 @@ from mow.film import one_strip
 from mow.report_data import Film, ModelView, Similarity
 from mow.report_film import picture
 from mow.restored import newest_checkpoint, restore
+from mow.threads import limit_torch
 from mow.train import pick_device
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device:
         )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
+    limit_torch()
     with envs:
         learner, step = restore(path, config, envs, pick_device(device))
         view = look(learner, tuple(spec.name for spec in envs.specs), checkpoint=path.name, step=step)

@@ -5,7 +5,6 @@ Builds and wires everything, then calls the loop. Nothing heavy is imported befo
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from mow.envs.base import EnvFailure
 from mow.live import watched
 from mow.origin import write_origin
 from mow.resuming import Resumption, claimed, find_resumption, read_state
-from mow.threads import Threads, share
+from mow.threads import Threads, threads_here
 
 if TYPE_CHECKING:
     import torch
@@ -314,10 +313,7 @@ def _replay(config: Config, action_size: int) -> "ReplayBuffer":
 
 
 def _threads(config: Config) -> Threads:
-    import torch
-
-    cores = len(os.sched_getaffinity(0))
-    return share(torch.get_num_threads(), cores, len(config.tasks), config.env.num_workers)
+    return threads_here(len(config.tasks), config.env.num_workers)
 
 
 def num_workers(config: Config) -> int:

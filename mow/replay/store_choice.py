@@ -2,20 +2,15 @@
 
 import logging
 import math
-import os
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from mow.machine import free_memory
 from mow.replay.packed import PackedStore, Spill, why_not_packed
 from mow.replay.stores import FrameStore, RawStore
 
 StoreKind = Literal["auto", "raw", "packed"]
-
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
-STATM = Path("/proc/self/statm")
 
 
 def make_store(
@@ -62,29 +57,3 @@ def make_store(
     beyond = f"; what outgrows that goes to {disk}" if disk is not None else ""
     logger.info("replay store: packed (%s, of which half may go to replay%s)", needed, beyond)
     return PackedStore(num_rows, capacity, frame_shape, spill=spill)
-
-
-def free_memory() -> int:
-    """Bytes that this process can still take: the least of what the system, its control group and `ulimit -v` leave it.
-
-    Where the system does not tell (it is not Linux), all of its memory.
-    """
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if MEMINFO.exists():
-        free = 1024 * _entry(MEMINFO, "MemAvailable:")
-    limit = CGROUP / "memory.max"
-    if limit.exists() and (text := limit.read_text().strip()) != "max":
-        # What was read from files counts as current, but is given back when memory runs short.
-        used = int((CGROUP / "memory.current").read_text()) - _entry(CGROUP / "memory.stat", "inactive_file")
-        free = min(free, max(int(text) - used, 0))
-    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if addresses != resource.RLIM_INFINITY and STATM.exists():
-        taken = int(STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        free = min(free, max(addresses - taken, 0))
-    return free
-
-
-def _entry(path: Path, name: str) -> int:
-    """The number after `name` in a file of names and numbers."""
-    lines = (line.split() for line in path.read_text().splitlines())
-    return next(int(words[1]) for words in lines if words[0] == name)

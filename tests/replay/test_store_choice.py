@@ -1,7 +1,6 @@
 """Raw or packed: by arithmetic, said once, with numbers and the remedy."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from mow.replay import PackedStore, RawStore, ReplayBuffer, store_choice
 from mow.replay.packed import why_not_packed
-from mow.replay.store_choice import StoreKind, free_memory, make_store
+from mow.replay.store_choice import StoreKind, make_store
 
 SHAPE = (64, 64, 3)
 RAW_BYTES = 2 * 1_000 * 64 * 64 * 3  # of the stores below
@@ -77,31 +76,6 @@ def test_an_unknown_kind_is_refused() -> None:
         make_store("zip", 1, 1, SHAPE)  # type: ignore[arg-type]
 
 
-def test_free_memory_is_what_the_system_has_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    meminfo, group = tmp_path / "meminfo", tmp_path / "group"
-    meminfo.write_text("MemTotal:  24000 kB\nMemFree: 1000 kB\nMemAvailable:   20000 kB\n")
-    group.mkdir()
-    monkeypatch.setattr(store_choice, "MEMINFO", meminfo)
-    monkeypatch.setattr(store_choice, "CGROUP", group)
-    assert free_memory() == 20_000 * 1024
-    (group / "memory.max").write_text("max\n")
-    assert free_memory() == 20_000 * 1024
-    # A container with a limit of 9 MB, 5 MB taken, of which 2 MB only cache files.
-    (group / "memory.max").write_text("9000000\n")
-    (group / "memory.current").write_text("5000000\n")
-    (group / "memory.stat").write_text("anon 3000000\ninactive_file 2000000\n")
-    assert free_memory() == 6_000_000
-    (group / "memory.current").write_text("50000000\n")
-    assert free_memory() == 0
-
-
-def test_free_memory_elsewhere_is_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = free_memory()
-    monkeypatch.setattr(store_choice, "MEMINFO", tmp_path / "none")
-    monkeypatch.setattr(store_choice, "CGROUP", tmp_path / "none")
-    assert free_memory() >= here > 0
-
-
 @needs_packing
 def test_the_buffer_tells_what_it_holds_and_will_take(tmp_path: Path) -> None:
     buffer = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, free_bytes=RAW_BYTES)
@@ -156,13 +130,3 @@ def test_raw_frames_beyond_any_memory_are_not_even_tried(caplog: pytest.LogCaptu
         store = make_store("auto", 2, 10**11 // 2, SHAPE)
     assert type(store) is PackedStore
     assert "raw frames take 1228800.00 GB" in caplog.messages[0]
-
-
-def test_free_memory_is_what_ulimit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    statm = tmp_path / "statm"
-    statm.write_text("1000 10 5 1 0 20 0\n")  # pages: 4 MB of addresses taken
-    monkeypatch.setattr(store_choice, "STATM", statm)
-    page = os.sysconf("SC_PAGE_SIZE")
-    for limit, expected in ((1_500 * page, 500 * page), (10 * page, 0)):
-        monkeypatch.setattr(store_choice.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
-        assert free_memory() == expected
