@@ -6,7 +6,6 @@ SHA-256 of all tensors, because a flipped bit in them would load in silence. Rea
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mow.clustering import Grouping
+from mow.durable import flush_file, flush_folder
 
 if TYPE_CHECKING:
     from mow.training.learner import Learner
@@ -45,9 +45,9 @@ def write_weights(path: Path, learner: "Learner", content: Mapping[str, Any]) ->
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         file.write(save(tensors, metadata={"mow_format": str(FORMAT), "mow": json.dumps(described)}))
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
     partial.replace(path)
+    flush_folder(path.parent)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

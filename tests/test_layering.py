@@ -22,13 +22,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flops": {"config"},
     "footprint": {"config", "flops"},
     "plan": {"batch", "clustering", "config", "distributions", "flops", "footprint", "models", "training"},
+    "durable": set(),
     "machine": set(),
     "threads": {"machine"},
     "distributions": {"kernels"},
     "returns": {"kernels"},
     "models": {"kernels", "batch", "config", "distributions"},
     "losses": {"kernels", "batch", "distributions"},
-    "replay": {"batch", "config", "machine", "_C"},
+    "replay": {"batch", "config", "durable", "machine", "_C"},
     "imagination": {"kernels", "batch", "models"},
     "imagined_env": {"kernels", "batch", "models", "envs", "restored"},
     "clustering": {"batch"},
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "episode_film": {"envs"},
     "evaluation_table": {"envs"},
     "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
-    "weights_file": {"clustering", "training"},
+    "weights_file": {"clustering", "durable", "training"},
     "live": {"console", "panel", "training"},
     "memory": {"config", "machine", "plan", "replay", "resuming"},
     "origin": {"__version__", "config", "replay"},
@@ -68,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report_sections": {"envs", "report_charts", "report_data", "report_html", "report_insides"},
     "training": {
         "batch", "config", "distributions", "returns", "kernels", "models", "losses", "imagination", "clustering",
-        "replay", "envs",
+        "replay", "envs", "durable",
     },
 }
 # The command lines, mow.load and what restores a run for them: they wire everything.

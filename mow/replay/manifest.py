@@ -11,12 +11,13 @@ once the newest is in place.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from mow.durable import flush_file, flush_folder
 
 VERSION = 1
 _MANIFESTS = "manifest-????????.json"
@@ -81,18 +82,8 @@ def write_durably(path: Path, parts: Sequence[bytes | memoryview]) -> tuple[int,
         for part in parts:
             file.write(part)
             crc32 = zlib.crc32(part, crc32)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
         return file.tell(), crc32
-
-
-def flush_folder(folder: Path) -> None:
-    """New names in a folder survive a crash only after this."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_checked(folder: Path, file: DataFile) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mow.durable import flush_folder
 from mow.replay.buffer import ReplayBuffer
 from mow.replay.lz4 import pack, unpack
 from mow.replay.manifest import (
@@ -18,7 +19,6 @@ from mow.replay.manifest import (
     Layout,
     Manifest,
     commit,
-    flush_folder,
     next_save,
     prune,
     read_checked,

@@ -6,13 +6,14 @@ flipped bit without a word.
 
 import os
 import pickle
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from mow.durable import copy, flush_file, flush_folder
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
 # 4: only what learns, without a checksum; 5: before the local prior read an action times e_k
@@ -68,12 +69,7 @@ def save_checkpoint(
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    # The rename itself is durable only once the folder has been flushed.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush_folder(path.parent)  # only then the rename is durable
 
 
 def _write(path: Path, content: Mapping[str, object]) -> None:
@@ -93,8 +89,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         seal = _seal(num_bytes, _crc32(file, num_bytes))
         file.seek(0, os.SEEK_END)
         file.write(seal)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -137,10 +132,7 @@ def keep_as_best(path: Path) -> None:
     """Give a checkpoint its second name, best.pt, under which it outlives `prune`."""
     best, partial = best_path(path.parent.parent), path.with_name("best.partial")
     partial.unlink(missing_ok=True)
-    try:
-        os.link(path, partial)  # takes no room
-    except OSError:  # not every file system has links
-        shutil.copyfile(path, partial)
+    copy(path, partial)
     partial.replace(best)
     partial.unlink(missing_ok=True)  # two names of one file are left as they are by a rename
 

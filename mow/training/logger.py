@@ -3,19 +3,19 @@
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
+from mow.durable import cut
 from mow.envs.base import Episode, Restart
 from mow.training.guard import REMEDY
 from mow.training.wandb_mirror import WandbMirror
@@ -90,8 +90,11 @@ class Logger:
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
         self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
         self._board = SummaryWriter(str(folder))
-        self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._lines = self._opened()
         self._started, self._cpu_before = time.monotonic(), 0.0
+
+    def _opened(self) -> TextIO:
+        return open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # closed by close()
 
     @property
     def seconds(self) -> float:
@@ -114,7 +117,10 @@ class Logger:
         It is written again. The files of TensorBoard keep both, which are equal.
         """
         self.flush()
-        os.truncate(self._lines.name, min(state["bytes"], self._lines.tell()))
+        num_bytes = min(state["bytes"], self._lines.tell())
+        self._lines.close()
+        cut(self.folder / "metrics.jsonl", num_bytes)
+        self._lines = self._opened()
         self._started, self._cpu_before = time.monotonic() - state["seconds"], state["cpu_seconds"]
 
     def episode(self, step: int, episode: Episode) -> None:
