@@ -11,11 +11,12 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,11 +27,10 @@ from mow.config import ASIDE, Config
 from mow.config_file import read_config
 from mow.machine import available_cores
 from mow.presets import PRESETS
-from mow.resuming import claimed
+from mow.run_folder import claimed
 
 # What may differ between a finished run and the one that is asked for.
 _ASIDE = ASIDE | {"preset", "folder", "insight_every"}
-_STOP_SECONDS = 20.0  # that a child may take to write down what it has, once interrupted
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def run_all(
                 say(f"[{one.number}/{len(jobs)}] {_outcome(one)}, ETA {_clock(eta)}")
             time.sleep(0.1)
     finally:
-        _stop(running)
+        _stop(running, say)
     return failed
 
 
@@ -208,23 +208,35 @@ def _outcome(one: _Running) -> str:
     return f"{one.job.name}: score {'-' if mean is None else f'{mean:.2f}'} in {took}"
 
 
-def _stop(running: Sequence[_Running]) -> None:
-    """Ask every run to save what it has and end, as its environment workers do with it; kill what does not in time.
+def _stop(running: Sequence[_Running], say: Callable[[str], None]) -> None:
+    """End every run in order and wait until it has saved, however long a large replay takes.
 
-    A second Ctrl-C ends the waiting, and the children with it.
+    A second Ctrl-C or SIGTERM kills those that are left. A closed terminal, which may be noticed twice, does not.
     """
     for one in running:
         one.process.terminate()  # not SIGINT, which the background jobs of a shell ignore
-    deadline = time.monotonic() + _STOP_SECONDS
     try:
+        with _without_hangups(), contextlib.suppress(OSError):
+            for one in running:
+                if one.process.poll() is None:
+                    say(f"waiting for {one.job.name} to save and end; a second Ctrl-C kills it, and loses what came "
+                        "after its last checkpoint")
         for one in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            one.process.wait()
     finally:
         for one in running:
             if one.process.poll() is None:
                 one.process.kill()
                 one.process.wait()
+
+
+@contextlib.contextmanager
+def _without_hangups() -> Iterator[None]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _clock(seconds: float) -> str:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import logging
+import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +15,8 @@ from mow.config import Config
 
 if TYPE_CHECKING:
     import torch
+
+_GIT_SECONDS = 20.0  # a large checkout on a network disk takes some
 
 
 def write_origin(folder: Path, config: Config, device: "torch.device", protocols: list[str]) -> None:
@@ -39,10 +44,28 @@ def write_origin(folder: Path, config: Config, device: "torch.device", protocols
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout that this package runs from; None for an installed wheel."""
+    """Commit of the checkout that this package runs from, with -dirty where files differ from it.
+
+    None for an installed wheel, and where git cannot tell: then why is logged.
+    """
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    found = subprocess.run(words, capture_output=True, text=True)
-    return found.stdout.strip() or None
+    # Tags are left out. What a hook of git sets names another repository.
+    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    env = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+    try:
+        found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, env=env, timeout=_GIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log_no_commit(str(error))
+        return None
+    said = found.stdout.decode(errors="replace").strip()
+    if found.returncode == 0 and re.fullmatch(r"[0-9a-f]{40,64}(-dirty)?", said):
+        return said
+    why = found.stderr.decode(errors="replace").strip().partition("\n")[0]
+    _log_no_commit(why or f"exit code {found.returncode}, output {said[:80]!r}")
+    return None
+
+
+def _log_no_commit(why: str) -> None:
+    logging.getLogger("mow").warning("versions.json names no commit, git cannot tell it: %s", why)

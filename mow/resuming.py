@@ -1,7 +1,5 @@
-"""Going on with a run: which checkpoint, with which flags changed, and that nobody else writes to its folder."""
+"""Going on with a run: which checkpoint, and with which flags changed."""
 
-import contextlib
-import fcntl
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -115,18 +113,3 @@ def read_state(resumption: Resumption, device: "torch.device") -> dict[str, Any]
         raise UsageError(f"{path} was written with another config ({'; '.join(differing)}): put config.json back as it "
                          "was")
     return state
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Inside, no other process may train in `folder`. Raises: UsageError if one does, or if it cannot be written to."""
-    try:
-        file = open(folder / "lock", "a", encoding="utf-8")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder} ({error.strerror}): make it writable") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another process trains in {folder}: wait for it, or give another --folder") from error
-        yield

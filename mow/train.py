@@ -17,7 +17,8 @@ from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
 from mow.live import watched
 from mow.origin import write_origin
-from mow.resuming import Resumption, claimed, find_resumption, read_state
+from mow.resuming import Resumption, find_resumption, read_state
+from mow.run_folder import claimed, clear, is_unused
 from mow.threads import Threads, threads_here
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ def _wired(
         folder_to_write(folder, "--folder")
     stack.enter_context(claimed(folder))
     if fresh:
+        if clear(folder):
+            say(f"{folder} holds a run that ended before its first step: this one takes its place")
         write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
     mirror = _mirror(config, folder) if config.wandb else None
     skip, *others = {spec.frame_skip for spec in envs.specs}
@@ -355,7 +358,7 @@ def _free_folder(config: Config) -> Path:
     """Where the run goes; not made yet. Raises: UsageError if something is there already."""
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"  # seeds may start in the same second
     folder = Path(config.folder or f"runs/{name}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_unused(folder):
         raise UsageError(f"{folder} is not empty: give another --folder, so that no run is overwritten")
     return folder
 

@@ -23,7 +23,7 @@ from mow.ablations import METHODS, meaning, variants
 from mow.command_line import UsageError, parse
 from mow.config import Config
 from mow.presets import PRESETS, atari4, quickstart
-from mow.resuming import claimed
+from mow.run_folder import claimed
 from mow.task_sets import TINY5
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -270,7 +270,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, said: list[str]) 
 
 
 def test_several_at_a_time_share_the_cores(tmp_path: Path, said: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(7)))
+    monkeypatch.setattr(ablation_runs, "available_cores", lambda: 7)
     jobs = plan(quickstart(), ["mow"], 4, tmp_path)
     assert run_all(jobs, at_once=3, say=said.append, command=fake) == 0
     assert [line.split(": ")[0] for line in said[:3]] == [f"[{n}/4] mow seed {n - 1}" for n in (1, 2, 3)]
@@ -294,7 +294,7 @@ def interrupt_when(ready, monkeypatch) -> list:
         time.sleep(seconds)
 
     monkeypatch.setattr(ablation_runs, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
-    monkeypatch.setattr(ablation_runs, "_stop", lambda running: (stop(running), stopped.extend(running)))
+    monkeypatch.setattr(ablation_runs, "_stop", lambda running, say: (stop(running, say), stopped.extend(running)))
     return stopped
 
 
@@ -315,14 +315,64 @@ def test_what_a_terminal_sends_does_not_reach_the_children_twice(tmp_path: Path,
     assert int(jobs[0].log.read_text()) != os.getpgid(0)
 
 
-def test_a_child_that_will_not_end_is_killed(tmp_path: Path, said: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(ablation_runs, "_STOP_SECONDS", 0.1)
+# Ends when it has saved, which takes a second.
+SAVES = "trap 'sleep 1; echo saved; exit 0' TERM; echo begun; while true; do sleep 0.05; done"
+
+
+def test_a_child_that_takes_long_to_save_is_waited_for(tmp_path: Path, said: list[str], monkeypatch) -> None:
     jobs = plan(quickstart(), ["mow"], 1, tmp_path)
-    stopped = interrupt_when(lambda: jobs[0].log.read_text() == "deaf\n", monkeypatch)
+    waits = []
+
+    class Patient(subprocess.Popen):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Patient)
+    stopped = interrupt_when(lambda: jobs[0].log.read_text() == "begun\n", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(jobs, at_once=1, say=said.append, command=lambda _: ["bash", "-c", SAVES])
+    assert [one.process.returncode for one in stopped] == [0]
+    assert jobs[0].log.read_text() == "begun\nsaved\n"
+    assert waits == [None], "as long as it takes"
+    assert said[-1].startswith("waiting for mow seed 0 to save and end; a second Ctrl-C kills it")
+
+
+def test_a_second_interruption_kills_a_child_that_does_not_end(tmp_path: Path, said: list[str], monkeypatch) -> None:
+    jobs = plan(quickstart(), ["mow"], 1, tmp_path)
+    interrupt_when(lambda: jobs[0].log.read_text() == "deaf\n", monkeypatch)
+    children = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            children.append(self)
+
+        def wait(self, timeout=None):
+            if self.poll() is None and not children[1:]:
+                children.append(self)
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
     deaf = "trap '' TERM; echo deaf; exec sleep 600"
     with pytest.raises(KeyboardInterrupt):
         run_all(jobs, at_once=1, say=said.append, command=lambda _: ["bash", "-c", deaf])
-    assert [one.process.returncode for one in stopped] == [-9]
+    assert children[0].returncode == -9
+
+
+def test_a_pipe_that_ends_while_it_waits_kills_nothing(tmp_path: Path, said: list[str], monkeypatch) -> None:
+    """Ctrl-C ends the reader of the pipe as well; the first line after it raises SIGHUP."""
+    jobs = plan(quickstart(), ["mow"], 1, tmp_path)
+    interrupt_when(lambda: jobs[0].log.read_text() == "begun\n", monkeypatch)
+
+    def unread(line: str) -> None:
+        if line.startswith("waiting"):
+            signal.raise_signal(signal.SIGHUP)
+
+    with handled(signal.SIGHUP, ablate._interrupt), pytest.raises(KeyboardInterrupt):
+        run_all(jobs, at_once=1, say=unread, command=lambda _: ["bash", "-c", SAVES])
+    assert jobs[0].log.read_text() == "begun\nsaved\n"
 
 
 # The whole command with a fake runner --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from mow.command_line import UsageError
 from mow.disk import folder_to_write, told_when_the_disk_fails
-from mow.resuming import claimed
+from mow.run_folder import claimed
 
 
 def failed(error: OSError, folder) -> str:

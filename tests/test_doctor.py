@@ -181,7 +181,9 @@ def test_simulators(monkeypatch):
 
 
 def test_threads(monkeypatch):
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(doctor, "available_cores", lambda: 2)
+    monkeypatch.setattr(doctor, "allowed_cores", lambda: 64)
     assert doctor.threads(Answer({"threads": 2})).verdict == "ok"
+    assert doctor.threads(Answer({"threads": 2})).found.startswith("2 cores for this process (a CPU quota, of 64)")
     assert "OMP_NUM_THREADS=2" in doctor.threads(Answer({"threads": 64})).remedy
     assert "torch uses unknown" in doctor.threads(Answer({}, "x")).found

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imagined_env": {"kernels", "batch", "models", "envs", "restored"},
     "clustering": {"batch"},
     "ablations": {"config"},
-    "ablation_runs": {"ablations", "command_line", "config", "config_file", "machine", "presets", "resuming"},
+    "ablation_runs": {"ablations", "command_line", "config", "config_file", "machine", "presets", "run_folder"},
     "ablation_table": set(),
     "disk": {"command_line", "resuming"},
     "doctor": {"machine"},
@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command_line": {"console", "envs", "config", "presets"},
     "console": set(),
     "compiler": {"command_line", "config"},
+    "run_folder": {"command_line"},
     "resuming": {"command_line", "config", "config_file", "training"},
     "ablate": {
         "ablation_runs", "ablation_table", "ablations", "command_line", "config", "disk", "envs", "presets",

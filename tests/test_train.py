@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mow import train
+from mow import threads, train
 from mow.presets import quickstart
 from mow.train import main
 
@@ -148,7 +148,7 @@ def test_workers_follow_the_spare_cores(monkeypatch):
     from tests.small import run_config
 
     for cores, want in ((1, 0), (2, 0), (3, 2), (16, 3)):
-        monkeypatch.setattr(train.os, "sched_getaffinity", lambda _pid, n=cores: set(range(n)))
+        monkeypatch.setattr(threads, "available_cores", lambda n=cores: n)
         assert train.num_workers(run_config()) == want
 
 
