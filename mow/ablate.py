@@ -22,23 +22,26 @@ from mow.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.ablations import BASELINES, METHODS, meaning, variants
 from mow.command_line import Parser, UsageError, nearest, parse, say
 from mow.config import Config
+from mow.console import complain, program
 from mow.disk import folder_to_write
 from mow.presets import PRESETS
+from mow.shell import typed_path
 from mow.task_sets import ATARI26, TINY5
 
 REMEDY = 'pip install -e ".[ablate]"'
 
 
+@program("mow.ablate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are done, 1 some failed, 2 the command cannot be carried out, 130 interrupted."""
     try:
         with _any_end_is_an_interruption():
             return _ablate(list(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
-        print(f"mow.ablate: {error}", file=sys.stderr)
+        complain(f"mow.ablate: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", flush=True)
+        say("interrupted; the same command goes on from here")
         return 130
 
 
@@ -62,7 +65,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _ablate(arguments: list[str]) -> int:
     told, extra = _told(arguments)
-    root = Path(told.folder)
+    root: Path = told.folder
     if told.table_only:
         return _tabulate(root)
     if told.seeds < 1 or told.jobs < 1:
@@ -148,7 +151,7 @@ def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--tasks", nargs="+", help="tasks, or a suite such as tiny (default: those of the preset)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"some of {', '.join(METHODS)} (default: all)")
-    parser.add_argument("--folder", default="runs/ablate", help="default: runs/ablate")
+    parser.add_argument("--folder", type=typed_path, default="runs/ablate", help="default: runs/ablate")
     parser.add_argument("--total-steps", type=int, help="environment steps per task (default: those of the preset)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores (default: 1)")
     parser.add_argument("--table-only", action="store_true", help="table and plot from what is in --folder, no runs")

@@ -28,7 +28,9 @@ from mow.config_file import read_config
 from mow.machine import available_cores
 from mow.presets import PRESETS
 from mow.run_folder import claimed
+from mow.shell import as_word
 
+PATHS = ("folder", "replay.disk")  # fields of a config
 # What may differ between a finished run and the one that is asked for.
 _ASIDE = ASIDE | {"preset", "folder", "insight_every"}
 
@@ -94,7 +96,7 @@ def overrides(base: Config, config: Config) -> list[str]:
             words.append(f"{flag}{name}" if value else f"{flag}no-{name}")
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [f"{flag}{name}", *(str(one) for one in values)]
+            words += [f"{flag}{name}", *(as_word(Path(one)) if path in PATHS else str(one) for one in values)]
     return words
 
 
@@ -141,7 +143,7 @@ def _has_checkpoint(job: Job) -> bool:
 
 
 def train_command(job: Job) -> list[str]:
-    words = ("--resume", str(job.folder)) if _has_checkpoint(job) else job.arguments
+    words = ("--resume", as_word(job.folder)) if _has_checkpoint(job) else job.arguments
     return [sys.executable, "-m", "mow.train", *words]
 
 

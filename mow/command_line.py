@@ -13,8 +13,9 @@ from typing import NoReturn
 
 from mow import envs
 from mow.config import Config
-from mow.console import tell
+from mow.console import complain, tell
 from mow.presets import BATCHINGS, PRESETS, with_batching
+from mow.shell import expanded
 
 USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
 
@@ -83,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Config:
     """
     arguments = list(arguments)
     if arguments[:1] in (["--help"], ["-h"]):
-        print(USAGE, end="")
+        tell(sys.stdout, USAGE)
         raise SystemExit(0)
     name = "quickstart"
     if arguments and not arguments[0].startswith("-"):
@@ -114,7 +115,9 @@ def override(default: Config, arguments: list[str]) -> Config:
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
     try:
-        config = dataclasses.replace(config, tasks=envs.expand(config.tasks))
+        replay = dataclasses.replace(config.replay, disk=expanded(config.replay.disk))
+        folder = expanded(config.folder)
+        config = dataclasses.replace(config, tasks=envs.expand(config.tasks), folder=folder, replay=replay)
         for task in config.tasks:
             envs.check_task(task)
     except (ImportError, ValueError) as error:
@@ -176,5 +179,5 @@ def _check_fields(default: Config, arguments: Sequence[str]) -> None:
 
 def fail(error: Exception) -> NoReturn:
     """One line on stderr, exit code 2: the user can mend this."""
-    print(f"mow.train: {error}", file=sys.stderr)
+    complain(f"mow.train: {error}")
     raise SystemExit(2)

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mow.console import complain, program, tell
 from mow.machine import allowed_cores, available_cores, total_memory
+from mow.shell import command
 
 _PATIENCE = 180.0  # seconds that a question may take; loading torch from a cold disk takes tens
 _LITTLE_MEMORY = 2e9  # bytes; quickstart takes 1.2e9 at most
@@ -75,22 +77,23 @@ PACKAGES = (
 SIMULATORS = {"mujoco": "dmc", "metaworld": "metaworld", "dm_control": "dmc"}
 
 
+@program("mow.doctor")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 training can run, 1 something needed is broken, 2 an argument was given that is none."""
     told = list(sys.argv[1:] if arguments is None else arguments)
     if told in (["--help"], ["-h"]):
-        print(__doc__, end="")
+        tell(sys.stdout, __doc__ or "")
         return 0
     if told:
-        print(f"mow.doctor: takes no arguments, got {' '.join(told)}: leave them out", file=sys.stderr)
+        complain(f"mow.doctor: takes no arguments, got {command(*told)}: leave them out")
         return 2
     findings = examine()
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         remedy = f": {finding.remedy}" if finding.remedy else ""
-        print(f"{finding.verdict:<7}{finding.name:<{width + 2}}{finding.found}{remedy}")
+        tell(sys.stdout, f"{finding.verdict:<7}{finding.name:<{width + 2}}{finding.found}{remedy}\n")
     broken = [finding.name for finding in findings if finding.verdict == "BROKEN"]
-    print(f"training cannot run: {', '.join(broken)}" if broken else "training can run")
+    tell(sys.stdout, f"training cannot run: {', '.join(broken)}\n" if broken else "training can run\n")
     return int(bool(broken))
 
 
@@ -120,9 +123,9 @@ def examine() -> list[Finding]:
 
 def ask(question: Sequence[str]) -> Answer:
     """Ask in a process of its own; whatever happens to it is an answer."""
-    command = [sys.executable, "-m", "mow.doctor_probes", *question]
+    words = [sys.executable, "-m", "mow.doctor_probes", *question]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
         return Answer({}, f"no answer in {_PATIENCE:.0f} s", died=True)
     if done.returncode < 0:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mow.ablations import flat
 from mow.command_line import Parser, UsageError, say
 from mow.config import ASIDE
+from mow.console import complain, program
 from mow.disk import folder_to_write
 from mow.evaluation_table import (
     Aggregate,
@@ -37,6 +38,7 @@ from mow.evaluation_table import (
     task_rows,
 )
 from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
+from mow.shell import typed_path
 from mow.train import num_workers, pick_device
 
 if TYPE_CHECKING:
@@ -51,15 +53,14 @@ _SAY_SECONDS = 30.0  # between two lines on how far it is
 _ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
+@program("mow.evaluate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the scores are written, 2 they cannot be had (one line says why), 130 interrupted."""
     try:
         run(read_arguments(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
-        print(f"mow.evaluate: {error}", file=sys.stderr)
+        complain(f"mow.evaluate: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -68,7 +69,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     about = "Scores of trained runs in fresh environments; several runs are taken for seeds of one method."
     parser = Parser(prog="python -m mow.evaluate", description=about, allow_abbrev=False)
     parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+        "runs", type=typed_path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
     )
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINTS, default="newest", help="of folders: which of theirs (%(default)s)"
@@ -78,7 +79,9 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--video", type=int, default=0, metavar="N", help="film the first N episodes of each task")
     parser.add_argument(
-        "--out", type=Path, help="folder for the results; default: the run's, or with several the first one's parent"
+        "--out",
+        type=typed_path,
+        help="folder for the results; default: the run's, or with several the first one's parent",
     )
     found = parser.parse_args(arguments)
     if found.episodes < 1:

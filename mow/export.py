@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mow.command_line import Parser, UsageError, say
+from mow.console import complain, program
 from mow.model_card import Card, read_scores, read_versions, write_card
 from mow.restored import WEIGHTS, environments, find_run, newest_checkpoint, restore
+from mow.shell import typed_path
 
 
+@program("mow.export", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the weights are written, 2 they cannot be had (one line says why), 130 interrupted."""
     try:
         run(read_arguments(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
-        print(f"mow.export: {error}", file=sys.stderr)
+        complain(f"mow.export: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -33,8 +34,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Weights of a trained agent as safetensors, with its config and a model card."
     parser = Parser(prog="python -m mow.export", description=about, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints")
-    parser.add_argument("--out", type=Path, help="folder to write, new or empty; default: RUN/export")
+    parser.add_argument(
+        "run", type=typed_path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+    )
+    parser.add_argument("--out", type=typed_path, help="folder to write, new or empty; default: RUN/export")
     return parser.parse_args(arguments)
 
 

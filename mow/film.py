@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
+from mow.console import complain, program
 from mow.disk import folder_to_write
 from mow.restored import find_run, restore
+from mow.shell import typed_path
 from mow.threads import limit_torch
 from mow.train import pick_device
 
@@ -34,15 +36,14 @@ _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last o
 _TAKEN = ("config", "versions", "scores", "evaluation")
 
 
+@program("mow.film", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the film is written, 2 it cannot be made (one line says why), 130 interrupted."""
     try:
         run(read_arguments(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
-        print(f"mow.film: {error}", file=sys.stderr)
+        complain(f"mow.film: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -50,13 +51,13 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Film strips of what a trained world model imagines, and how far it is from what came."
     parser = Parser(prog="python -m mow.film", description=about, allow_abbrev=False)
-    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="what mow.train or mow.export wrote")
-    parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN_FOLDER/checkpoints")
+    parser.add_argument("run_folder", type=typed_path, metavar="RUN_FOLDER", help="what mow.train or mow.export wrote")
+    parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN_FOLDER/checkpoints")
     parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")
     parser.add_argument("--windows", type=int, default=8, help="per task, for the errors (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
-    parser.add_argument("--out", type=Path, help="picture to write; default: RUN_FOLDER/film.png")
+    parser.add_argument("--out", type=typed_path, help="picture to write; default: RUN_FOLDER/film.png")
     parser.add_argument("--policy", choices=("agent", "random"), default="agent", help="who plays (%(default)s)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: as the run")
     found = parser.parse_args(arguments)

@@ -48,11 +48,13 @@ def watched(run: "Run") -> Iterator[None]:
             panel.draw(run)
 
 
-def why_no_panel(stream: TextIO, *, plain: bool) -> str | None:
+def why_no_panel(stream: TextIO | None, *, plain: bool) -> str | None:
     """None where `stream` can show a panel; else why not, in words where somebody may wonder."""
-    if plain or not stream.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+    if plain or stream is None or getattr(stream, "closed", False) or not stream.isatty():
         return ""
-    if not stream.encoding.lower().startswith("utf"):
+    if os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+        return ""
+    if not (stream.encoding or "").lower().startswith("utf"):
         return f"progress in lines: a panel needs a UTF-8 terminal, this one is {stream.encoding} (export LANG=C.UTF-8)"
     if importlib.util.find_spec("rich") is None:
         return "progress in lines: a panel needs rich (pip install rich)"
@@ -121,7 +123,7 @@ class Foot:
     def __enter__(self) -> "Foot":
         self._before = (sys.stdout, sys.stderr)
         sys.stdout = _Above(self, sys.stdout)
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             sys.stderr = _Above(self, sys.stderr)
         return self
 

@@ -100,4 +100,4 @@ class LoadedAgent:
 
 def load_run(run: str | PathLike[str], *, checkpoint: str, device: str, seed: int) -> LoadedAgent:
     """See mow.load."""
-    return LoadedAgent(find_run(Path(run), checkpoint), pick_device(device), seed)
+    return LoadedAgent(find_run(Path(run).expanduser(), checkpoint), pick_device(device), seed)

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mow.command_line import Parser, UsageError, say
+from mow.console import complain, program
 from mow.report_data import Report, RunData, read_run
 from mow.report_page import page
+from mow.shell import typed_path
 
 
+@program("mow.report", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the page is written, 2 it cannot be made (one line says why), 130 interrupted."""
     try:
@@ -27,10 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_windows=asked.windows,
         )
     except UsageError as error:
-        print(f"mow.report: {error}", file=sys.stderr)
+        complain(f"mow.report: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
     say(f"report: {path}")
     return 0
 
@@ -39,9 +40,9 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "One HTML page of what a run has learned, from its folder."
     parser = Parser(prog="python -m mow.report", description=about, allow_abbrev=False)
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what mow.train wrote")
-    parser.add_argument("--out", type=Path, help="page to write; default: RUN/report.html")
-    parser.add_argument("--checkpoint", type=Path, help="default: the newest in RUN/checkpoints")
+    parser.add_argument("run_folder", type=typed_path, metavar="RUN", help="what mow.train wrote")
+    parser.add_argument("--out", type=typed_path, help="page to write; default: RUN/report.html")
+    parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN/checkpoints")
     parser.add_argument("--windows", type=int, default=8, help="of play per task, for the films; 0: none (%(default)s)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: auto")
     found = parser.parse_args(arguments)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import UsageError, override
 from mow.config import ASIDE, Config
 from mow.config_file import config_of, read_config
+from mow.shell import command, expanded
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,10 @@ def find_resumption(arguments: Sequence[str]) -> Resumption:
     at = words.index("--resume")
     if at + 1 == len(words) or words[at + 1].startswith("-"):
         raise UsageError("--resume needs a run folder: python -m mow.train --resume runs/NAME")
-    where = Path(words[at + 1])
+    try:
+        where = Path(expanded(words[at + 1]))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     rest = words[:at] + words[at + 2 :]
     if rest and not rest[0].startswith("-"):
         raise UsageError(f"a run goes on with its own preset, got {rest[0]!r} beside --resume: leave it out")
@@ -67,10 +71,15 @@ def _located(where: Path) -> tuple[Path, Path]:
     return where, found[-1]
 
 
+def resume_command(where: Path) -> str:
+    """What to type to go on from a run folder or a checkpoint."""
+    return command("python", "-m", "mow.train", "--resume", where)
+
+
 def way_on(folder: Path) -> str:
     """What is left of a run that broke, in words."""
     found = sorted((folder / "checkpoints").glob("step_*.pt"))
-    return f"python -m mow.train --resume {folder} goes on from {found[-1]}" if found else "no checkpoint was saved"
+    return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -102,7 +111,7 @@ def read_state(resumption: Resumption, device: "torch.device") -> dict[str, Any]
         state = load_checkpoint(path, device)
     except (ValueError, OSError, RuntimeError) as error:
         others = [other for other in checkpoints(resumption.folder) if other != path]
-        remedy = f"; an earlier one: python -m mow.train --resume {others[-1]}" if others else ""
+        remedy = f"; an earlier one: {resume_command(others[-1])}" if others else ""
         raise UsageError(f"{error}{remedy}") from error
     try:
         before = config_of(json.loads(state["config"]))  # with the defaults of fields that are younger than the run

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from mow.command_line import UsageError, chatty, fail, parse, say
 from mow.config import Config
+from mow.console import complain, program
 from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
 from mow.live import watched
 from mow.origin import write_origin
-from mow.resuming import Resumption, find_resumption, read_state
+from mow.resuming import Resumption, find_resumption, read_state, resume_command
 from mow.run_folder import claimed, clear, is_unused
+from mow.shell import command
 from mow.threads import Threads, threads_here
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _LONGEST_EVALUATION = 200_000
 
 
+@program("mow.train", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done or stopped in order, 1 numbers, disk or a simulator broke, 2 it cannot start, 130 killed."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -48,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         fail(error)
     except (FloatingPointError, MemoryError, OSError) as error:
-        print(f"mow.train: {error}", file=sys.stderr)
+        complain(f"mow.train: {error}")
         return 1
     except EnvFailure as error:
-        print(f"{error.traceback}mow.train: {error.line}", file=sys.stderr)
+        complain(f"{error.traceback}mow.train: {error.line}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -132,15 +135,15 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
                 say(summary(session))
         except Stopped:
             say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
-            say(f"to go on: python -m mow.train --resume {folder}")
+            say(f"to go on: {resume_command(folder)}")
             return None
         except EnvFailure as error:
             (folder / "failure.txt").write_text(str(error) + "\n", encoding="utf-8")
             say(f"stopped at step {session.step:,}: a simulator fails for good; checkpoint: {session.save()}")
-            say(f"to go on once it is mended: python -m mow.train --resume {folder}")
+            say(f"to go on once it is mended: {resume_command(folder)}")
             raise
         took, peak = duration(session.logger.seconds), process_peak()
-    say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: tensorboard --logdir {folder}")
+    say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")
     if config.report:
         say(f"look: {write_report(folder, device=str(device))}")
     return session

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from mow import envs
+from mow.console import complain, program, tell
 from mow.envs.protocols import PROTOCOLS, table
 from mow.envs.tiny_tasks import TASKS as TINY_TASKS
+from mow.shell import expanded
 
 _WIDTH = 118
 
@@ -25,6 +27,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; --help lists the arguments")
 
 
+@program("mow.envs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 it cannot be (one line says why), 130 interrupted."""
     try:
@@ -32,13 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.preview:
             _preview(asked)
         else:
-            print(table(tuple(envs.SUITES)) if asked.protocol else listing())
-    except (ImportError, OSError, ValueError) as error:
-        print(f"mow.envs: {error}", file=sys.stderr)
+            _say(table(tuple(envs.SUITES)) if asked.protocol else listing())
+    except (ImportError, ValueError) as error:
+        complain(f"mow.envs: {error}")
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
+
+
+def _say(text: str) -> None:
+    tell(sys.stdout, text + "\n")
 
 
 def _read(arguments: Sequence[str]) -> argparse.Namespace:
@@ -59,7 +64,7 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _preview(asked: argparse.Namespace) -> None:
     *names, last = asked.preview
-    out = Path(last)
+    out = Path(expanded(last))
     if not names or out.suffix != ".png" or not out.parent.is_dir():
         raise ValueError(f"--preview needs names and then a .png in an existing folder, got {' '.join(asked.preview)}: "
                          "write --preview atari26 out.png")
@@ -70,8 +75,8 @@ def _preview(asked: argparse.Namespace) -> None:
         envs.check_task(task)
     from mow.envs.contact_sheet import write_sheet
 
-    write_sheet(tasks, out, num_steps=asked.steps, seed=asked.seed, say=print)
-    print(f"{len(tasks)} tasks after {asked.steps} random steps: {out}")
+    write_sheet(tasks, out, num_steps=asked.steps, seed=asked.seed, say=_say)
+    _say(f"{len(tasks)} tasks after {asked.steps} random steps: {out}")
 
 
 def listing() -> str:

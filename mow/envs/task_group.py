@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mow.envs.base import FRAME_SHAPE, Action, Frame, TaskSpec
 from mow.envs.guarded import GuardedEnv, SimulatorFailure
+from mow.shell import command
 
 # One record per slot. A slot is the place of a task in the list that the run began with; it never changes, while
 # `reorder` changes which task number shows it.
@@ -257,9 +258,10 @@ class TaskGroup:
         self._still.add(slot)
         shown = "the same frame" if progress.drawn else "frames of one colour"
         excuse = "unless the agent only ran against something, " if progress.drawn else ""
+        preview = command("python", "-m", "mow.envs", "--preview", name, "out.png")
         stepped.notes.append(
             f"{name} showed {shown} through a whole episode of {progress.length} steps, from which nothing can be "
-            f"learnt: {excuse}look at it with python -m mow.envs --preview {name} out.png"
+            f"learnt: {excuse}look at it with {preview}"
         )
 
     def _each(self, slots: Iterable[int]) -> Iterator[int]:

@@ -4,13 +4,14 @@
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mow.console import complain, program, tell
 from mow.envs.base import Action
 from mow.envs.tiny_tasks import GRID, SLIDE_STEP, TASKS, Catch, Dodge, Goal, Pole, Slide, TinyEnv
 
@@ -118,9 +119,10 @@ def measure(name: str, policy: Policy, *, episodes: int, seed: int) -> NDArray[n
     return returns
 
 
-def main() -> int:
+@program("mow.envs.tiny")
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print mean and standard deviation of all returns. Returns: 1 if a mean is not that of RETURNS, else 0."""
-    print(f"{'task':<12}{'policy':<8}{'mean':>9}{'std':>9}{'episodes':>10}{'stated':>9}")
+    tell(sys.stdout, f"{'task':<12}{'policy':<8}{'mean':>9}{'std':>9}{'episodes':>10}{'stated':>9}\n")
     wrong = []
     for task, reference in RETURNS.items():
         for kind, policy, stated in (
@@ -129,12 +131,12 @@ def main() -> int:
         ):
             returns = measure(task.split(":")[1], policy, episodes=reference.episodes, seed=0)
             mean, deviation = float(returns.mean()), float(returns.std(ddof=1))
-            print(f"{task:<12}{kind:<8}{mean:9.3f}{deviation:9.3f}{len(returns):10d}{stated:9.3f}")
+            tell(sys.stdout, f"{task:<12}{kind:<8}{mean:9.3f}{deviation:9.3f}{len(returns):10d}{stated:9.3f}\n")
             # The constants have 3 decimals. The draws are those that they were taken from, so nothing else may differ.
             if abs(mean - stated) > 0.0006:
                 wrong.append(f"{task}, {kind}: measured {mean:.3f}, stated {stated}")
     for line in wrong:
-        print(f"not as stated: {line}", file=sys.stderr)
+        complain(f"not as stated: {line}")
     return 1 if wrong else 0
 
 
