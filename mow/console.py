@@ -39,12 +39,12 @@ def program(name: str, *, lossy: bool = False) -> Callable[[Main], Main]:
                 with _lossy_output(name) if lossy else contextlib.nullcontext():
                     return main(arguments)
             except (OSError, MemoryError) as error:
-                complain(f"{name}: {error or type(error).__name__}")
+                complain(f"{name}: {str(error) or type(error).__name__}")
                 return 1
             except KeyboardInterrupt:
                 return 130
             finally:
-                _flush()
+                _flush(name)
 
         return run
 
@@ -133,11 +133,13 @@ def _discard(stream: IO[str], *, for_good: bool) -> None:
         os.close(before)
 
 
-def _flush() -> None:
+def _flush(name: str) -> None:
     """What was printed by others; at the exit of the interpreter a failure would be a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
-        except OSError:
+        except OSError as error:
             _discard(stream, for_good=True)
+            if error.errno not in _GONE:
+                _say_lost(name, error.strerror)

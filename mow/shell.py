@@ -10,8 +10,13 @@ from pathlib import Path
 def expanded(text: str) -> str:
     """A path with its leading `~` or `~user` replaced, which a shell does not do in `--folder=~/runs`.
 
-    Raises: ValueError in one line where that user has no home folder.
+    Raises: ValueError in one line where that user has no home folder, and for bytes that are no text, which TensorBoard
+        and reports cannot write.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{_escaped(text)} has bytes that are no UTF-8 text: give the path another name") from error
     if not text.startswith("~"):
         return text
     try:

@@ -1,7 +1,9 @@
 """Whoever looks on is gone: a run saves what it has and ends, whatever it was saying."""
 
+import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -50,3 +52,31 @@ def test_a_run_whose_pipe_nobody_reads_saves(tmp_path: Path) -> None:
     process.stdout.close()
     assert process.wait(timeout=60) == 0
     assert 0 < saved(folder) < 4000
+
+
+@pytest.mark.parametrize(
+    ("streams", "said"),
+    [
+        (">&- 2>&- <&-", ""),
+        ("> /dev/full", "mow.train: the output takes no more (No space left on device): lines are lost, all else goes "
+                        "on\n"),
+    ],
+)
+def test_a_run_whose_output_cannot_be_written_trains(tmp_path: Path, streams: str, said: str) -> None:
+    folder = tmp_path / "run"
+    command = shlex.join([sys.executable, "-m", "mow.train", "quickstart", *DUMMY, "--folder", str(folder)])
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["bash", "-c", f"{command} {streams}"], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, said)
+    assert saved(folder) == 20
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_in_a_restricted_encoding_trains(tmp_path: Path) -> None:
+    folder = tmp_path / "gr\xf6\xdfe"
+    command = [sys.executable, "-m", "mow.train", "quickstart", *DUMMY, "--folder", str(folder)]
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"gr\\xf6\\xdfe" in done.stdout
+    assert saved(folder) == 20
