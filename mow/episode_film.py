@@ -1,6 +1,6 @@
 """Episodes as animated GIFs: what a task showed while it was played, with its clock and its return below."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,13 +33,11 @@ class Clip:
 class WatchedEnvs:
     """Environments that hand everything on, and keep the first episodes of every task for a film.
 
-    Args:
-        num_clips: episodes per task whose frames are kept.
-        on_episode: called with the task's index whenever an episode has ended.
+    Args: num_clips: episodes per task whose frames are kept.
     """
 
-    def __init__(self, envs: VectorEnv, *, num_clips: int, on_episode: Callable[[int], None]) -> None:
-        self._envs, self._num_clips, self._on_episode = envs, num_clips, on_episode
+    def __init__(self, envs: VectorEnv, *, num_clips: int) -> None:
+        self._envs, self._num_clips = envs, num_clips
         self.episodes: list[list[Episode]] = [[] for _ in envs.specs]
         self.clips: list[list[Clip]] = [[] for _ in envs.specs]
 
@@ -78,7 +76,6 @@ class WatchedEnvs:
                 if running is not None:
                     running.end = ended[k]
                 self._begin(k, step.frame[k])
-                self._on_episode(k)
             elif running is not None:
                 running.frames.append(step.frame[k].copy())
                 running.earned.append(running.earned[-1] + float(step.reward[k]))

@@ -8,7 +8,6 @@ episodes as GIFs. Nothing heavy is imported before the command line is understoo
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
 
 # Agent steps: a full Atari episode may last so long.
 _LONGEST_EPISODE = 27_000
-
-_SAY_SECONDS = 30.0  # between two lines on how far it is
 
 # What may differ between seeds of one method.
 _ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
@@ -201,35 +198,27 @@ def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[s
     return shown
 
 
-class Progress:
-    """Says now and then how many episodes have ended, of those that count."""
-
-    def __init__(self, num_tasks: int, episodes: int) -> None:
-        self._ended, self._episodes, self._said = [0] * num_tasks, episodes, time.monotonic()
-
-    def more(self, k: int) -> None:
-        """One more of task k; a task that has all of its own plays on until the others have theirs."""
-        self._ended[k] = min(self._ended[k] + 1, self._episodes)
-        if time.monotonic() - self._said >= _SAY_SECONDS:
-            self._said = time.monotonic()
-            say(f"{sum(self._ended)} of {len(self._ended) * self._episodes} episodes")
-
-
 def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
     """All episodes of one run; its films go to `videos`."""
     from mow.episode_film import WatchedEnvs, write_gif
     from mow.kernels import PhiloxState
     from mow.training.evaluator import evaluate
+    from mow.training.scoring_progress import ScoringProgress
 
-    envs = WatchedEnvs(
-        environments(one, seed=asked.seed, workers=num_workers(one.config)),
-        num_clips=asked.video,
-        on_episode=Progress(len(one.config.tasks), asked.episodes).more,
-    )
-    with envs:
+    progress = ScoringProgress(len(one.config.tasks), asked.episodes, say)
+    with WatchedEnvs(
+        environments(one, seed=asked.seed, workers=num_workers(one.config)), num_clips=asked.video
+    ) as envs:
         learner, step = restore(one.checkpoint, one.config, envs, device)
         learner.rng = PhiloxState.from_seed(asked.seed, device)  # so that the draws hang on --seed alone
-        results = evaluate(learner, envs, episodes=asked.episodes, max_steps=asked.episodes * _LONGEST_EPISODE)
+        results = evaluate(
+            learner,
+            envs,
+            episodes=asked.episodes,
+            max_steps=asked.episodes * _LONGEST_EPISODE,
+            on_episode=progress.episode,
+            check_stop=progress.step,
+        )
         tasks = {}
         for result, episodes, clips in zip(results, envs.episodes, envs.clips, strict=True):
             successes = tuple(episode.success for episode in episodes[: len(result.returns)])

@@ -103,15 +103,11 @@ def test_videos(copied):
 
 
 def test_a_film_shows_what_was_seen(tmp_path):
-    ended = []
-    with WatchedEnvs(
-        SerialVectorEnv(["dummy:count-0"], seed=0, options={}), num_clips=1, on_episode=ended.append
-    ) as envs:
+    with WatchedEnvs(SerialVectorEnv(["dummy:count-0"], seed=0, options={}), num_clips=1) as envs:
         envs.reset()
         while len(envs.episodes[0]) < 2:
             envs.step(envs.layout.random(np.random.default_rng(0)))
         (clip,) = envs.clips[0]
-        assert ended == [0, 0]
         assert clip.end == envs.episodes[0][0]
         assert len(clip.frames) == clip.end.length
         write_gif(tmp_path / "film.gif", envs.clips[0])
@@ -127,9 +123,7 @@ def test_a_film_shows_what_was_seen(tmp_path):
 
 def test_a_film_leaves_out_what_a_lost_simulator_began():
     with WatchedEnvs(
-        SerialVectorEnv(["dummy:count-0"], seed=0, options={"fail_at": 16}, max_restarts=3),
-        num_clips=3,
-        on_episode=lambda k: None,
+        SerialVectorEnv(["dummy:count-0"], seed=0, options={"fail_at": 16}, max_restarts=3), num_clips=3
     ) as envs:
         envs.reset()
         lost = 0
@@ -241,10 +235,10 @@ def test_without_pillow_only_films_are_missing(copied, capsys, monkeypatch):
 
 
 def test_long_play_says_how_far_it_is(copied, capsys, monkeypatch):
-    monkeypatch.setattr("mow.evaluate._SAY_SECONDS", 0.0)
+    monkeypatch.setattr("mow.training.scoring_progress.SAY_SECONDS", 0.0)
     assert main([str(copied), "--episodes", "1"]) == 0
     said = capsys.readouterr().out
-    assert "1 of 4 episodes\n" in said
+    assert "1 of 4 episodes, " in said
     assert "5 of 4" not in said
 
 

@@ -5,6 +5,7 @@ first to end are not favoured by being short, because each copy goes on until it
 later is left out. An episode whose simulator fails is lost, and another is played in its place.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,24 @@ class TaskEvaluation:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, envs: VectorEnv, *, episodes: int, max_steps: int) -> list[TaskEvaluation]:
+def evaluate(
+    learner: Learner,
+    envs: VectorEnv,
+    *,
+    episodes: int,
+    max_steps: int,
+    on_episode: Callable[[int], None] = lambda k: None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[TaskEvaluation]:
     """Play until every task has finished `episodes` episodes; actions are drawn from the policy.
 
     Args:
         envs: fresh environments in the learner's task order, each task as many times in a row as the others: copies,
             that play its episodes side by side.
         max_steps: agent steps per copy after which it ends all the same; a task may then have fewer episodes, or none.
+        on_episode: called with the task's index in `learner.tasks` when an episode that counts has ended.
+        check_stop: called once before every step of all tasks; it stops the play by raising.
+    Raises: what `check_stop` raises.
     Source: STORM (sampled actions).
     """
     learner.world_model.eval()
@@ -47,6 +59,7 @@ def evaluate(learner: Learner, envs: VectorEnv, *, episodes: int, max_steps: int
     played: list[list[tuple[float, int]]] = [[] for _ in wanted]  # return and length, by slot
     frame, is_first = envs.reset()
     for _ in range(max_steps):
+        check_stop()
         seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
         opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
         with learner.still.reading():
@@ -57,6 +70,7 @@ def evaluate(learner: Learner, envs: VectorEnv, *, episodes: int, max_steps: int
         for episode in step.finished:
             if len(played[episode.index]) < wanted[episode.index]:
                 played[episode.index].append((episode.episode_return, episode.length))
+                on_episode(episode.index // copies)
         if all(len(found) == number for found, number in zip(played, wanted, strict=True)):
             break
     evaluations = []

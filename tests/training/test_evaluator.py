@@ -2,6 +2,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from mow.distributions import ActionMask
@@ -10,17 +11,18 @@ from mow.envs.vector import SerialVectorEnv
 from mow.training.evaluator import TaskEvaluation, evaluate
 from mow.training.learner import Learner
 from mow.training.scores import Cost, write_scores
+from mow.training.scoring_progress import ScoringProgress
 from tests.small import run_config
 
 
-def played(episodes, max_steps=200):
+def played(episodes, max_steps=200, **callbacks):
     config = run_config()
     with SerialVectorEnv(config.tasks, seed=3, options={}) as envs:
         layout = envs.layout
         mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
         learner = Learner(config, mask, torch.device("cpu"))
         before = {n: t.clone() for n, t in learner.world_model.state_dict().items()}
-        results = evaluate(learner, envs, episodes=episodes, max_steps=max_steps)
+        results = evaluate(learner, envs, episodes=episodes, max_steps=max_steps, **callbacks)
         for name, tensor in learner.world_model.state_dict().items():
             assert torch.equal(before[name], tensor), f"evaluation changed {name}"
         return results
@@ -40,7 +42,7 @@ class Scripted:
 
     def __init__(self, envs, copies):
         self.specs = [spec for spec in envs.specs for _ in range(copies)]
-        self.number, self.actions = 0, []
+        self.layout, self.number, self.actions = envs.layout, 0, []
 
     def reset(self):
         return np.zeros((len(self.specs), *FRAME_SHAPE), np.uint8), np.ones(len(self.specs), bool)
@@ -57,13 +59,19 @@ class Scripted:
         return SimpleNamespace(frame=frame, is_first=is_first & False, finished=finished)
 
 
-def test_copies_share_out_the_episodes_and_none_counts_for_being_quick():
+def scripted_play(**arguments):
     config = run_config()
     with SerialVectorEnv(config.tasks, seed=3, options={}) as envs:
         layout = envs.layout
         mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
         scripted = Scripted(envs, copies=2)
-        results = evaluate(Learner(config, mask, torch.device("cpu")), scripted, episodes=3, max_steps=99)
+        learner = Learner(config, mask, torch.device("cpu"))
+        return scripted, evaluate(learner, scripted, max_steps=99, **arguments)
+
+
+def test_copies_share_out_the_episodes_and_none_counts_for_being_quick():
+    scripted, results = scripted_play(episodes=3)
+    config, layout = run_config(), scripted.layout
     assert scripted.actions[0] == (2 * len(config.tasks), layout.size)
     assert [r.task for r in results] == list(config.tasks)
     # Two of the first copy and one of the second, though the first has ended a third one before.
@@ -72,6 +80,43 @@ def test_copies_share_out_the_episodes_and_none_counts_for_being_quick():
     assert results[1].returns == (200.0, 201.0, 300.0)
     last = 2 * len(config.tasks) - 2
     assert scripted.number == max(2 * (last + 2), last + 3), "it ends with the last episode that counts"
+
+
+def test_every_episode_that_counts_is_announced_and_no_other():
+    ended = []
+    _, results = scripted_play(episodes=3, on_episode=ended.append)
+    assert sorted(ended) == [k for k in range(len(results)) for _ in range(3)]
+
+
+def test_it_stops_before_the_next_step_of_all_tasks():
+    class Stop(Exception):
+        pass
+
+    steps = []
+
+    def check():
+        steps.append(len(steps))
+        if len(steps) == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        played(3, check_stop=check)
+    assert steps == [0, 1, 2, 3], "checked once before every step"
+    checks = []
+    scripted, _ = scripted_play(episodes=3, check_stop=lambda: checks.append(0))
+    assert len(checks) == scripted.number
+
+
+def test_progress_is_said_now_and_then_and_stops_are_passed_on(monkeypatch):
+    clock = iter([0.0, 10.0, 31.0, 31.0, 32.0])
+    monkeypatch.setattr("mow.training.scoring_progress.time.monotonic", lambda: next(clock))
+    said, stops = [], []
+    progress = ScoringProgress(2, 3, said.append, lambda: stops.append(0))
+    for _ in range(3):
+        progress.step()
+        progress.episode(1)
+    assert said == ["1 of 6 episodes, 1 steps"]
+    assert len(stops) == 3
 
 
 def test_the_limit_ends_it():
