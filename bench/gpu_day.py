@@ -27,7 +27,7 @@ A copy of the checkout without its .git is told which commit it is by MOW_COMMIT
 
 A machine without a network needs its missing packages as wheels, made for its Python where there is a network:
 
-    python -m bench.wheels fetch wheels --python 3.12 --robots --scores
+    python -m bench.wheels fetch wheels --python 3.12 --robots
 
 Step `install` then runs `pip install --no-index --find-links wheels -e .`: what is installed stays as it is where it is
 new enough, torch and triton among it, since they are not in the folder. Keep one version of each wheel there.

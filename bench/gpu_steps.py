@@ -304,7 +304,7 @@ STEPS: tuple[Step, ...] = (
         400,
         90,
         "scores beside random play and the published methods",
-        needs=(*_ATARI, "module:rliable", "file:runs/atari4/checkpoints/step_*.pt"),
+        needs=(*_ATARI, "file:runs/atari4/checkpoints/step_*.pt"),
         result="runs/atari4/evaluation.json",
         after="atari4",
     ),

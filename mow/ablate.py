@@ -72,7 +72,7 @@ def _ablate(arguments: list[str]) -> int:
         raise UsageError(f"--seeds and --jobs must be 1 or more, got {told.seeds} and {told.jobs}")
     parent = parent_config(told.preset, told.tasks, told.total_steps, extra)
     jobs = plan(parent, chosen_methods(parent, told.methods), told.seeds, root)
-    _check_packages()
+    _check_matplotlib()
     _claim(root, parent)
     left = unfinished(jobs, say)
     say(f"{len(jobs)} runs in {root}, {len(jobs) - len(left)} finished already, {len(left)} to go")
@@ -158,14 +158,12 @@ def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args(arguments), extra
 
 
-def _check_packages() -> None:
-    """What the table needs, before hours are spent on runs."""
+def _check_matplotlib() -> None:
+    """Before hours are spent on runs. Raises: UsageError without the package that draws the plot."""
     try:
-        for package in ("rliable.library", "matplotlib.figure"):
-            import_module(package)
-    # A version of arch or pandas that rliable does not know fails with a TypeError while it is loaded.
-    except (ImportError, TypeError) as error:
-        raise UsageError(f"the table and the plot cannot be made ({error}): {REMEDY}") from error
+        import_module("matplotlib.figure")
+    except ImportError as error:
+        raise UsageError(f"the plot cannot be made ({error}): {REMEDY}") from error
 
 
 def _claim(root: Path, parent: Config) -> None:
@@ -191,7 +189,7 @@ def _tabulate(root: Path) -> int:
     if not results:
         say(f"no finished run in {root}: no table")
         return 1
-    _check_packages()
+    _check_matplotlib()
     rows = summarise(results)
     title = f"{parent['preset']}: {len(parent['tasks'])} tasks, {parent['total_steps']:,} steps per task"
     write_table(root, rows, title=title, meanings={name: meaning(name) for name in METHODS})

@@ -25,6 +25,7 @@ from mow.ablations import flat, variants
 from mow.command_line import UsageError
 from mow.config import ASIDE, Config
 from mow.config_file import read_config
+from mow.file_names import file_name
 from mow.machine import available_cores
 from mow.presets import PRESETS
 from mow.run_folder import claimed
@@ -77,7 +78,7 @@ def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list
             for config in variants(parent, method):
                 folder = root / method / f"seed-{seed}"
                 if method == "storm":
-                    folder = folder / config.tasks[0].replace(":", "-")
+                    folder = folder / file_name(config.tasks[0])
                 told = replace(config, seed=seed, folder=str(folder), report=False)  # python -m mow.report makes one
                 arguments = (parent.preset, *overrides(PRESETS[parent.preset](), told))
                 jobs.append(Job(method, seed, told, arguments))

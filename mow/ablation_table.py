@@ -1,10 +1,7 @@
 """What a grid of runs amounts to: table.md, table.json and scores.png from the scores.json of its runs.
 
-    mean = average over seeds and tasks of normalised scores [S, K]; IQM = the same over their middle half
-
-Intervals: 95 %, percentiles of a stratified bootstrap: seeds are drawn anew within every task. That takes the tasks of
-one run for independent, which a run that trains them together does not grant, so the means of the seeds are shown too.
-Source: Agarwal et al. (2021), rliable.
+Mean and IQM of normalised scores [S seeds, K tasks] and their intervals: mow.aggregates. The intervals take the tasks
+of one run for independent, so the means of the seeds are shown too.
 """
 
 import json
@@ -15,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Interval = tuple[float, float]
+from mow.aggregates import AGGREGATES, RESAMPLES, Interval, aggregates, intervals
 
-RESAMPLES = 2000
 _COLOURS = {"parent": "#d1495b", "baseline": "#3d5a80", "ablation": "#6b6b6b"}
 
 
@@ -93,27 +88,6 @@ def summarise(results: Sequence[Result]) -> list[Row]:
     return sorted(rows, key=lambda row: math.inf if row.mean is None else -row.mean)
 
 
-def aggregates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores [S, K] -> (mean, IQM): [2]."""
-    from rliable import metrics
-
-    return np.array([metrics.aggregate_mean(scores), metrics.aggregate_iqm(scores)])
-
-
-def intervals(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> NDArray[np.float64]:
-    """Scores [S, K] -> 95 % intervals of (mean, IQM): [2, 2], the lower ends first; the same at every call."""
-    from rliable import library
-
-    # rliable draws from NumPy's global generator, whatever it is told: it is seeded here and put back.
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        _, found = library.get_interval_estimates({"method": scores}, aggregates, reps=resamples)
-    finally:
-        np.random.set_state(state)
-    return found["method"]
-
-
 def write_table(root: Path, rows: Sequence[Row], *, title: str, meanings: Mapping[str, str]) -> None:
     """table.md and table.json."""
     content = {
@@ -175,16 +149,16 @@ def _row(method: str, results: Sequence[Result]) -> Row:
     # A task has references in all seeds or in none.
     known = [[score for score in column if score is not None] for column in columns]
     matrix = np.array([column for column in known if column]).T  # [S, K]
-    mean, iqm = aggregates(matrix).tolist() if matrix.size else (None, None)
-    interval = intervals(matrix) if len(results) >= 2 and matrix.size else None
+    values = dict(zip(AGGREGATES, aggregates(matrix).tolist(), strict=True)) if matrix.size else {}
+    drawn = intervals(matrix) if matrix.size else {}
     counts = [result.parameters for result in results if result.parameters is not None]
     return Row(
         method=method,
         seeds=tuple(result.seed for result in results),
-        mean=mean,
-        mean_interval=None if interval is None else (float(interval[0, 0]), float(interval[1, 0])),
-        iqm=iqm,
-        iqm_interval=None if interval is None else (float(interval[0, 1]), float(interval[1, 1])),
+        mean=values.get("mean"),
+        mean_interval=drawn.get("mean"),
+        iqm=values.get("IQM"),
+        iqm_interval=drawn.get("IQM"),
         seed_means=tuple(float(x) for x in matrix.mean(axis=1)) if matrix.size else (),
         tasks={task: float(np.mean(k)) if k else None for task, k in zip(tasks, known, strict=True)},
         parameters=float(np.mean(counts)) if len(counts) == len(results) else None,

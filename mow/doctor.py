@@ -70,7 +70,8 @@ PACKAGES = (
     Package("gymnasium", "gymnasium", "Atari and imagined environments"),
     Package("ale_py", "ale-py", "Atari"),
     Package("cv2", "opencv-python-headless", "Atari and pictures"),
-    Package("rliable.library", "rliable", "the tables of mow.ablate and mow.evaluate"),
+    Package("matplotlib.figure", "matplotlib", "the plot of mow.ablate"),
+    Package("PIL.Image", "pillow", "the GIFs of mow.evaluate"),
     Package("safetensors.torch", "safetensors", "mow.export and what it wrote"),
 )
 # The robots' suites: module and what asks for it.

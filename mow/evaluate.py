@@ -36,6 +36,7 @@ from mow.evaluation_table import (
     task_grid,
     task_rows,
 )
+from mow.file_names import file_name
 from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.shell import typed_path
 from mow.train import num_workers, pick_device
@@ -94,7 +95,8 @@ def run(asked: argparse.Namespace) -> None:
     """Restore, play, tabulate, write. Raises: UsageError if something that is asked for is not to be had."""
     runs = comparable([find_run(path, asked.checkpoint) for path in asked.runs], asked.seed)
     out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
-    _check_packages(video=asked.video > 0)
+    if asked.video:
+        _check_pillow()
     device = pick_device(asked.device)
     if len(runs) > 1:
         for one in runs:  # all are opened before the first is played: a broken one is told at once
@@ -164,8 +166,8 @@ def remarks(
         lines.append("no intervals: they are drawn from runs that differ in their seed, name two or more")
     else:
         lines.append(
-            f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task, by rliable; coarse with "
-            "few runs, and they take the tasks of a run for independent"
+            f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task; coarse with few runs, "
+            "and they take the tasks of a run for independent"
         )
     differing = sorted(
         {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
@@ -224,7 +226,7 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
             successes = tuple(episode.success for episode in episodes[: len(result.returns)])
             tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
             if asked.video and result.returns:
-                path = folder_to_write(videos, "--out") / f"{result.task.replace(':', '-')}.gif"
+                path = folder_to_write(videos, "--out") / f"{file_name(result.task)}.gif"
                 write_gif(path, clips)
                 say(f"video: {path}")
         protocols = {spec.name: spec.protocol for spec in envs.specs}
@@ -239,18 +241,12 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
     )
 
 
-def _check_packages(*, video: bool) -> None:
-    """What tables and films need, before minutes are spent on play."""
+def _check_pillow() -> None:
+    """Before minutes are spent on play. Raises: UsageError without the package that writes GIFs."""
     try:
-        import_module("rliable.library")
-    # A version of arch or pandas that rliable does not know fails with a TypeError while it is loaded.
-    except (ImportError, TypeError) as error:
-        raise UsageError(f'the intervals cannot be computed ({error}): pip install -e ".[ablate]"') from error
-    if video:
-        try:
-            import_module("PIL.Image")
-        except ImportError as error:
-            raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
+        import_module("PIL.Image")
+    except ImportError as error:
+        raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
 
 
 def _write(path: Path, text: str) -> None:

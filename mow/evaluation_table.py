@@ -1,11 +1,8 @@
 """What evaluated runs amount to: a table per task, aggregates over tasks and seeds, the published scores beside them.
 
     normalised = (return - random) / (reference - random)                          [S runs, K tasks]
-    mean, median (of the tasks' means over runs), IQM (mean of the middle half of all S * K), optimality gap
-    = mean of max(0, 1 - normalised)
 
-Intervals: 95 %, percentiles of a stratified bootstrap: runs are drawn anew within every task. That takes the tasks of
-one run for independent, which a run that trains them together does not grant. Source: Agarwal et al. (2021), rliable.
+Aggregates and their intervals: mow.aggregates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mow.aggregates import AGGREGATES, RESAMPLES, Interval, aggregates, intervals
 from mow.envs.published import PUBLISHED_STEPS, published_returns
 from mow.envs.references import normalised_return, reference_returns
-
-Interval = tuple[float, float]
-
-AGGREGATES = ("mean", "median", "IQM", "optimality gap")
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -106,37 +99,12 @@ def normalised_scores(rows: Sequence[TaskRow]) -> NDArray[np.float64]:
     return np.array(columns, np.float64).T
 
 
-def aggregates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores [S, K] -> what AGGREGATES names: [4]."""
-    from rliable import metrics
-
-    found = (
-        metrics.aggregate_mean(scores),
-        metrics.aggregate_median(scores),
-        metrics.aggregate_iqm(scores),
-        metrics.aggregate_optimality_gap(scores),
-    )
-    return np.array(found)
-
-
 def summarise(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Aggregate]:
     """Scores [S, K] -> name -> aggregate, the same at every call; empty where there are no scores."""
     if scores.size == 0:
         return {}
-    values = aggregates(scores)
-    if len(scores) < 2:
-        return {name: Aggregate(float(x), None) for name, x in zip(AGGREGATES, values, strict=True)}
-    from rliable import library
-
-    # rliable draws from NumPy's global generator, whatever it is told: it is seeded here and put back.
-    state = np.random.get_state()
-    np.random.seed(0)
-    try:
-        _, found = library.get_interval_estimates({"runs": scores}, aggregates, reps=resamples)
-    finally:
-        np.random.set_state(state)
-    low, high = found["runs"]  # [4] each
-    return {name: Aggregate(float(values[i]), (float(low[i]), float(high[i]))) for i, name in enumerate(AGGREGATES)}
+    drawn = intervals(scores, resamples=resamples)
+    return {name: Aggregate(float(x), drawn.get(name)) for name, x in zip(AGGREGATES, aggregates(scores), strict=True)}
 
 
 def compare(rows: Sequence[TaskRow]) -> dict[str, dict[str, float]]:

@@ -16,6 +16,7 @@ from mow.config import Config
 from mow.console import complain, program
 from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
+from mow.file_names import file_name
 from mow.live import watched
 from mow.origin import write_origin
 from mow.resuming import Resumption, find_resumption, read_state, resume_command
@@ -359,7 +360,7 @@ def pick_device(name: str) -> "torch.device":
 
 def _free_folder(config: Config) -> Path:
     """Where the run goes; not made yet. Raises: UsageError if something is there already."""
-    name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"  # seeds may start in the same second
+    name = f"{file_name(config.preset)}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"  # seeds may start in the same second
     folder = Path(config.folder or f"runs/{name}")
     if not is_unused(folder):
         raise UsageError(f"{folder} is not empty: give another --folder, so that no run is overwritten")

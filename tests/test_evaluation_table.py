@@ -84,13 +84,6 @@ def test_one_run_has_no_intervals():
     assert aggregate_grid(found, 2).lines[0] == ("mean", "0.500", "-")
 
 
-def test_the_global_generator_is_left_alone():
-    np.random.seed(5)
-    before = np.random.get_state()[1].tolist()
-    summarise(np.array([[0.0, 1.0], [0.5, 1.0]]), resamples=10)
-    assert np.random.get_state()[1].tolist() == before
-
-
 def test_beside_the_published():
     one = run(Pong=(14.6,), Boxing=(0.1,), pole=(10.0,))
     rows = task_rows([one], list(one.tasks))

@@ -169,11 +169,10 @@ def test_the_list_is_in_order() -> None:
 
 
 def test_wheels_are_asked_for_without_torch(tmp_path: Path) -> None:
-    download, built = wheels.fetching(tmp_path, "3.12", ["linux_x86_64"], robots=True, scores=True)
-    assert {"--no-deps", "gymnasium", "metaworld", "arch<8", "pybind11"} <= set(download)
+    download = wheels.fetching(tmp_path, "3.12", ["linux_x86_64"], robots=True)
+    assert {"--no-deps", "gymnasium", "metaworld", "pybind11"} <= set(download)
     assert not {"torch", "triton", "numpy"} & set(download)
-    assert built[-1] == "rliable>=1.2"
-    assert len(wheels.fetching(tmp_path, "3.12", [], robots=False, scores=False)) == 1
+    assert "metaworld" not in wheels.fetching(tmp_path, "3.12", [], robots=False)
     (tmp_path / "metaworld-3.1.1-py3-none-any.whl").touch()
     assert wheels.installing(tmp_path, dry_run=False)[-1] == ".[metaworld]"
 
