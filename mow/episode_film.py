@@ -1,7 +1,9 @@
-"""Episodes as animated GIFs: what a task showed while it was played, with its clock and its return below."""
+"""Episodes as animated GIFs: what a task showed while it was played, with its clock and its return below.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+Pictures go to the file while the episodes are played, so that memory does not grow with their length.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,9 +12,12 @@ from numpy.typing import NDArray
 
 from mow.envs.base import ActionLayout, EnvStep, Episode, Frame, TaskSpec
 from mow.envs.vector import VectorEnv
+from mow.gif_writer import GifWriter
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LONGEST = 1000  # steps of an episode that are shown, its first ones
 
 SCALE = 4  # picture pixels per frame pixel, on each side
 BAR = 28  # height of the line of text under the frame
@@ -21,25 +26,96 @@ _HOLD_MS = 1000  # how long the end of an episode stays
 _STEP_MS = 80  # about what an Atari console takes for the frames of one step
 
 
-@dataclass
-class Clip:
-    """The frames of one episode and what had been earned when each was seen."""
+class EpisodeFilm:
+    """The first `num_clips` whole episodes of one task, one after another, in one GIF.
 
-    frames: list[Frame] = field(default_factory=list)
-    earned: list[float] = field(default_factory=list)
-    end: Episode | None = None  # None while it goes on
+    The frame that ends an episode is never seen by an agent and is not shown; the one before it stays for a second with
+    the final return. Of an episode of more than LONGEST steps the first LONGEST are shown, then the return at its end.
+    """
+
+    def __init__(self, path: Path, num_clips: int) -> None:
+        self.path, self.num_clips = path, num_clips
+        self.finished = 0  # episodes that are in the file
+        self.lengths: list[int] = []  # of these, steps
+        self.failure = ""  # why the file is not written any more
+        self._gif = GifWriter(path)
+        self._begun_at = 0  # size of the file when the running episode began
+        self._frame: Frame | None = None  # the last one to be shown, not in the file yet; None: nothing is filmed
+        self._steps, self._earned = 0, 0.0
+
+    def begin(self, frame: Frame) -> None:
+        """An episode opens with `frame` [64, 64, 3]; one that was not ended is left out."""
+        if self._frame is not None:
+            self._write(lambda: self._gif.cut(self._begun_at))
+        wanted = self.finished < self.num_clips and not self.failure
+        self._frame = frame.copy() if wanted else None
+        self._begun_at, self._steps, self._earned = self._gif.size, 0, 0.0
+
+    def step(self, frame: Frame, reward: float) -> None:
+        """A step that earned `reward` led to `frame`, and the episode goes on."""
+        if self._frame is None:
+            return
+        self._steps += 1
+        if self._steps < LONGEST:
+            self._show(f"return {self._earned:g}", _STEP_MS)
+            if self._frame is not None:
+                self._frame = frame.copy()
+        self._earned += reward
+
+    def end(self, episode: Episode) -> None:
+        """The last step has ended the episode."""
+        if self._frame is None:
+            return
+        self._steps += 1
+        shown = f"return {episode.episode_return:g}, ends"
+        if self._steps > LONGEST:
+            shown = f"cut; return {episode.episode_return:g} after {self._steps:,}"
+        self._show(shown, _HOLD_MS)
+        if self._frame is not None:
+            self.finished += 1
+            self.lengths.append(self._steps)
+            self._frame = None
+
+    def close(self) -> None:
+        """Write the end of the file; there is none if no episode has ended."""
+        if self._frame is not None:
+            self._write(lambda: self._gif.cut(self._begun_at))
+        self._write(self._gif.close)
+
+    @property
+    def remark(self) -> str:
+        """`video: PATH`, and what is not in it."""
+        if self.failure:
+            return f"video: {self.path} is incomplete ({self.failure})"
+        if not self.finished:
+            return f"no video: no episode for {self.path} ended"
+        cut = [f"episode {i + 1} of {length:,}" for i, length in enumerate(self.lengths) if length > LONGEST]
+        return f"video: {self.path}" + (f", only the first {LONGEST:,} steps of {', '.join(cut)}" if cut else "")
+
+    def _show(self, text: str, milliseconds: int) -> None:
+        """Write the frame that waits."""
+        assert self._frame is not None, "an episode is filmed"
+        step = min(self._steps, LONGEST) - 1
+        picture = _picture(self._frame, f"episode {self.finished + 1}, step {step}: {text}")
+        self._write(lambda: self._gif.add(picture, milliseconds, whole=step == 0))
+
+    def _write(self, what: Callable[[], None]) -> None:
+        """A film that cannot be written does not end the play that is filmed."""
+        try:
+            what()
+        except OSError as error:
+            self.failure, self._frame = error.strerror or str(error), None
 
 
 class WatchedEnvs:
-    """Environments that hand everything on, and keep the first episodes of every task for a film.
+    """Environments that pass everything on, keep the results of all episodes and film the first ones.
 
-    Args: num_clips: episodes per task whose frames are kept.
+    Args: films: one per task, in the order of the environments; empty: none.
     """
 
-    def __init__(self, envs: VectorEnv, *, num_clips: int) -> None:
-        self._envs, self._num_clips = envs, num_clips
+    def __init__(self, envs: VectorEnv, films: Sequence[EpisodeFilm] = ()) -> None:
+        self._envs, self.films = envs, films
         self.episodes: list[list[Episode]] = [[] for _ in envs.specs]
-        self.clips: list[list[Clip]] = [[] for _ in envs.specs]
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]:
@@ -51,8 +127,8 @@ class WatchedEnvs:
 
     def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         frame, is_first = self._envs.reset()
-        for k in range(len(self.specs)):
-            self._begin(k, frame[k])
+        for k, film in enumerate(self.films):
+            film.begin(frame[k])
         return frame, is_first
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
@@ -65,25 +141,17 @@ class WatchedEnvs:
     def receive(self) -> EnvStep:
         step = self._envs.receive()
         ended = {episode.index: episode for episode in step.finished}
-        for k, clips in enumerate(self.clips):
-            running = clips[-1] if clips and clips[-1].end is None else None
+        for k, episode in ended.items():
+            self.episodes[k].append(episode)
+        for k, film in enumerate(self.films):
             if k in step.reopened:  # the rest of the episode was lost with the simulator
-                if running is not None:
-                    clips.pop()
-                self._begin(k, step.frame[k])
+                film.begin(step.frame[k])
             elif k in ended:
-                self.episodes[k].append(ended[k])
-                if running is not None:
-                    running.end = ended[k]
-                self._begin(k, step.frame[k])
-            elif running is not None:
-                running.frames.append(step.frame[k].copy())
-                running.earned.append(running.earned[-1] + float(step.reward[k]))
+                film.end(ended[k])
+                film.begin(step.frame[k])
+            else:
+                film.step(step.frame[k], float(step.reward[k]))
         return step
-
-    def _begin(self, k: int, frame: Frame) -> None:
-        if len(self.clips[k]) < self._num_clips:
-            self.clips[k].append(Clip([frame.copy()], [0.0]))
 
     def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None:
         self._envs.reorder(order)
@@ -95,6 +163,8 @@ class WatchedEnvs:
         return self._envs.load_state_dict(state)
 
     def close(self) -> None:
+        for film in self.films:
+            film.close()
         self._envs.close()
 
     def __enter__(self) -> Self:
@@ -104,35 +174,11 @@ class WatchedEnvs:
         self.close()
 
 
-def write_gif(path: Path, clips: Sequence[Clip]) -> None:
-    """The finished ones of `clips`, one after another, in an endless loop. The frame that ends an episode is never
-    seen by an agent and is not shown; the one before it stays for a second with the final return.
-
-    Raises: ValueError if none is finished; OSError if the file cannot be written.
-    """
-    finished = [clip for clip in clips if clip.end is not None]
-    if not finished:
-        raise ValueError(f"no episode for {path} ended: play longer")
-    lengths = [_STEP_MS] * sum(len(clip.frames) for clip in finished)
-    at = -1
-    for clip in finished:
-        at += len(clip.frames)
-        lengths[at] = _HOLD_MS
-    first, *others = _pictures(finished)
-    first.save(path, save_all=True, append_images=others, duration=lengths, loop=0, disposal=1)
-
-
-def _pictures(clips: Sequence[Clip]) -> "Iterator[Image]":
-    """Upscaled frames over a bar of text, with a palette of their own."""
+def _picture(frame: Frame, text: str) -> "Image":
+    """A frame [64, 64, 3] upscaled over a bar of text."""
     from PIL import Image, ImageDraw
 
-    for index, clip in enumerate(clips):
-        assert clip.end is not None, "only finished episodes are shown"
-        for step, (frame, earned) in enumerate(zip(clip.frames, clip.earned, strict=True)):
-            picture = Image.new("RGB", (_SIDE, _SIDE + BAR), (255, 255, 255))
-            picture.paste(Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.NEAREST), (0, 0))
-            last = step == len(clip.frames) - 1
-            shown = f"return {clip.end.episode_return:g}, ends" if last else f"return {earned:g}"
-            text = f"episode {index + 1}, step {step}: {shown}"
-            ImageDraw.Draw(picture).text((6, _SIDE + 7), text, fill=(20, 20, 20), font_size=14)
-            yield picture.quantize(256, dither=Image.Dither.NONE)
+    picture = Image.new("RGB", (_SIDE, _SIDE + BAR), (255, 255, 255))
+    picture.paste(Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.NEAREST), (0, 0))
+    ImageDraw.Draw(picture).text((6, _SIDE + 7), text, fill=(20, 20, 20), font_size=14)
+    return picture

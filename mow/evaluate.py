@@ -18,6 +18,8 @@ from mow.command_line import Parser, UsageError, say
 from mow.config import ASIDE
 from mow.console import complain, program
 from mow.disk import folder_to_write
+from mow.envs.base import EnvFailure
+from mow.episode_film import LONGEST
 from mow.evaluation_table import (
     Aggregate,
     EvaluatedRun,
@@ -53,12 +55,15 @@ _ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", 
 
 @program("mow.evaluate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the scores are written, 2 they cannot be had (one line says why), 130 interrupted."""
+    """Exit code: 0 the scores are written, 1 a simulator failed, 2 they cannot be had, 130 stopped; a line says why."""
     try:
         run(read_arguments(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         complain(f"mow.evaluate: {error}")
         return 2
+    except EnvFailure as error:
+        complain(f"{error.traceback}mow.evaluate: {error.line}")
+        return 1
     return 0
 
 
@@ -75,7 +80,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument("--video", type=int, default=0, metavar="N", help="film the first N episodes of each task")
+    about = f"film the first N episodes of each task, of each the first {LONGEST:,} steps"
+    parser.add_argument("--video", type=int, default=0, metavar="N", help=about)
     parser.add_argument(
         "--out",
         type=typed_path,
@@ -201,35 +207,48 @@ def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[s
 
 
 def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
-    """All episodes of one run; its films go to `videos`."""
-    from mow.episode_film import WatchedEnvs, write_gif
+    """All episodes of one run; its films go to `videos`.
+
+    Raises: UsageError if it cannot be restored or filmed; KeyboardInterrupt, after a line, at SIGINT or SIGTERM.
+    """
+    from mow.episode_film import EpisodeFilm, WatchedEnvs
     from mow.kernels import PhiloxState
     from mow.training.evaluator import evaluate
     from mow.training.scoring_progress import ScoringProgress
+    from mow.training.stopping import Stopped, StopSwitch
 
-    progress = ScoringProgress(len(one.config.tasks), asked.episodes, say)
-    with WatchedEnvs(
-        environments(one, seed=asked.seed, workers=num_workers(one.config)), num_clips=asked.video
-    ) as envs:
-        learner, step = restore(one.checkpoint, one.config, envs, device)
+    if asked.video:
+        folder_to_write(videos, "--out")
+    longest = asked.episodes * _LONGEST_EPISODE
+    with environments(one, seed=asked.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
+        learner, step = restore(one.checkpoint, one.config, plain_envs, device)
         learner.rng = PhiloxState.from_seed(asked.seed, device)  # so that the draws hang on --seed alone
-        results = evaluate(
-            learner,
-            envs,
-            episodes=asked.episodes,
-            max_steps=asked.episodes * _LONGEST_EPISODE,
-            on_episode=progress.episode,
-            check_stop=progress.step,
-        )
+        # Restoring sorts the tasks by cluster: films are named after it.
+        names = [spec.name for spec in plain_envs.specs] if asked.video else []
+        films = [EpisodeFilm(videos / f"{file_name(name)}.gif", asked.video) for name in names]
+        progress = ScoringProgress(len(one.config.tasks), asked.episodes, say, switch.check)
+        with WatchedEnvs(plain_envs, films) as envs:
+            try:
+                results = evaluate(
+                    learner,
+                    envs,
+                    episodes=asked.episodes,
+                    max_steps=longest,
+                    on_episode=progress.episode,
+                    check_stop=progress.step,
+                )
+            except Stopped:
+                say(f"stopped after {progress.line}: no scores are written, the same command plays from the start")
+                raise KeyboardInterrupt from None
         tasks = {}
-        for result, episodes, clips in zip(results, envs.episodes, envs.clips, strict=True):
+        for result, episodes in zip(results, envs.episodes, strict=True):
             successes = tuple(episode.success for episode in episodes[: len(result.returns)])
             tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
-            if asked.video and result.returns:
-                path = folder_to_write(videos, "--out") / f"{file_name(result.task)}.gif"
-                write_gif(path, clips)
-                say(f"video: {path}")
         protocols = {spec.name: spec.protocol for spec in envs.specs}
+    if progress.ended < progress.total:
+        say(f"stopped at the limit of {longest:,} steps with {progress.line}")
+    for film in films:
+        say(film.remark)
     return EvaluatedRun(
         folder=str(one.folder),
         checkpoint=str(one.checkpoint),

@@ -18,6 +18,7 @@ from mow.config import Config
 from mow.config_file import read_config
 from mow.console import complain, program
 from mow.disk import folder_to_write
+from mow.envs.base import EnvFailure
 from mow.restored import find_run, restore
 from mow.shell import typed_path
 from mow.threads import limit_torch
@@ -38,12 +39,15 @@ _TAKEN = ("config", "versions", "scores", "evaluation")
 
 @program("mow.film", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the film is written, 2 it cannot be made (one line says why), 130 interrupted."""
+    """Exit code: 0 the film is written, 1 a simulator failed, 2 it cannot be made, 130 stopped; a line says why."""
     try:
         run(read_arguments(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         complain(f"mow.film: {error}")
         return 2
+    except EnvFailure as error:
+        complain(f"{error.traceback}mow.film: {error.line}")
+        return 1
     return 0
 
 
@@ -87,6 +91,7 @@ def run(asked: argparse.Namespace) -> None:
     from mow.kernels import PhiloxState
     from mow.training.foresight import foresee, foresight_errors, reconstruct, split
     from mow.training.held_out import play_windows
+    from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(asked.device or config.device)
     limit_torch()
@@ -97,7 +102,7 @@ def run(asked: argparse.Namespace) -> None:
         )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
-    with envs:
+    with envs, StopSwitch() as switch:
         learner, step = restore(path, config, envs, device)
         rng = PhiloxState.from_seed(asked.seed, device)  # one stream, so that play and imagination share no draw
         try:
@@ -110,7 +115,11 @@ def run(asked: argparse.Namespace) -> None:
                 shortest=asked.context + 1,
                 rng=rng,
                 generator=np.random.default_rng(asked.seed),
+                check_stop=switch.check,
             )
+        except Stopped:
+            say("stopped while episodes were played: no film is written")
+            raise KeyboardInterrupt from None
         except ValueError as error:
             raise UsageError(str(error)) from error
         played = [spec.name for spec in envs.specs]

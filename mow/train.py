@@ -360,7 +360,8 @@ def pick_device(name: str) -> "torch.device":
 
 def _free_folder(config: Config) -> Path:
     """Where the run goes; not made yet. Raises: UsageError if something is there already."""
-    name = f"{file_name(config.preset)}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"  # seeds may start in the same second
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{file_name(config.preset)}-{now}-seed{config.seed}"  # seeds may start in the same second
     folder = Path(config.folder or f"runs/{name}")
     if not is_unused(folder):
         raise UsageError(f"{folder} is not empty: give another --folder, so that no run is overwritten")

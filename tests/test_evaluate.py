@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -15,9 +16,9 @@ from PIL import Image
 
 from mow import train
 from mow.config_file import read_config
-from mow.envs.dummy import read_counter
+from mow.envs.base import EnvFailure
 from mow.envs.vector import SerialVectorEnv
-from mow.episode_film import BAR, SCALE, WatchedEnvs, write_gif
+from mow.episode_film import BAR, SCALE
 from mow.evaluate import main, read_arguments
 from mow.file_names import file_name
 from mow.restored import find_run, newest_checkpoint
@@ -116,39 +117,6 @@ def test_a_task_with_a_slash_in_its_name_is_filmed(tmp_path):
     finally:
         del gymnasium.registry[task.removeprefix("gym:")]
     assert [path.name for path in (tmp_path / "run" / "videos").iterdir()] == [f"{file_name(task)}.gif"]
-
-
-def test_a_film_shows_what_was_seen(tmp_path):
-    with WatchedEnvs(SerialVectorEnv(["dummy:count-0"], seed=0, options={}), num_clips=1) as envs:
-        envs.reset()
-        while len(envs.episodes[0]) < 2:
-            envs.step(envs.layout.random(np.random.default_rng(0)))
-        (clip,) = envs.clips[0]
-        assert clip.end == envs.episodes[0][0]
-        assert len(clip.frames) == clip.end.length
-        write_gif(tmp_path / "film.gif", envs.clips[0])
-    with Image.open(tmp_path / "film.gif") as film:
-        for step in range(film.n_frames):
-            film.seek(step)
-            frame = np.asarray(film.convert("RGB"))[: 64 * SCALE : SCALE, ::SCALE]
-            assert read_counter(frame) == read_counter(clip.frames[step])
-            assert read_counter(frame)[2] == step
-    with pytest.raises(ValueError, match="no episode for"):
-        write_gif(tmp_path / "none.gif", [dataclasses.replace(clip, end=None)])
-
-
-def test_a_film_leaves_out_what_a_lost_simulator_began():
-    with WatchedEnvs(
-        SerialVectorEnv(["dummy:count-0"], seed=0, options={"fail_at": 16}, max_restarts=3), num_clips=3
-    ) as envs:
-        envs.reset()
-        lost = 0
-        while len(envs.episodes[0]) < 3:
-            lost += len(envs.step(envs.layout.random(np.random.default_rng(0))).restarts)
-        assert lost > 0
-        for clip, episode in zip(envs.clips[0], envs.episodes[0], strict=True):
-            assert clip.end == episode
-            assert [read_counter(frame)[2] for frame in clip.frames] == list(range(episode.length))
 
 
 def mistake(capsys, *arguments):
@@ -257,6 +225,40 @@ def test_long_play_says_how_far_it_is(copied, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "1 of 4 episodes, " in said
     assert "5 of 4" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_play_before_the_next_step(number, copied, capsys, monkeypatch):
+    steps = []
+    step = SerialVectorEnv.step
+
+    def signalled(self, action):
+        steps.append(len(steps))
+        if len(steps) == 5:
+            signal.raise_signal(number)
+        return step(self, action)
+
+    monkeypatch.setattr("mow.episode_film.WatchedEnvs.step", lambda self, action: signalled(self._envs, action))
+    assert main([str(copied), "--episodes", "50"]) == 130
+    assert len(steps) == 5
+    said = capsys.readouterr().out
+    assert "stopped after 0 of 200 episodes, 5 steps: no scores are written" in said
+    assert not (copied / "evaluation.json").exists()
+
+
+def test_play_that_reaches_its_limit_says_so(copied, capsys, monkeypatch):
+    monkeypatch.setattr("mow.evaluate._LONGEST_EPISODE", 4)
+    assert main([str(copied), "--episodes", "1"]) == 0
+    assert "stopped at the limit of 4 steps with 0 of 4 episodes" in capsys.readouterr().out
+
+
+def test_a_simulator_that_fails_for_good_is_a_line_and_exit_1(copied, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise EnvFailure("tiny:catch: the simulator fails")
+
+    monkeypatch.setattr("mow.training.evaluator.evaluate", fail)
+    assert main([str(copied), "--episodes", "1"]) == 1
+    assert capsys.readouterr().err == "mow.evaluate: tiny:catch: the simulator fails\n"
 
 
 def test_an_interruption_is_quiet(copied, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 
 import cv2
@@ -10,6 +11,7 @@ import torch
 
 from mow import train
 from mow.envs.dummy import read_counter
+from mow.envs.vector import SerialVectorEnv
 from mow.film import main, one_strip, read_arguments, summary, table
 from mow.presets import quickstart
 from mow.restored import newest_checkpoint
@@ -313,3 +315,17 @@ def test_nothing_alive_is_a_dash():
     assert found["ahead"]["1"]["imagined"] is None
     assert (found["steps"], found["imagined_terminations"]) == (0, 0)
     assert table({"tiny:catch": found}).splitlines()[2].split() == ["tiny:catch", "1", "-", "-", "-", "0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_play(number, copied, capsys, monkeypatch):
+    step = SerialVectorEnv.step
+
+    def signalled(self, action):
+        signal.raise_signal(number)
+        return step(self, action)
+
+    monkeypatch.setattr(SerialVectorEnv, "step", signalled)
+    assert main([str(copied), "--device", "cpu"]) == 130
+    assert "no film is written" in capsys.readouterr().out
+    assert not (copied / "film.png").exists()

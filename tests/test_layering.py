@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "disk": {"command_line", "resuming"},
     "doctor": {"console", "machine", "shell"},
     "doctor_probes": {"_C", "envs", "machine", "replay", "task_sets"},
-    "episode_film": {"envs"},
+    "episode_film": {"envs", "gif_writer"},
+    "gif_writer": set(),
     "evaluation_table": {"aggregates", "envs"},
     "restored": {"command_line", "config", "config_file", "distributions", "envs", "training", "weights_file"},
     "weights_file": {"clustering", "durable", "training"},
@@ -85,7 +86,7 @@ BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "ex
 WITHOUT_TORCH = (
     "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
     "console", "disk", "durable", "flops", "live", "machine", "panel", "panel_tasks", "run_folder", "shell",
-    "threads", "aggregates",
+    "threads", "aggregates", "gif_writer",
     "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",
     "report_charts", "report_data", "report_film", "report_html", "report_insides", "report_matrix", "report_page",
     "report_sections",

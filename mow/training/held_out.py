@@ -1,5 +1,6 @@
 """Windows of play that training has never seen, for looking at what the world model expects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,7 @@ def play_windows(
     shortest: int,
     rng: PhiloxState,
     generator: np.random.Generator,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> HeldOutWindows:
     """Play from a reset on and cut the play into windows: each task's first ones, in order.
 
@@ -64,8 +66,10 @@ def play_windows(
         shortest: windows with fewer steps are left out.
         rng: of the agent's draws, on its device; the learner's own stream is not touched.
         generator: of the random player's actions.
+        check_stop: called before every step of all tasks; it stops the play by raising.
     Returns: on the learner's device.
-    Raises: ValueError if the episodes of a task are so short that the windows do not come together.
+    Raises: ValueError if the episodes of a task are so short that the windows do not come together; what `check_stop`
+        raises.
     """
     learner.world_model.eval()
     routing, memory, device = learner.routing(), ActingMemory(learner.config.schedule.acting_context), learner.device
@@ -74,6 +78,7 @@ def play_windows(
     frame, is_first = envs.reset()
     limit = _PATIENCE * num_windows * length
     for _ in range(limit):
+        check_stop()
         if player == "agent":
             seen = torch.from_numpy(frame).to(device), torch.from_numpy(is_first).to(device)
             with learner.still.reading():
@@ -90,12 +95,12 @@ def play_windows(
                 continue
             tokens.append(_Token(frame[k], action[k], step.reward[k], terminated[k], step.truncated[k]))
             if step.is_first[k] or len(tokens) == length:
-                if len(tokens) >= shortest:
+                if len(tokens) >= shortest and len(done[k]) < num_windows:
                     done[k].append(tokens)
                 current[k] = []
         frame, is_first = step.frame, step.is_first
-        if all(len(windows) >= num_windows for windows in done):
-            return _stack([windows[:num_windows] for windows in done], length, device)
+        if all(len(windows) == num_windows for windows in done):
+            return _stack(done, length, device)
     short = [spec.name for spec, windows in zip(envs.specs, done, strict=True) if len(windows) < num_windows]
     raise ValueError(
         f"{', '.join(short)}: expected {num_windows} windows of {shortest} steps or more, got fewer in {limit:,} "

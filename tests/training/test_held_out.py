@@ -25,7 +25,7 @@ def fresh_learner():
     return learner
 
 
-def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, options=None):
+def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, options=None, **more):
     learner = fresh_learner()
     with SerialVectorEnv(learner.config.tasks, seed=seed, options=options or {}, max_restarts=3) as envs:
         windows = play_windows(
@@ -37,6 +37,7 @@ def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, opti
             shortest=shortest,
             rng=PhiloxState.from_seed(seed, "cpu"),
             generator=np.random.default_rng(seed),
+            **more,
         )
     own = torch.tensor([learner.config.seed, 0])
     assert torch.equal(learner.rng.state(), own), "the learner's own stream has moved"
@@ -120,3 +121,16 @@ def test_the_agent_acts_on_what_it_saw_and_did():
         action = memory.act(model, learner.agent, learner.routing(), *seen, stream)
         memory.took(action)
         assert torch.equal(batch.action[:, 0, t], action)
+
+
+def test_play_stops_before_the_next_step():
+    checks = []
+
+    def check():
+        checks.append(len(checks))
+        if len(checks) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        played(check_stop=check)
+    assert len(checks) == 3
