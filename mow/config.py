@@ -183,7 +183,8 @@ class ActorCriticConfig:
     return_decay: float = 0.99
     """Memory of the running percentiles of the return, per task."""
     survival_weight: bool = True
-    """Weigh an imagined state by the probability that its trajectory had not ended before it."""
+    """Weigh an imagined state by the probability that its trajectory had not ended before it; off: all alike, but those
+    that follow a context whose episode had ended, which never count."""
 
     def __post_init__(self) -> None:
         positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")

@@ -62,6 +62,21 @@ def test_targets_are_those_of_the_functions_they_are_named_after(policy):
     assert plain.weight.eq(1).all()
 
 
+@pytest.mark.parametrize("survival_weight", [True, False])
+def test_rollouts_whose_context_had_ended_teach_nothing(survival_weight, policy):
+    config = dataclasses.replace(CONFIG, survival_weight=survival_weight)
+    dream = rollout()
+    valid = torch.ones(3, 5, dtype=torch.bool)
+    valid[:, 1] = False
+    lesson, metrics = lesson_of(policy, dataclasses.replace(dream, valid=valid), config)
+    assert lesson.weight[:, 1].eq(0).all()
+    assert lesson.weight[:, 0, 0].eq(1).all()
+    others = [0, 2, 3, 4]
+    rest = Imagination(**{field.name: getattr(dream, field.name)[:, others] for field in dataclasses.fields(dream)})
+    mean = lesson_of(policy, rest, config)[1]["imagined_return"]
+    torch.testing.assert_close(metrics["imagined_return"], mean)
+
+
 def test_parts_hold_every_sequence_once(policy):
     lesson, _ = lesson_of(policy, rollout())
     parts = list(lesson.parts(2))
