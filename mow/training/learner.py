@@ -147,11 +147,16 @@ class Learner:
         config = self.config.model.routing
         temperature = self.temperature
         noise = config.noise * (temperature - config.temperature_end)
-        if self.frozen_routes is None and self.updates > 0 and temperature == config.temperature_end:
-            self.frozen_routes = self.world_model.route(temperature=temperature).plan.routes.detach()
         if self.frozen_routes is not None or not explore or noise <= 0:
             return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)
         return self.world_model.route(temperature=temperature, noise=noise, rng=self.rng)
+
+    @torch.no_grad()
+    def _freeze_routes(self) -> None:
+        """Fix the choice of experts after the update in which the temperature has reached its end."""
+        if self.frozen_routes is None and self._progress(self.config.model.routing.anneal_fraction) == 1.0:
+            with self.autocast():
+                self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
 
     def still_routing(self) -> Routing:
         """The same, asked for again and again while `still` is read."""
@@ -175,6 +180,7 @@ class Learner:
         for optimiser in self.world_model_optimisers:
             optimiser.step()
         self._anneal()
+        self._freeze_routes()
         return self._world_model_metrics(losses, total, norm)
 
     def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:

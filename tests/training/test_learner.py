@@ -228,13 +228,32 @@ def test_temperature_falls_then_the_choice_is_frozen():
     learner.updates = round(0.1 * learner.config.world_model_updates)
     assert routing.temperature_end < learner.temperature < routing.temperature_start
     assert learner.frozen_routes is None
-    learner.updates = learner.config.world_model_updates
-    assert learner.temperature == routing.temperature_end
+    learner.updates = learner.config.world_model_updates - 1
+    assert learner.temperature == pytest.approx(routing.temperature_end)
+    learner.update_world_model(transitions())
     routes = learner.routing(explore=True).plan.routes
     assert torch.equal(learner.frozen_routes, routes)
     with torch.no_grad():
         learner.world_model.router.output.bias.copy_(torch.randn(3) * 50)
     assert torch.equal(learner.routing().plan.routes, routes)
+
+
+def test_reading_the_routes_changes_nothing():
+    learner = make()
+    learner.updates = learner.config.world_model_updates
+    before = learner.state_dict()
+    learner.routing()
+    learner.routing(explore=True)
+    assert learner.frozen_routes is None
+    assert torch.equal(before["rng"], learner.state_dict()["rng"])
+
+
+def test_routes_are_frozen_whatever_the_rounding_of_the_temperature():
+    routing = dataclasses.replace(MODEL.routing, temperature_start=0.3, temperature_end=0.1)  # 0.3 + (0.1 - 0.3) < 0.1
+    learner = make(model=dataclasses.replace(MODEL, routing=routing))
+    learner.updates = learner.config.world_model_updates
+    learner.update_world_model(transitions())
+    assert learner.frozen_routes is not None
 
 
 def test_checkpoint_round_trip(tmp_path):
