@@ -11,8 +11,12 @@ from torch import Tensor
 
 from mow.models.world_model import WorldModel
 
-# Name prefixes of what every module has its own copy of.
+# Every tensor of a model is in one of these, by the beginning of its name.
+# What every module has its own copy of:
 PER_MODULE = ("encoder.", "decoder.", "heads.prior.", "heads.reward.", "heads.termination.")
+# What all tasks share:
+SHARED = ("experts.", "shared.", "router.", "heads.task.")
+# What has an axis of tasks, and which:
 _PER_TASK_AXIS = {"task_embedding": 0, "background": 0, "heads.task.output.weight": 1, "heads.task.output.bias": 1}
 
 
@@ -51,4 +55,6 @@ def _rearranged(name: str, source: Tensor, target: Tensor, order: Tensor, norm: 
         return source.index_select(0, order)
     if name.startswith(PER_MODULE):
         return source.expand(target.shape)  # one module -> M equal ones
+    assert name.startswith(SHARED), f"{name}: list it in PER_MODULE, SHARED or _PER_TASK_AXIS, which say how it grows"
+    assert source.shape == target.shape, f"{name} is listed as shared, but modules have {list(target.shape)} of it"
     return source

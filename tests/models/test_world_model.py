@@ -7,6 +7,7 @@ from mow.batch import Moment, TransitionBatch
 from mow.config import ExpertsConfig, LossConfig, RoutingConfig, SharedConfig
 from mow.kernels import PhiloxState
 from mow.models import WorldModel, grow
+from mow.models.modular import ModularLinear
 from mow.training.world_model_step import world_model_losses
 from tests.small import ACTION_SIZE, LOCAL, MODEL, transitions, world_model
 
@@ -170,6 +171,20 @@ class TestGrow:
         assert torch.equal(grown.task_embedding, model.task_embedding[list(self.order)])
         assert torch.equal(grown.experts.mixer.input.weight, model.experts.mixer.input.weight)
         assert torch.equal(grown.encoder.norms[0].running_mean, model.encoder.norms[0].running_mean[list(self.order)])
+
+    @pytest.mark.parametrize("name", ["novelty", "experts.novelty"])
+    def test_a_head_per_module_that_is_not_listed_is_refused(self, name, monkeypatch):
+        """It would be copied to all modules without a word, and left out of what tasks are grouped by."""
+        made = WorldModel.__init__
+
+        def with_head(self, *args, **kwargs):
+            made(self, *args, **kwargs)
+            where, _, last = name.rpartition(".")
+            self.get_submodule(where).add_module(last, ModularLinear(self.num_modules, 4, 2))
+
+        monkeypatch.setattr(WorldModel, "__init__", with_head)
+        with pytest.raises(AssertionError, match=name):
+            grow(world_model(MODEL, (0, 0, 0)), self.order, self.modules, 2)
 
     def test_only_one_module_can_grow(self):
         with pytest.raises(ValueError, match="only a model with one module can grow"):
