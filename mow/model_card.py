@@ -63,8 +63,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def write_card(card: Card) -> Iterator[str]:
-    """The lines of the card, Markdown."""
+    """The lines of the card: metadata of the Hugging Face Hub in YAML, then Markdown."""
     config = card.config
+    yield from _metadata(config.tasks)
     yield f"# {config.preset}: one agent for {len(config.tasks)} tasks\n"
     yield (
         f"Mixture-of-World-Models, preset `{config.preset}`, seed {config.seed}: {card.step:,} environment steps per "
@@ -100,6 +101,18 @@ def write_card(card: Card) -> Iterator[str]:
         "The agent knows these tasks, at 64 x 64 pixels and under this protocol, and nothing else. What it imagines is "
         "trained on short rollouts and drifts away from the task as they grow longer."
     )
+
+
+def _metadata(tasks: Sequence[str]) -> Iterator[str]:
+    """What the Hub files a model under. Suites are tags; no value needs quotes in YAML."""
+    suites = dict.fromkeys(task.partition(":")[0] for task in tasks)
+    yield "---"
+    yield "license: mit"
+    yield "library_name: mow"
+    yield "pipeline_tag: reinforcement-learning"
+    yield "tags:"
+    yield from (f"- {tag}" for tag in ("reinforcement-learning", "world-model", "multi-task", *suites))
+    yield "---\n"
 
 
 def _use(task: str) -> Iterator[str]:

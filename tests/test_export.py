@@ -1,6 +1,7 @@
 """Weights given away as safetensors, and taken back."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -99,6 +100,10 @@ def test_the_card(run_folder, exported):
         assert value == f"{scores[task]['agent']:.2f}"
         assert episodes == "2"
         assert (normalised == "-") == task.startswith("dummy")
+    assert card.startswith("---\n")
+    metadata = card.split("---\n")[1].splitlines()  # what the Hub reads: YAML
+    assert {"license: mit", "library_name: mow", "tags:", "- reinforcement-learning", "- dummy"} <= set(metadata)
+    assert all(re.fullmatch(r"[a-z_]+:( [a-z-]+)?|- [a-z-]+", line) for line in metadata)
     assert "`actor_critic.entropy` 0.5" in card
     assert "`model.width` 16" in card
     assert "`preset`" not in card

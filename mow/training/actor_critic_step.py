@@ -50,8 +50,8 @@ def make_lesson(
     """Returns and advantages of a rollout, and their means for the log ([K] each).
 
     Args: embedding: e_k [K, d] where actor or critic are told their task.
-    Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`); rollouts whose context
-    had ended its episode never weigh anything.
+    Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`); rollouts whose
+    context had ended its episode never weigh anything.
     """
     with torch.no_grad():
         every_state = agent.see(dream.latent, dream.hidden)  # [K, B, T + 1, Z + D]
@@ -62,7 +62,9 @@ def make_lesson(
         slow_target = slow_value[:, :, :-1]
         if config.slow_target == "lambda_return":
             slow_target = blend(dream.reward, dream.terminated, slow_value)
-        weight = dream.alive[:, :, :-1] if config.survival_weight else dream.valid.unsqueeze(-1).expand_as(dream.reward).float()
+        weight = dream.valid.unsqueeze(-1).expand_as(dream.reward).float()
+        if config.survival_weight:
+            weight = dream.alive[:, :, :-1]
         return_range = scale.update(returns, weight)  # [K]
         state = every_state[:, :, :-1]
         lesson = Lesson(
