@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clustering": {"batch"},
     "ablations": {"config"},
     "ablation_runs": {
-        "ablations", "command_line", "config", "config_file", "file_names", "machine", "presets", "resuming", "run_folder", "shell",
+        "ablations", "command_line", "config", "config_file", "file_names", "machine", "presets", "run_folder", "shell",
     },
     "ablation_table": {"aggregates"},
     "aggregates": set(),
