@@ -147,7 +147,7 @@ def check_task(name: str) -> None:
     suite, _, task = name.partition(":")
     if suite in _OPEN:
         state = CallState()  # checking imports the package of the task
-        with state.and_settings(environment=True), state:
+        with state.and_random(environment=True), state:
             _loaded(suite, name).check(task)
     elif name not in known:
         candidates = known if ":" in name else (*known, *SETS)

@@ -69,7 +69,7 @@ class GuardedEnv:
         if on_call is not None:
             self._context.run(ON_BEAT.set, on_call)
         try:
-            with self._state.and_settings(environment=True):
+            with self._state.and_random(environment=True):
                 self._call(self._make, seed, options)
         except SimulatorFailure:
             self.close()
@@ -77,7 +77,7 @@ class GuardedEnv:
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, bool]]:
         """Open an episode: [64, 64, 3]."""
-        with self._state.and_settings():
+        with self._state.and_random():
             return self._call(self._reset, seed)  # type: ignore[no-any-return]
 
     def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, bool]]:
@@ -89,7 +89,7 @@ class GuardedEnv:
         env, self._env = self._env, None
         if env is not None:
             try:
-                with self._state.and_settings():
+                with self._state.and_random():
                     self._call(env.close)
             except SimulatorFailure as failure:
                 _LOG.warning("%s: its simulator does not close: %s", self._name, failure.reason)
@@ -103,7 +103,7 @@ class GuardedEnv:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on from what state_dict() gave. Returns: False if the simulator cannot."""
-        with self._state.and_settings():
+        with self._state.and_random():
             return self._call(self._put_back, state)  # type: ignore[no-any-return]
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
