@@ -6,7 +6,6 @@ the method out of the parent preset (see mow.ablation_runs), so any of them can 
 """
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,14 @@ from mow.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.ablations import BASELINES, METHODS, meaning, variants
 from mow.command_line import Parser, UsageError, nearest, parse, say
 from mow.config import Config
-from mow.console import complain, program
+from mow.config_file import read_config
+from mow.console import program
 from mow.disk import folder_to_write
+from mow.failure import exit_code
 from mow.presets import PRESETS
 from mow.shell import typed_path
 from mow.task_sets import ATARI26, TINY5
+from mow.whole_file import write_json
 
 REMEDY = 'pip install -e ".[ablate]"'
 
@@ -34,15 +36,12 @@ REMEDY = 'pip install -e ".[ablate]"'
 @program("mow.ablate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are done, 1 some failed, 2 the command cannot be carried out, 130 interrupted."""
-    try:
-        with _any_end_is_an_interruption():
-            return _ablate(list(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        complain(f"mow.ablate: {error}")
-        return 2
-    except KeyboardInterrupt:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _any_end_is_an_interruption():
+        code = exit_code("mow.ablate", lambda: _ablate(words))
+    if code == 130:
         say("interrupted; the same command goes on from here")
-        return 130
+    return code
 
 
 @contextmanager
@@ -175,14 +174,17 @@ def _claim(root: Path, parent: Config) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} holds something else than a grid of runs: give another --folder")
     folder_to_write(root, "--folder")
-    path.write_text(json.dumps(asdict(parent), indent=2) + "\n", encoding="utf-8")
+    write_json(path, asdict(parent))
 
 
 def _tabulate(root: Path) -> int:
     """Table and plot of all finished runs in the folder. Returns: 1 if there is none."""
     if not (root / "parent.json").exists():
         raise UsageError(f"{root} holds no grid of runs (no parent.json): give the --folder of one")
-    parent = json.loads((root / "parent.json").read_text(encoding="utf-8"))
+    try:
+        parent = asdict(read_config(root / "parent.json"))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     results, left_out = read_results(root, parent["tasks"])
     for line in left_out:
         say(line)

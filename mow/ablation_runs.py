@@ -8,7 +8,6 @@ turn the parent preset into it, so that every run can be repeated by hand, and i
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+from mow.ablation_table import read_scores
 from mow.ablations import flat, variants
 from mow.command_line import UsageError
 from mow.config import ASIDE, Config
@@ -29,6 +29,7 @@ from mow.file_names import file_name
 from mow.machine import available_cores
 from mow.presets import PRESETS
 from mow.run_folder import claimed
+from mow.run_paths import checkpoints
 from mow.shell import as_word
 
 PATHS = ("folder", "replay.disk")  # fields of a config
@@ -109,7 +110,7 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
     """
     left = []
     for job in jobs:
-        if (job.folder / "scores.json").exists():
+        if read_scores(job.folder / "scores.json") is not None:
             check_same(job.folder / "config.json", job.config)
             continue
         left.append(job)
@@ -140,7 +141,7 @@ def check_same(path: Path, config: Config) -> None:
 
 
 def _has_checkpoint(job: Job) -> bool:
-    return any((job.folder / "checkpoints").glob("step_*.pt"))
+    return bool(checkpoints(job.folder))
 
 
 def train_command(job: Job) -> list[str]:
@@ -198,7 +199,7 @@ def _start(number: int, job: Job, command: list[str], env: dict[str, str]) -> _R
 
 
 def _succeeded(one: _Running) -> bool:
-    return one.process.returncode == 0 and (one.job.folder / "scores.json").exists()
+    return one.process.returncode == 0 and read_scores(one.job.folder / "scores.json") is not None
 
 
 def _outcome(one: _Running) -> str:
@@ -207,7 +208,7 @@ def _outcome(one: _Running) -> str:
         lines = one.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         return f"{one.job.name}: FAILED after {took} with exit code {one.process.returncode}, {one.job.log}: {last}"
-    mean = json.loads((one.job.folder / "scores.json").read_text(encoding="utf-8"))["mean_normalised"]
+    mean = (read_scores(one.job.folder / "scores.json") or {}).get("mean_normalised")
     return f"{one.job.name}: score {'-' if mean is None else f'{mean:.2f}'} in {took}"
 
 

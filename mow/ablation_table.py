@@ -4,7 +4,7 @@ Mean and IQM of normalised scores [S seeds, K tasks] and their intervals: mow.ag
 of one run for independent, so the means of the seeds are shown too.
 """
 
-import json
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mow.aggregates import AGGREGATES, RESAMPLES, Interval, aggregates, intervals
+from mow.whole_file import read_object, write_json, write_whole
 
 _COLOURS = {"parent": "#d1495b", "baseline": "#3d5a80", "ablation": "#6b6b6b"}
 
@@ -57,7 +58,7 @@ def read_results(root: Path, tasks: Sequence[str]) -> tuple[list[Result], list[s
     for folder in sorted(root.glob("*/seed-*"), key=lambda path: (path.parent.name, _seed_of(path))):
         if not folder.is_dir():
             continue
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in _score_files(folder)]
+        runs = [run for path in _score_files(folder) if (run := read_scores(path)) is not None]
         scores = {task: entry["normalised"] for run in runs for task, entry in run["tasks"].items()}
         # No episode ended in the time that an evaluation has; a task without references has no score in any run.
         endless = {task for run in runs for task, entry in run["tasks"].items() if entry["agent"] is None}
@@ -65,7 +66,7 @@ def read_results(root: Path, tasks: Sequence[str]) -> tuple[list[Result], list[s
         if missing:
             left_out.append(f"{folder.parent.name} {folder.name} is left out: no score of {', '.join(missing)}")
             continue
-        counts = [run.get("parameters") for run in runs]
+        counts: list[Any] = [run.get("parameters") for run in runs]
         results.append(
             Result(
                 method=folder.parent.name,
@@ -95,8 +96,8 @@ def write_table(root: Path, rows: Sequence[Row], *, title: str, meanings: Mappin
         "bootstrap": {"resamples": RESAMPLES, "confidence": 0.95, "seed": 0},
         "methods": [{**asdict(row), "meaning": meanings.get(row.method, "")} for row in rows],
     }
-    (root / "table.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (root / "table.md").write_text("\n".join(_markdown(rows, title, meanings)) + "\n", encoding="utf-8")
+    write_json(root / "table.json", content)
+    write_whole(root / "table.md", "\n".join(_markdown(rows, title, meanings)) + "\n")
 
 
 def draw_scores(path: Path, rows: Sequence[Row], *, title: str, kinds: Mapping[str, str]) -> None:
@@ -197,6 +198,17 @@ def _markdown(rows: Sequence[Row], title: str, meanings: Mapping[str, str]) -> I
     yield "\nThe methods:\n"
     for row in rows:
         yield f"- `{row.method}`: {meanings.get(row.method, 'not known to this version')}"
+
+
+def read_scores(path: Path) -> dict[str, Any] | None:
+    """What the scores.json of a finished run holds; None where there is none, or one that is torn or of other make."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        content = read_object(path)
+        wanted = ("mean_normalised", "env_steps_per_task", "world_model_updates", "wall_seconds", "cpu_seconds")
+        entries = [dict(entry) for entry in dict(content["tasks"]).values()]
+        if content.keys() >= {*wanted} and all(entry.keys() >= {"normalised", "agent"} for entry in entries):
+            return content
+    return None
 
 
 def _score_files(folder: Path) -> list[Path]:

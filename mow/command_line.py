@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from mow import envs
 from mow.config import Config
-from mow.console import complain, tell
+from mow.console import tell
 from mow.presets import BATCHINGS, PRESETS, with_batching
 from mow.shell import expanded
 
@@ -175,9 +175,3 @@ def _check_fields(default: Config, arguments: Sequence[str]) -> None:
             raise UsageError("--batching is given once, and to a new run: leave it out here")
         if argument.startswith("--") and flag not in (*known, "--help"):
             raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")
-
-
-def fail(error: Exception) -> NoReturn:
-    """One line on stderr, exit code 2: the user can mend this."""
-    complain(f"mow.train: {error}")
-    raise SystemExit(2)

@@ -1,11 +1,11 @@
 """A run folder's config.json, read back into the Config that it was written from."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mow.config import Config
+from mow.whole_file import read_json
 
 
 def read_config(path: Path) -> Config:
@@ -16,11 +16,9 @@ def read_config(path: Path) -> Config:
         no default and is missing, or has a value that does not fit.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): name a folder that mow.train wrote") from error
+        content = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): it must be as mow.train wrote it") from error
+        raise ValueError(f"{error}: name a folder that mow.train wrote") from error
     try:
         return config_of(content)
     except ValueError as error:
@@ -68,7 +66,10 @@ def _value(kind: Any, value: object, place: str) -> Any:
             raise ValueError(f"{place} must be a list, got {value!r}: write [...]")
         return tuple(_value(inner[0], v, f"{place}[{i}]") for i, v in enumerate(value))
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{place} is too large for a number with a fraction: write a smaller one") from error
     if type(value) is not kind:  # exactly: a bool is no int here
         raise ValueError(f"{place} must be of type {kind.__name__}, got {value!r}: write one")
     return value

@@ -7,6 +7,7 @@ episodes as GIFs. Nothing heavy is imported before the command line is understoo
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,9 +17,8 @@ from typing import TYPE_CHECKING
 from mow.ablations import flat
 from mow.command_line import Parser, UsageError, say
 from mow.config import ASIDE
-from mow.console import complain, program
+from mow.console import program
 from mow.disk import folder_to_write
-from mow.envs.base import EnvFailure
 from mow.episode_film import LONGEST
 from mow.evaluation_table import (
     Aggregate,
@@ -38,10 +38,12 @@ from mow.evaluation_table import (
     task_grid,
     task_rows,
 )
+from mow.failure import exit_code
 from mow.file_names import file_name
 from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.shell import typed_path
 from mow.train import num_workers, pick_device
+from mow.whole_file import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -55,16 +57,9 @@ _ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", 
 
 @program("mow.evaluate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the scores are written, 1 a simulator failed, 2 they cannot be had, 130 stopped; a line says why."""
-    try:
-        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        complain(f"mow.evaluate: {error}")
-        return 2
-    except EnvFailure as error:
-        complain(f"{error.traceback}mow.evaluate: {error.line}")
-        return 1
-    return 0
+    """Exit code: 0 the scores are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.evaluate", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -136,7 +131,8 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
     """The same runs. Raises: UsageError if they cannot be taken together, or were trained on episodes of `seed`."""
     first = runs[0]
     for i, one in enumerate(runs):
-        if one.checkpoint.resolve() in [other.checkpoint.resolve() for other in runs[:i]]:
+        # Not Path.resolve, which raises where a link leads to itself.
+        if os.path.realpath(one.checkpoint) in [os.path.realpath(other.checkpoint) for other in runs[:i]]:
             raise UsageError(f"{one.folder} is named twice: a run counts once")
         if sorted(one.config.tasks) != sorted(first.config.tasks):
             raise UsageError(
@@ -270,7 +266,7 @@ def _check_pillow() -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        write_whole(path, text + "\n")
     except OSError as error:
         raise UsageError(f"cannot write {path} ({error.strerror}): name another place with --out") from error
 

@@ -7,27 +7,24 @@ before the command line is understood.
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mow.command_line import Parser, UsageError, say
-from mow.console import complain, program
+from mow.console import program
+from mow.failure import exit_code
 from mow.model_card import Card, read_scores, read_versions, write_card
 from mow.restored import WEIGHTS, environments, find_run, newest_checkpoint, restore
 from mow.shell import typed_path
+from mow.whole_file import write_json, write_whole
 
 
 @program("mow.export", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the weights are written, 2 they cannot be had (one line says why), 130 interrupted."""
-    try:
-        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        complain(f"mow.export: {error}")
-        return 2
-    return 0
+    """Exit code: 0 the weights are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.export", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,33 +51,33 @@ def run(asked: argparse.Namespace) -> None:
 
     with environments(saved, seed=0, workers=0) as envs:
         learner, step = restore(saved.checkpoint, saved.config, envs, torch.device("cpu"))
+        specs = [dataclasses.asdict(spec) for spec in envs.specs]
         tasks = [spec.name for spec in envs.specs]  # sorted by cluster
     routes = learner.routing().plan.routes.tolist()
     newest = newest_checkpoint(saved.folder) if saved.checkpoint.suffix == ".pt" else saved.checkpoint
     try:
-        scores, versions = read_scores(saved.folder, saved.checkpoint, newest), read_versions(saved.folder)
-    except (ValueError, KeyError) as error:
+        card = Card(
+            config=saved.config,
+            checkpoint=saved.checkpoint.name,
+            step=step,
+            updates=learner.updates,
+            num_parameters=learner.num_parameters,
+            modules=dict(zip(tasks, learner.world_model.module_of_task, strict=True)),
+            experts=dict(zip(tasks, routes, strict=True)),
+            scores=read_scores(saved.folder, saved.checkpoint, newest),
+            versions=read_versions(saved.folder),
+        )
+        text = "\n".join(write_card(card)) + "\n"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UsageError(
             f"a .json of {saved.folder} is not as this version writes it ({error}): move scores.json, evaluation.json "
             "or versions.json away"
         ) from error
-    card = Card(
-        config=saved.config,
-        checkpoint=saved.checkpoint.name,
-        step=step,
-        updates=learner.updates,
-        num_parameters=learner.num_parameters,
-        modules=dict(zip(tasks, learner.world_model.module_of_task, strict=True)),
-        experts=dict(zip(tasks, routes, strict=True)),
-        scores=scores,
-        versions=versions,
-    )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_weights(out / WEIGHTS, learner, {"step": step, "tasks": tasks})
-        config = json.dumps(dataclasses.asdict(saved.config), indent=2)
-        (out / "config.json").write_text(config + "\n", encoding="utf-8")
-        (out / "README.md").write_text("\n".join(write_card(card)) + "\n", encoding="utf-8")
+        write_weights(out / WEIGHTS, learner, {"step": step, "tasks": tasks, "specs": specs})
+        write_json(out / "config.json", dataclasses.asdict(saved.config))
+        write_whole(out / "README.md", text)
     except ImportError as error:
         out.rmdir()
         raise UsageError(str(error)) from error

@@ -6,8 +6,8 @@ Nothing heavy is imported before the command line is understood.
 """
 
 import argparse
-import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from mow.command_line import Parser, UsageError, say
 from mow.config import Config
 from mow.config_file import read_config
-from mow.console import complain, program
+from mow.console import program
 from mow.disk import folder_to_write
-from mow.envs.base import EnvFailure
+from mow.failure import exit_code
 from mow.restored import find_run, restore
 from mow.shell import typed_path
 from mow.threads import limit_torch
 from mow.train import pick_device
+from mow.whole_file import write_json, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,16 +40,9 @@ _TAKEN = ("config", "versions", "scores", "evaluation")
 
 @program("mow.film", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the film is written, 1 a simulator failed, 2 it cannot be made, 130 stopped; a line says why."""
-    try:
-        run(read_arguments(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        complain(f"mow.film: {error}")
-        return 2
-    except EnvFailure as error:
-        complain(f"{error.traceback}mow.film: {error.line}")
-        return 1
-    return 0
+    """Exit code: 0 the film is written, 2 it cannot be made (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.film", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,7 +64,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
             raise UsageError(f"--{name} must be 1 or more, got {getattr(found, name)}")
     if found.seed < 0:
         raise UsageError(f"--seed must be 0 or more, got {found.seed}")
-    if not found.run_folder.is_dir():
+    if not os.path.isdir(found.run_folder):
         raise UsageError(f"no folder {found.run_folder}: name a run folder, as mow.train printed it")
     found.out = found.out or found.run_folder / "film.png"
     if found.out.suffix != ".png" or found.out.stem in _TAKEN or not found.out.parent.is_dir():
@@ -271,8 +265,8 @@ def _write(asked: argparse.Namespace, strips: "list[Strip]", content: dict[str, 
     picture = draw_film(strips, text, num_context=asked.context)
     _, encoded = cv2.imencode(".png", picture[:, :, ::-1])
     try:
-        asked.out.write_bytes(encoded.tobytes())
-        asked.out.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_whole(asked.out, encoded.tobytes())
+        write_json(asked.out.with_suffix(".json"), content)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
 

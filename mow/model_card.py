@@ -1,6 +1,6 @@
 """The README.md beside exported weights: what they are, how they were made, what they score, how to use them."""
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from mow.ablations import flat
 from mow.config import ASIDE, Config
 from mow.presets import PRESETS
+from mow.whole_file import read_object
 
 # Fields that say nothing of what a run learnt.
 _ASIDE = ASIDE | {"preset", "folder", "insight_every"}
@@ -43,10 +44,11 @@ def read_scores(folder: Path, checkpoint: Path, newest: Path) -> dict[str, Score
     run itself writes of its newest."""
     evaluation = _json(folder / "evaluation.json")
     runs = evaluation.get("runs", [])
-    if len(runs) == 1 and Path(runs[0]["checkpoint"]).name == checkpoint.name:
+    here = checkpoint.parts[-2:]  # one that was superseded may have the name of the newest
+    if len(runs) == 1 and Path(runs[0]["checkpoint"]).parts[-2:] == here:
         tasks = evaluation["tasks"].items()
         return {task: Score(one["value"], one["normalised"], one["episodes"]) for task, one in tasks}
-    if checkpoint.name != newest.name:
+    if here != newest.parts[-2:]:
         return {}
     tasks = _json(folder / "scores.json").get("tasks", {}).items()
     return {task: Score(one["agent"], one["normalised"], len(one["returns"])) for task, one in tasks}
@@ -58,8 +60,7 @@ def read_versions(folder: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return content
+    return read_object(path) if os.path.lexists(path) else {}
 
 
 def write_card(card: Card) -> Iterator[str]:

@@ -6,34 +6,36 @@ heavy is imported before the command line is understood.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mow.command_line import Parser, UsageError, say
-from mow.console import complain, program
+from mow.console import program
+from mow.failure import exit_code
 from mow.report_data import Report, RunData, read_run
 from mow.report_page import page
 from mow.shell import typed_path
+from mow.whole_file import write_whole
 
 
 @program("mow.report", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the page is written, 2 it cannot be made (one line says why), 130 interrupted."""
-    try:
-        asked = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        path = write_report(
-            asked.run_folder,
-            asked.out,
-            checkpoint=asked.checkpoint,
-            device=asked.device,
-            num_windows=asked.windows,
-        )
-    except UsageError as error:
-        complain(f"mow.report: {error}")
-        return 2
+    """Exit code: 0 the page is written, 2 it cannot be made (one line says why), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.report", lambda: _command(read_arguments(words)))
+
+
+def _command(asked: argparse.Namespace) -> None:
+    path = write_report(
+        asked.run_folder,
+        asked.out,
+        checkpoint=asked.checkpoint,
+        device=asked.device,
+        num_windows=asked.windows,
+    )
     say(f"report: {path}")
-    return 0
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,7 +72,7 @@ def write_report(
     Returns: where the page is.
     Raises: UsageError in one line if the folder is no run or the page cannot be written.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"no folder {folder}: name a run folder, as mow.train printed it")
     try:
         run = read_run(folder)
@@ -82,7 +84,7 @@ def write_report(
             say(remark)
     path = out or folder / "report.html"
     try:
-        path.write_text(page(report), encoding="utf-8")
+        write_whole(path, page(report))
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
     return path

@@ -145,7 +145,7 @@ def read_run(folder: Path) -> RunData:
     return RunData(
         folder=folder,
         config=config,
-        config_text=path.read_text(encoding="utf-8"),
+        config_text=path.read_text(encoding="utf-8", errors="replace"),
         versions_text=_text(folder / "versions.json"),
         scores=_scores(folder / "scores.json", remarks),
         metrics=metrics,
@@ -154,7 +154,11 @@ def read_run(folder: Path) -> RunData:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+    """The text of a file; None where there is none or it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 # Metrics -------------------------------------------------------------------------------------------------------------
@@ -180,7 +184,7 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
             if _is_finite(record.get("episode_return")):
                 episodes[str(record["task"])].append((here, 0.0, float(record["episode_return"])))
             continue
-        updates = float(record.get("updates", 0.0))
+        updates = float(record["updates"]) if _is_finite(record.get("updates")) else 0.0
         for label, value in record.items():
             if label not in ("step", "frames", "updates", "seconds") and _is_finite(value):
                 points[label].append((here, updates, float(value)))
@@ -206,7 +210,7 @@ def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict) and _is_finite(record.get("step")):
             found.append(record)
@@ -223,7 +227,10 @@ def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def _curve(points: list[tuple[float, float, float]]) -> Curve:
@@ -254,7 +261,7 @@ def _scores(path: Path, remarks: list[str]) -> Scores | None:
         tasks = tuple(_score(task, entry) for task, entry in content["tasks"].items())
         cost = {name: float(value) for name, value in content.items() if _is_finite(value)}
         mean = cost.pop("mean_normalised", None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         remarks.append(f"scores.json cannot be read ({type(error).__name__}): the score table is left out.")
         return None
     return Scores(tasks, mean, cost)

@@ -1,12 +1,16 @@
 """What a run folder holds, made into a learner again: for everything that looks at a run once it has been trained."""
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mow.command_line import UsageError
 from mow.config import Config
 from mow.config_file import read_config
+from mow.envs.base import TaskSpec, spec_differences
+from mow.run_paths import best_path, checkpoints, folder_of, is_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -44,17 +48,17 @@ def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
             f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {checkpoint!r}: to take another one, name its file in "
             "place of the run"
         )
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises where a name is too long or a folder above cannot be entered
         raise UsageError(f"no folder {path}: name a run folder, as mow.train printed it")
-    is_checkpoint = path.suffix == ".pt" and path.parent.name == "checkpoints"
-    if path.is_file() and not is_checkpoint:
+    is_folder = os.path.isdir(path)
+    if not is_folder and not is_checkpoint(path):
         raise UsageError(f"{path} is no run: name a run folder, or one of its checkpoints/step_*.pt")
-    folder = path if path.is_dir() else path.parent.parent
+    folder = path if is_folder else folder_of(path)
     try:
         config = read_config(folder / "config.json")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if path.is_file():
+    if not is_folder:
         return SavedRun(folder, path, config)
     exported = folder / WEIGHTS
     if exported.exists():
@@ -81,7 +85,7 @@ def environments(run: SavedRun, *, seed: int, workers: int) -> "VectorEnv":
 
 def newest_checkpoint(folder: Path) -> Path:
     """The one with the most steps. Raises: UsageError if the run has none."""
-    found = sorted((folder / "checkpoints").glob("step_*.pt"))
+    found = checkpoints(folder)
     if not found:
         raise UsageError(f"{folder} has no checkpoints/step_*.pt: let the run write one")
     return found[-1]
@@ -89,13 +93,34 @@ def newest_checkpoint(folder: Path) -> Path:
 
 def best_checkpoint(folder: Path) -> Path:
     """The one with the best recent returns. Raises: UsageError if the run has kept none."""
-    found = folder / "checkpoints" / "best.pt"
+    found = best_path(folder)
     if not found.is_file():
         raise UsageError(
             f"{folder} has no checkpoints/best.pt: every task must end an episode before a checkpoint, with keep_best "
             "on: take the newest one"
         )
     return found
+
+
+def check_specs(path: Path, content: Mapping[str, Any], now: Sequence[TaskSpec]) -> None:
+    """Compare the tasks that a checkpoint was written with to those that there are now.
+
+    One that is older than the field `specs` is not compared.
+
+    Args: content: of the checkpoint at `path`.
+    Raises: UsageError that names task and both values, if an action space, the frame skip or the protocol differs.
+    """
+    if "specs" not in content:
+        return
+    try:
+        before = [TaskSpec(**spec) for spec in content["specs"]]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path} is no checkpoint of mow.train (its specs are not read): name another one") from error
+    if differing := spec_differences(before, now):
+        raise UsageError(
+            f"{path} was written with other tasks ({'; '.join(differing)}): install the simulators that versions.json "
+            "names, or start a new run"
+        )
 
 
 def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
@@ -125,16 +150,20 @@ def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device
         raise UsageError(f"{path} cannot be read ({error.strerror}): name another one of the run") from error
     except (ValueError, ImportError) as error:  # of another format, damaged, or a package is missing
         raise UsageError(str(error)) from error
-    tasks = content.get("tasks", [])
-    if sorted(tasks) != sorted(config.tasks):
-        raise UsageError(f"{path} is of {', '.join(tasks)}, not of this run: name one of its own checkpoints")
+    tasks = content.get("tasks")
+    if not isinstance(tasks, list | tuple) or sorted(map(str, tasks)) != sorted(config.tasks):
+        of = ", ".join(map(str, tasks)) if isinstance(tasks, list | tuple) else "no tasks"
+        raise UsageError(f"{path} is of {of}, not of this run: name one of its own checkpoints")
+    check_specs(path, content, envs.specs)
     try:
-        if tensors:
+        if path.suffix == ".safetensors":
             give_weights(learner, tensors, content)
         else:
             learner.load_state_dict(content["learner"])
         step = int(content["step"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise UsageError(
             f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own checkpoints"
         ) from error

@@ -9,18 +9,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mow.command_line import UsageError, chatty, fail, parse, say
+from mow.command_line import UsageError, chatty, parse, say
 from mow.config import Config
-from mow.console import complain, program
+from mow.console import program
 from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
+from mow.failure import exit_code, failure_kept, keep_failure
 from mow.file_names import file_name
 from mow.live import watched
 from mow.origin import write_origin
-from mow.resuming import Resumption, find_resumption, read_state, resume_command
+from mow.restored import check_specs
+from mow.resuming import Resumption, files_writable, find_resumption, go_on, read_state, resume_command
 from mow.run_folder import claimed, clear, is_unused
+from mow.run_paths import checkpoint_path
 from mow.shell import command
 from mow.threads import Threads, threads_here
 
@@ -39,27 +42,25 @@ _LONGEST_EVALUATION = 200_000
 
 @program("mow.train", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done or stopped in order, 1 numbers, disk or a simulator broke, 2 it cannot start, 130 killed."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        if "--dry-run" in arguments:
-            dry_run([word for word in arguments if word != "--dry-run"])
-        elif "--resume" in arguments:
-            resumption = find_resumption(arguments)
-            run(resumption.config, resumption)
-        else:
-            run(parse(arguments))
-    except UsageError as error:
-        fail(error)
-    except (FloatingPointError, MemoryError, OSError) as error:
-        complain(f"mow.train: {error}")
-        return 1
-    except EnvFailure as error:
-        complain(f"{error.traceback}mow.train: {error.line}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Exit code: 0 done or stopped in order, 1 numbers, disk, a simulator or mow itself broke, 130 killed.
+
+    Raises: SystemExit(2) if the run cannot start, after one line that says why.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    code = exit_code("mow.train", lambda: _command(words))
+    if code == 2:
+        raise SystemExit(2)
+    return code
+
+
+def _command(words: list[str]) -> None:
+    if "--dry-run" in words:
+        dry_run([word for word in words if word != "--dry-run"])
+    elif "--resume" in words:
+        resumption = find_resumption(words)
+        run(resumption.config, resumption)
+    else:
+        run(parse(words))
 
 
 def dry_run(arguments: Sequence[str]) -> None:
@@ -99,12 +100,11 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
 
     Args: resumption: where to go on; None starts from nothing.
     Returns: the run as it is in the end; None if it was stopped.
-    Raises: UsageError if the machine cannot run it.
+    Raises: UsageError if the machine cannot run it. The traceback of any other error is in failure.txt of the folder.
     """
     import torch
 
     from mow.memory import told_when_memory_runs_out
-    from mow.report import write_report
     from mow.training.logger import duration
     from mow.training.peak_memory import process_peak
     from mow.training.stopping import Stopped, StopSwitch
@@ -113,41 +113,56 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     if config.wandb:
         _check_wandb()
     folder = resumption.folder if resumption else _free_folder(config)
-    state = read_state(resumption, device) if resumption else None
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(chatty())
+        stack.enter_context(failure_kept(folder))
         stack.enter_context(told_when_the_disk_fails(folder))
         stack.enter_context(told_when_memory_runs_out(folder, device))
+        state = read_state(resumption) if resumption else None
         envs = stack.enter_context(_environments(config, num_workers(config)))
         switch = stack.enter_context(StopSwitch())
+        if resumption and state is not None:
+            check_specs(resumption.checkpoint, state, envs.specs)
         session = _wired(config, device, envs, folder, state is None, stack, switch.check)
         stack.enter_context(session.prefetch)
         if resumption and state is not None:
-            _go_on(session, resumption, state)
+            for line in go_on(session, resumption, state):
+                say(line)
+            state = None  # as large as the model and its optimisers
         try:
             with watched(session):
                 session.train()
-            if config.evaluation_episodes:
-                later = dataclasses.replace(config, tasks=tuple(session.tasks), seed=config.seed + 1)
-                fresh = _environments(later, num_workers(config), config.evaluation_copies)
-                _score(session, stack.enter_context(fresh))
-            else:
-                say(summary(session))
         except Stopped:
             say(f"stopped at step {session.step:,}; checkpoint: {session.save()}")
             say(f"to go on: {resume_command(folder)}")
             return None
-        except EnvFailure as error:
-            (folder / "failure.txt").write_text(str(error) + "\n", encoding="utf-8")
+        except EnvFailure:
             say(f"stopped at step {session.step:,}: a simulator fails for good; checkpoint: {session.save()}")
             say(f"to go on once it is mended: {resume_command(folder)}")
             raise
+        if not config.evaluation_episodes:
+            say(summary(session))
+        elif not _score(session, stack, switch.check):
+            return None
         took, peak = duration(session.logger.seconds), process_peak()
     say(f"done in {took}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")
     if config.report:
-        say(f"look: {write_report(folder, device=str(device))}")
+        say(_report(folder, str(device)))
     return session
+
+
+def _report(folder: Path, device: str) -> str:
+    """Write report.html of a finished run. Returns: where it is, or why there is none: the run is whole without."""
+    from mow.report import write_report
+
+    try:
+        return f"look: {write_report(folder, device=device)}"
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the run has ended well
+        if not isinstance(error, UsageError | KeyboardInterrupt):
+            keep_failure(error, folder)
+        why = " ".join(str(error).split()) or type(error).__name__
+        return f"no report ({why}): {command('python', '-m', 'mow.report', folder)} makes it later"
 
 
 def _wired(
@@ -187,7 +202,8 @@ def _wired(
         write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
     mirror = _mirror(config, folder) if config.wandb else None
     skip, *others = {spec.frame_skip for spec in envs.specs}
-    logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
+    with files_writable():
+        logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
     threads = _threads(config)
     set_num_threads(threads.replay)
     for line in (_plan(config, device), plan.short(planned), needs, how, str(threads), f"run folder: {folder}"):
@@ -216,61 +232,43 @@ def _mirror(config: Config, folder: Path) -> "WandbMirror":
     return mirror
 
 
-def _go_on(session: "Run", resumption: Resumption, state: "dict[str, Any]") -> None:
-    """Put a fresh run where the checkpoint was. Raises: UsageError if the replay that went with it is not there."""
-    from mow.replay import load
-    from mow.training.checkpoint import checkpoints, step_of
-    from mow.training.run_state import load_run_state
+def _score(session: "Run", stack: contextlib.ExitStack, check_stop: Callable[[], None]) -> bool:
+    """Play in fresh environments, print the table and keep it in scores.json; the run is saved already.
 
-    for change in resumption.changes:
-        say(f"changed: {change}")
-    try:
-        load(resumption.folder / "replay", session.collector.replay, num_steps=state["step"])
-    except (ValueError, ImportError) as error:
-        raise UsageError(str(error)) from error
-    for task in load_run_state(session, state):
-        say(f"{task}: its simulator cannot be put back where it was, a new episode begins")
-    for later in checkpoints(resumption.folder):
-        if step_of(later) > session.step:
-            later.unlink()
-            say(f"deleted: {later}, which is ahead of this one")
-    session.best_score = _score_of_best(resumption.folder, session.step)
-    say(f"going on from {resumption.checkpoint}")
-
-
-def _score_of_best(folder: Path, step: int) -> float | None:
-    """What the run's best checkpoint scored; None where there is none, or none that a run at `step` could have kept."""
-    import torch
-
-    from mow.training.checkpoint import best_path, load_checkpoint
-
-    best = best_path(folder)
-    if not best.exists():
-        return None
-    try:
-        content = load_checkpoint(best, torch.device("cpu"))
-    except ValueError as error:
-        say(f"the next checkpoint takes its place: {error}")
-        return None
-    if content["step"] > step:
-        best.unlink()
-        say(f"deleted: {best}, which is ahead of this one")
-        return None
-    score: float | None = content.get("score")
-    return score
-
-
-def _score(session: "Run", fresh: "VectorEnv") -> None:
-    """Play in fresh environments, print the table and keep it in scores.json."""
+    Args: stack: closes the environments. check_stop: called before every step of all tasks.
+    Returns: False if `check_stop` raised Stopped.
+    Raises: EnvFailure if the environments cannot be made or fail for good.
+    """
     from mow.training.evaluator import evaluate
     from mow.training.scores import Cost, write_scores
+    from mow.training.scoring_progress import ScoringProgress
+    from mow.training.stopping import Stopped
 
-    episodes, learner = session.config.evaluation_episodes, session.learner
+    config, learner, folder = session.config, session.learner, session.logger.folder
+    saved, episodes = checkpoint_path(folder, session.step), config.evaluation_episodes
+    how = f"to score it later: {command('python', '-m', 'mow.evaluate', folder)}"
+    later = dataclasses.replace(config, tasks=tuple(session.tasks), seed=config.seed + 1)
     say(f"scoring {episodes} episodes per task")
-    results = evaluate(learner, fresh, episodes=episodes, max_steps=_LONGEST_EVALUATION)
-    seconds = session.logger.seconds, session.logger.cpu_seconds
-    cost = Cost(learner.num_parameters, session.step, learner.updates, *seconds)
-    say(write_scores(session.logger.folder / "scores.json", results, cost))
+    progress = ScoringProgress(len(session.tasks), episodes, say, check_stop)
+    try:
+        if not saved.exists():  # the disk was full at the last step
+            say(f"checkpoint: {session.save()}")
+        fresh = stack.enter_context(_environments(later, num_workers(config), config.evaluation_copies))
+        results = evaluate(
+            learner, fresh, episodes=episodes, max_steps=_LONGEST_EVALUATION, on_episode=progress.episode,
+            check_stop=progress.step,
+        )  # fmt: skip
+    except Stopped:
+        say(f"stopped while scoring ({progress.line}); training is complete: {saved}\n{how}")
+        return False
+    except (UsageError, EnvFailure) as error:
+        say(f"not scored; training is complete: {saved}\n{how}")
+        raise error if isinstance(error, EnvFailure) else EnvFailure(str(error)) from error
+    cost = Cost(
+        learner.num_parameters, session.step, learner.updates, session.logger.seconds, session.logger.cpu_seconds
+    )
+    say(write_scores(folder / "scores.json", results, cost))
+    return True
 
 
 def _environments(config: Config, workers: int, copies: int = 1) -> "VectorEnv":

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mow.clustering import Grouping
-from mow.durable import flush_file, flush_folder
+from mow.durable import flush_folder
+from mow.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mow.training.learner import Learner
@@ -42,11 +43,7 @@ def write_weights(path: Path, learner: "Learner", content: Mapping[str, Any]) ->
         "module_of_task": None if grouping is None else list(grouping.module_of_task),
         "sha256": digest(tensors),
     }
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        file.write(save(tensors, metadata={"mow_format": str(FORMAT), "mow": json.dumps(described)}))
-        flush_file(file)
-    partial.replace(path)
+    write_whole(path, save(tensors, metadata={"mow_format": str(FORMAT), "mow": json.dumps(described)}))
     flush_folder(path.parent)
 
 
@@ -69,8 +66,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"{path} has format {metadata.get('mow_format')}, this version reads {FORMAT}: use the mow that wrote it"
         )
-    content = json.loads(metadata["mow"])
-    if digest(tensors) != content["sha256"]:
+    try:
+        content = json.loads(metadata["mow"])
+        expected = content["sha256"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no export of mow (its metadata cannot be read: {type(error).__name__}): export the run again"
+        ) from error
+    if digest(tensors) != expected:
         raise ValueError(f"{path} is damaged (its tensors have another SHA-256): export the run again")
     return tensors, content
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mow.command_line import UsageError, fail, flags, nearest, parse
+from mow.command_line import UsageError, flags, nearest, parse
 from mow.presets import PRESETS
 
 
@@ -147,14 +147,6 @@ def test_flags_are_as_typed() -> None:
 def test_nearest_gives_three_at_most() -> None:
     assert nearest("widht", ["width", "height", "weight", "eight", "light"]).count(",") == 2
     assert nearest("qqq", ["a", "b", "c", "d"]) == "did you mean a, b, c?"
-
-
-def test_fail_says_one_line_and_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        fail(UsageError("no"))
-    assert caught.value.code == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "mow.train: no\n")
 
 
 def test_a_typing_mistake_is_answered_at_once(tmp_path: Path) -> None:

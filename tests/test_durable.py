@@ -14,7 +14,8 @@ import torch
 from mow import durable
 from mow.durable import copy, cut, flush_folder
 from mow.replay import save
-from mow.training.checkpoint import best_path, checkpoint_path, keep_as_best, load_checkpoint, save_checkpoint
+from mow.run_paths import best_path, checkpoint_path
+from mow.training.checkpoint import keep_as_best, load_checkpoint, save_checkpoint
 from tests.replay.test_segments import add, loaded, make_buffer
 
 OF_FOLDERS = [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.ENOSYS, errno.EPERM]
@@ -114,8 +115,8 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     flushed: list[int] = []
     fsync: Callable[[int], None] = os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(os.fstat(handle).st_size), fsync(handle)))
-    keep_as_best(path)
-    assert flushed == [path.stat().st_size], "a copy is on the disk before it takes the name of the best"
+    keep_as_best(path, 1.0)
+    assert flushed[0] == path.stat().st_size, "a copy is on the disk before it takes the name of the best"
     assert load_checkpoint(best_path(tmp_path), torch.device("cpu"))["step"] == 1
     copy(path, tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == path.read_bytes()

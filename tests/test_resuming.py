@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from mow.command_line import UsageError
 from mow.config_file import config_of
@@ -25,8 +24,7 @@ def test_a_field_that_is_younger_than_the_checkpoint_has_its_default(monkeypatch
     del older["env"]["render"]
     monkeypatch.setattr("mow.training.checkpoint.load_checkpoint", lambda *_: {"config": json.dumps(older)})
     there = Path("run/checkpoints/step_1.pt")
-    cpu = torch.device("cpu")
-    assert read_state(Resumption(there.parent, there, run_config(), ()), cpu) == {"config": json.dumps(older)}
+    assert read_state(Resumption(there.parent, there, run_config(), ())) == {"config": json.dumps(older)}
     edited = config_of(content(render="full"))
     with pytest.raises(UsageError, match=r"env\.render: light -> full"):
-        read_state(Resumption(there.parent, there, edited, ()), cpu)
+        read_state(Resumption(there.parent, there, edited, ()))

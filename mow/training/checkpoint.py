@@ -4,6 +4,7 @@ A checkpoint is a file of torch.save with a line after it that tells its length 
 flipped bit without a word.
 """
 
+import contextlib
 import os
 import pickle
 import zlib
@@ -14,6 +15,8 @@ from typing import Any, BinaryIO
 import torch
 
 from mow.durable import copy, flush_file, flush_folder
+from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, step_of
+from mow.whole_file import read_object, replacing, write_json
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
 # 4: only what learns, without a checksum; 5: before the local prior read an action times e_k
@@ -34,21 +37,6 @@ def _crc32(file: BinaryIO, num_bytes: int) -> int:
     return crc32
 
 
-def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the run in `folder` keeps the checkpoint of a step."""
-    return folder / "checkpoints" / f"step_{step:08d}.pt"
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of the run in `folder`, oldest first."""
-    return sorted((folder / "checkpoints").glob("step_*.pt"))
-
-
-def step_of(path: Path) -> int:
-    """The step of one of `checkpoints`."""
-    return int(path.stem.removeprefix("step_"))
-
-
 def save_checkpoint(
     path: Path, content: Mapping[str, object], *, once_written: Callable[[], object] = lambda: None
 ) -> None:
@@ -58,17 +46,12 @@ def save_checkpoint(
 
     Args: once_written: called before the rename, for what must be on the disk when the checkpoint is, and must not be
         touched when there is no room for one.
-    Raises: OSError if the disk does not take it, or what `once_written` raises; the temporary file is gone then.
+    Raises: OSError if the disk does not take it, or what `once_written` raises; the temporary file is deleted then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
+    with replacing(path) as partial:
         _write(partial, content)
         once_written()
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
     flush_folder(path.parent)  # only then the rename is durable
 
 
@@ -104,6 +87,8 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and plain values, of which nothing was run: do not trust it, "
                          "go on from another one") from error
+    except (EOFError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} is no file of torch.save ({type(error).__name__}): go on from another one") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise ValueError(f"{path} has format {found}, this version reads {FORMAT}: use the mow that wrote it")
@@ -123,18 +108,45 @@ def _check_seal(path: Path) -> None:
             raise ValueError(f"{path} is damaged: its bytes are not those that were written: go on from another one")
 
 
-def best_path(folder: Path) -> Path:
-    """Where the run in `folder` keeps the checkpoint that scored best."""
-    return folder / "checkpoints" / "best.pt"
+def keep_as_best(path: Path, score: float) -> None:
+    """Give a checkpoint its second name, best.pt, under which it outlives `prune`; best.json keeps its score.
+
+    Raises: OSError if the disk does not take it; the best one before stays then.
+    """
+    folder = folder_of(path)
+    with replacing(best_path(folder)) as partial:
+        partial.unlink(missing_ok=True)
+        copy(path, partial)
+    best_path(folder).with_suffix(".partial").unlink(missing_ok=True)  # two names of one file survive a rename
+    write_json(best_score_path(folder), {"step": step_of(path), "score": score, "seal": _seal_of(path)})
 
 
-def keep_as_best(path: Path) -> None:
-    """Give a checkpoint its second name, best.pt, under which it outlives `prune`."""
-    best, partial = best_path(path.parent.parent), path.with_name("best.partial")
-    partial.unlink(missing_ok=True)
-    copy(path, partial)
-    partial.replace(best)
-    partial.unlink(missing_ok=True)  # two names of one file are left as they are by a rename
+def read_best(folder: Path) -> tuple[int, float | None] | None:
+    """Step and score of the best checkpoint of the run in `folder`; None where there is none.
+
+    They stand in best.json. Where it is missing or is not of best.pt, the checkpoint itself is read.
+
+    Raises: ValueError as load_checkpoint; OSError if best.pt cannot be read.
+    """
+    path = best_path(folder)
+    if not path.exists():
+        return None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        kept = read_object(best_score_path(folder))
+        if kept["seal"] == _seal_of(path):
+            return int(kept["step"]), float(kept["score"])
+    content = load_checkpoint(path, torch.device("cpu"))
+    step, score = content.get("step"), content.get("score")
+    if not isinstance(step, int) or not isinstance(score, float | None):
+        raise ValueError(f"{path} is no checkpoint of a run: it has no step")
+    return step, score
+
+
+def _seal_of(path: Path) -> str:
+    """The line at the end of a checkpoint, which differs from that of any other."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _SEAL_BYTES))
+        return file.read().decode("ascii", errors="replace").strip()
 
 
 def prune(folder: Path, keep: int) -> None:

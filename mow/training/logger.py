@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -88,10 +89,15 @@ class Logger:
             mirror: hears every line of metrics.jsonl as well, and is closed with this.
         """
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
-        self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
-        self._board = SummaryWriter(str(folder))
-        self._lines = self._opened()
         self._started, self._cpu_before = time.monotonic(), 0.0
+        self._lines = self._opened()
+        self._earlier = event_files(folder)
+        self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
+
+    @cached_property
+    def _board(self) -> SummaryWriter:
+        """Made when something is written: a run that is refused before its first step leaves no file."""
+        return SummaryWriter(str(self.folder))
 
     def _opened(self) -> TextIO:
         return open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # closed by close()
@@ -107,21 +113,30 @@ class Logger:
         return time.process_time() + self._cpu_before
 
     def state_dict(self) -> dict[str, Any]:
-        """How far metrics.jsonl goes, in bytes, and what the run has taken, in seconds."""
+        """How far metrics.jsonl and the files of TensorBoard go, in bytes, and what the run has taken, in seconds."""
         self.flush()
-        return {"bytes": self._lines.tell(), "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        events = {path.name: path.stat().st_size for path in event_files(self.folder)}
+        clocks = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return {"bytes": self._lines.tell(), "events": events, **clocks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state_dict() of a run in the same folder: what it wrote to metrics.jsonl later is cut off.
-
-        It is written again. The files of TensorBoard keep both, which are equal.
-        """
+        """Go on from a state_dict() of a run in the same folder: what it logged later is cut off, and logged again."""
         self.flush()
-        num_bytes = min(state["bytes"], self._lines.tell())
+        path = self.folder / "metrics.jsonl"
+        num_bytes = min(int(state["bytes"]), self._lines.tell())
+        # Earlier versions did not keep how long the files of TensorBoard are: these stay then.
+        cuts = [(events, state["events"].get(events.name)) for events in self._earlier] if "events" in state else []
+        self._started, self._cpu_before = time.monotonic() - state["seconds"], float(state["cpu_seconds"])
+        if self._mirror is not None:
+            self._mirror.skip(path.read_bytes()[num_bytes:].count(b"\n"))
         self._lines.close()
-        cut(self.folder / "metrics.jsonl", num_bytes)
+        cut(path, num_bytes)
         self._lines = self._opened()
-        self._started, self._cpu_before = time.monotonic() - state["seconds"], state["cpu_seconds"]
+        for events, size in cuts:
+            if size is None:  # of a process that came after the checkpoint
+                events.unlink()
+            else:
+                cut(events, min(int(size), events.stat().st_size))
 
     def episode(self, step: int, episode: Episode) -> None:
         """One finished episode."""
@@ -178,7 +193,8 @@ class Logger:
 
     def flush(self) -> None:
         self._lines.flush()
-        self._board.flush()
+        if "_board" in self.__dict__:
+            self._board.flush()
 
     def close(self) -> None:
         """Raises: OSError if what was written last found no room; everything is closed all the same."""
@@ -186,7 +202,8 @@ class Logger:
             if self._mirror is not None:
                 stack.callback(self._mirror.close)
             stack.callback(setattr, threading, "excepthook", self._hook)
-            stack.callback(self._board.close)
+            if "_board" in self.__dict__:
+                stack.callback(self._board.close)
             stack.callback(self._lines.close)
 
     def _of_a_thread(self, args: threading.ExceptHookArgs) -> None:
@@ -200,6 +217,11 @@ class Logger:
         self._lines.write(json.dumps(record) + "\n")
         if self._mirror is not None:
             self._mirror.write(record)
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The files that TensorBoard reads, one of each process that has trained in `folder`."""
+    return sorted(folder.glob("events.out.tfevents.*"))
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.config import Config
 from mow.replay import Prefetcher, Request
-from mow.training.checkpoint import best_path, prune, save_checkpoint
+from mow.training.checkpoint import save_checkpoint
 from mow.training.collector import Collector
 from mow.training.guard import REMEDY, NotFinite
 from mow.training.insight import measure
@@ -27,7 +27,7 @@ from mow.training.learner import Learner
 from mow.training.logger import Logger, MetricMeans, Stopwatch, duration
 from mow.training.peak_memory import measured_peak
 from mow.training.progress import Phase, PhaseName
-from mow.training.run_state import keep_if_best, save_run
+from mow.training.run_state import keep_and_prune, save_run
 from mow.training.scores import recent_score
 from mow.training.trace import Trace
 
@@ -171,9 +171,7 @@ class Run:
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint."""
         path = save_run(self)
-        if keep_if_best(self, path):
-            self.say(f"best so far: mean recent score {self.score:.3f}, kept in {best_path(self.logger.folder)}")
-        prune(self.logger.folder, self.config.keep_checkpoints)
+        keep_and_prune(self, path)
         return path
 
     @property

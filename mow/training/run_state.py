@@ -11,7 +11,8 @@ import torch
 
 from mow.replay import Request
 from mow.replay import save as save_replay
-from mow.training.checkpoint import checkpoint_path, checkpoints, keep_as_best, save_checkpoint, step_of
+from mow.run_paths import best_path, checkpoint_path, checkpoints, step_of
+from mow.training.checkpoint import keep_as_best, prune, save_checkpoint
 from mow.training.guard import check_weights
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def run_state(run: "Run") -> dict[str, object]:
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
         "config": json.dumps(asdict(run.config)),
+        "specs": [asdict(spec) for spec in collector.envs.specs],
         "step": run.step,
         "agent_updates": run.agent_updates,
         "tasks": run.tasks,
@@ -67,23 +69,35 @@ def save_run(run: "Run") -> Path:
     return path
 
 
-def keep_if_best(run: "Run", path: Path) -> bool:
-    """Keep the checkpoint at `path` as the best, where its recent score is and the config asks for it."""
-    score = run.score
-    if not run.config.keep_best or score is None or (run.best_score is not None and score <= run.best_score):
-        return False
-    keep_as_best(path)
-    run.best_score = score
-    return True
+def keep_and_prune(run: "Run", path: Path) -> None:
+    """Keep the checkpoint at `path` as the best, if it is and the config asks for it, then delete the oldest ones.
+
+    The checkpoint counts whatever the disk answers here, so a failure is a line and not an error.
+    """
+    folder, score = run.logger.folder, run.score
+    if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
+        try:
+            keep_as_best(path, score)
+        except OSError as error:
+            run.say(f"{path} is written, but not kept as the best ({error}), the one before stays: free some space")
+        else:
+            run.best_score = score
+            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
+    try:
+        prune(folder, run.config.keep_checkpoints)
+    except OSError as error:
+        run.say(f"{path} is written, but older checkpoints could not be deleted ({error}): delete them by hand")
 
 
 def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
 
+    Its files are not touched: what they hold beyond `state` is left to its logger's load_state_dict.
+
     Returns: tasks whose simulator cannot go on, and which have begun a new episode.
     """
     collector, device = run.collector, run.learner.device
-    run.step, run.agent_updates = state["step"], state["agent_updates"]
+    run.step, run.agent_updates = int(state["step"]), int(state["agent_updates"])
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
@@ -92,12 +106,11 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
         collector.frame[k], collector.is_first[k] = frame, True
     collector.memory.load_state_dict(state["memory"], device)
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
-    collector.restarts = state.get("restarts", 0)
+    collector.restarts = int(state.get("restarts", 0))
     for task, kept in state["scores"].items():
         score = collector.scores[task]
         score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
     run.means.load_state_dict(state["means"], device)
-    run.logger.load_state_dict(state["log"])
     for *parts, step in state["batches"]:
         run.prefetch.publish(Request(*parts), as_of=step)
     torch.random.set_rng_state(state["torch_rng"].cpu())

@@ -1,6 +1,5 @@
 """The score table at the end of a run, for eyes and for files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from mow.envs.references import normalised_return, reference_returns
 from mow.training.evaluator import TaskEvaluation
+from mow.whole_file import write_json
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def write_scores(path: Path, results: Sequence[TaskEvaluation], cost: Cost) -> s
     mean = float(np.mean(shares)) if shares else None
     lines.append(f"{'mean':<20}{'':>30}{_number(mean, 12)}")
     content = {"tasks": tasks, "mean_normalised": mean, **asdict(cost)}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)
     return "\n".join(lines)
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -23,9 +23,7 @@ class Trace:
         activities = [ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        # Without it the thread that gathers batches would be missing, and with it what overlaps.
-        threads = _ExperimentalConfig(profile_all_threads=True)
-        self._profile = profile(activities=activities, experimental_config=threads)
+        self._profile = profile(activities=activities, experimental_config=_all_threads(say))
         self._on = False
 
     def step(self) -> None:
@@ -46,3 +44,14 @@ class Trace:
         self._profile.export_chrome_trace(str(self.path))
         watched = min(self._steps, self._last) - self._first
         self.say(f"trace of {watched} steps: {self.path} (ui.perfetto.dev shows it)")
+
+
+def _all_threads(say: Callable[[str], None]) -> Any:
+    """The setting that records the thread that gathers batches; torch keeps it where any version may move it."""
+    try:
+        from torch._C._profiler import _ExperimentalConfig
+
+        return _ExperimentalConfig(profile_all_threads=True)
+    except (ImportError, TypeError) as error:
+        say(f"trace: only this thread is recorded, torch {torch.__version__} has no profile_all_threads ({error})")
+        return None

@@ -23,6 +23,7 @@ class WandbMirror:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         wandb = wandb_package()
+        self._goes_on, self._skip = (folder / "wandb").exists(), 0
         mode: Literal["online", "offline"] = "online" if os.environ.get("WANDB_MODE") == "online" else "offline"
         self._run = wandb.init(
             project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config),
@@ -32,8 +33,15 @@ class WandbMirror:
             "; `wandb sync` of its folders uploads them" if mode == "offline" else ""
         )
 
+    def skip(self, num_lines: int) -> None:
+        """Leave out so many lines, where the run was mirrored before: a resumed run writes them again."""
+        self._skip = num_lines if self._goes_on else 0
+
     def write(self, record: Mapping[str, object]) -> None:
         """A line of metrics.jsonl: numbers become curves over environment steps; of an episode, one curve per task."""
+        if self._skip > 0:
+            self._skip -= 1
+            return
         task = record.get("task")
         prefix = f"{task}/" if task is not None else ""
         numbers = {f"{prefix}{name}": value for name, value in record.items() if isinstance(value, int | float)}

@@ -12,8 +12,9 @@ import torch
 
 from mow.config import Config
 from mow.replay import ReplayBuffer, load
+from mow.run_paths import checkpoints
 from mow.training import checkpoint
-from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.training.checkpoint import load_checkpoint
 from mow.training.loop import Run
 from tests.replay.test_segments import Disk, Killed
 from tests.small import run_config

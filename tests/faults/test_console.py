@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.run_paths import checkpoints
+from mow.training.checkpoint import load_checkpoint
 from tests.faults.test_signals import started
 from tests.test_train import DUMMY
 

@@ -11,8 +11,9 @@ import torch
 
 import mow
 from mow import evaluate, export, film, train
+from mow.run_paths import checkpoints
 from mow.training import checkpoint
-from mow.training.checkpoint import checkpoints, save_checkpoint
+from mow.training.checkpoint import save_checkpoint
 from tests.faults.runs import copied
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from mow.resuming import find_resumption
+from mow.run_paths import checkpoints
 from mow.train import main
 from mow.training import checkpoint
-from mow.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.loop import Run
 from tests.faults.runs import assert_same_end, gone_on, stopped, to_the_end
 from tests.small import run_config
@@ -47,7 +48,7 @@ def test_two_failures_are_borne_and_change_nothing(
     assert said.count(f"no checkpoint was written ([Errno {number}] {os.strerror(number)}: 'checkpoints')") == 2
     assert "the run goes on, the one before stays: free some space" in said
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == ["best.pt", "step_00000032.pt"]
+    assert names == ["best.json", "best.pt", "step_00000032.pt"]
     assert_same_end(run, straight)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.run_paths import checkpoints
+from mow.training.checkpoint import load_checkpoint
 from mow.training.loop import Run
 from tests.faults.runs import assert_equal, lines
 from tests.small import run_config
@@ -25,7 +26,8 @@ PROGRAM = """
     import torch
     from mow import train
     from mow.resuming import find_resumption
-    from mow.training.checkpoint import checkpoints, load_checkpoint
+    from mow.run_paths import checkpoints
+from mow.training.checkpoint import load_checkpoint
     from mow.training.loop import Run
     from tests.small import run_config
     folder, every, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

@@ -13,8 +13,8 @@ import torch
 from mow import memory
 from mow.memory import least_memory
 from mow.plan import make_plan
+from mow.run_paths import checkpoints
 from mow.train import main
-from mow.training.checkpoint import checkpoints
 from mow.training.learner import Learner
 from tests.faults.runs import gone_on
 from tests.small import action_mask, run_config

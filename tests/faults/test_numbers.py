@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mow.envs.dummy import CountingEnv
+from mow.run_paths import checkpoints
 from mow.train import main
-from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.training.checkpoint import load_checkpoint
 from tests.test_train import DUMMY
 
 

@@ -1,19 +1,26 @@
 """A run that is stopped and goes on ends as the one that was never stopped, to the bit."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from mow import train
+import mow
+from mow import origin, train
 from mow.config import ReplayConfig, WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.resuming import find_resumption
-from mow.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint
+from mow.run_paths import checkpoint_path, checkpoints, superseded_folder
+from mow.training import checkpoint
+from mow.training.checkpoint import load_checkpoint, save_checkpoint
 from mow.training.loop import Run
 from mow.training.stopping import Stopped, StopSwitch
 from tests.faults.runs import (
@@ -120,7 +127,7 @@ def test_a_seed_is_the_same_run_and_another_is_another(tmp_path: Path, straight:
     assert other.step == straight.step
 
 
-def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_goes(
+def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_is_moved_aside(
     tmp_path: Path, straight: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -129,8 +136,11 @@ def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_goes(
     assert_same_end(gone_on(early), straight)
     said = capsys.readouterr().out
     assert f"going on from {early}" in said
-    assert f"deleted: {late}, which is ahead of this one" in said
+    aside = superseded_folder(folder) / late.name
+    assert f"moved: {late} to {aside}, it is ahead of this one" in said
+    assert "their replay stays until the next checkpoint is written" in said
     assert checkpoints(folder) == [early, late]  # written again
+    assert_equal(load_checkpoint(aside, torch.device("cpu"))["learner"], straight.learner.state_dict())
     assert_equal(load_checkpoint(late, torch.device("cpu"))["learner"], straight.learner.state_dict())
 
 
@@ -155,6 +165,114 @@ def test_it_goes_on_from_an_earlier_checkpoint_as_often_as_it_is_killed(
                 gone_on(early)
     assert checkpoints(folder) == [early]
     assert_same_end(gone_on(early), straight)
+
+
+def test_a_checkpoint_that_was_moved_aside_can_be_used(
+    tmp_path: Path, finished: Path, straight: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until the next checkpoint is written a run can go on from it, and it can be loaded ever after."""
+    folder = copied(finished, tmp_path / "run")
+    early, late = checkpoints(folder)
+    aside = superseded_folder(folder) / late.name
+    killed_at_once(early, monkeypatch)
+    assert checkpoints(folder) == [early]
+    assert mow.load(aside, device="cpu").step == 32
+    copy = copied(folder, tmp_path / "copy")
+    other = gone_on(superseded_folder(copy) / late.name)
+    assert "metrics.jsonl ends before this checkpoint" in capsys.readouterr().out  # it was cut off
+    assert other.step == straight.step
+    assert_equal(other.learner.state_dict(), straight.learner.state_dict())
+    assert_same_end(gone_on(folder), straight)
+    assert aside.exists()
+
+
+def killed_at_once(path: Path, patch: pytest.MonkeyPatch) -> None:
+    """Killed before its first step, so that nothing is saved."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(_: Run) -> None:
+        raise Killed
+
+    with patch.context() as patched:
+        patched.setattr(Run, "train", killed)
+        with pytest.raises(Killed):
+            gone_on(path)
+
+
+def test_its_curves_show_no_point_twice(
+    tmp_path: Path, finished: Path, straight: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped twice and once gone back, TensorBoard shows what it shows of a run that was never stopped."""
+    folder = tmp_path / "run"
+    stopped(run_config(), folder, 20, monkeypatch)
+    gone_on(folder)
+    gone_on(checkpoints(folder)[0])
+    shown, expected = (points(where) for where in (folder, straight.logger.folder))
+    assert shown == expected
+    assert len(shown) > 20
+    assert all(len(steps) == len({*steps}) for name, steps in shown.items() if not name.startswith("episode_"))
+
+
+def points(folder: Path) -> dict[str, list[int]]:
+    """The steps of every curve."""
+    board = EventAccumulator(str(folder)).Reload()
+    names = [name for name in board.Tags()["scalars"] if not name.startswith("time/")]
+    return {name: [event.step for event in board.Scalars(name)] for name in names}
+
+
+def test_nothing_of_the_checkpoint_stays_in_memory(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it ever on the device: it is read to the CPU, and what learns takes copies."""
+    folder = copied(finished, tmp_path / "run")
+    left: list[weakref.ref[torch.Tensor]] = []
+    load, train_on, devices = checkpoint.load_checkpoint, Run.train, []
+
+    def loaded(path: Path, device: torch.device) -> dict[str, Any]:
+        devices.append(device.type)
+        content = load(path, device)
+        learner = content["learner"]
+        kept = (*learner["world_model"].values(), *learner["agent"].values())
+        left.extend(weakref.ref(tensor) for tensor in kept)
+        return content
+
+    def trained(run: Run) -> None:
+        gc.collect()
+        assert len(left) > 50
+        assert not [ref for ref in left if ref() is not None]
+        train_on(run)
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", loaded)
+    monkeypatch.setattr(Run, "train", trained)
+    gone_on(folder)
+    assert devices == ["cpu"]
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_is_not_known(
+    tmp_path: Path, finished: Path, straight: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(finished, tmp_path / "run")
+    early = checkpoints(folder)[0]
+    state = load_checkpoint(early, torch.device("cpu"))
+    del state["specs"], state["log"]["events"]
+    save_checkpoint(early, state)
+    assert_same_end(gone_on(early), straight)
+    assert "this checkpoint is of an earlier version: whether its tasks have changed" in capsys.readouterr().out
+
+
+def test_other_versions_are_said_and_kept(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(finished, tmp_path / "run")
+    now = {**origin.library_versions(), "gymnasium": "0.1", "torch": "99.0"}
+    monkeypatch.setattr(origin, "library_versions", lambda: now)
+    gone_on(folder)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("versions: ")]
+    content = json.loads((folder / "versions.json").read_text())
+    assert said == [f"versions: {name}: {content[name]} -> {now[name]}" for name in ("torch", "gymnasium")]
+    assert [(entry["step"], entry["torch"]) for entry in content["resumed"]] == [(32, "99.0")]
 
 
 def once_it_is(wanted: Path, instead: Callable[..., None]) -> Callable[[Path, Path], Path]:

@@ -11,7 +11,8 @@ import torch
 
 from mow.envs.vector import make_vector
 from mow.replay import ReplayBuffer, load
-from mow.training.checkpoint import checkpoints, load_checkpoint
+from mow.run_paths import checkpoints
+from mow.training.checkpoint import load_checkpoint
 from tests.test_train import DUMMY
 
 

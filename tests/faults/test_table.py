@@ -28,6 +28,11 @@ the same | SIMULATOR |
 | less memory than is needed | refused with numbers and flags; later one line, last checkpoint named | MEMORY |
 | half an hour | memory, files and threads do not grow | SOAK |
 | other flags, tasks, versions when it goes on | those that change nothing are printed, others refused | FLAGS |
+| simulators whose tasks have changed since a checkpoint | task and both values in one line, nothing changed | TASKS |
+| torn or foreign files, folders and links in their place | one line, exit 2, nothing changed | MALFORMED |
+| resumed from an earlier checkpoint | newer ones are moved aside, curves show no point twice | EARLIER |
+| a signal while it scores, a report that fails | the trained run stays, exit 0, how to do it later | ENDING |
+| a mistake of ours | one line, exit 1, the traceback in failure.txt | MISTAKE |
 """
 
 import ast
@@ -165,9 +170,38 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "FLAGS": {
         "faults/test_resume.py": (
             "test_what_cannot_go_on_is_one_line", "test_an_edited_config_is_noticed",
-            "test_what_may_change_is_said",
+            "test_what_may_change_is_said", "test_other_versions_are_said_and_kept",
         ),
         "training/test_checkpoint.py": ("test_another_format_is_named",),
+    },
+    "TASKS": {
+        "faults/test_changed_tasks.py": (
+            "test_another_number_of_actions", "test_so_do_exported_weights", "test_every_other_property",
+        ),
+    },
+    "MALFORMED": {
+        "faults/test_malformed.py": (
+            "test_the_config", "test_a_checkpoint", "test_no_entry_of_a_checkpoint_is_taken_on_trust",
+            "test_exported_weights", "test_what_an_export_describes", "test_what_a_report_shows",
+            "test_the_rest_of_a_run_that_goes_on", "test_the_run_itself",
+        ),
+    },
+    "EARLIER": {
+        "faults/test_resume.py": (
+            "test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_is_moved_aside",
+            "test_a_checkpoint_that_was_moved_aside_can_be_used", "test_its_curves_show_no_point_twice",
+        ),
+    },
+    "ENDING": {
+        "faults/test_endings.py": (
+            "test_a_signal_while_it_scores", "test_a_report_that_fails_leaves_a_run_that_is_done",
+        ),
+    },
+    "MISTAKE": {
+        "faults/test_endings.py": (
+            "test_what_the_user_cannot_mend_leaves_its_traceback",
+            "test_without_a_folder_the_traceback_is_in_a_temporary_file",
+        ),
     },
 }  # fmt: skip
 

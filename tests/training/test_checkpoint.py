@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mow.run_paths import checkpoint_path, checkpoints
 from mow.training import checkpoint
-from mow.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint, prune, save_checkpoint
+from mow.training.checkpoint import load_checkpoint, prune, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -55,6 +56,21 @@ def test_a_crash_before_the_rename_leaves_the_old_one(
     assert load_checkpoint(path, CPU)["step"] == 1
     save_checkpoint(path, {"step": 3})  # over the debris
     assert load_checkpoint(path, CPU)["step"] == 3
+
+
+@pytest.mark.parametrize("error", [OSError("full"), ValueError("of another run"), KeyboardInterrupt(), MemoryError()])
+def test_after_any_error_no_temporary_file_is_left(tmp_path: Path, error: BaseException) -> None:
+    """The replay that is saved with a checkpoint refuses the folder of another run with a ValueError."""
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def fails() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        save_checkpoint(path, {"step": 2}, once_written=fails)
+    assert list(tmp_path.iterdir()) == [path]
+    assert load_checkpoint(path, CPU)["step"] == 1
 
 
 @pytest.mark.parametrize("said", [RuntimeError("unexpected pos 64"), SystemError("returned a result with an error")])

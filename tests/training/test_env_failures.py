@@ -16,8 +16,8 @@ from mow import train
 from mow.config import EnvConfig
 from mow.envs.dummy import CountingEnv, read_counter
 from mow.envs.vector import SerialVectorEnv
+from mow.run_paths import checkpoints
 from mow.train import main
-from mow.training.checkpoint import checkpoints
 from mow.training.loop import Run
 from mow.training.stopping import StopSwitch
 from tests.faults.runs import assert_same_end, gone_on, stopped, to_the_end

@@ -1,6 +1,7 @@
 """The checkpoint with the best recent returns outlives the newest ones."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,10 @@ import torch
 import mow
 from mow.evaluate import main as evaluate
 from mow.resuming import find_resumption
+from mow.run_paths import best_path, best_score_path, checkpoint_path, checkpoints, superseded_folder
 from mow.train import run as train
-from mow.training import checkpoint
-from mow.training.checkpoint import (
-    best_path,
-    checkpoint_path,
-    checkpoints,
-    keep_as_best,
-    load_checkpoint,
-    save_checkpoint,
-)
+from mow.training import checkpoint, run_state
+from mow.training.checkpoint import keep_as_best, load_checkpoint, read_best, save_checkpoint
 from mow.training.loop import Run
 from mow.training.scores import recent_score
 from tests.small import run_config
@@ -44,12 +39,13 @@ def test_a_second_name_outlives_the_first(tmp_path: Path, monkeypatch: pytest.Mo
     for step in (1, 2, 3):
         save_checkpoint(checkpoint_path(tmp_path, step), {"step": step})
         if step != 3:
-            keep_as_best(checkpoint_path(tmp_path, step))
-            keep_as_best(checkpoint_path(tmp_path, step))
+            keep_as_best(checkpoint_path(tmp_path, step), float(step))
+            keep_as_best(checkpoint_path(tmp_path, step), float(step))
         checkpoint.prune(tmp_path, 1)
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000003.pt"]
     assert load_checkpoint(best_path(tmp_path), CPU)["step"] == 2
-    assert sorted(path.name for path in best_path(tmp_path).parent.iterdir()) == ["best.pt", "step_00000003.pt"]
+    names = sorted(path.name for path in best_path(tmp_path).parent.iterdir())
+    assert names == ["best.json", "best.pt", "step_00000003.pt"]
 
 
 @pytest.fixture
@@ -85,8 +81,11 @@ def test_a_run_that_goes_on_knows_its_best(tmp_path: Path, capsys: pytest.Captur
         session = train(resumption.config, resumption)
         said = capsys.readouterr().out
         assert session is not None
-        assert (f"deleted: {best_path(folder)}, which is ahead" in said) == (best is None)
+        moved = superseded_folder(folder) / "best-2.pt"  # the one at 32 was moved there before, under its own name
+        assert (f"moved: {best_path(folder)} to {moved}, it is ahead of this one" in said) == (best is None)
         assert session.best_score == (0.5 if best else 0.125)
+    assert load_checkpoint(moved, CPU)["score"] == 0.75
+    assert json.loads(moved.with_suffix(".json").read_text())["score"] == 0.5  # of the best before: no one reads it
 
 
 def test_none_is_kept_where_that_is_asked(tmp_path: Path) -> None:
@@ -95,3 +94,64 @@ def test_none_is_kept_where_that_is_asked(tmp_path: Path) -> None:
     assert not best_path(tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"has no checkpoints/best\.pt: every task must end an episode"):
         mow.load(tmp_path / "run", checkpoint="best")
+
+
+@pytest.mark.usefixtures("told")
+def test_the_score_of_the_best_is_read_without_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint may take gigabytes; without its best.json, or with that of another one, it is read all the same."""
+    folder = tmp_path / "run"
+    assert train(run_config(folder=str(folder))) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_checkpoint", lambda *_: pytest.fail("the whole checkpoint is read"))
+        assert read_best(folder) == (18, 0.5)
+    for other in ('{"step": 26, "score": 0.9, "seal": "of another"}', "{", "[]", None):
+        best_score_path(folder).unlink()
+        if other is not None:
+            best_score_path(folder).write_text(other)
+        assert read_best(folder) == (18, 0.5)
+        best_score_path(folder).touch()
+    best_path(folder).unlink()
+    assert read_best(folder) is None
+
+
+@pytest.mark.usefixtures("told")
+@pytest.mark.parametrize("deed", ["keep_as_best", "prune"])
+def test_a_checkpoint_counts_whatever_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], deed: str
+) -> None:
+    """A full disk that does not take best.pt, or does not let go of old checkpoints."""
+    folder = tmp_path / "run"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_state, deed, full)
+    session = train(run_config(folder=str(folder), keep_checkpoints=1))
+    assert session is not None
+    said = capsys.readouterr().out
+    assert "no checkpoint was written" not in said
+    kept = [path.name for path in checkpoints(folder)]
+    if deed == "keep_as_best":
+        assert kept == ["step_00000032.pt"]  # pruned all the same
+        assert f"{checkpoint_path(folder, 18)} is written, but not kept as the best ([Errno 28] No space" in said
+        assert session.best_score is None
+    else:
+        assert kept == ["step_00000018.pt", "step_00000026.pt", "step_00000032.pt"]
+        assert f"{checkpoint_path(folder, 26)} is written, but older checkpoints could not be deleted" in said
+
+
+def test_what_is_not_kept_leaves_the_best_before_and_no_debris(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, to: Path) -> None:
+        to.write_bytes(path.read_bytes()[:10])
+        raise OSError(28, "No space left on device")
+
+    for step in (1, 2):
+        save_checkpoint(checkpoint_path(tmp_path, step), {"step": step})
+    keep_as_best(checkpoint_path(tmp_path, 1), 0.5)
+    monkeypatch.setattr(checkpoint, "copy", full)
+    with pytest.raises(OSError, match="No space"):
+        keep_as_best(checkpoint_path(tmp_path, 2), 0.75)
+    assert read_best(tmp_path) == (1, 0.5)
+    assert not list(best_path(tmp_path).parent.glob("*.partial"))

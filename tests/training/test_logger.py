@@ -191,3 +191,49 @@ def test_a_writer_that_fails_is_one_line_and_the_next_write_raises(
     with pytest.raises(OSError, match="No space left"):
         logger.close()
     assert threading.excepthook == before
+
+
+def test_a_logger_that_cannot_be_made_leaves_no_hook(tmp_path: Path) -> None:
+    before = threading.excepthook
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        Logger(tmp_path, frame_skip=4)
+    assert threading.excepthook == before
+
+
+def test_no_point_is_there_twice_after_a_resume(tmp_path: Path) -> None:
+    """Episodes over steps, metrics over updates, a figure; a checkpoint in between, from which two processes go on."""
+    episode = Episode(task="atari:Boxing", index=1, episode_return=1.0, length=7, success=None)
+    with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
+        logger.episode(5, episode)
+        logger.metrics(8, 2, {"norm": 0.5}, TASKS)
+        state = logger.state_dict()
+        logger.metrics(8, 3, {"norm": 0.75}, TASKS)
+        logger.episode(9, episode)
+    for _ in range(2):
+        with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
+            logger.load_state_dict(state)
+            logger.metrics(8, 3, {"norm": 0.75}, TASKS)
+            logger.figure("similarity", torch.zeros(5, 9, 3, dtype=torch.uint8), 3)
+            logger.episode(9, episode)
+    board = events(tmp_path)
+    assert [(e.step, e.value) for e in board.Scalars("norm")] == [(2, 0.5), (3, 0.75)]
+    assert [e.step for e in board.Scalars("episode_return/atari:Boxing")] == [5, 9]
+    assert [e.step for e in board.Images("similarity")] == [3]
+    assert [line["step"] for line in lines(tmp_path)] == [5, 8, 8, 9]
+
+
+def test_state_of_earlier_versions_leaves_the_curves(tmp_path: Path) -> None:
+    with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
+        state = logger.state_dict()
+        logger.metrics(8, 3, {"norm": 0.75}, TASKS)
+    del state["events"]
+    with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
+        logger.load_state_dict(state)
+    assert len(events(tmp_path).Scalars("norm")) == 1
+
+
+def test_a_logger_that_writes_nothing_leaves_no_curves(tmp_path: Path) -> None:
+    with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
+        logger.flush()
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

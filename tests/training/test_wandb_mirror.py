@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mow.run_paths import checkpoints
 from mow.train import main
 from mow.training.wandb_mirror import WandbMirror
 from tests.test_train import DUMMY
@@ -54,6 +55,16 @@ def test_a_run_is_mirrored(tmp_path: Path, recorded: tuple[Recorded, dict[str, A
     assert all("step" in numbers for numbers in run.logged)
     assert len(run.logged) == len((folder / "metrics.jsonl").read_text().splitlines())
     assert run.finished
+
+
+def test_a_run_that_goes_on_sends_no_line_twice(tmp_path: Path, recorded: tuple[Recorded, dict[str, Any]]) -> None:
+    run, _ = recorded
+    folder = tmp_path / "run"
+    assert main(["quickstart", *DUMMY, "--wandb", "--checkpoint-every", "8", "--folder", str(folder)]) == 0
+    whole = list(run.logged)
+    (folder / "wandb").mkdir()  # which the real one makes
+    assert main(["--resume", str(checkpoints(folder)[0])]) == 0
+    assert [numbers["step"] for numbers in run.logged] == [numbers["step"] for numbers in whole]
 
 
 def test_online_is_asked_for_by_its_variable(

@@ -1,0 +1,49 @@
+"""The names of the files in a run folder; nothing is opened here."""
+
+import re
+from pathlib import Path
+
+_CHECKPOINT = re.compile(r"step_(\d+)\.pt")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the run in `folder` keeps the checkpoint of a step."""
+    return folder / "checkpoints" / f"step_{step:08d}.pt"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of the run in `folder`, oldest first; files with other names are left out."""
+    found = (path for path in (folder / "checkpoints").glob("step_*.pt") if _CHECKPOINT.fullmatch(path.name))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of one of `checkpoints`."""
+    return int(path.stem.removeprefix("step_"))
+
+
+def best_path(folder: Path) -> Path:
+    """Where the run in `folder` keeps the checkpoint that scored best."""
+    return folder / "checkpoints" / "best.pt"
+
+
+def best_score_path(folder: Path) -> Path:
+    """Where the score of `best_path` is kept."""
+    return folder / "checkpoints" / "best.json"
+
+
+def superseded_folder(folder: Path) -> Path:
+    """Where checkpoints go that are ahead of the one that the run in `folder` was resumed from."""
+    return folder / "checkpoints" / "superseded"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is that of a checkpoint in a run folder, superseded ones included."""
+    inside = path.parent.parent if path.parent.name == "superseded" else path.parent
+    return path.suffix == ".pt" and inside.name == "checkpoints"
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in."""
+    folder = checkpoint.parent.parent
+    return folder.parent if checkpoint.parent.name == "superseded" else folder
