@@ -124,8 +124,12 @@ class NinjaBuild(build_ext):
     """Builds mow._C; where nvcc passes the probe but cannot compile, MOW_BUILD=auto goes on without CUDA."""
 
     def build_extension(self, ext: Extension) -> None:
-        mode = os.environ.get("MOW_BUILD", "auto")
-        cuda, reason = choose_cuda(mode)
+        mode = os.environ.get("MOW_BUILD") or "auto"
+        try:
+            cuda, reason = choose_cuda(mode)
+        except (RuntimeError, ValueError) as error:
+            print(f"setup.py: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
         try:
             self.run_ninja(ext, cuda, reason)
         except subprocess.CalledProcessError:

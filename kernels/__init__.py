@@ -118,7 +118,7 @@ if __name__ != "mow.kernels":
 
 from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.decode_attention import decode_attention
-from mow.kernels.dispatch import Backend, choose
+from mow.kernels.dispatch import Backend, check_default_backend, choose
 from mow.kernels.expert_linear import Activation, expert_linear
 from mow.kernels.gather_frames import gather_frames
 from mow.kernels.lambda_return import lambda_return
@@ -134,6 +134,7 @@ __all__ = [
     "PhiloxState",
     "RoutePlan",
     "categorical_kl",
+    "check_default_backend",
     "choose",
     "decode_attention",
     "expert_linear",

@@ -12,7 +12,7 @@ from torch import Tensor
 Backend = Literal["auto", "reference", "triton"]
 
 # What "auto" means throughout this process: MOW_BACKEND=reference keeps a GPU on plain PyTorch.
-_DEFAULT = os.environ.get("MOW_BACKEND", "auto")
+_DEFAULT = os.environ.get("MOW_BACKEND") or "auto"
 _CHOSEN: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
 # Looked for without loading it: triton takes longer to import than all of this package.
@@ -56,6 +56,14 @@ def _say_that_triton_is_missing() -> None:
 
 # As with choose below: torch.compile runs it while tracing.
 torch.compiler.assume_constant_result(_say_that_triton_is_missing)
+
+
+def check_default_backend(device: torch.device) -> None:
+    """Raises: ValueError if MOW_BACKEND names what no op has on this device."""
+    available = ("auto", *(_ON_GPU if device.type == "cuda" else _ON_CPU))
+    if _DEFAULT not in available:
+        names = " or ".join(map(repr, available))
+        raise ValueError(f"MOW_BACKEND is {_DEFAULT!r}, which is not to be had on {device}: set it to {names}")
 
 
 def choose(op: str, backend: Backend, available: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from mow import envs
 from mow.ablation_runs import check_same, plan, run_all, unfinished
 from mow.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.ablations import BASELINES, METHODS, meaning, variants
-from mow.command_line import Parser, UsageError, nearest, parse, say
+from mow.command_line import Parser, UsageError, check_range, nearest, parse, say
 from mow.config import Config
 from mow.config_file import read_config
 from mow.console import program
@@ -67,8 +67,7 @@ def _ablate(arguments: list[str]) -> int:
     root: Path = told.folder
     if told.table_only:
         return _tabulate(root)
-    if told.seeds < 1 or told.jobs < 1:
-        raise UsageError(f"--seeds and --jobs must be 1 or more, got {told.seeds} and {told.jobs}")
+    check_range(told, 1, 1000, "seeds", "jobs")
     parent = parent_config(told.preset, told.tasks, told.total_steps, extra)
     jobs = plan(parent, chosen_methods(parent, told.methods), told.seeds, root)
     _check_matplotlib()

@@ -9,10 +9,11 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mow import envs
 from mow.config import Config
+from mow.config_checks import LARGEST_SEED, is_plain, shortened
 from mow.console import tell
 from mow.presets import BATCHINGS, PRESETS, with_batching
 from mow.shell import expanded
@@ -38,8 +39,29 @@ class UsageError(ValueError):
     """What the user typed cannot be run; the message is one line with the remedy."""
 
 
+def check_words(arguments: Sequence[str]) -> None:
+    """Raises: UsageError for an argument with a line break, NUL or bytes that are no UTF-8."""
+    for argument in arguments:
+        if not is_plain(argument):
+            raise UsageError(f"control characters, or bytes that are no UTF-8, in {argument!r}: leave them out")
+
+
+def check_range(asked: argparse.Namespace, low: int, high: int, *names: str) -> None:
+    """The named flags lie in [low, high]. Raises: UsageError."""
+    for name in names:
+        value = getattr(asked, name)
+        if not low <= value <= high:
+            bound = f"{low} or more" if value < low else f"{low} to {high}"
+            raise UsageError(f"--{name} must be {bound}, got {shortened(value)}")
+
+
 class Parser(argparse.ArgumentParser):
     """For the commands that take no config: what is wrong is a UsageError and not argparse's page of usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's. Raises: UsageError for words that fit into no line."""
+        check_words(args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; --help lists the arguments")
@@ -91,7 +113,10 @@ def parse(arguments: Sequence[str]) -> Config:
         name = arguments.pop(0)
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
-    return override(_with_batching(PRESETS[name](), arguments), arguments)
+    config = override(_with_batching(PRESETS[name](), arguments), arguments)
+    if config.seed > LARGEST_SEED:
+        raise UsageError(f"--seed must be 0 to {LARGEST_SEED}, got {config.seed}")
+    return config
 
 
 def _with_batching(config: Config, arguments: list[str]) -> Config:

@@ -7,7 +7,7 @@ own config and never the whole tree; what an environment tells us (action counts
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mow.config_checks import fraction, not_negative, positive, require
+from mow.config_checks import at_most, fraction, not_negative, positive, require, usable
 from mow.config_model import (
     Condition,
     ExpertsConfig,
@@ -54,11 +54,14 @@ class EnvConfig:
     max_restarts: int = 3
     """Times in a row, no episode finished between, that a simulator which fails is made anew; then the run stops."""
     timeout_s: float = 60.0
-    """Seconds that one simulator in a worker process may take for one call, a step or a reset, before it counts as hung.
+    """Seconds that a simulator in a worker process may take for one call, a step or a reset, before it counts as hung.
     Without workers (`num_workers` 0) a simulator that hangs cannot be ended."""
 
     def __post_init__(self) -> None:
+        usable(self)
         not_negative(self, "max_restarts")
+        at_most(self, 1000, "metaworld_repeat", "dmc_repeat", "num_workers")
+        at_most(self, 1e6, "timeout_s")
         positive(self, "timeout_s")
         require(self.num_workers >= -1, f"num_workers must be -1 (auto), 0 or more, got {self.num_workers}")
         positive(self, "metaworld_repeat", "dmc_repeat")
@@ -78,6 +81,7 @@ class BatchConfig:
     """L: steps per window."""
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "num_sequences")
         require(self.length >= 2, f"length must be at least 2, got {self.length}")
 
@@ -99,6 +103,7 @@ class LossConfig:
     """Task weights: one learned scale per task, none, one per task and term, or 1 / running mean of the loss."""
 
     def __post_init__(self) -> None:
+        usable(self)
         not_negative(self, "reconstruction", "reward", "termination", "task", "dynamics", "representation", "balance")
         not_negative(self, "free_bits")
         positive(self, "reconstruct_every")
@@ -116,7 +121,9 @@ class ClusteringConfig:
     restarts: int = 50
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "num_modules", "restarts")
+        at_most(self, 10_000, "num_batches", "restarts")
         require(self.num_batches >= 2, f"num_batches must be 2 or more (halves are compared), got {self.num_batches}")
 
 
@@ -132,7 +139,9 @@ class ReplayConfig:
     """Batches gathered in the background while others train; changes no result. 0: none."""
 
     def __post_init__(self) -> None:
+        usable(self)
         not_negative(self, "prefetch")
+        at_most(self, 100, "prefetch")
         require(not (self.disk and self.store == "raw"), "replay.disk takes packed frames: use replay.store packed")
 
 
@@ -153,7 +162,9 @@ class ImaginationConfig:
     across several groups of a latent, each drawn by itself, then falls apart less often."""
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "num_sequences", "context", "horizon", "temperature")
+        require(1e-3 <= self.temperature <= 1e3, f"temperature must lie in [0.001, 1000], got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -188,8 +199,11 @@ class ActorCriticConfig:
     that follow a context whose episode had ended, which never count."""
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
         fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy", "entropy_fraction")
+        at_most(self, 100, "num_layers")
+        at_most(self, 10_000, "rollout_epochs")
         require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
         not_negative(self, "entropy")
 
@@ -226,6 +240,7 @@ class OptimConfig:
     throughout. Needs a GPU; off until one has been measured."""
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
         positive(self, "matrix_lr", "weighting_lr", "task_groups")
         fraction(self, "final_lr")
@@ -252,8 +267,10 @@ class ScheduleConfig:
     """Steps that the agent remembers while acting."""
 
     def __post_init__(self) -> None:
+        usable(self)
         fraction(self, "prefill_fraction", "random_action")
         not_negative(self, "warmup_fraction")
+        at_most(self, 1000, "warmup_fraction")
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 
@@ -316,6 +333,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
+        usable(self)
         require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
         require(
             self.actor_critic.rollout_parts <= self.imagination.num_sequences,
@@ -331,6 +349,8 @@ class Config:
             f"and {self.batch.length}",
         )
         not_negative(self, "evaluation_episodes", "insight_every", "seed")
+        at_most(self, 1000, "evaluation_copies")
+        at_most(self, 1_000_000, "evaluation_episodes")
         require(
             self.total_steps > self.prefill_steps,
             f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "

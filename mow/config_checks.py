@@ -1,5 +1,44 @@
 """What configs ask of their fields; each failure is one line that names field, bound and value."""
 
+import dataclasses
+import math
+from typing import Any
+
+LARGEST_SEED = 2**32 - 1  # of a new run
+_LARGEST_STREAM = 2**63 - 1  # what random streams take; scores and reports are played with seeds above the run's
+_LARGEST_INT = 2**31 - 1  # of sizes and counts
+_FLOATS = 1e-30, 1e30  # well within float32, so that a product of two is finite
+
+
+def usable(config: Any) -> None:
+    """All fields hold what some run can use: numbers that the models can compute with, text for one line.
+
+    Raises: ValueError.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, str):
+                require(is_plain(one), f"{field.name} must be text without control characters, got {one!r}")
+            elif isinstance(one, int):
+                largest = LARGEST_SEED if field.name == "seed" else _LARGEST_INT
+                most = _LARGEST_STREAM if field.name == "seed" else _LARGEST_INT
+                require(abs(one) <= most, f"{field.name} must be 0 to {largest}, got {shortened(one)}")
+            elif isinstance(one, float):
+                low, high = _FLOATS
+                require(math.isfinite(one), f"{field.name} must be finite, got {one}")
+                require(one == 0 or low <= abs(one) <= high, f"{field.name} must be 0 or {low} to {high}, got {one}")
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text fits into one line of UTF-8: no control characters, no bytes of another encoding."""
+    return not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" or 0xD800 <= ord(c) < 0xE000 for c in text)
+
+
+def shortened(number: int) -> str:
+    """A number in full, or how many bits it takes; Python refuses to write very long ones."""
+    return str(number) if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
+
 
 def require(ok: bool, message: str) -> None:
     """Raises: ValueError with the message unless ok."""
@@ -19,6 +58,13 @@ def not_negative(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value >= 0, f"{name} must be 0 or more, got {value}")
+
+
+def at_most(config: object, most: float, *names: str) -> None:
+    """The named fields are no larger than `most`. Raises: ValueError."""
+    for name in names:
+        value = getattr(config, name)
+        require(value <= most, f"{name} must be at most {most}, got {value}")
 
 
 def fraction(config: object, *names: str) -> None:

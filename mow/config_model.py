@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mow.config_checks import fraction, not_negative, positive, require
+from mow.config_checks import at_most, fraction, not_negative, positive, require, usable
 
 Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"]
 
@@ -29,6 +29,7 @@ class PerceptionConfig:
     """median: the median frame of a task's prefill is taken off before the encoder and put back after the decoder."""
 
     def __post_init__(self) -> None:
+        usable(self)
         require(len(self.channels) in (2, 3, 4), f"channels must be two to four numbers, got {self.channels}")
         require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
         positive(self, "groups", "classes", "posterior_gain")
@@ -70,7 +71,11 @@ class RoutingConfig:
     """How routing weights touch the expert outputs: gradient only, not at all, or as factors."""
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "hidden", "temperature_start", "temperature_end")
+        for name in ("temperature_start", "temperature_end"):
+            value = getattr(self, name)
+            require(1e-3 <= value <= 1e3, f"{name} must lie in [0.001, 1000], got {value}")
         fraction(self, "anneal_fraction")
         not_negative(self, "noise")
 
@@ -82,7 +87,10 @@ class ExpertsConfig:
     num_layers: int = 2
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "num_experts", "experts_per_task", "num_layers")
+        at_most(self, 10_000, "num_experts")
+        at_most(self, 100, "num_layers")
         require(
             self.experts_per_task <= self.num_experts,
             f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}",
@@ -96,7 +104,9 @@ class SharedConfig:
     num_layers: int = 1
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "num_layers")
+        at_most(self, 100, "num_layers")
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class WorldModelConfig:
     shared: SharedConfig = field(default_factory=SharedConfig)
 
     def __post_init__(self) -> None:
+        usable(self)
         positive(self, "width", "prior_width", "num_heads", "feedforward", "max_positions")
         fraction(self, "stale_share")
         require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")

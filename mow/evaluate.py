@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mow.ablations import flat
-from mow.command_line import Parser, UsageError, say
+from mow.command_line import Parser, UsageError, check_range, say
 from mow.config import ASIDE
+from mow.config_checks import LARGEST_SEED
 from mow.console import program
 from mow.disk import folder_to_write
 from mow.episode_film import LONGEST
@@ -83,12 +84,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help="folder for the results; default: the run's, or with several the first one's parent",
     )
     found = parser.parse_args(arguments)
-    if found.episodes < 1:
-        raise UsageError(f"--episodes must be 1 or more, got {found.episodes}")
+    check_range(found, 1, 1_000_000, "episodes")
+    check_range(found, 0, LARGEST_SEED, "seed")
     if not 0 <= found.video <= found.episodes:
         raise UsageError(f"--video must be 0 to --episodes {found.episodes}, got {found.video}")
-    if found.seed < 0:
-        raise UsageError(f"--seed must be 0 or more, got {found.seed}")
     return found
 
 

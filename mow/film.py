@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow.command_line import Parser, UsageError, say
+from mow.command_line import Parser, UsageError, check_range, say
 from mow.config import Config
+from mow.config_checks import LARGEST_SEED
 from mow.config_file import read_config
 from mow.console import program
 from mow.disk import folder_to_write
@@ -59,11 +60,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--policy", choices=("agent", "random"), default="agent", help="who plays (%(default)s)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: as the run")
     found = parser.parse_args(arguments)
-    for name in ("context", "steps", "windows"):
-        if getattr(found, name) < 1:
-            raise UsageError(f"--{name} must be 1 or more, got {getattr(found, name)}")
-    if found.seed < 0:
-        raise UsageError(f"--seed must be 0 or more, got {found.seed}")
+    check_range(found, 1, 10_000, "context", "steps", "windows")
+    check_range(found, 0, LARGEST_SEED, "seed")
     if not os.path.isdir(found.run_folder):
         raise UsageError(f"no folder {found.run_folder}: name a run folder, as mow.train printed it")
     found.out = found.out or found.run_folder / "film.png"

@@ -62,8 +62,17 @@ class Plan:
 
 
 def make_plan(config: Config, mask: ActionMask, *, bf16: bool) -> Plan:
-    """Args: mask: of the tasks in the order of the config; bf16: whether updates run under its autocast."""
-    model, agent = _models(config, mask)
+    """Args: mask: of the tasks in the order of the config; bf16: whether updates run under its autocast.
+
+    Raises: MemoryError if a tensor would have more bytes than can be counted.
+    """
+    try:
+        model, agent = _models(config, mask)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise MemoryError("some weights of this run would have over 2**63 bytes: take smaller sizes, as --model.width "
+                          "or --model.perception.channels") from error
     parts = {**dict(model.named_children()), **dict(agent.named_children())}
     parameters = {name: _count(part) for name, part in parts.items() if _count(part)}
     if model.task_embedding is not None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mow.command_line import Parser, UsageError, say
+from mow.command_line import Parser, UsageError, check_range, say
 from mow.console import program
 from mow.failure import exit_code
 from mow.report_data import Report, RunData, read_run
@@ -48,8 +48,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=8, help="of play per task, for the films; 0: none (%(default)s)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: auto")
     found = parser.parse_args(arguments)
-    if found.windows < 0:
-        raise UsageError(f"--windows must be 0 or more, got {found.windows}")
+    check_range(found, 0, 10_000, "windows")
     if found.out is not None and (found.out.suffix != ".html" or not found.out.parent.is_dir()):
         raise UsageError(f"--out {found.out} must be a .html in an existing folder")
     return found

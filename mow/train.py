@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mow.command_line import UsageError, chatty, parse, say
+from mow.command_line import UsageError, chatty, check_words, parse, say
 from mow.config import Config
 from mow.console import program
 from mow.disk import folder_to_write, told_when_the_disk_fails
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(words: list[str]) -> None:
+    check_words(words)
     if "--dry-run" in words:
         dry_run([word for word in words if word != "--dry-run"])
     elif "--resume" in words:
@@ -87,7 +88,10 @@ def dry_run(arguments: Sequence[str]) -> None:
         packed = type(replay.store).__name__ == "PackedStore"
         say(f"replay: packed, at most {size}, less as far as frames pack{where}" if packed else f"replay: raw, {size}")
         bf16 = uses_bf16(config, device)
-        planned = plan.make_plan(config, mask, bf16=bf16)
+        try:
+            planned = plan.make_plan(config, mask, bf16=bf16)
+        except MemoryError as error:
+            raise UsageError(str(error)) from error
         try:
             say(check_memory(config, planned, layout.size, device))
         except MemoryError as error:
@@ -185,8 +189,8 @@ def _wired(
     from mow.training.loop import Run
 
     schedule, mask = config.schedule, _mask(envs)
-    planned = plan.make_plan(config, mask, bf16=uses_bf16(config, device))
     try:
+        planned = plan.make_plan(config, mask, bf16=uses_bf16(config, device))
         needs = check_memory(config, planned, envs.layout.size, device)
     except MemoryError as error:
         raise UsageError(str(error)) from error
@@ -343,16 +347,20 @@ def pick_device(name: str) -> "torch.device":
     """The device of a name on the command line. Raises: UsageError if it is unknown or not here."""
     import torch
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from mow.kernels import check_default_backend
+
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"no {name} here ({torch.cuda.device_count()} CUDA devices found): use --device cpu")
+    try:
+        check_default_backend(device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return device
 
 
@@ -361,7 +369,11 @@ def _free_folder(config: Config) -> Path:
     now = time.strftime("%Y%m%d-%H%M%S")
     name = f"{file_name(config.preset)}-{now}-seed{config.seed}"  # seeds may start in the same second
     folder = Path(config.folder or f"runs/{name}")
-    if not is_unused(folder):
+    try:
+        unused = is_unused(folder)
+    except OSError as error:  # a name that is too long, or a folder that cannot be read
+        raise UsageError(f"cannot look at {folder} ({error.strerror}): give another --folder") from error
+    if not unused:
         raise UsageError(f"{folder} is not empty: give another --folder, so that no run is overwritten")
     return folder
 

@@ -1,6 +1,7 @@
 """setup.py: what it probes, what it falls back to, and whether the extension tells the truth about it."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tarfile
@@ -167,3 +168,20 @@ def test_without_the_extension_build_info_says_why() -> None:
         assert not info["compiled"] and not info["cuda"] and "mow._C" in info["reason"], info
     """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"MOW_BUILD": "gpu"}, "setup.py: MOW_BUILD must be auto, cpu or cuda, got 'gpu'"),
+        ({"MOW_BUILD": "cuda", "CUDA_HOME": "", "CUDA_PATH": "", "PATH": ""}, "setup.py: "),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_one_line(variables: dict[str, str], says: str) -> None:
+    if "PATH" in variables and list(Path("/usr/local").glob("cuda*/bin/nvcc")):
+        pytest.skip("there is an nvcc")
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--force"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(says)
+    assert "Traceback" not in done.stderr

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "panel_tasks": {"training"},
     "presets": {"ablations", "config", "task_sets"},
     "task_sets": set(),
-    "command_line": {"console", "envs", "config", "presets", "shell"},
+    "command_line": {"config", "config_checks", "console", "envs", "presets", "shell"},
     "console": set(),
     "shell": set(),
     "compiler": {"command_line", "config"},

@@ -6,12 +6,16 @@ What goes wrong later (disks, signals, numbers, memory) is in tests/faults.
 import dataclasses
 import fcntl
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mow import ablate, evaluate, export, film, report, train
+from mow.kernels import dispatch
 from mow.training.checkpoint import save_checkpoint
 from tests.small import run_config
 
@@ -29,6 +33,18 @@ TYPED = [
     ("train --total-steps many", "--total-steps"),
     ("train --tasks atari:Pnog", "did you mean atari:Pong"),
     ("train --tasks nowhere:Pong", "nowhere"),
+    ("train --tasks gym:.x:Y-v0", "'.x' is no package; write gym:package:Id-v0"),
+    ("train --tasks gym::Y-v0", "unknown task 'gym::Y-v0'"),
+    ("train --seed 9223372036854775808", "seed must be 0 to 4294967295, got 9223372036854775808"),
+    ("train --seed 4294967296", "seed must be 0 to 4294967295, got 4294967296"),
+    (f"train --total-steps {10**90}", "total_steps must be 0 to 2147483647, got a number of 299 bits"),
+    ("train --model.width 2147483640", "some weights of this run would have over 2**63 bytes: take smaller sizes, as"),
+    ("train --model.width 1048576", "change a smaller preset (quickstart), --model.width"),
+    ("train --optim.agent-lr inf", "agent_lr must be finite, got inf"),
+    ("train --optim.agent-eps 1e-200", "agent_eps must be 0 or 1e-30 to 1e+30, got 1e-200"),
+    ("train --folder a\0b", "control characters, or bytes that are no UTF-8, in 'a\\x00b': leave them out"),
+    ("train --resume a\0b", "control characters, or bytes that are no UTF-8, in 'a\\x00b': leave them out"),
+    (f"train --device cpu --folder {'x' * 300}", "(File name too long): give another --folder"),
     ("train --device tpu9", "unknown device 'tpu9': use auto, cpu, cuda or cuda:N"),
     ("train --device mps", "device 'mps' is not supported: use auto, cpu, cuda or cuda:N"),
     ("train --device cuda:77", "use --device cpu"),
@@ -62,6 +78,12 @@ TYPED = [
     ("evaluate RUN --seed 0", "--seed 0 is that of RUN, whose episodes were trained on: take another --seed"),
     ("evaluate RUN --seed -1", "--seed must be 0 or more, got -1"),
     ("evaluate RUN --episodes 0", "--episodes must be 1 or more, got 0"),
+    ("evaluate RUN --seed 9223372036854775808", "--seed must be 0 to 4294967295, got 9223372036854775808"),
+    ("evaluate RUN --out a\0b", "control characters, or bytes that are no UTF-8, in 'a\\x00b'"),
+    ("evaluate a\udcffb", "control characters, or bytes that are no UTF-8, in 'a\\udcffb'"),
+    ("film RUN --windows 1000000", "--windows must be 1 to 10000, got 1000000"),
+    ("film RUN --seed 9223372036854775808", "--seed must be 0 to 4294967295, got 9223372036854775808"),
+    ("report RUN --windows 1000000", "--windows must be 0 to 10000, got 1000000"),
     ("evaluate RUN --video 30", "--video must be 0 to --episodes 20, got 30"),
     ("evaluate RUN --wat", "unrecognized arguments: --wat; --help lists the arguments"),
     ("evaluate RUN --device mps", "device 'mps' is not supported"),
@@ -86,8 +108,9 @@ TYPED = [
     ("export RUN", "RUN/checkpoints/step_00000004.pt is damaged"),
     ("ablate --preset qickstart", "unknown preset 'qickstart': did you mean quickstart"),
     ("ablate --methods no_expert", "unknown method 'no_expert': did you mean no_experts"),
-    ("ablate --seeds 0", "--seeds and --jobs must be 1 or more, got 0 and 1"),
-    ("ablate --jobs 0", "--seeds and --jobs must be 1 or more, got 3 and 0"),
+    ("ablate --seeds 0", "--seeds must be 1 or more, got 0"),
+    ("ablate --jobs 0", "--jobs must be 1 or more, got 0"),
+    ("ablate --seeds 1000000000", "--seeds must be 1 to 1000, got 1000000000"),
     ("ablate -- --seed 3", "--seed and --folder of the runs are set by the grid: use --seeds and --folder before the"),
     ("ablate --preset atari26", "atari26 plays no episodes for a score: add -- --evaluation-episodes 30"),
     ("ablate --folder NOWHERE --table-only", "NOWHERE holds no grid of runs (no parent.json): give the --folder of"),
@@ -228,3 +251,24 @@ def test_a_field_out_of_range_is_answered(
     monkeypatch.setattr(train, "run", lambda *_: pytest.fail("it would have run"))
     assert answer in answered("train", ["quickstart", *flags.split()], capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["train --device cpu", "evaluate RUN --device cpu"])
+def test_a_backend_that_this_device_lacks_is_answered(
+    command: str, places: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(places)
+    monkeypatch.setattr(dispatch, "_DEFAULT", "nonsense")
+    name, *words = command.split()
+    assert "MOW_BACKEND is 'nonsense', which is not to be had on cpu: set it to 'auto' or" in answered(
+        name, words, capsys
+    )
+    assert not (places / "runs").exists()
+
+
+def test_an_empty_variable_is_as_none() -> None:
+    code = "from mow.kernels import choose; print(choose('op', 'auto', ('triton', 'reference')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MOW_BACKEND": ""}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "triton\n"

@@ -56,9 +56,11 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="random steps before the frame (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is previewed (%(default)s)")
     asked = parser.parse_args(arguments)
-    for name in ("steps", "seed"):
-        if getattr(asked, name) < 0:
-            raise ValueError(f"--{name} must be 0 or more, got {getattr(asked, name)}")
+    for name, most in (("steps", 1_000_000), ("seed", 2**32 - 1)):
+        value = getattr(asked, name)
+        if not 0 <= value <= most:
+            bound = "0 or more" if value < 0 else f"at most {most}"
+            raise ValueError(f"--{name} must be {bound}, got {value}")
     return asked
 
 

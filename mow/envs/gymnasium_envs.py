@@ -171,6 +171,8 @@ def check(name: str) -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     package, colon, _ = name.rpartition(":")
     package = package if colon else next((found for start, found in _REGISTRARS.items() if name.startswith(start)), "")
+    if not all(part.isidentifier() for part in package.split(".") if package):
+        raise ValueError(f"unknown task 'gym:{name}': {package!r} is no package; write gym:package:Id-v0")
     if package not in ("", "ale_py", "minigrid"):
         _prepare_mujoco()
     if package:

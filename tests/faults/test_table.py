@@ -33,6 +33,10 @@ the same | SIMULATOR |
 | resumed from an earlier checkpoint | newer ones are moved aside, curves show no point twice | EARLIER |
 | a signal while it scores, a report that fails | the trained run stays, exit 0, how to do it later | ENDING |
 | a mistake of ours | one line, exit 1, the traceback in failure.txt | MISTAKE |
+| a value that parses and cannot be used, flag or variable | one line, exit 2, no folder | VALUES |
+| names of tasks that are no file names | a file of its own for each | NAMES |
+| a signal while episodes are played for scores or films | stops before the next step, one line, exit 130 | PLAY |
+| an episode of any length is filmed | memory does not grow; what is cut is said | FILM |
 """
 
 import ast
@@ -201,6 +205,30 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "faults/test_endings.py": (
             "test_what_the_user_cannot_mend_leaves_its_traceback",
             "test_without_a_folder_the_traceback_is_in_a_temporary_file",
+        ),
+    },
+    "VALUES": {
+        "test_values.py": (
+            "test_a_value_is_refused_in_one_line_or_the_run_can_start", "test_the_ends_of_the_ranges_train",
+        ),
+        "test_user_errors.py": (
+            "test_what_is_typed_wrong_is_answered", "test_a_field_out_of_range_is_answered",
+            "test_a_backend_that_this_device_lacks_is_answered",
+        ),
+        "test_build.py": ("test_a_variable_that_cannot_be_used_is_one_line",),
+    },
+    "NAMES": {
+        "test_file_names.py": ("test_any_name_is_one_part_of_a_path",),
+        "test_evaluate.py": ("test_a_task_with_a_slash_in_its_name_is_filmed",),
+        "test_ablate.py": ("test_runs_of_tasks_with_slashes_in_their_names_are_found_again",),
+    },
+    "PLAY": {
+        "test_evaluate.py": ("test_a_signal_stops_the_play_before_the_next_step",),
+        "test_film.py": ("test_a_signal_stops_the_play",),
+    },
+    "FILM": {
+        "test_episode_film.py": (
+            "test_a_long_episode_is_cut_and_takes_no_memory", "test_a_full_disk_ends_the_film_and_not_the_play",
         ),
     },
 }  # fmt: skip
