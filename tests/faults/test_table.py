@@ -34,8 +34,8 @@ file to delete | LOCK |
 | a run that ended before its first step | its folder takes the next run; anything more is never removed | RETRY |
 | limits of memory and CPU, nested, of both versions of control groups | the least holds, for replay, checks, threads, \
 workers | LIMITS |
-| `~`, spaces, quotes, line breaks, leading dashes, bytes that are no text in paths | expanded, or one line; every printed \
-command can be pasted | PATHS |
+| `~`, spaces, quotes, line breaks, leading dashes, bytes that are no text in paths | expanded, or one line; every \
+printed command can be pasted | PATHS |
 | streams closed, full, of a restricted encoding | trains, or one line | STREAMS |
 | a grid of runs that is interrupted while they save large replays | waits; a second signal kills | WAIT |
 | other flags, tasks, versions when it goes on | those that change nothing are printed, others refused | FLAGS |
