@@ -48,6 +48,7 @@ printed command can be pasted | PATHS |
 | names of tasks that are no file names | a file of its own for each | NAMES |
 | a signal while episodes are played for scores or films | stops before the next step, one line, exit 130 | PLAY |
 | an episode of any length is filmed | memory does not grow; what is cut is said | FILM |
+| any of these, at random moments, one after another | ends in order or goes on, nothing saved is lost | WALK |
 """
 
 import ast
@@ -294,6 +295,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_a_long_episode_is_cut_and_takes_no_memory", "test_a_full_disk_ends_the_film_and_not_the_play",
         ),
     },
+    "WALK": {"faults/test_random_walk.py": ("test_a_walk_of_random_faults_loses_nothing",)},
 }  # fmt: skip
 
 
