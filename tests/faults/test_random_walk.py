@@ -18,7 +18,8 @@ def test_a_walk_of_random_faults_loses_nothing(number: int, tmp_path: Path) -> N
     walked = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert walked.returncode == 0, walked.stderr
     met = json.loads(walked.stdout)
-    assert sum(count for found in met.values() for count in found.values()) == 2 * number  # a fault and a simulator each
+    # A fault and a simulator each.
+    assert sum(count for found in met.values() for count in found.values()) == 2 * number
     if number > 100:
         assert all(met.values()), "every kind was met"
         assert met["SIGKILL"]["killed"] > 0
