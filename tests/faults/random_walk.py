@@ -1,10 +1,11 @@
 """A random walk of faults through runs: python -m tests.faults.random_walk FOLDER NUMBER SEED
 
 Each step of the walk starts a run of seconds in FOLDER/run, or goes on with it, and plants one fault of a random kind
-at a random moment, with or without workers; one of the run's tasks has a simulator of a random kind that misbehaves at its
-15th step. Whatever happens, the run ends in order (exit code 0 or 1, one line) or is killed, every checkpoint that it
-lists can be read, the newest is never older than before, and the next step goes on from it. A run that reaches its end
-is removed and a new one begins. Prints one JSON object: how often each kind was met, and how the process ended.
+at a random moment, with or without workers; one of the run's tasks has a simulator of a random kind that misbehaves
+at its 15th step. Whatever happens, the run ends in order (exit code 0 or 1, one line) or is killed, every checkpoint
+that it lists can be read, the newest is never older than before, and the next step goes on from it. A run that
+reaches its end is removed and a new one begins. Prints one JSON object: how often each kind was met, and how the
+process ended.
 
 Children are forked, so that torch is loaded once.
 """
