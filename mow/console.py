@@ -41,6 +41,11 @@ def program(name: str, *, lossy: bool = False) -> Callable[[Main], Main]:
             except (OSError, MemoryError) as error:
                 complain(f"{name}: {str(error) or type(error).__name__}")
                 return 1
+            except RuntimeError as error:
+                if "can't start new thread" not in str(error):
+                    raise
+                complain(f"{name}: {error}: raise the limit of processes (ulimit -u)")
+                return 1
             except KeyboardInterrupt:
                 return 130
             finally:

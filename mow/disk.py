@@ -1,4 +1,4 @@
-"""What a disk does not take: told before anything is computed where it can be, else in one line with what is left."""
+"""What the disk or a limit of the system refuses: before anything is computed where that can be, else in one line."""
 
 import contextlib
 import errno
@@ -16,6 +16,9 @@ _REMEDIES = {
     errno.EPERM: "make it writable",
     errno.EROFS: "make it writable",
     errno.EIO: "mend the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or take fewer workers (--env.num-workers 0)",
+    errno.ENFILE: "close other programs, the system has no more files to open",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or take fewer workers (--env.num-workers 0)",
 }
 
 

@@ -106,6 +106,18 @@ def test_an_error_of_the_system_is_one_line(
     assert capsys.readouterr().err == line
 
 
+def test_too_few_threads_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @program("mow.some")
+    def main(arguments: Sequence[str] | None = None) -> int:
+        raise RuntimeError("can't start new thread" if arguments else "another")
+
+    assert main(["x"]) == 1
+    said = capsys.readouterr().err
+    assert said == "mow.some: can't start new thread: raise the limit of processes (ulimit -u)\n"
+    with pytest.raises(RuntimeError, match="another"):
+        main()
+
+
 def test_without_standard_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in (None, full_device()):
         monkeypatch.setattr(sys, "stderr", stream)

@@ -27,6 +27,17 @@ the same | SIMULATOR |
 | a pickle that brings code | refused, not run | CRAFTED |
 | less memory than is needed | refused with numbers and flags; later one line, last checkpoint named | MEMORY |
 | half an hour | memory, files and threads do not grow | SOAK |
+| no git, git that fails, hangs, prints nonsense | trains, commit null, said | GIT |
+| a folder or file that cannot be flushed, cut, linked | saved, said once; a disk that fails is still an error | FLUSH |
+| a file system without locks; a lock left by a killed process | one process trains; taken over, or refused with the \
+file to delete | LOCK |
+| a run that ended before its first step | its folder takes the next run; anything more is never removed | RETRY |
+| limits of memory and CPU, nested, of both versions of control groups | the least holds, for replay, checks, threads, \
+workers | LIMITS |
+| `~`, spaces, quotes, line breaks, leading dashes, bytes that are no text in paths | expanded, or one line; every \
+printed command can be pasted | PATHS |
+| streams closed, full, of a restricted encoding | trains, or one line | STREAMS |
+| a grid of runs that is interrupted while they save large replays | waits; a second signal kills | WAIT |
 | other flags, tasks, versions when it goes on | those that change nothing are printed, others refused | FLAGS |
 | simulators whose tasks have changed since a checkpoint | task and both values in one line, nothing changed | TASKS |
 | torn or foreign files, folders and links in their place | one line, exit 2, nothing changed | MALFORMED |
@@ -37,6 +48,7 @@ the same | SIMULATOR |
 | names of tasks that are no file names | a file of its own for each | NAMES |
 | a signal while episodes are played for scores or films | stops before the next step, one line, exit 130 | PLAY |
 | an episode of any length is filmed | memory does not grow; what is cut is said | FILM |
+| any of these, at random moments, one after another | ends in order or goes on, nothing saved is lost | WALK |
 """
 
 import ast
@@ -123,6 +135,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_whatever_a_step_does_it_is_made_anew_said_and_counted", "test_the_reasons_are_words_that_help",
             "test_a_simulator_that_ends_its_process_is_made_anew",
             "test_a_ctrl_c_of_the_user_is_none_of_the_simulators_failures",
+            "test_nor_is_what_another_answer_to_a_signal_raises",
             "test_close_that_raises_is_logged_and_nothing_else",
             "test_a_run_of_the_worst_of_them_is_the_same_with_workers_and_without",
             "test_it_is_resumed_scored_filmed_exported_and_loaded",
@@ -171,6 +184,57 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "SOAK": {"faults/test_soak.py": ("test_nothing_grows",)},
+    "GIT": {
+        "test_origin.py": (
+            "test_a_git_that_cannot_tell", "test_a_git_that_may_not_be_run",
+            "test_a_run_in_a_checkout_without_git_trains",
+        ),
+    },
+    "FLUSH": {
+        "test_durable.py": (
+            "test_a_folder_that_is_not_flushed_is_said_once_and_all_is_saved", "test_files_that_are_not_flushed",
+            "test_a_disk_that_fails_is_still_an_error", "test_a_file_that_cannot_be_cut_in_place",
+            "test_a_file_system_without_links",
+        ),
+    },
+    "LOCK": {
+        "test_run_folder.py": (
+            "test_without_locks_a_file_takes_their_place", "test_what_a_killed_process_has_left_is_taken_over",
+            "test_what_may_still_run_is_not", "test_of_several_that_find_a_stale_lock_at_once_one_takes_it",
+        ),
+    },
+    "RETRY": {
+        "test_run_folder.py": (
+            "test_a_run_that_ended_before_its_first_step_makes_way", "test_anything_more_does_not",
+        ),
+    },
+    "LIMITS": {
+        "test_machine.py": (
+            "test_a_nested_group_of_version_2_is_limited_at_any_level", "test_version_1",
+            "test_a_container_that_sees_the_host_s_names",
+        ),
+        "test_threads.py": ("test_under_a_quota_there_are_fewer_and_it_is_said",),
+    },
+    "PATHS": {
+        "test_shell.py": (
+            "test_a_shell_reads_a_command_as_it_was_meant", "test_every_path_of_every_command_is_expanded",
+            "test_commands_that_a_run_prints_go_on_with_it",
+        ),
+    },
+    "STREAMS": {
+        "faults/test_console.py": (
+            "test_a_run_whose_output_cannot_be_written_trains", "test_a_run_in_a_restricted_encoding_trains",
+        ),
+        "test_console.py": (
+            "test_commands_and_their_streams", "test_a_file_never_gets_the_number_of_a_closed_stream",
+        ),
+    },
+    "WAIT": {
+        "test_ablate.py": (
+            "test_a_child_that_takes_long_to_save_is_waited_for",
+            "test_a_second_interruption_kills_a_child_that_does_not_end",
+        ),
+    },
     "FLAGS": {
         "faults/test_resume.py": (
             "test_what_cannot_go_on_is_one_line", "test_an_edited_config_is_noticed",
@@ -231,6 +295,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_a_long_episode_is_cut_and_takes_no_memory", "test_a_full_disk_ends_the_film_and_not_the_play",
         ),
     },
+    "WALK": {"faults/test_random_walk.py": ("test_a_walk_of_random_faults_loses_nothing",)},
 }  # fmt: skip
 
 
