@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from mow import envs
 from mow.envs.protocols import PROTOCOLS, table
-from mow.envs.tiny_tasks import TASKS as TINY_TASKS
+from mow.envs.tiny import TASKS as TINY_TASKS
 
 _WIDTH = 118
 
