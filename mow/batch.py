@@ -9,7 +9,7 @@ Letters, the same in every file:
 Time axis (transition form). Token t holds what the agent saw and did; everything it leads to is predicted from h_t:
 
     token t = (z_t, a_t)  ->  h_t  ->  reward r_t, termination c_t, next latent z_{t+1}
-    agent state s_t = (z_t, h_{t-1}),  action a_t ~ policy(s_t)
+    agent state s_t = (z_t, h_{t-1}), by a switch z_{t-1} too;  action a_t ~ policy(s_t)
 
 An action is always one float vector [A]: a one-hot block for the discrete tasks of the run, then a block of
 continuous entries; a task leaves the block that it does not use at zero.
@@ -45,6 +45,7 @@ class Posterior:
     latent: Tensor  # [K, B, L, Z] one-hot sample; its gradient is that of the probabilities
     token: Tensor  # [K, B, L, Z] what sequence model and heads were given for it: the same, or stale in part
     hidden: Tensor  # [K, B, L, D] h_t, sees tokens up to t of the same episode
+    before: Tensor | None = None  # [K, B, L, Z] the token before, where the prior reads it
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Moment:
     latent: Tensor  # z_t [K, B, L, Z] one-hot
     action: Tensor  # a_t [K, B, L, A]
     hidden: Tensor  # h_t [K, B, L, D], has seen z_t and a_t
+    before: Tensor | None = None  # z_{t-1} [K, B, L, Z], zeros where an episode opens; None where it is not read
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Prediction:
 class Imagination:
     """A rollout of the world model under the policy; carries no gradient. Source: MoW section 3, STORM."""
 
+    before: Tensor  # [K, B, 1, Z] z_{-1}, what came before the first latent; zeros where it opens an episode
     latent: Tensor  # [K, B, T + 1, Z]
     hidden: Tensor  # [K, B, T + 1, D] h_{t-1}, the part of s_t that remembers
     action: Tensor  # [K, B, T, A] as fed to the world model
@@ -85,6 +88,6 @@ class Imagination:
         return going_on.cumprod(dim=-1)
 
     @property
-    def state(self) -> Tensor:
-        """Agent states s_t = (z_t, h_{t-1}): [K, B, T + 1, Z + D]."""
-        return torch.cat([self.latent, self.hidden], dim=-1)
+    def latent_before(self) -> Tensor:
+        """z_{t-1} of every state: [K, B, T + 1, Z]."""
+        return torch.cat([self.before, self.latent[:, :, :-1]], dim=2)

@@ -176,6 +176,10 @@ class ActorCriticConfig:
     """How far the policy may move on one rollout, as a ratio of probabilities; nothing to the first step."""
     memory_gain: float = 1.0
     """h_t, of length sqrt(D), times this is what the agent sees of it; small where z_t says nearly all."""
+    memory_norm: bool = False
+    """Bring h_t to mean 0 and variance 1 over its entries before that."""
+    frames: int = 1
+    """Latents that the agent sees: z_t, or z_t and z_{t-1}."""
     critic: Literal["cluster", "shared", "per_task"] = "cluster"
     slow_decay: float = 0.98
     slow_target: Literal["value", "lambda_return"] = "value"
@@ -189,6 +193,7 @@ class ActorCriticConfig:
         positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
         fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy", "entropy_fraction")
         require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
+        require(self.frames in (1, 2), f"frames must be 1 or 2, got {self.frames}")
         not_negative(self, "entropy")
 
 

@@ -41,6 +41,9 @@ LOCAL = dataclasses.replace(
     MODEL, prior="local", perception=dataclasses.replace(MODEL.perception, groups=32, classes=4, latent="spatial")
 )
 
+# And by the latent before too.
+TWO_FRAMES = dataclasses.replace(LOCAL, prior_frames=2)
+
 
 def run_config(**changes: object) -> Config:
     """A whole run on the counting environment, seconds long."""

@@ -52,7 +52,7 @@ def world_model_losses(
     Source: MoW section 3. Differs: it decodes every step; windows start anywhere, so a part has the same mean.
     """
     posterior = model.observe(batch, routing, rng)
-    prediction = model.predict(Moment(posterior.token, batch.action, posterior.hidden))
+    prediction = model.predict(Moment(posterior.token, batch.action, posterior.hidden, posterior.before))
     is_first = torch.zeros_like(batch.is_first) if model.across_episodes else batch.is_first
     latent = latent_losses(
         posterior.logits,
