@@ -252,7 +252,7 @@ class ScheduleConfig:
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16
-    """Steps that the agent remembers while acting."""
+    """Steps that the agent remembers while acting; at most the positions that learning has shown h_t at."""
 
     def __post_init__(self) -> None:
         fraction(self, "prefill_fraction", "random_action")
@@ -339,9 +339,17 @@ class Config:
             f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
             f"got {self.total_steps}",
         )
-        longest = max(
-            self.batch.length, self.imagination.context + self.imagination.horizon, self.schedule.acting_context
+        trained = {
+            "batch.length - 1": self.batch.length - 1,
+            "imagination.context + imagination.horizon - 1": self.imagination.context + self.imagination.horizon - 1,
+        }
+        shortest = min(trained, key=trained.__getitem__)
+        require(
+            self.schedule.acting_context <= trained[shortest],
+            f"schedule.acting_context must be at most {shortest} = {trained[shortest]}, got "
+            f"{self.schedule.acting_context}: learning never shows h_t of a longer past; lower it or raise the others",
         )
+        longest = max(self.batch.length, self.imagination.context + self.imagination.horizon)
         require(
             self.model.max_positions >= longest,
             f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}",

@@ -215,7 +215,7 @@ def quickstart() -> Config:
         replay=ReplayConfig(draw="recent"),
         optim=OptimConfig(world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_clip=1.0, final_lr=0.1),
         schedule=ScheduleConfig(
-            prefill_fraction=0.15, warmup_fraction=0.05, world_model_every=4, agent_every=8, acting_context=8
+            prefill_fraction=0.15, warmup_fraction=0.05, world_model_every=4, agent_every=8, acting_context=6
         ),
     )
 

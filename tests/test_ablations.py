@@ -23,7 +23,7 @@ from mow.ablations import (
     storm_vaes,
     widened,
 )
-from mow.config import BatchConfig, EnvConfig, ImaginationConfig, SharedConfig
+from mow.config import BatchConfig, EnvConfig, ImaginationConfig, ScheduleConfig, SharedConfig
 from mow.envs.vector import SerialVectorEnv
 from mow.presets import PRESETS, quickstart
 from mow.train import run
@@ -37,6 +37,7 @@ SMALL = run_config(
     env=EnvConfig(num_workers=0),
     batch=BatchConfig(num_sequences=1, length=4),
     imagination=ImaginationConfig(num_sequences=2, context=2, horizon=2),
+    schedule=ScheduleConfig(prefill_fraction=0.3, warmup_fraction=0.1, acting_context=3),
 )
 VARIANTS = {
     "mow": SMALL,
