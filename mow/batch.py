@@ -10,7 +10,7 @@ Time axis. Token t holds what the agent saw and did. The next latent is predicte
 off with the latent that it leads to (arrival form), or without (transition form; WorldModelConfig.outcome):
 
     token t = (z_t, a_t)  ->  h_t  ->  next latent z_{t+1};   (h_t, z_{t+1})  ->  reward r_t, termination c_t
-    agent state s_t = (z_t, h_{t-1}),  action a_t ~ policy(s_t)
+    agent state s_t = (z_t, h_{t-1}), by a switch z_{t-1} too;  action a_t ~ policy(s_t)
 
 In the arrival form the final frame of an episode is a token too (`is_last`), so that its last step has a z_{t+1}. The
 action of that token is zero and its reward 0; it is reconstructed and foretold, and nothing is predicted from it.
@@ -55,6 +55,7 @@ class Posterior:
     latent: Tensor  # [K, B, L, Z] one-hot sample; its gradient is that of the probabilities
     token: Tensor  # [K, B, L, Z] what sequence model and heads were given for it: the same, or stale in part
     hidden: Tensor  # [K, B, L, D] h_t, sees tokens up to t of the same episode
+    before: Tensor | None = None  # [K, B, L, Z] the token before, where the prior reads it
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Moment:
     latent: Tensor  # z_t [K, B, L, Z] one-hot
     action: Tensor  # a_t [K, B, L, A]
     hidden: Tensor  # h_t [K, B, L, D], has seen z_t and a_t
+    before: Tensor | None = None  # z_{t-1} [K, B, L, Z], zeros where an episode opens; None where it is not read
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Prediction:
 class Imagination:
     """A rollout of the world model under the policy; carries no gradient. Source: MoW section 3, STORM."""
 
+    before: Tensor  # [K, B, 1, Z] z_{-1}, what came before the first latent; zeros where it opens an episode
     latent: Tensor  # [K, B, T + 1, Z]
     hidden: Tensor  # [K, B, T + 1, D] h_{t-1}, the part of s_t that remembers
     action: Tensor  # [K, B, T, A] as fed to the world model
@@ -95,6 +98,6 @@ class Imagination:
         return going_on.cumprod(dim=-1)
 
     @property
-    def state(self) -> Tensor:
-        """Agent states s_t = (z_t, h_{t-1}): [K, B, T + 1, Z + D]."""
-        return torch.cat([self.latent, self.hidden], dim=-1)
+    def latent_before(self) -> Tensor:
+        """z_{t-1} of every state: [K, B, T + 1, Z]."""
+        return torch.cat([self.before, self.latent[:, :, :-1]], dim=2)

@@ -126,6 +126,8 @@ class WorldModelConfig:
     reads h_t, the action, the cell and its neighbours."""
     prior_width: int = 128
     """Of the local prior's hidden layer; it has half as many events."""
+    prior_frames: int = 1
+    """Latents that the local prior reads around each cell: z_t, or z_t and z_{t-1}, whose difference is motion."""
     stale_share: float = 0.0
     """While learning, share of the groups of z_t that the model is given as they were in z_{t-1}: imagined latents,
     whose groups are drawn one by one, come apart in the same way."""
@@ -169,3 +171,4 @@ class WorldModelConfig:
             self.prior == "dense" or self.perception.latent == "spatial",
             "prior local needs perception.latent spatial: a dense latent has no cells",
         )
+        require(self.prior_frames in (1, 2), f"prior_frames must be 1 or 2, got {self.prior_frames}")

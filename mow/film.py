@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mow.training.film_strip import Strip
     from mow.training.foresight import Foresight, ForesightErrors
     from mow.training.held_out import HeldOutWindows
+    from mow.training.past import PastUse
 
 _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last one
 
@@ -83,6 +85,7 @@ def run(asked: argparse.Namespace) -> None:
     from mow.kernels import PhiloxState
     from mow.training.foresight import foresee, foresight_errors, reconstruct, split
     from mow.training.held_out import play_windows
+    from mow.training.past import past_use
     from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(asked.device or config.device)
@@ -125,12 +128,14 @@ def run(asked: argparse.Namespace) -> None:
     )
     reconstruction = reconstruct(learner.world_model, windows.batch.frame, rng)
     errors = foresight_errors(foresight, reconstruction, windows)
+    routing, longest = learner.routing(), config.batch.length  # what lies further on in a window is not trained
+    past = past_use(learner.world_model, learner.agent, windows, routing, rng, longest=longest)
     order = [played.index(task) for task in config.tasks]  # the learner sorts its tasks by cluster
     content: dict[str, Any] = {
         "checkpoint": str(path),
         "step": step,
         **{name: getattr(asked, name) for name in ("policy", "context", "steps", "windows", "seed")},
-        "tasks": {played[k]: summary(errors, windows, foresight, k) for k in order},
+        "tasks": {played[k]: {**summary(errors, windows, foresight, k), "past": of_past(past, k)} for k in order},
     }
     strips = [one_strip(played[k], windows, foresight, reconstruction, k) for k in order]
     _write(asked, strips, content, _caption(asked, config, path))
@@ -181,6 +186,11 @@ def summary(
     }
 
 
+def of_past(past: "PastUse", k: int) -> dict[str, float | None]:
+    """What the past of a step decides in task k, for film.json."""
+    return {field.name: _mean(getattr(past, field.name)[k]) for field in fields(past)}
+
+
 def _mean(error: "Tensor") -> float | None:
     mean = float(error.nanmean())
     return None if math.isnan(mean) else mean
@@ -207,6 +217,13 @@ def table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         )
         ends = f"{numbers['real_terminations']:>7}{numbers['imagined_terminations']:>15}"
         lines.append(f"{task:<24}{shown}{numbers['steps']:>8}{ends}")
+    lines += [
+        "nats: KL of the next latent from what was foretold, without any past, and with that of another window; of the "
+        "policy from the policy with the past of another window",
+        f"{'task':<24}{'foretold':>12}{'no past':>12}{'another':>12}{'policy':>12}",
+    ]
+    for task, numbers in tasks.items():
+        lines.append(f"{task:<24}{''.join(_number(value, 12) for value in numbers['past'].values())}")
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from mow.models.transformer import Window
 
 
 class Begun(NamedTuple):
+    before: Tensor  # z_{-1} [K, B, 1, Z], zeros where z_0 opens an episode
     latent: Tensor  # z_0 [K, B, 1, Z]
     hidden: Tensor  # h_{-1} [K, B, 1, D]
     valid: Tensor  # [K, B] bool, False where the context had ended its episode
@@ -49,26 +50,27 @@ def begin(
     if num_context:
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
         hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
+    before, newest = model.before(latent, context.is_first)[:, :, -1:], latent[:, :, -1:].contiguous()
     if start == "prior":
         valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
-        last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
-        return Begun(model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
+        last = Moment(newest, context.action[:, :, -1:], hidden, before)
+        return Begun(newest, model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
     hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
-    return Begun(latent[:, :, -1:].contiguous(), hidden, ~context.is_last[:, :, -1])
+    return Begun(before.contiguous(), newest, hidden, ~context.is_last[:, :, -1])
 
 
 def ahead(
-    model: WorldModel, agent: Agent, latent: Tensor, hidden: Tensor, window: Window, routing: Routing, memory: Memory,
-    embedding: Tensor | None, rng: PhiloxState, temperature: float,
+    model: WorldModel, agent: Agent, before: Tensor, latent: Tensor, hidden: Tensor, window: Window, routing: Routing,
+    memory: Memory, embedding: Tensor | None, rng: PhiloxState, temperature: float,
 ) -> Step:  # fmt: skip
-    """One step: z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] -> what follows.
+    """One step: z_{t-1} and z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] ->
+    what follows.
 
     The position in the memory is told by the window's mask [K, B, 1, t + 1] alone.
     """
-    state = torch.cat([latent, hidden], dim=-1)  # [K, B, 1, Z + D]
-    action, raw_action = agent.policy(state, embedding).sample(rng)
+    action, raw_action = agent.policy(agent.see(latent, hidden, before), embedding).sample(rng)
     hidden = model.remember(latent, action, window, routing, memory)
-    logits, events = model.foretell(Moment(latent, action, hidden))
+    logits, events = model.foretell(Moment(latent, action, hidden, before))
     return Step(model.sample(logits / temperature, rng), hidden, action, raw_action, events)
 
 
@@ -118,14 +120,15 @@ def imagine(
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*shape[:2], horizon)], dim=-1)
     window = model.window(is_first)
     memory = model.new_memory(shape[1], num_context + horizon, _like(model))
-    latent, hidden, valid = steps.begin(model, context, window, routing, memory, rng, start, temperature)
+    begun = steps.begin(model, context, window, routing, memory, rng, start, temperature)
+    before, latent, hidden = begun.before, begun.latent, begun.hidden
 
     embedding = model.embedding("actor")
     latents, hiddens, taken = [latent], [hidden.float()], []
     for position in range(num_context, num_context + horizon):
         token = window.rows(position, position + 1)
-        step = steps.ahead(model, agent, latent, hidden, token, routing, memory, embedding, rng, temperature)
-        latent, hidden = step.latent, step.hidden
+        step = steps.ahead(model, agent, before, latent, hidden, token, routing, memory, embedding, rng, temperature)
+        before, latent, hidden = latent, step.latent, step.hidden
         taken.append(step)
         latents.append(latent)
         hiddens.append(hidden.float())
@@ -133,13 +136,14 @@ def imagine(
     events = torch.cat([step.events for step in taken], dim=2)
     reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
     return Imagination(
+        before=begun.before,
         latent=seen,
         hidden=remembered,
         action=torch.cat([step.action for step in taken], dim=2),
         raw_action=torch.cat([step.raw_action for step in taken], dim=2),
         reward=reward,
         terminated=terminated,
-        valid=valid,
+        valid=begun.valid,
     )
 
 

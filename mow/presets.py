@@ -94,7 +94,7 @@ def mt50() -> Config:
     because 50 tasks of 300k steps at STORM's ratio are weeks of a GPU. Frames take 184 GB raw: see replay.store and
     replay.disk.
     """
-    return _robots("mt50", MT50, total_steps=300_000, modules=12, outcome="transition")
+    return _robots("mt50", MT50, total_steps=300_000, modules=12)
 
 
 def mt10() -> Config:
@@ -232,7 +232,7 @@ def quickstart() -> Config:
             world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
         ),
         schedule=ScheduleConfig(
-            prefill_steps=1_140, warmup_updates=380, world_model_every=4, agent_every=8, acting_context=8
+            prefill_steps=1_140, warmup_updates=380, world_model_every=4, agent_every=8, acting_context=6
         ),
     )
 

@@ -44,6 +44,8 @@ LOCAL = dataclasses.replace(
 # Reward and termination read the next latent too.
 ARRIVAL = dataclasses.replace(MODEL, outcome="arrival")
 LOCAL_ARRIVAL = dataclasses.replace(LOCAL, outcome="arrival")
+# And by the latent before too.
+TWO_FRAMES = dataclasses.replace(LOCAL, prior_frames=2)
 
 
 def run_config(**changes: object) -> Config:

@@ -588,7 +588,8 @@ def test_two_runs_from_end_to_end(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = ["--methods", "storm", "--seeds", "1", "--jobs", "2", "--tasks", "tiny:catch", "tiny:slide"]
     arguments += ["--total-steps", "14", "--folder", str(tmp_path / "grid"), "--", "--evaluation-episodes", "1"]
-    arguments += ["--batch.length", "4", "--batch.num-sequences", "1", "--imagination.num-sequences", "2"]
+    arguments += ["--batch.length", "4", "--schedule.acting-context", "3"]
+    arguments += ["--batch.num-sequences", "1", "--imagination.num-sequences", "2"]
     arguments += ["--model.width", "16", "--device", "cpu", "--env.num-workers", "0"]
     arguments += ["--actor-critic.rollout-parts", "2"]
     assert main(arguments) == 0

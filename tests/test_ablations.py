@@ -37,7 +37,7 @@ SMALL = run_config(
     env=EnvConfig(num_workers=0),
     batch=BatchConfig(num_sequences=1, length=4),
     imagination=ImaginationConfig(num_sequences=2, context=2, horizon=2),
-    schedule=dataclasses.replace(run_config().schedule, prefill_steps=5, warmup_updates=2),
+    schedule=dataclasses.replace(run_config().schedule, prefill_steps=5, warmup_updates=2, acting_context=3),
 )
 VARIANTS = {
     "mow": SMALL,

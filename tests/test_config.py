@@ -38,7 +38,7 @@ def config(**changes: object) -> Config:
         "tasks": ("atari:Pong", "atari:Boxing", "atari:Alien"),
         "total_steps": 1000,
         "batch": BatchConfig(length=8),
-        "schedule": ScheduleConfig(prefill_steps=50, warmup_updates=50),
+        "schedule": ScheduleConfig(prefill_steps=50, warmup_updates=50, acting_context=7),
         **changes,
     }
     return Config(**fields)  # type: ignore[arg-type]
@@ -106,8 +106,12 @@ def config(**changes: object) -> Config:
             "model.max_positions must cover the longest window of 70 steps, got 64",
         ),
         (
-            lambda: config(schedule=ScheduleConfig(prefill_steps=50, acting_context=80)),
-            "model.max_positions must cover the longest window of 80 steps, got 64",
+            lambda: config(schedule=ScheduleConfig(prefill_steps=50, acting_context=8)),
+            "schedule.acting_context must be at most batch.length - 1 = 7, got 8",
+        ),
+        (
+            lambda: config(imagination=ImaginationConfig(context=2, horizon=5)),
+            "schedule.acting_context must be at most imagination.context + imagination.horizon - 1 = 6, got 7",
         ),
     ],
 )
@@ -147,7 +151,9 @@ def test_prefill_by_hand() -> None:
 def test_updates_by_hand() -> None:
     # 50 warm-up updates, then one per step for 950 steps, or one per 4 steps: 950 // 4 = 237.
     assert (config().warmup_updates, config().world_model_updates) == (50, 1000)
-    slow = config(schedule=ScheduleConfig(prefill_steps=50, warmup_updates=100, world_model_every=4))
+    slow = config(
+        schedule=ScheduleConfig(prefill_steps=50, warmup_updates=100, world_model_every=4, acting_context=7)
+    )
     assert (slow.warmup_updates, slow.world_model_updates) == (100, 337)
 
 

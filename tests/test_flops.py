@@ -52,12 +52,22 @@ def lone() -> Config:
         storm().model, width=16, num_heads=2, feedforward=24, perception=run_config().model.perception
     )
     dream = dataclasses.replace(DREAM, start="posterior")
-    return dataclasses.replace(storm(), model=model, batch=BATCH, imagination=dream, actor_critic=SMALL_AGENT)
+    schedule = dataclasses.replace(storm().schedule, acting_context=7)
+    return dataclasses.replace(
+        storm(), model=model, batch=BATCH, imagination=dream, actor_critic=SMALL_AGENT, schedule=schedule
+    )
 
 
 def rollouts_twice() -> Config:
     actor_critic = dataclasses.replace(SMALL_AGENT, rollout_epochs=2, rollout_parts=2)
     return small(actor_critic=actor_critic, model=LOCAL)
+
+
+def two_frames() -> Config:
+    """Prior and agent read z_{t-1} too."""
+    return small(
+        model=dataclasses.replace(LOCAL, prior_frames=2), actor_critic=dataclasses.replace(SMALL_AGENT, frames=2)
+    )
 
 
 CONFIGS = {
@@ -67,6 +77,7 @@ CONFIGS = {
     "rollouts twice": rollouts_twice(),
     "arrival": small(model=ARRIVAL),
     "local arrival": small(model=LOCAL_ARRIVAL),
+    "two frames": two_frames(),
 }
 
 
@@ -75,7 +86,7 @@ def counted(config: Config) -> tuple[float, float]:
     imagination, actor_critic, num_tasks = config.imagination, config.actor_critic, len(config.tasks)
     modules = (0, 0, 1)[:num_tasks]
     model = world_model(config.model, modules)
-    learner_agent = agent(config.model, modules, rollout_epochs=actor_critic.rollout_epochs)
+    learner_agent = agent(config.model, modules, rollout_epochs=actor_critic.rollout_epochs, frames=actor_critic.frames)
     rng = PhiloxState.from_seed(0, "cpu")
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # The counter hooks into modules and looks at gradients that nobody asked for.

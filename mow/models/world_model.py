@@ -182,7 +182,14 @@ class WorldModel(nn.Module):
         latent = self.sample(logits, rng)  # [K, B, L, Z]
         token = self._stale_in_part(latent, batch.is_first, rng)
         hidden = self.remember(token, batch.action, self.window(batch.is_first), routing)
-        return Posterior(logits, latent, token, hidden)
+        reads_before = self.config.prior == "local" and self.config.prior_frames == 2
+        before = self.before(token, batch.is_first) if reads_before else None
+        return Posterior(logits, latent, token, hidden, before)
+
+    def before(self, latent: Tensor, is_first: Tensor) -> Tensor:
+        """z_{t-1} of every z_t [K, B, L, Z]: zeros where the window or an episode (is_first [K, B, L]) opens."""
+        shifted = torch.cat([torch.zeros_like(latent[:, :, :1]), latent[:, :, :-1]], dim=2)
+        return shifted if self.across_episodes else shifted.masked_fill(is_first.unsqueeze(-1), 0.0)
 
     def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
         """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.

@@ -78,16 +78,18 @@ def foresee(
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
     hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
-    moment = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden[:, :, -1:])
+    before = model.before(latent, context.is_first)
+    moment = Moment(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
     steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
         logits, events = model.foretell(moment)
-        latent = model.sample(logits / temperature, rng)
+        seen, latent = moment.latent, model.sample(logits / temperature, rng)
         steps.append((model.decode(latent), moment.hidden, events, latent))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)
             taken = action[:, :, step : step + 1]
-            moment = Moment(latent, taken, model.remember(latent, taken, rows, routing, memory))
+            hidden = model.remember(latent, taken, rows, routing, memory)
+            moment = Moment(latent, taken, hidden, seen)
     frame, *read = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
     reward_logits, termination_logits = model.outcome(*read)
     reward = two_hot_decode(reward_logits, form=model.config.two_hot_form)

@@ -8,10 +8,10 @@ from mow.batch import Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.training.foresight import Foresight, alive, foresee, foresight_errors, reconstruct, split
 from mow.training.held_out import HeldOutWindows
-from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, transitions, world_model
+from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, transitions, world_model
 
 CONTEXT, STEPS = 3, 4
-FORMS = (MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL)
+FORMS = (MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL, TWO_FRAMES)
 
 
 def stream():
@@ -49,14 +49,15 @@ def test_shapes_and_no_gradient():
     assert not foresight.frame.requires_grad
 
 
-@pytest.mark.parametrize("config", FORMS, ids=lambda config: f"{config.prior} {config.outcome}")
+@pytest.mark.parametrize("config", FORMS, ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}")
 @pytest.mark.parametrize("context", [1, 3])
 def test_the_first_step_is_the_teacher_forced_prediction(context, config):
     """With the same draws, one step ahead open loop and one pass over the seen tokens are the same thing."""
     model, batch, foresight = foreseen(context=context, config=config)
     rng = stream()
     posterior = model.observe(split(batch, context)[0], model.route(), rng)
-    seen = (posterior.latent, batch.action[:, :, :context], posterior.hidden)
+    before = model.before(posterior.latent, batch.is_first[:, :, :context])
+    seen = (posterior.latent, batch.action[:, :, :context], posterior.hidden, before)
     last = Moment(*(x[:, :, -1:] for x in seen))
     latent = model.sample(model.foretell(last)[0], rng)
     prediction = model.predict(last, latent)
@@ -67,7 +68,7 @@ def test_the_first_step_is_the_teacher_forced_prediction(context, config):
     assert torch.equal(foresight.terminated[:, :, :1], prediction.termination_logits > 0)
 
 
-@pytest.mark.parametrize("config", FORMS, ids=lambda config: f"{config.prior} {config.outcome}")
+@pytest.mark.parametrize("config", FORMS, ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}")
 def test_every_step_is_one_pass_over_its_own_latents(config):
     """The cached rollout, redone without a cache: rewards and ends of all steps from one forward."""
     model, batch, foresight = foreseen(config=config)
@@ -82,7 +83,7 @@ def test_every_step_is_one_pass_over_its_own_latents(config):
     foresee(model, *split(batch, CONTEXT), model.route(), rng)
     latent, arrived = torch.cat(drawn, dim=2)[:, :, :-1], torch.cat(drawn, dim=2)[:, :, 1:]
     hidden = model.remember(latent, batch.action[:, :, :-1], model.window(batch.is_first[:, :, :-1]), model.route())
-    tokens = (latent, batch.action[:, :, :-1], hidden)
+    tokens = (latent, batch.action[:, :, :-1], hidden, model.before(latent, batch.is_first[:, :, :-1]))
     prediction = model.predict(Moment(*(x[:, :, CONTEXT - 1 :] for x in tokens)), arrived[:, :, CONTEXT - 1 :])
     # As above.
     torch.testing.assert_close(foresight.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
