@@ -45,7 +45,8 @@ def test_an_uncertain_reward_is_worth_what_the_config_says(form, reward):
     )
     wanted = torch.full((3, 2, 2), reward)
     torch.testing.assert_close(rollout.reward, wanted, rtol=5e-3, atol=0)  # digits as written
-    torch.testing.assert_close(policy.value(rollout.state[:, :, :2], torch.ones(3, 5)), wanted, rtol=5e-3, atol=0)
+    state = policy.see(rollout.latent, rollout.hidden, rollout.latent_before)[:, :, :2]
+    torch.testing.assert_close(policy.value(state, torch.ones(3, 5)), wanted, rtol=5e-3, atol=0)
 
 
 @pytest.mark.parametrize("form", ["mean_of_symexp", "symexp_of_mean"])
