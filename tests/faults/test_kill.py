@@ -27,7 +27,7 @@ PROGRAM = """
     from mow import train
     from mow.resuming import find_resumption
     from mow.run_paths import checkpoints
-from mow.training.checkpoint import load_checkpoint
+    from mow.training.checkpoint import load_checkpoint
     from mow.training.loop import Run
     from tests.small import run_config
     folder, every, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

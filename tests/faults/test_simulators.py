@@ -24,6 +24,7 @@ from mow import evaluate, export, film
 from mow.config import EnvConfig
 from mow.envs import workers as worker_module
 from mow.envs.base import EnvStep
+from mow.envs.dummy import CountingEnv
 from mow.envs.vector import VectorEnv, WorkerVectorEnv, make_vector
 from tests.envs.test_vector import assert_same, played
 from tests.faults.runs import assert_equal, gone_on, refused, stopped, to_the_end
@@ -89,6 +90,24 @@ def test_the_reasons_are_words_that_help() -> None:
         "RuntimeError: first",
         f"{name['Grey']} render() to give uint8, or floats in [0, 1], [height, width, 3 or 4], got uint8 [128, 192]",
     ]
+
+
+def test_the_action_that_is_taken_again_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, given = CountingEnv.step, []
+
+    def writes(self: CountingEnv, action: Any) -> Any:
+        given.append(action.tolist())
+        action *= 0
+        if len(given) == 2:
+            raise RuntimeError
+        return step(self, action)
+
+    monkeypatch.setattr(CountingEnv, "step", writes)
+    with make_vector(["dummy:slide"], seed=0, num_workers=0, options={}, max_restarts=1) as envs:
+        envs.reset()
+        for _ in range(2):
+            envs.step(np.array([[0.25, 0.5]], np.float32))
+    assert given == 3 * [[0.25, 0.5]]
 
 
 @pytest.mark.parametrize("kind", ["Died", "Segfault"])
@@ -339,8 +358,6 @@ def test_a_state_does_not_grow_with_the_run() -> None:
 def test_a_state_that_cannot_be_saved_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from mow.envs.dummy import CountingEnv
-
     monkeypatch.setattr(CountingEnv, "state_dict", lambda _: {"rng": np.zeros(3)})
     with make_vector(("dummy:count", "dummy:slide"), seed=0, num_workers=0, options={}) as envs:
         envs.reset()
