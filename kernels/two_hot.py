@@ -126,7 +126,8 @@ def _loss_reference(logits: Tensor, target: Tensor, low: float, high: float) -> 
 
 
 def _decode_reference(logits: Tensor, low: float, high: float, form: TwoHotForm) -> Tensor:
-    prob = logits.to(compute_dtype(logits)).softmax(dim=-1)
+    logits = logits.to(compute_dtype(logits))
+    prob = logits.softmax(dim=-1)
     num_bins = logits.shape[-1]
     half = num_bins // 2
     # Mirrored bins are as far from the centre as each other, so their probabilities can be subtracted first. This is
@@ -136,7 +137,11 @@ def _decode_reference(logits: Tensor, low: float, high: float, form: TwoHotForm)
     if form == "symexp_of_mean":
         return symexp(((upper - lower) * distance).sum(dim=-1) + centre)
     above, below = symexp(centre + distance), symexp(centre - distance)
-    value = ((upper - lower) * ((above - below) / 2)).sum(dim=-1)
+    # p_u - p_l of mirrored bins is (p_u + p_l) tanh((z_u - z_l) / 2), which keeps its digits where both are nearly as
+    # likely: the bins at the ends stand for 5e8, and what is rounded off a p of 1e-5 would count as 0.5.
+    finite = logits.clamp_min(torch.finfo(logits.dtype).min / 4)
+    ahead = finite[..., num_bins - half :] - finite[..., :half].flip(-1)
+    value = ((upper + lower) * (ahead / 2).tanh() * ((above - below) / 2)).sum(dim=-1)
     if centre == 0.0:  # below = -above, and a middle bin is 0
         return value
     value = value + ((upper + lower) * ((above + below) / 2)).sum(dim=-1)

@@ -25,6 +25,15 @@ def _expm1(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
+def _surplus(upper, lower, ahead):  # type: ignore[no-untyped-def]
+    """p_u - p_l of mirrored bins, `ahead` z_u - z_l; as p_l expm1(z_u - z_l) where they are nearly as likely."""
+    near = tl.where(tl.abs(ahead) < 1.0, ahead, 0.0)
+    w = tl.exp(near)
+    expm1 = tl.where(w == 1.0, near, (w - 1.0) * near / tl.where(w == 1.0, 1.0, tl.log(w)))
+    return tl.where(tl.abs(ahead) < 1.0, lower * expm1, upper - lower)
+
+
+@triton.jit
 def _symexp(x):  # type: ignore[no-untyped-def]
     magnitude = _expm1(tl.abs(x))
     return tl.where(x < 0.0, -magnitude, magnitude)
@@ -39,9 +48,11 @@ def _worth(distance, is_pair, LOW: tl.constexpr, HIGH: tl.constexpr):  # type: i
 
 
 @triton.jit
-def _mean_worth(upper, lower, middle, total, above, below, LOW: tl.constexpr, HIGH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _mean_worth(  # type: ignore[no-untyped-def]
+    upper, lower, ahead, middle, total, above, below, LOW: tl.constexpr, HIGH: tl.constexpr
+):
     """sum_i p_i symexp(bin_i) of each row: differences of mirrored bins, and their sums where the centre is not 0."""
-    value = tl.sum((upper - lower) * ((above - below) / 2)[None, :], axis=1)
+    value = tl.sum(_surplus(upper, lower, ahead) * ((above - below) / 2)[None, :], axis=1)
     if LOW != -HIGH:
         centre = tl.full([1], (LOW + HIGH) / 2, value.dtype)
         value += tl.sum((upper + lower) * ((above + below) / 2)[None, :], axis=1) + middle * _symexp(centre)
@@ -52,7 +63,7 @@ def _mean_worth(upper, lower, middle, total, above, below, LOW: tl.constexpr, HI
 def _mirrored_softmax(  # type: ignore[no-untyped-def]
     upper_ptr, lower_ptr, middle_ptr, is_row, is_pair, V: tl.constexpr, dtype: tl.constexpr
 ):
-    """Rows as pairs of mirrored bins: exp(z - max) of both sides and of the middle bin, and their sum.
+    """Rows as pairs of mirrored bins: exp(z - max) of both sides, z_u - z_l, exp of the middle bin, and the sum.
 
     An even number of bins has no middle one; its place counts 0.
     """
@@ -65,9 +76,10 @@ def _mirrored_softmax(  # type: ignore[no-untyped-def]
         middle = tl.exp(middle - largest)
     else:
         middle = tl.zeros_like(largest)
+    ahead = tl.maximum(upper, -1e38) - tl.maximum(lower, -1e38)  # beyond the last pair both are -inf
     upper = tl.exp(upper - largest[:, None])
     lower = tl.exp(lower - largest[:, None])
-    return upper, lower, middle, tl.sum(upper + lower, axis=1) + middle
+    return upper, lower, ahead, middle, tl.sum(upper + lower, axis=1) + middle
 
 
 @triton.jit
@@ -92,7 +104,7 @@ def two_hot_decode_kernel(  # type: ignore[no-untyped-def]
     pair = tl.arange(0, BLOCK)
     is_row, is_pair = row < num_rows, pair < half
     start = logits_ptr + row_offset(row, inner, outer_stride, inner_stride)
-    upper, lower, middle, total = _mirrored_softmax(
+    upper, lower, ahead, middle, total = _mirrored_softmax(
         start[:, None] + (V - half + pair)[None, :],
         start[:, None] + (half - 1 - pair)[None, :],
         start + half,
@@ -104,7 +116,7 @@ def two_hot_decode_kernel(  # type: ignore[no-untyped-def]
     distance = tl.where(is_pair, from_centre(V - half + pair, V, LOW, HIGH, dtype), 0.0)
     if MEAN_OF_SYMEXP:
         above, below = _worth(distance, is_pair, LOW, HIGH)
-        value = _mean_worth(upper, lower, middle, total, above, below, LOW, HIGH)
+        value = _mean_worth(upper, lower, ahead, middle, total, above, below, LOW, HIGH)
     else:
         value = _symexp(tl.sum((upper - lower) * distance[None, :], axis=1) / total + (LOW + HIGH) / 2)
     tl.store(value_ptr + row, value, mask=is_row)
@@ -139,14 +151,14 @@ def two_hot_decode_backward_kernel(  # type: ignore[no-untyped-def]
     inside = is_row[:, None] & is_pair[None, :]
     start = logits_ptr + row_offset(row, inner, outer_stride, inner_stride)
     upper_bin, lower_bin = (V - half + pair)[None, :], (half - 1 - pair)[None, :]
-    upper, lower, middle, total = _mirrored_softmax(
+    upper, lower, ahead, middle, total = _mirrored_softmax(
         start[:, None] + upper_bin, start[:, None] + lower_bin, start + half, is_row, is_pair, V, dtype
     )
     distance = tl.where(is_pair, from_centre(V - half + pair, V, LOW, HIGH, dtype), 0.0)
     scale = tl.load(grad_ptr + row, mask=is_row, other=0.0) / total
     if MEAN_OF_SYMEXP:
         above, below = _worth(distance, is_pair, LOW, HIGH)
-        mean = _mean_worth(upper, lower, middle, total, above, below, LOW, HIGH)
+        mean = _mean_worth(upper, lower, ahead, middle, total, above, below, LOW, HIGH)
         at_centre = _symexp(tl.full([1], (LOW + HIGH) / 2, dtype))
     else:
         above, below = distance, -distance

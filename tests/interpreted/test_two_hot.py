@@ -11,7 +11,7 @@ from torch import Tensor
 from mow.kernels import TwoHotForm, symexp, symlog, two_hot_decode, two_hot_loss
 from mow.kernels.two_hot_decode_triton import two_hot_decode_triton
 from mow.kernels.two_hot_triton import two_hot_loss_triton
-from tests.latent_cases import BINS, DTYPES, LOGIT_SHAPES, check_two_hot, random_logits
+from tests.latent_cases import BINS, DTYPES, LOGIT_SHAPES, check_nearly_symmetric, check_two_hot, random_logits
 
 
 def loss(logits: Tensor, target: Tensor, low: float = -20.0, high: float = 20.0) -> Tensor:
@@ -122,6 +122,10 @@ def test_symmetric_distributions_decode_to_exactly_zero(form: TwoHotForm, num_bi
     assert decode(torch.zeros(7, num_bins, dtype=dtype), form=form).tolist() == [0.0] * 7
     half = torch.randn(7, num_bins).to(dtype)
     assert decode(half + half.flip(-1), form=form).tolist() == [0.0] * 7
+
+
+def test_far_bins_cancel_to_their_last_digits() -> None:
+    check_nearly_symmetric("cpu")
 
 
 @pytest.mark.parametrize("scale", [80.0, 1e4])

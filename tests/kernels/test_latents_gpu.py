@@ -28,6 +28,7 @@ from tests.latent_cases import (
     check_draw,
     check_kl,
     check_lambda_return,
+    check_nearly_symmetric,
     check_two_hot,
     random_logits,
     relative_error,
@@ -157,6 +158,10 @@ def test_not_a_number_and_infinities() -> None:
 def test_symmetric_distributions_decode_to_exactly_zero(num_bins: int, form: TwoHotForm) -> None:
     half = torch.randn(7, num_bins, device=GPU)
     assert two_hot_decode(half + half.flip(-1), form=form, backend="triton").tolist() == [0.0] * 7
+
+
+def test_far_bins_cancel_to_their_last_digits() -> None:
+    check_nearly_symmetric(GPU)
 
 
 def test_strided_inputs_and_gradients() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mow.kernels import symexp, symlog, two_hot_decode, two_hot_loss
+from tests.latent_cases import check_nearly_symmetric
 
 FORMS = ("mean_of_symexp", "symexp_of_mean")
 
@@ -147,6 +148,10 @@ def test_decode_is_the_plain_mean(num_bins: int, low: float, high: float) -> Non
     got = two_hot_decode(logits, low=low, high=high, form="mean_of_symexp")
     worth = prob * symexp(bins)
     assert ((got - worth.sum(-1)).abs() <= 1e-12 * worth.abs().sum(-1)).all()  # large terms of both signs cancel
+
+
+def test_far_bins_cancel_to_their_last_digits() -> None:
+    check_nearly_symmetric("cpu")
 
 
 def test_loss_is_smallest_at_the_code() -> None:
