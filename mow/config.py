@@ -54,7 +54,7 @@ class EnvConfig:
     max_restarts: int = 3
     """Times in a row, no episode finished between, that a simulator which fails is made anew; then the run stops."""
     timeout_s: float = 60.0
-    """Seconds that one simulator in a worker process may take for one call, a step or a reset, before it counts as hung.
+    """Seconds that one simulator in a worker may take for one call, a step or a reset, before it counts as hung.
     Without workers (`num_workers` 0) a simulator that hangs cannot be ended."""
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 Without workers and within them, every call goes through a GuardedEnv. Anything that is raised, SystemExit and
 KeyboardInterrupt included, and any answer that cannot be used becomes a SimulatorFailure with one line that says why;
-only a real Ctrl-C passes. What the process must keep is put back, see `process_state`.
+only what the answer to a signal raises passes, as Ctrl-C does. What the process must keep is put back, see
+`process_state`.
 """
 
 import dis
@@ -113,7 +114,7 @@ class GuardedEnv:
             with self._state:
                 return self._context.run(function, *arguments)
         except BaseException as error:
-            if _is_ctrl_c(error):
+            if _is_of_a_signal(error):
                 raise
             kind = SimulatorMissing if isinstance(error, ImportError) else SimulatorFailure
             raise kind(self._name, error) from error
@@ -166,13 +167,17 @@ class GuardedEnv:
         return self._env
 
 
-def _is_ctrl_c(error: BaseException) -> bool:
-    """A KeyboardInterrupt that Python's own answer to SIGINT raised, rather than a `raise` in the simulator."""
-    if not isinstance(error, KeyboardInterrupt) or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return False
-    where = _innermost(error)
-    assert where is not None  # it came through _call
-    return dis.opname[where.tb_frame.f_code.co_code[where.tb_lasti]] != "RAISE_VARARGS"
+def _is_of_a_signal(error: BaseException) -> bool:
+    """Raised by what answers SIGINT, SIGTERM or SIGHUP in this process, which only happened to run during a call.
+
+    Python's own answer to SIGINT leaves no frame: its KeyboardInterrupt comes from where no `raise` stands.
+    """
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    if isinstance(error, KeyboardInterrupt) and handlers[0] is signal.default_int_handler:
+        where = _innermost(error)
+        return dis.opname[where.tb_frame.f_code.co_code[where.tb_lasti]] != "RAISE_VARARGS"
+    codes = [getattr(handler, "__code__", None) for handler in handlers]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _innermost(error: BaseException) -> Any:

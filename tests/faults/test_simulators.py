@@ -108,6 +108,20 @@ def test_a_ctrl_c_of_the_user_is_none_of_the_simulators_failures() -> None:
             played(envs, FAILS_AT)
 
 
+def test_nor_is_what_another_answer_to_a_signal_raises() -> None:
+    def answer(*_: object) -> None:
+        sys.exit("asked to stop")
+
+    before = signal.signal(signal.SIGINT, answer)
+    try:
+        with made(("CtrlC",), 0) as envs:
+            envs.reset()
+            with pytest.raises(SystemExit, match="asked to stop"):
+                played(envs, FAILS_AT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @BOTH
 def test_odd_answers_and_rude_simulators_change_nothing(num_workers: int) -> None:
     with made(("Plain",) * len(HARMLESS), 0) as plain, made(HARMLESS, num_workers) as envs:

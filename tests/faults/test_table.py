@@ -114,6 +114,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_whatever_a_step_does_it_is_made_anew_said_and_counted", "test_the_reasons_are_words_that_help",
             "test_a_simulator_that_ends_its_process_is_made_anew",
             "test_a_ctrl_c_of_the_user_is_none_of_the_simulators_failures",
+            "test_nor_is_what_another_answer_to_a_signal_raises",
             "test_close_that_raises_is_logged_and_nothing_else",
             "test_a_run_of_the_worst_of_them_is_the_same_with_workers_and_without",
             "test_it_is_resumed_scored_filmed_exported_and_loaded",
