@@ -54,7 +54,8 @@ class EnvConfig:
     max_restarts: int = 3
     """Times in a row, no episode finished between, that a simulator which fails is made anew; then the run stops."""
     timeout_s: float = 60.0
-    """Seconds after which a worker process that does not answer counts as hung."""
+    """Seconds that one simulator in a worker may take for one call, a step or a reset, before it counts as hung.
+    Without workers (`num_workers` 0) a simulator that hangs cannot be ended."""
 
     def __post_init__(self) -> None:
         not_negative(self, "max_restarts")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mow.batch import Moment
-from mow.envs import make
-from mow.envs.base import FRAME_SHAPE, ActionLayout, Env, Frame, TaskSpec
+from mow.envs.base import FRAME_SHAPE, ActionLayout, Frame, TaskSpec
+from mow.envs.guarded import GuardedEnv
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.models import Routing, WorldModel
 from mow.restored import SavedRun
@@ -75,7 +75,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
             if task.discrete
             else gymnasium.spaces.Box(-1.0, 1.0, (task.num_actions,), np.float32)
         )
-        self._real: Env | None = None  # made for the first real frame
+        self._real: GuardedEnv | None = None  # made for the first real frame
         self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=dreamer.run.config.schedule.acting_context)
         self._num_steps, self._running = 0, False
 
@@ -152,6 +152,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
 
     def _first_frame(self, seed: int) -> Frame:
         if self._real is None:
-            self._real = make(self._dreamer.specs[self._k].name, seed=seed, options=self._dreamer.run.env_options)
+            name, options = self._dreamer.specs[self._k].name, self._dreamer.run.env_options
+            self._real = GuardedEnv(name, seed=seed, options=options)
         frame, _ = self._real.reset(seed=seed)
         return frame

@@ -103,6 +103,9 @@ SUITES: dict[str, str] = {
 # Suites whose names are not known before they are loaded: their modules have `check(name)`.
 _OPEN = ("gym",)
 
+# Suites of MuJoCo, which reads what to draw with when it is loaded.
+_MUJOCO = ("dmc", "metaworld")
+
 # The options of each suite; see the class that takes them.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "atari": ("protocol", "action_set", "time_limit"),
@@ -144,7 +147,7 @@ def check_task(name: str) -> None:
     suite, _, task = name.partition(":")
     if suite in _OPEN:
         state = CallState()  # checking imports the package of the task
-        with state.and_settings(environment=True), state:
+        with state.and_random(environment=True), state:
             _loaded(suite, name).check(task)
     elif name not in known:
         candidates = known if ":" in name else (*known, *SETS)
@@ -187,6 +190,8 @@ def remedy(suite: str) -> str:
 
 def _loaded(suite: str, name: str) -> Any:
     """The module of a suite. Raises: ImportError, naming the task and the remedy."""
+    if suite in _MUJOCO:
+        import_module("mow.envs.offscreen").prepare()
     try:
         return import_module(SUITES[suite])
     except ImportError as error:

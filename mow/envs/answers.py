@@ -42,14 +42,14 @@ def flag_of(name: str, answer: Any, what: str) -> bool:
     return bool(entry)
 
 
-def info_of(name: str, answer: Any) -> dict[str, bool]:
+def info_of(name: str, answer: Any, keys: tuple[str, ...] = ("life_lost", "success")) -> dict[str, bool]:
     """The entries of an info that are used, any truth values."""
     used: dict[str, bool] = {}
     if type(answer) is dict and not answer:
         return used
     if not isinstance(answer, Mapping):
         raise ValueError(f"{name}: expected a dict as info, got {_shown(answer)}")
-    for key in ("life_lost", "success"):
+    for key in keys:
         if key in answer:
             try:
                 used[key] = bool(answer[key])

@@ -16,11 +16,6 @@ NUM_ACTIONS = 18  # ALE numbers its actions 0..17 in all games
 MAX_NO_OPS = 30
 TIME_LIMIT = 27_000  # agent steps; with a frame skip of 4, 108,000 frames or half an hour of play
 
-# A resize of one screen gains nothing from threads, and the workers share the cores already.
-cv2.setNumThreads(0)
-# The logger belongs to the class: set before the first game is made, or ALE prints a banner.
-ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-
 _ROMS = {rom.title().replace("_", ""): rom for rom in roms.get_all_rom_ids()}  # MsPacman -> ms_pacman
 
 
@@ -65,6 +60,10 @@ class AtariEnv:
         self._storm = protocol == "storm"
         self._seed = seed
         self._time_limit = time_limit
+        # A resize of one screen gains nothing from threads, and the workers share the cores already.
+        cv2.setNumThreads(0)
+        # The logger belongs to the class: set before the first game is made, or ALE prints a banner.
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         # Not gymnasium's environment: it loads a game as it is made and once more as it is seeded, and to load one is
         # what starting costs (90 ms, most of it a table of colours that the emulator computes each time).
         self._ale = ale_py.ALEInterface()

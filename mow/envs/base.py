@@ -97,7 +97,11 @@ class Resumable(Protocol):
         """All that the future depends on, as what JSON can hold; random states included."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state_dict() of an environment made with the same arguments."""
+        """Go on from a state_dict() of an environment made with the same arguments.
+
+        May raise anything where it cannot: a new environment then opens an episode. Where it takes many steps it calls
+        `heartbeat.beat` at each.
+        """
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Frames of many tasks in one picture, so that a person can look."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs import make
 from mow.envs.base import FRAME_SHAPE, ActionLayout, Frame
+from mow.envs.guarded import GuardedEnv
 
 _SCALE = 2  # each pixel of a frame is so many of the sheet, a side
 _TITLE = 16  # pixels above a frame
@@ -18,16 +19,16 @@ _WIDTH_TO_HEIGHT = 1.6  # of the sheet, about
 def frame_after(task: str, *, num_steps: int, seed: int) -> Frame:
     """What a task shows after so many random steps, over as many episodes as that takes: [64, 64, 3].
 
-    Raises: ValueError, ImportError as `make`.
+    Raises: ValueError, ImportError as GuardedEnv.
     """
-    env = make(task, seed=seed, options={})
+    env = GuardedEnv(task, seed=seed, options={})
     layout, rng = ActionLayout.from_tasks([env.task]), np.random.default_rng(seed)
-    frame = env.reset(seed=seed)[0]
-    for _ in range(num_steps):
-        frame, _, terminated, truncated, _ = env.step(layout.decode(0, layout.random(rng)[0]))
-        if terminated or truncated:
-            frame = env.reset()[0]
-    env.close()
+    with closing(env):
+        frame = env.reset(seed=seed)[0]
+        for _ in range(num_steps):
+            frame, _, terminated, truncated, _ = env.step(layout.decode(0, layout.random(rng)[0]))
+            if terminated or truncated:
+                frame = env.reset()[0]
     return frame
 
 

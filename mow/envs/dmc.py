@@ -4,21 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
-from mow.envs import offscreen  # noqa: F401
-
-# isort: split
-# Not before offscreen: MuJoCo loads with this.
-if not hasattr(np, "in1d"):
-    np.in1d = np.isin  # type: ignore[attr-defined]  # dm_control 1.0.28 asks for it (quadruped); numpy 2.4 dropped it
 from dm_control import suite
+from numpy.typing import NDArray
 
 from mow.envs.base import TaskSpec
 from mow.envs.robots import RobotEnv, checked_repeat
 
 HORIZON = 1000  # steps of the simulator, of whatever length, in all tasks
 _CAMERAS = {"quadruped": 2}  # of a domain; 0 of all others
+
+
+class _Numpy:
+    """numpy with in1d, which dm_control 1.0.28 calls (quadruped) and numpy 2.4 dropped."""
+
+    in1d = staticmethod(np.isin)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
 
 
 class ControlEnv(RobotEnv):
@@ -39,6 +41,8 @@ class ControlEnv(RobotEnv):
     ) -> None:
         skip = checked_repeat(repeat, "dmc_repeat")
         domain, task = name.split("-")
+        if domain == "quadruped" and not hasattr(np, "in1d"):
+            suite.quadruped.np = _Numpy()
         self._sim: Any = suite.load(domain, task, task_kwargs={"random": seed})
         bounds = self._sim.action_spec()
         self._middle = (bounds.maximum + bounds.minimum) / 2  # [n], as are the next

@@ -2,7 +2,8 @@
 
 Without workers and within them, every call goes through a GuardedEnv. Anything that is raised, SystemExit and
 KeyboardInterrupt included, and any answer that cannot be used becomes a SimulatorFailure with one line that says why;
-only a real Ctrl-C passes. What the process must keep is put back, see `process_state`.
+only what the answer to a signal raises passes, as Ctrl-C does. What the process must keep is put back, see
+`process_state`.
 """
 
 import dis
@@ -69,7 +70,7 @@ class GuardedEnv:
         if on_call is not None:
             self._context.run(ON_BEAT.set, on_call)
         try:
-            with self._state.and_settings(environment=True):
+            with self._state.and_random(environment=True):
                 self._call(self._make, seed, options)
         except SimulatorFailure:
             self.close()
@@ -77,7 +78,7 @@ class GuardedEnv:
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, bool]]:
         """Open an episode: [64, 64, 3]."""
-        with self._state.and_settings():
+        with self._state.and_random():
             return self._call(self._reset, seed)  # type: ignore[no-any-return]
 
     def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, bool]]:
@@ -89,7 +90,7 @@ class GuardedEnv:
         env, self._env = self._env, None
         if env is not None:
             try:
-                with self._state.and_settings():
+                with self._state.and_random():
                     self._call(env.close)
             except SimulatorFailure as failure:
                 _LOG.warning("%s: its simulator does not close: %s", self._name, failure.reason)
@@ -103,7 +104,7 @@ class GuardedEnv:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on from what state_dict() gave. Returns: False if the simulator cannot."""
-        with self._state.and_settings():
+        with self._state.and_random():
             return self._call(self._put_back, state)  # type: ignore[no-any-return]
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -113,7 +114,7 @@ class GuardedEnv:
             with self._state:
                 return self._context.run(function, *arguments)
         except BaseException as error:
-            if _is_ctrl_c(error):
+            if _is_of_a_signal(error):
                 raise
             kind = SimulatorMissing if isinstance(error, ImportError) else SimulatorFailure
             raise kind(self._name, error) from error
@@ -166,13 +167,17 @@ class GuardedEnv:
         return self._env
 
 
-def _is_ctrl_c(error: BaseException) -> bool:
-    """A KeyboardInterrupt that Python's own answer to SIGINT raised, rather than a `raise` in the simulator."""
-    if not isinstance(error, KeyboardInterrupt) or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return False
-    where = _innermost(error)
-    assert where is not None  # it came through _call
-    return dis.opname[where.tb_frame.f_code.co_code[where.tb_lasti]] != "RAISE_VARARGS"
+def _is_of_a_signal(error: BaseException) -> bool:
+    """Raised by what answers SIGINT, SIGTERM or SIGHUP in this process, which only happened to run during a call.
+
+    Python's own answer to SIGINT leaves no frame: its KeyboardInterrupt comes from where no `raise` stands.
+    """
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    if isinstance(error, KeyboardInterrupt) and handlers[0] is signal.default_int_handler:
+        where = _innermost(error)
+        return dis.opname[where.tb_frame.f_code.co_code[where.tb_lasti]] != "RAISE_VARARGS"
+    codes = [getattr(handler, "__code__", None) for handler in handlers]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _innermost(error: BaseException) -> Any:

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from mow.envs import offscreen  # before MuJoCo
-
-# isort: split
 import mujoco
 import numpy as np
 
+from mow.envs import offscreen
 from mow.envs.robots import checked_render
 
 

@@ -9,15 +9,10 @@ succeeded.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mow.envs import offscreen  # noqa: F401
-
-# isort: split
-# Not before offscreen: MuJoCo loads with these.
 import metaworld  # noqa: F401
+import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from numpy.typing import NDArray
 
 from mow.envs.base import Frame, TaskSpec
 from mow.envs.robots import RobotEnv, checked_repeat

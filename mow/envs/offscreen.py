@@ -3,8 +3,8 @@
 All models of a process share one GL context, and each has a MuJoCo renderer of its own in it: a context per model costs
 memory and start-up time, and where one of several is left current, models are drawn into each other's buffers.
 
-Import this before MuJoCo, which reads MUJOCO_GL when it loads: where that is not set, it is set here to what the
-machine can draw with.
+Call `prepare` before MuJoCo is loaded, which reads MUJOCO_GL then: where that is not set, it is set to what the machine
+can draw with.
 """
 
 import atexit
@@ -90,13 +90,24 @@ def _load_triton() -> None:
         import_module("triton")
 
 
-_load_triton()
-try:
-    _backend, _failure = choose_backend(os.environ), ""
-    os.environ["MUJOCO_GL"] = _backend
-except ImportError as _error:
-    # Told when something is to be drawn, so that a missing library is not taken for a missing simulator.
-    _backend, _failure = "", str(_error)
+_backend, _failure = "", ""  # one of them is not empty once this process is prepared
+
+
+def prepare() -> None:
+    """Choose what to draw with and set MUJOCO_GL to it; the first call alone does anything.
+
+    Where there is nothing to draw with, that is raised when something is to be drawn, so that a missing library is not
+    taken for a missing simulator.
+    """
+    global _backend, _failure
+    if _backend or _failure:
+        return
+    _load_triton()
+    try:
+        _backend = os.environ["MUJOCO_GL"] = choose_backend(os.environ)
+    except ImportError as error:
+        _failure = str(error)
+
 
 _context: Any = None  # of this process, once something was drawn
 
@@ -104,6 +115,7 @@ _context: Any = None  # of this process, once something was drawn
 def _shared_context() -> Any:
     global _context
     if _context is None:
+        prepare()
         if _failure:
             raise ImportError(_failure)
         try:

@@ -1,13 +1,14 @@
 """Settings of this process that a simulator may change, and that a call into it leaves as they were.
 
-Put back after each call: the working folder, sys.stdout and sys.stderr, the filters of warnings, and what SIGINT,
-SIGTERM, SIGHUP and SIGPIPE do. Folder and filters are kept apart for each simulator, which finds in its next call what
-it left. What it prints goes to stderr, where it can neither mix with results nor fail.
+Put back after each call: the working folder; sys.stdout and sys.stderr; the filters of warnings; what SIGINT, SIGTERM,
+SIGHUP and SIGPIPE do; umask; garbage collection on or off; the recursion limit; logging, where it was disabled; and of
+PyTorch, if it is loaded, gradients on or off, default type and number of threads. Folder and filters are kept apart for
+each simulator, which finds in its next call what it left. What it prints goes to stderr, where it can neither mix with
+results nor fail.
 
-Put back after construction, reset, load and close: umask, the level below which nothing is logged, garbage collection,
-the recursion limit, and of PyTorch, if that is loaded, the random state (a simulator has its own there), gradients on
-or off, default type, number of threads. After construction also the environment variables that were set before; new
-ones stay, for libraries that the simulator loads later, but for those that PyTorch reads.
+Put back after construction, reset, load and close: the random state of PyTorch, of which a simulator has its own there.
+After construction also the environment variables that were set before; new ones stay, for libraries that the simulator
+loads later, but for those that PyTorch reads.
 
 Not protected: the random states of `random` and numpy, from which this package draws nothing; within a step, the random
 state of PyTorch; threads and processes that are left running (Python waits for threads that are no daemons before it
@@ -30,6 +31,7 @@ from typing import Any, TextIO
 _INT, _TERM, _HUP, _PIPE = _SIGNALS = tuple(map(int, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)))
 # signal.getsignal makes an enum of what this returns, which takes a hundred times as long.
 _handler_of: Callable[[int], Any] = import_module("_signal").getsignal
+_ROOT, _LOGGER = logging.root, logging.getLogger("mow")
 # Variables by their beginnings that a simulator must not bring into a process that learns.
 _FOR_TORCH = ("CUDA_", "MKL_", "NCCL_", "OMP_", "PYTORCH_", "TORCH", "TRITON_")
 
@@ -42,13 +44,15 @@ class CallState:
         self._own_folder: str | None = None  # of the simulator, where it is another than ours
         self._own_filters: Any = list(warnings.filters)
         self._own_random: Any = None  # of PyTorch
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
 
     # Every step of every simulator passes here: lines are few and plain for that reason.
     def __enter__(self) -> None:
         self._folder = _folder()
         self._printed.stream = self._err = sys.stderr
         self._out, self._filters = sys.stdout, warnings.filters
-        self._handlers = _handlers()
+        self._handlers, self._settings = _handlers(), _settings()
         sys.stdout = sys.stderr = self._printed  # type: ignore[assignment]  # as much of a stream as print needs
         warnings.filters = self._own_filters
         if self._own_folder:
@@ -64,37 +68,34 @@ class CallState:
             self._own_folder = None if folder == self._folder else folder
             if self._own_folder and self._folder:
                 _go_to(self._folder)
+        os.umask(self._umask)
         if _handlers() != self._handlers:
             _handle_again(self._handlers)
+        if _settings() != self._settings:
+            _set_again(self._settings)
 
     @contextmanager
-    def and_settings(self, *, environment: bool = False) -> Iterator[None]:
+    def and_random(self, *, environment: bool = False) -> Iterator[None]:
         """Around a call: puts back what costs too much for every step. Args: environment: its variables too."""
-        readers = [_umask, _logging, _interpreter, self._torch, *([_environment] if environment else [])]
-        restores = [reader() for reader in readers]
+        restore_random, restore_environment = self._torch_random(), _environment() if environment else None
         try:
             yield
         finally:
-            for restore in restores:
-                restore()
+            restore_random()
+            if restore_environment is not None:
+                restore_environment()
 
-    def _torch(self) -> Callable[[], None]:
-        torch: Any = sys.modules.get("torch")
-        if not hasattr(torch, "default_generator"):  # not loaded, or being loaded
+    def _torch_random(self) -> Callable[[], None]:
+        torch = _torch()
+        if torch is None:
             return lambda: None
-        random_state, gradients = torch.get_rng_state(), torch.is_grad_enabled()
-        threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+        kept = torch.get_rng_state()
         if self._own_random is not None:
             torch.set_rng_state(self._own_random)
 
         def restore() -> None:
             self._own_random = torch.get_rng_state()
-            torch.set_rng_state(random_state)
-            torch.set_grad_enabled(gradients)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            if torch.get_default_dtype() != dtype:
-                torch.set_default_dtype(dtype)
+            torch.set_rng_state(kept)
 
         return restore
 
@@ -149,33 +150,29 @@ def _go_to(folder: str) -> None:
         os.chdir(folder)
 
 
-def _umask() -> Callable[[], object]:
-    kept = os.umask(0o077)
-    os.umask(kept)
-    return lambda: os.umask(kept)
+def _torch() -> Any:
+    """PyTorch, if it is loaded, as it is not in workers."""
+    torch = sys.modules.get("torch")
+    return torch if hasattr(torch, "default_generator") else None  # or it is being loaded
 
 
-def _logging() -> Callable[[], object]:
-    logger, manager = logging.getLogger("mow"), logging.root.manager
-    level, disabled, below = logger.level, logger.disabled, manager.disable
-
-    def restore() -> None:
-        logger.disabled, manager.disable = disabled, below
-        if logger.level != level:
-            logger.setLevel(level)
-
-    return restore
+def _settings() -> tuple[Any, ...]:
+    own = gc.isenabled(), sys.getrecursionlimit(), _ROOT.manager.disable, _LOGGER.disabled, _LOGGER.level
+    if (torch := _torch()) is None:
+        return own
+    return *own, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
 
 
-def _interpreter() -> Callable[[], object]:
-    collects, limit = gc.isenabled(), sys.getrecursionlimit()
-
-    def restore() -> None:
-        sys.setrecursionlimit(limit)
-        if collects != gc.isenabled():
-            (gc.enable if collects else gc.disable)()
-
-    return restore
+def _set_again(settings: tuple[Any, ...]) -> None:
+    collects, recursion, _ROOT.manager.disable, _LOGGER.disabled, level, *of_torch = settings
+    (gc.enable if collects else gc.disable)()
+    sys.setrecursionlimit(recursion)
+    _LOGGER.setLevel(level)
+    if of_torch:
+        gradients, dtype, threads = of_torch
+        _torch().set_grad_enabled(gradients)
+        _torch().set_default_dtype(dtype)
+        _torch().set_num_threads(threads)
 
 
 def _environment() -> Callable[[], object]:

@@ -86,3 +86,29 @@ print(sorted(name for name in foreign if not name.startswith("_")))
     loaded = set(literal_eval(done.stdout))
     assert {"mow", "numpy"} <= loaded
     assert not loaded & {"torch", "gymnasium", "ale_py", "cv2", "scipy"}
+
+
+def test_importing_the_suites_changes_nothing_in_the_process() -> None:
+    for name in ("gymnasium", "ale_py", "cv2"):
+        pytest.importorskip(name)
+    code = """
+import os, sys
+import cv2, gymnasium, numpy
+cv2.setNumThreads(3)
+before, names = dict(os.environ), set(dir(numpy))
+import mow.envs.atari, mow.envs.gymnasium_envs, mow.envs.offscreen
+assert dict(os.environ) == before
+assert set(dir(numpy)) == names
+assert cv2.getNumThreads() == 3
+assert "triton" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_numpy_is_left_as_it_is_by_dm_control() -> None:
+    pytest.importorskip("dm_control")
+    make("dmc:quadruped-walk", seed=0, options={}).close()
+    import numpy as np
+
+    assert hasattr(np, "in1d") == (np.lib.NumpyVersion(np.__version__) < "2.4.0")

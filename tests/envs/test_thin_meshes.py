@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from mow.envs import make
+from mow.envs import make, offscreen
 from mow.envs.thin_meshes import DENSE, distinct, merged, thin_meshes
 
 needs_mujoco = pytest.mark.skipif(not find_spec("mujoco"), reason="needs mujoco")
@@ -24,10 +24,7 @@ def test_of_a_face_one_copy_stays_and_none_that_has_no_area() -> None:
 
 @needs_mujoco
 def test_the_model_is_thin_inside_and_as_before_after() -> None:
-    from mow.envs import offscreen  # noqa: F401
-
-    # isort: split
-    # Not before offscreen: MuJoCo loads with these.
+    offscreen.prepare()
     import mujoco
 
     points = np.random.default_rng(0).normal(size=(DENSE // 2 + 200, 3))

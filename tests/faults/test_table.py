@@ -14,6 +14,12 @@
 weights that are not finite are never saved | NUMBERS |
 | a simulator killed, raising, hanging, answering nonsense | made anew, its episode cut off, the others as before; \
 the fourth failure in a row saves and names task, seed, action | WORKER |
+| a simulator that raises anything or answers what cannot be used | made anew, said, counted; with workers and without \
+the same | SIMULATOR |
+| a simulator that changes settings of its process, or answers oddly | the same steps, the settings as before | RUDE |
+| a simulator that does not start | one line with the task, with workers and without; the others are closed | START |
+| a simulator whose state cannot be saved, loaded or repeated | a new episode begins, and why is said | REPEAT |
+| simulators that are slow together, none of them alone | no time limit is over | SLOW |
 | any order of adding, evicting, sampling, saving | as a Python list would have it | REPLAY |
 | one thread adds while others sample | no torn frame, no report of a sanitizer | THREADS |
 | a packed block damaged in memory or on disk | task and steps are named, no wrong pixel | BLOCK |
@@ -103,6 +109,38 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_a_simulator_that_fails_for_good_stops_the_run_which_can_go_on",
         ),
     },
+    "SIMULATOR": {
+        "faults/test_simulators.py": (
+            "test_whatever_a_step_does_it_is_made_anew_said_and_counted", "test_the_reasons_are_words_that_help",
+            "test_a_simulator_that_ends_its_process_is_made_anew",
+            "test_a_ctrl_c_of_the_user_is_none_of_the_simulators_failures",
+            "test_nor_is_what_another_answer_to_a_signal_raises",
+            "test_close_that_raises_is_logged_and_nothing_else",
+            "test_a_run_of_the_worst_of_them_is_the_same_with_workers_and_without",
+            "test_it_is_resumed_scored_filmed_exported_and_loaded",
+        ),
+    },
+    "RUDE": {
+        "faults/test_simulators.py": (
+            "test_odd_answers_and_rude_simulators_change_nothing", "test_a_simulator_keeps_its_own_folder",
+            "test_rude_simulators_leave_the_process_as_it_was",
+        ),
+        "envs/test_registry.py": ("test_importing_the_suites_changes_nothing_in_the_process",),
+    },
+    "START": {
+        "faults/test_simulators.py": (
+            "test_what_does_not_start_is_one_line_with_workers_and_without",
+            "test_those_that_were_made_before_are_closed", "test_a_worker_that_dies_at_the_start_is_one_line",
+            "test_before_a_folder_exists",
+        ),
+    },
+    "REPEAT": {
+        "faults/test_simulators.py": (
+            "test_what_does_not_repeat_itself_begins_a_new_episode", "test_a_replay_that_fails_begins_a_new_episode",
+            "test_a_state_that_cannot_be_saved_is_said_once", "test_a_state_does_not_grow_with_the_run",
+        ),
+    },
+    "SLOW": {"faults/test_simulators.py": ("test_the_time_limit_is_for_each_call_of_each_simulator",)},
     "REPLAY": {"replay/test_replay_machine.py": ()},
     "THREADS": {"replay/test_threads.py": ("test_one_thread_adds_while_four_sample", "test_a_sanitizer_finds_nothing")},
     "BLOCK": {
