@@ -59,7 +59,7 @@ ABLATIONS: dict[str, Ablation] = {
 
 # Factor on the sizes of storm_multitask that gives it as many learned parameters as its parent, by the parent's preset.
 # tests/test_ablations.py counts both and says what to write here once a parent has changed.
-WIDENING: dict[str, float] = {"quickstart": 2.07, "atari4": 1.76, "atari26": 4.32}
+WIDENING: dict[str, float] = {"quickstart": 2.26, "atari4": 1.76, "atari26": 4.32}
 
 
 def ablation(parent: Config, name: str) -> Config:

@@ -27,9 +27,10 @@ from mow.config import BatchConfig, EnvConfig, ImaginationConfig, SharedConfig
 from mow.envs.vector import SerialVectorEnv
 from mow.presets import PRESETS, quickstart
 from mow.train import run
-from tests.small import meta_models, run_config
+from tests.small import ARRIVAL, meta_models, run_config
 
 SMALL = run_config(
+    model=ARRIVAL,
     total_steps=17,
     log_every=17,
     checkpoint_every=17,
