@@ -50,7 +50,8 @@ def begin(
     if num_context:
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
         hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
-    before, newest = model.before(latent, context.is_first)[:, :, -1:], latent[:, :, -1:].contiguous()
+    before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])[:, :, -1:]
+    newest = latent[:, :, -1:].contiguous()
     if start == "prior":
         valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
         last = Moment(newest, context.action[:, :, -1:], hidden, before)

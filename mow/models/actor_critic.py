@@ -73,21 +73,23 @@ class Agent(nn.Module):
         self.actor_routes = same_for_all(len(module_of_task))
         self.critic_routes = one_each(critic_of_task, self.num_critics)
 
-    def see(self, latent: Tensor, hidden: Tensor, before: Tensor) -> Tensor:
+    def see(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
         """What actor and critics see of a state.
 
         Args:
             latent: z_t [K, B, T, Z].
             hidden: h_{t-1} [K, B, T, D].
-            before: z_{t-1} [K, B, T, Z], zeros where z_t opens an episode; read where `frames` is 2.
+            before: z_{t-1} [K, B, T, Z], zeros where z_t opens an episode; None will do where `frames` is 1.
         Returns: [K, B, T, X].
         """
         if self.memory_norm:
             hidden = F.layer_norm(hidden, hidden.shape[-1:])  # where there is no past it stays zero
         if self.memory_gain != 1.0:
             hidden = self.memory_gain * hidden
-        latents = [latent, before] if self.frames == 2 else [latent]
-        return torch.cat([*latents, hidden], dim=-1)
+        if self.frames == 1:
+            return torch.cat([latent, hidden], dim=-1)
+        assert before is not None, "frames 2 sees z_{t-1}"
+        return torch.cat([latent, before, hidden], dim=-1)
 
     def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
         """[K, B, T, X] -> pi(a | s)."""

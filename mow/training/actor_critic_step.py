@@ -54,7 +54,8 @@ def make_lesson(
     context had ended its episode never weigh anything.
     """
     with torch.no_grad():
-        every_state = agent.see(dream.latent, dream.hidden, dream.latent_before)  # [K, B, T + 1, X]
+        before = dream.latent_before if agent.frames == 2 else None  # as large as all latents
+        every_state = agent.see(dream.latent, dream.hidden, before)  # [K, B, T + 1, X]
         value = agent.value(every_state, embedding)  # [K, B, T + 1]
         slow_value = agent.value(every_state, embedding, slow=True)
         blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)

@@ -78,7 +78,7 @@ def foresee(
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
     hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
-    before = model.before(latent, context.is_first)
+    before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])
     moment = Moment(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
     steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
