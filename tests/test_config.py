@@ -143,7 +143,7 @@ def test_configs_are_frozen() -> None:
 
 def test_prefill_by_hand() -> None:
     assert config().prefill_steps == config(total_steps=100_000).prefill_steps == 50  # a number, not a share
-    none = ScheduleConfig(prefill_steps=0)
+    none = ScheduleConfig(prefill_steps=0, acting_context=7)
     assert config(schedule=none).prefill_steps == 9  # a window of 8 and one step more
     assert config(schedule=none, imagination=ImaginationConfig(context=11)).prefill_steps == 12
 

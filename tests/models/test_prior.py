@@ -236,7 +236,9 @@ DENSE = dataclasses.replace(MODEL, prior_frames=2)  # which it leaves unread
 def test_training_reads_the_token_before_where_the_prior_does(config, monkeypatch):
     model, batch = world_model(config), transitions()
     moments, predict = [], WorldModel.predict
-    monkeypatch.setattr(WorldModel, "predict", lambda self, moment: moments.append(moment) or predict(self, moment))
+    monkeypatch.setattr(
+        WorldModel, "predict", lambda self, moment, *more: moments.append(moment) or predict(self, moment, *more)
+    )
     world_model_losses(model, batch, model.route(), PhiloxState.from_seed(0, "cpu"), LossConfig())
     (read,) = moments
     if config is not TWO_FRAMES:
