@@ -48,7 +48,7 @@ class Collector:
 
     def begin_random_step(self) -> None:
         """Act in every task, uniformly at random among what is legal; `end_step` must follow."""
-        self._begin(self.envs.layout.random(self.rng))
+        self.begin_step(self.envs.layout.random(self.rng))
 
     @torch.no_grad()
     def begin_agent_step(self, learner: Learner) -> None:
@@ -69,9 +69,10 @@ class Collector:
         explore = self.rng.random(len(action)) < self.random_action
         action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
         self.memory.took(torch.from_numpy(action).to(device))
-        self._begin(action)
+        self.begin_step(action)
 
-    def _begin(self, action: NDArray[np.float32]) -> None:
+    def begin_step(self, action: NDArray[np.float32]) -> None:
+        """Take `action` [K, A] in every task; `end_step` must follow."""
         self.envs.send(action)
         self._action = action
 
