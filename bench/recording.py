@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mow.batch import TransitionBatch
+from mow.config import Config
 from mow.envs.base import ActionLayout
 from mow.envs.vector import make_vector
 from mow.replay import ReplayBuffer
@@ -30,18 +30,21 @@ class Recording:
         return replay.sample(num_windows, length, counter=counter, stream=0)
 
 
-def record(tasks: tuple[str, ...], options: dict[str, object], *, steps: int, held_out: int, seed: int) -> Recording:
+def record(config: Config, *, steps: int, held_out: int) -> Recording:
     """Play mixed actions: in half of all episodes uniform at every step, in the others each action is held for 1 to 8.
 
-    Args: steps, held_out: steps per task of the two replays.
+    Args: steps, held_out: steps per task of the two replays; final frames count where the config collects them.
     """
-    layout, train = _play(tasks, options, steps, 2 * seed)
-    return Recording(layout, train, _play(tasks, options, held_out, 2 * seed + 1)[1])
+    layout, train = _play(config, steps, 2 * config.seed)
+    return Recording(layout, train, _play(config, held_out, 2 * config.seed + 1)[1])
 
 
-def _play(tasks: tuple[str, ...], options: dict[str, object], steps: int, seed: int) -> tuple[ActionLayout, ReplayBuffer]:
+def _play(config: Config, steps: int, seed: int) -> tuple[ActionLayout, ReplayBuffer]:
+    tasks = config.tasks
     rng = np.random.default_rng(seed)
-    with make_vector(tasks, seed=seed, num_workers=0, options=options) as envs:
+    with make_vector(
+        tasks, seed=seed, num_workers=0, options=config.env.options, final_frames=config.final_frames
+    ) as envs:
         replay = ReplayBuffer(len(tasks), steps, (64, 64, 3), envs.layout.size, seed=seed)
         collector = Collector(envs, replay, seed=seed, random_action=0.0, context=1)
         action = envs.layout.random(rng)

@@ -12,7 +12,6 @@ settings; "preset" is the preset as it is.
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -33,17 +32,18 @@ from mow.training.learner import Learner
 
 LENGTH, CONTEXT = 16, 2  # steps of a window in training and in measuring; steps seen before an open-loop prediction
 _WINDOWS = 64  # held-out windows per task and look
-_SHOWN = (
-    "reconstruction/energy", "1 ahead/repeating", "10 ahead/repeating", "KL", "KL/without past",
-    "reward CE/base rate, real", "sign, real", "moving pixels kept, 10 ahead",
-)  # fmt: skip
+_SHOWN = {
+    "reconstruction/energy": "rec", "1 ahead/repeating": "1 step", "10 ahead/repeating": "10 steps", "KL": "KL",
+    "KL/without past": "KL/none", "reward CE/base rate, real": "CE", "reward CE/base rate, imagined": "CE im.",
+    "sign, real": "sign", "sign, imagined": "sign im.", "moving pixels kept, 10 ahead": "kept",
+}  # fmt: skip
 
 
-def _model(**changes: object) -> Callable[[Config], Config]:
+def _model(**changes: Any) -> Callable[[Config], Config]:
     return lambda config: dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
 
 
-def _perception(**changes: object) -> Callable[[Config], Config]:
+def _perception(**changes: Any) -> Callable[[Config], Config]:
     def changed(config: Config) -> Config:
         perception = dataclasses.replace(config.model.perception, **changes)
         return dataclasses.replace(config, model=dataclasses.replace(config.model, perception=perception))
@@ -53,6 +53,10 @@ def _perception(**changes: object) -> Callable[[Config], Config]:
 
 ROWS: dict[str, Callable[[Config], Config]] = {
     "preset": lambda config: config,
+    "transition": _model(outcome="transition"),
+    "one-frame": _model(prior_frames=1),
+    "two-frames": _model(prior_frames=2),
+    "channel-norm": _perception(norm="channel"),
     "groups-256": _perception(groups=256),
     "groups-512": _perception(groups=512, channels=(48, 96)),
     "bn-per-task": _perception(norm="bn_per_task"),
@@ -92,7 +96,7 @@ def make_config(asked: argparse.Namespace, row: str, seed: int) -> Config:
         total_steps=asked.updates + LENGTH + 1,
         batch=dataclasses.replace(config.batch, num_sequences=max(1, frames // LENGTH), length=LENGTH),
         schedule=dataclasses.replace(
-            config.schedule, prefill_fraction=0.0, warmup_fraction=0.0, world_model_every=1, acting_context=1
+            config.schedule, prefill_steps=0, warmup_updates=0, world_model_every=1, acting_context=1
         ),
     )
     return ROWS[row](config)
@@ -122,29 +126,33 @@ def train(config: Config, recording: Recording, updates: int) -> tuple[Learner, 
 def look(learner: Learner, recording: Recording) -> dict[str, list[float]]:
     """The measures on held-out windows."""
     learner.world_model.eval()
-    tasks = range(len(learner.tasks))
     train_windows = recording.windows(512, 1, 1, held_out=False)
     rewards, num_bins = train_windows.reward.flatten(1), learner.config.model.num_bins
     background = train_windows.frame.flatten(1, 2).median(dim=1).values.float() / 255.0
     batch = recording.windows(_WINDOWS, LENGTH, 2)
     at = Measured(learner.world_model, learner.routing(), batch, background, PhiloxState.from_seed(1, learner.device))
-    base_rate = {k: mean_code(rewards[k], num_bins) for k in tasks}
-    return measure(at, context=CONTEXT, temperature=learner.config.imagination.temperature, base_rate=base_rate)
+    base_rate = [mean_code(of_task, num_bins) for of_task in rewards]
+    temperature = learner.config.imagination.temperature
+    return measure(at, learner.agent, context=CONTEXT, temperature=temperature, base_rate=base_rate)
 
 
 def run(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """One record per row and seed."""
     records = []
     for seed in asked.seeds:
-        options = PRESETS[asked.preset]().env.options
-        recording = record(tuple(asked.tasks), options, steps=asked.steps, held_out=max(1000, asked.steps // 4), seed=seed)
+        recordings: dict[bool, Recording] = {}
         for row in asked.rows:
-            learner, took = train(make_config(asked, row, seed), recording, asked.updates)
+            config = make_config(asked, row, seed)
+            final = config.final_frames
+            if final not in recordings:
+                recordings[final] = record(config, steps=asked.steps, held_out=max(1000, asked.steps // 4))
+            recording = recordings[final]
+            learner, took = train(config, recording, asked.updates)
             found = look(learner, recording)
             milliseconds = statistics.median(took)
             records.append({"row": row, "seed": seed, "ms": milliseconds, "tasks": list(asked.tasks), **found})
             for k, task in enumerate(asked.tasks):
-                shown = "  ".join(f"{name} {found[name][k]:.3g}" for name in _SHOWN)
+                shown = "  ".join(f"{short} {found[name][k]:.3g}" for name, short in _SHOWN.items())
                 print(f"{row}, seed {seed}, {task}: {shown}  {milliseconds:.0f} ms", flush=True)
     return records
 

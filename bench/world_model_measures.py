@@ -1,6 +1,6 @@
-"""What a world model has learnt, measured on held-out windows: pictures, the past, rewards. One number per task, [K]."""
+"""Measures of a world model on held-out windows: pictures, use of the past, rewards. One number per task, [K]."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,12 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from bench.recording import unbroken
-from mow.batch import Moment, Posterior, TransitionBatch
+from mow.batch import Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
-from mow.losses import latent_losses
-from mow.models import Routing, WorldModel
+from mow.models import Agent, Routing, WorldModel
 from mow.training.foresight import foresee, reconstruct, split
+from mow.training.held_out import HeldOutWindows
+from mow.training.past import past_use
 
 AHEAD = (1, 3, 10)  # imagined steps that are reported
 _VISIBLE = 0.25  # a pixel is part of a moving thing where a channel is further than this from the background, of 1
@@ -32,17 +33,26 @@ class Measured:
 
 
 def measure(
-    at: Measured, *, context: int, temperature: float, base_rate: Mapping[int, Tensor]
+    at: Measured, agent: Agent, *, context: int, temperature: float, base_rate: Sequence[Tensor]
 ) -> dict[str, list[float]]:
     """All numbers, name -> [K].
 
     Args:
+        agent: as the learner has it; it need not have learnt.
         context: steps seen before an open-loop prediction of max(AHEAD) steps.
         temperature: of imagined draws.
-        base_rate: task -> [V] mean two-hot code of the training rewards.
+        base_rate: [K] tensors [V], the mean two-hot code of the training rewards.
     """
-    posterior = at.model.observe(at.batch, at.routing, at.rng)
-    found = {**_pictures(at, context, temperature), **_past(at, posterior), **_rewards(at, posterior, temperature, base_rate)}
+    length = at.batch.reward.shape[2]
+    windows = HeldOutWindows(at.batch, torch.full(at.batch.reward.shape[:2], length))
+    past = past_use(at.model, agent, windows, at.routing, at.rng, longest=length)
+    found = {
+        **_pictures(at, context, temperature),
+        "KL": past.kl,
+        "KL/without past": past.kl / past.kl_without,
+        "KL/with another past": past.kl / past.kl_other,
+        **_rewards(at, temperature, base_rate),
+    }
     return {name: [float(value) for value in values] for name, values in found.items()}
 
 
@@ -67,66 +77,41 @@ def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tenso
     return found
 
 
-def _past(at: Measured, posterior: Posterior) -> dict[str, Tensor]:
-    """KL (nats) of the posterior of the next step from the prior that has seen its own past, none, another window's."""
+def _rewards(at: Measured, temperature: float, base_rate: Sequence[Tensor]) -> dict[str, Tensor]:
+    """How well rewards are read where the next latent is the real one, and where it is drawn from the prior.
+
+    Cross-entropy over that of a constant, the mean code of the training rewards; AUC and sign of rare rewards.
+    """
     model, batch = at.model, at.batch
-    own = Moment(posterior.token, batch.action, posterior.hidden)
-    alone = TransitionBatch(*(column.flatten(1, 2).unsqueeze(2) for column in vars(batch).values()))
-    latent = posterior.latent.flatten(1, 2).unsqueeze(2)  # [K, B * L, 1, Z]
-    window = model.window(torch.ones_like(alone.is_first))
-    hidden = model.remember(latent, alone.action, window, at.routing).view_as(posterior.hidden)
-    pasts = {
-        "KL": own,
-        "KL without past": Moment(posterior.token, batch.action, hidden),
-        "KL with another past": Moment(posterior.token, batch.action, posterior.hidden.roll(1, dims=1)),
-    }
-    found = {name: _kl(at, posterior, moment) for name, moment in pasts.items()}
-    found["KL/without past"] = found["KL"] / found["KL without past"]
-    return found
-
-
-def _kl(at: Measured, posterior: Posterior, moment: Moment) -> Tensor:
-    logits, _ = at.model.foretell(moment)
-    unimix = at.model.config.perception.unimix
-    return latent_losses(posterior.logits, logits, at.batch.is_first, unimix=unimix, free_bits=0.0).kl
-
-
-def _rewards(
-    at: Measured, posterior: Posterior, temperature: float, base_rate: Mapping[int, Tensor]
-) -> dict[str, Tensor]:
-    """Cross-entropy over that of the training data's mean code, AUC and sign of rare rewards; real and imagined z_t+1."""
-    moment = Moment(posterior.token, at.batch.action, posterior.hidden)
-    logits, events = at.model.foretell(moment)
-    del logits
-    known = ~at.batch.is_first[:, :, 1:]  # [K, B, L - 1] z_{t+1} belongs to the same episode
+    posterior = model.observe(batch, at.routing, at.rng)
+    moment = Moment(posterior.latent, batch.action, posterior.hidden, model.before(posterior.latent, batch.is_first))
+    logits, events = model.foretell(moment)
+    arrived = {"real": posterior.latent.roll(-1, dims=2), "imagined": model.sample(logits / temperature, at.rng)}
+    known, reward = batch.leads_on, batch.reward[:, :, :-1]  # [K, B, L - 1] z_{t+1} is in the window
     found: dict[str, list[float]] = {}
-    for source in ("real",):
-        reward_logits = at.model.outcome(posterior.hidden, events)[0][:, :, :-1]  # [K, B, L - 1, V]
-        reward = at.batch.reward[:, :, :-1]
-        for k, rate in base_rate.items():
-            inside = known[k]
-            loss = two_hot_loss(reward_logits[k][inside], reward[k][inside]).mean()
-            base = two_hot_loss(rate.clamp_min(1e-6).log().expand(int(inside.sum()), -1), reward[k][inside]).mean()
-            found.setdefault(f"reward CE/base rate, {source}", []).append(float(loss / base.clamp_min(1e-9)))
-            expected = two_hot_decode(reward_logits[k][inside]).numpy()
-            for name, value in _ranks(expected, reward[k][inside].numpy()).items():
+    for source, latent in arrived.items():
+        read = model.outcome(posterior.hidden, events, latent)[0][:, :, :-1]  # [K, B, L - 1, V]
+        for k, rate in enumerate(base_rate):
+            here, real = read[k][known[k]], reward[k][known[k]]  # [N, V], [N]
+            constant = rate.clamp_min(1e-6).log().expand_as(here)
+            ratio = two_hot_loss(here, real).mean() / two_hot_loss(constant, real).mean().clamp_min(1e-9)
+            found.setdefault(f"reward CE/base rate, {source}", []).append(float(ratio))
+            expected = two_hot_decode(here, form="mean_of_symexp").numpy()
+            for name, value in _ranks(expected, real.numpy()).items():
                 found.setdefault(f"{name}, {source}", []).append(value)
     return {name: torch.tensor(values) for name, values in found.items()}
 
 
 def _ranks(expected: NDArray[np.float32], reward: NDArray[np.float32]) -> dict[str, float]:
-    """AUC of r > 0 and of r < 0 against all else; sign among r != 0, mean of both kinds; NaN where a kind is missing."""
+    """AUC of r > 0 and of r < 0 against the rest, sign among r != 0 (mean of both kinds); NaN where one is missing."""
     positive, negative = reward > 0, reward < 0
-    signs = [float((expected[positive] > 0).mean()), float((expected[negative] < 0).mean())] if _both(positive, negative) else [float("nan")]
+    both = bool(positive.any() and negative.any())
+    signs = [(expected[positive] > 0).mean(), (expected[negative] < 0).mean()] if both else [np.nan]
     return {
         "AUC of r > 0": _auc(expected, positive),
         "AUC of r < 0": _auc(-expected, negative),
         "sign": float(np.mean(signs)),
     }
-
-
-def _both(positive: NDArray[np.bool_], negative: NDArray[np.bool_]) -> bool:
-    return bool(positive.any() and negative.any())
 
 
 def _auc(score: NDArray[np.float32], label: NDArray[np.bool_]) -> float:
