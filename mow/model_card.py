@@ -44,14 +44,18 @@ def read_scores(folder: Path, checkpoint: Path, newest: Path) -> dict[str, Score
     run itself writes of its newest."""
     evaluation = _json(folder / "evaluation.json")
     runs = evaluation.get("runs", [])
-    here = checkpoint.parts[-2:]  # one that was superseded may have the name of the newest
-    if len(runs) == 1 and Path(runs[0]["checkpoint"]).parts[-2:] == here:
+    if len(runs) == 1 and _place(Path(runs[0]["checkpoint"])) == _place(checkpoint):
         tasks = evaluation["tasks"].items()
         return {task: Score(one["value"], one["normalised"], one["episodes"]) for task, one in tasks}
-    if here != newest.parts[-2:]:
+    if _place(checkpoint) != _place(newest):
         return {}
     tasks = _json(folder / "scores.json").get("tasks", {}).items()
     return {task: Score(one["agent"], one["normalised"], len(one["returns"])) for task, one in tasks}
+
+
+def _place(checkpoint: Path) -> tuple[bool, str]:
+    """What tells the checkpoints of a run apart: one that is superseded may have the name of a newer one."""
+    return checkpoint.parent.name == "superseded", checkpoint.name
 
 
 def read_versions(folder: Path) -> dict[str, Any]:

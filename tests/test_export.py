@@ -116,6 +116,7 @@ def test_whose_scores_are_told(run_folder, tmp_path):
     assert read_scores(run_folder, newest, newest)["tiny:catch"].episodes == 2
     # What the run wrote at its end says nothing of an older checkpoint.
     assert read_scores(run_folder, older, newest) == {}
+    assert read_scores(run_folder, newest.parent / "superseded" / newest.name, newest) == {}
     one = {"value": 0.5, "normalised": None, "episodes": 7}
     evaluation = {"runs": [{"checkpoint": f"elsewhere/{older.name}"}], "tasks": {"tiny:catch": one}}
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))

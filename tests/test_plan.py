@@ -127,7 +127,8 @@ def test_every_preset_has_a_plan(name: str) -> None:
 
 def test_raw_frames_without_room_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["quickstart", *DUMMY, "--dry-run", "--total-steps", str(10**9), "--replay.store", "raw"])
+        tasks = ["--tasks", "tiny5", "dummy:count-0", "dummy:count-1", "dummy:slide"]  # 211 TB, beyond any address space
+        main(["quickstart", *DUMMY, *tasks, "--dry-run", "--total-steps", str(2**31 - 1), "--replay.store", "raw"])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "no room for raw frames" in error
