@@ -81,11 +81,11 @@ def test_the_picture_holds_the_real_frames(filmed):
             shown_variant, _, step = read_counter(small)
             assert (shown_variant, step) == (variant, column)
             lengths.append(column)
-        # Episodes of the counting environment last 7 to 13 steps, and the strip opens with their first frame.
+        # Episodes of the counting environment last 7 to 13 steps; the strip goes from the first frame to the final one.
         assert lengths == list(range(len(lengths)))
-        assert 7 <= len(lengths) <= 13
+        assert 8 <= len(lengths) <= 14
         # Even variants lose a life in the step to frame 4 and terminate; odd ones are cut by a time limit.
-        assert ends == ([] if variant % 2 else [4, len(lengths)])
+        assert ends == ([] if variant % 2 else [4, len(lengths) - 1])
 
 
 def test_the_numbers_beside_it(filmed, run_folder, capsys):
