@@ -126,9 +126,10 @@ def test_every_preset_has_a_plan(name: str) -> None:
 
 
 def test_raw_frames_without_room_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = ["--tasks", "tiny5", "dummy:count-0", "dummy:count-1", "dummy:slide"]  # 211 TB, beyond any address space
+    steps = ["--total-steps", str(2**31 - 1), "--replay.store", "raw"]
     with pytest.raises(SystemExit) as stopped:
-        tasks = ["--tasks", "tiny5", "dummy:count-0", "dummy:count-1", "dummy:slide"]  # 211 TB, beyond any address space
-        main(["quickstart", *DUMMY, *tasks, "--dry-run", "--total-steps", str(2**31 - 1), "--replay.store", "raw"])
+        main(["quickstart", *DUMMY, *tasks, "--dry-run", *steps])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert "no room for raw frames" in error
