@@ -57,7 +57,8 @@ def test_untrained_heads_expect_exactly_nothing(form):
         model, policy, transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="prior"
     )
     assert not rollout.reward.any()
-    assert not policy.value(rollout.state, torch.ones(3, 5)).any()
+    state = policy.see(rollout.latent, rollout.hidden, rollout.latent_before)
+    assert not policy.value(state, torch.ones(3, 5)).any()
 
 
 @pytest.mark.parametrize("start", ["prior", "posterior"])
