@@ -55,7 +55,7 @@ def words(path: str, value: object) -> list[str]:
     return [f"{flag}={value}"]
 
 
-class Reached(Exception):
+class Reached(BaseException):
     """The next thing would be to make the run folder."""
 
 
