@@ -4,8 +4,8 @@
           length 1, joined; summed over batches and scaled to length 1;
     tasks are grouped by spherical k-means on the g_k, no group empty, none above ceil(2 K / N_m) tasks.
 
-Without the scaling the tensor with the largest gradient decides: on the tiny suite the three numbers of the decoder's
-output bias, the mean error of red, green and blue, made up 88 % of every task's squared length.
+Without the scaling the tensor with the largest gradient decides, such as the decoder's output bias, three numbers: the
+mean error of red, green and blue.
 
 Source: MoW section 4 (per-task gradients of VAE and predictors, averaged layer by layer, cosine similarity). Differs:
 the scaling of single tensors is ours (clustering.scaling none leaves it out); k-means with a size cap is inferred; the

@@ -106,9 +106,9 @@ def test_runs_of_tasks_with_slashes_in_their_names_are_found_again(tmp_path: Pat
 def test_overrides_by_hand() -> None:
     base = quickstart()
     changed = dataclasses.replace(
-        base, storm_compat=True, total_steps=500, model=dataclasses.replace(base.model, condition=())
+        base, storm_compat=True, total_steps=5_000, model=dataclasses.replace(base.model, condition=())
     )
-    assert overrides(base, changed) == ["--total-steps", "500", "--storm-compat", "--model.condition"]
+    assert overrides(base, changed) == ["--total-steps", "5000", "--storm-compat", "--model.condition"]
     assert overrides(base, base) == []
 
 

@@ -2,6 +2,9 @@
 
     score_k = softmax((MLP(e_k) + noise) / temperature),   J_k = the top experts of score_k, in ascending index
 
+The gradient tells whether a chosen expert should weigh more, not whether another would serve the task better; with one
+expert per task the balance loss has none, since a lone share is always 1. bench/results/LOG.md has what comes of it.
+
 Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes who is on top.
 Source: MoW section 3 (task-level router); slot order and noise inferred.
 """

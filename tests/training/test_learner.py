@@ -242,7 +242,7 @@ def test_entropy_of_more_actions_is_worth_less():
 def test_one_task_many_times_over_moves_its_critic_as_one_does():
     """26 copies with a critic each, where the loss is their mean: within 5 % of the step that one task takes alone.
 
-    With Adam's eps at 1e-5 the copies' critics moved a third as far.
+    With Adam's eps at 1e-5 the copies' critics move less than that.
     """
 
     def moved(num_tasks):
