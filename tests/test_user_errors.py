@@ -41,7 +41,7 @@ TYPED = [
     ("train --model.width 2147483640", "some weights of this run would have over 2**63 bytes: take smaller sizes, as"),
     ("train --model.width 1048576", "change a smaller preset (quickstart), --model.width"),
     ("train --optim.agent-lr inf", "agent_lr must be finite, got inf"),
-    ("train --optim.agent-eps 1e-200", "agent_eps must be 0 or 1e-30 to 1e+30, got 1e-200"),
+    ("train --optim.agent-eps 1e-200", "agent_eps must be 0 or 1e-37 to 3e+38, got 1e-200"),
     ("train --folder a\0b", "control characters, or bytes that are no UTF-8, in 'a\\x00b': leave them out"),
     ("train --resume a\0b", "control characters, or bytes that are no UTF-8, in 'a\\x00b': leave them out"),
     (f"train --device cpu --folder {'x' * 300}", "(File name too long): give another --folder"),

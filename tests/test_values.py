@@ -17,7 +17,7 @@ from mow.config import Config
 from tests.test_train import DUMMY
 
 INTS = (-(10**30), -1, 0, 1, 2, 3, 7, 1000, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**30)
-FLOATS = (-1.0, 0.0, 1e-320, 1e-30, 1e-4, 0.5, 0.999, 1.0, 1.5, 1e30, 1e308, float("inf"), float("-inf"), float("nan"))
+FLOATS = (-1.0, 0.0, 1e-320, 1e-37, 1e-4, 0.5, 0.999, 1.0, 1.5, 3e38, 1e308, float("inf"), float("-inf"), float("nan"))
 WORDS = ("", " ", "a\nb", "a\0b", "\udcff", "\x1b[1m", "ä b'c", "x" * 5000, "cuda:99", "cuda:-1", "cpu", "cpu:5",
          "dummy:slide", "tiny5", "gym:", "gym::", "gym:.x:Y-v0", "gym:a/b", "gym:a\0b", ":", "atari:Pong/..",
          "gym:tests.small:Y-v0", "gym:CartPole-v1")  # fmt: skip
