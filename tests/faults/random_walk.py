@@ -161,6 +161,7 @@ def walk(folder: Path, number: int, seed: int) -> dict[str, dict[str, int]]:
         assert "Traceback (most recent call last)" not in said, where
         after = _newest(run)
         assert after >= before, where
+        print(index, kind, moment, simulator, num_workers, code, file=sys.stderr, flush=True)
         for what in (kind, simulator):
             met[what][{0: "in order", 1: "failed"}.get(code, "killed")] += 1
         if code == 0 and (run / "scores.json").exists():
