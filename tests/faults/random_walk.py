@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from mow import train
+from mow.config import EnvConfig
 from mow.failure import exit_code
 from mow.resuming import find_resumption
 from mow.run_paths import checkpoints
@@ -133,7 +134,7 @@ def _work(folder: Path, simulator: str, kind: str, moment: int, num_workers: int
     )
     config = run_config(
         tasks=("dummy:count-0", "dummy:slide", task(simulator)), folder=str(folder), total_steps=STEPS,
-        checkpoint_every=EVERY, evaluation_episodes=1, schedule=often,
+        checkpoint_every=EVERY, evaluation_episodes=1, schedule=often, env=EnvConfig(num_workers=num_workers),
     )  # fmt: skip
     return exit_code("mow.train", lambda: _ignored(train.run(config)))
 
