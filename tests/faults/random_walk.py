@@ -10,6 +10,7 @@ process ended.
 Children are forked, so that torch is loaded once.
 """
 
+import dataclasses
 import errno
 import json
 import os
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 
 from mow import train
+from mow.config import EnvConfig
 from mow.failure import exit_code
 from mow.resuming import find_resumption
 from mow.run_paths import checkpoints
@@ -37,7 +39,7 @@ from tests.small import run_config
 
 Fault = Callable[[int], None]  # plants itself so that it strikes the n-th time
 
-STEPS, EVERY = 24, 4  # of a run; between two checkpoints
+STEPS, EVERY, UPDATES_EVERY = 24, 4, 4  # steps of a run, between two checkpoints, and between two updates
 
 
 def _before(owner: Any, name: str, moment: int, strike: Callable[[], None]) -> None:
@@ -70,7 +72,7 @@ def _disk(name: str, code: int) -> Fault:
 
 
 def _not_finite(moment: int) -> None:
-    _before(Learner, "update_world_model", moment, _raises(NotFinite("planted")))
+    _before(Learner, "update_world_model", 1 + moment // UPDATES_EVERY, _raises(NotFinite("planted")))
 
 
 def _own_mistake(moment: int) -> None:
@@ -78,7 +80,7 @@ def _own_mistake(moment: int) -> None:
 
 
 def _no_memory(moment: int) -> None:
-    _before(Learner, "update_agent", moment, _raises(MemoryError("planted")))
+    _before(Learner, "update_agent", 1 + moment // UPDATES_EVERY, _raises(MemoryError("planted")))
 
 
 def _worker_killed(moment: int) -> None:
@@ -127,9 +129,12 @@ def _work(folder: Path, simulator: str, kind: str, moment: int, num_workers: int
         resumption = find_resumption(["--resume", str(folder), *words])
         return exit_code("mow.train", lambda: _ignored(train.run(resumption.config, resumption)))
     shutil.rmtree(folder, ignore_errors=True)
+    often = dataclasses.replace(
+        run_config().schedule, world_model_every=UPDATES_EVERY, agent_every=UPDATES_EVERY
+    )
     config = run_config(
         tasks=("dummy:count-0", "dummy:slide", task(simulator)), folder=str(folder), total_steps=STEPS,
-        checkpoint_every=EVERY, evaluation_episodes=1,
+        checkpoint_every=EVERY, evaluation_episodes=1, schedule=often, env=EnvConfig(num_workers=num_workers),
     )  # fmt: skip
     return exit_code("mow.train", lambda: _ignored(train.run(config)))
 
