@@ -103,7 +103,7 @@ def recorded(steps: int, seed: int) -> ReplayBuffer:
         ends = np.array([terminated]), np.array([truncated])
         replay.add(
             frame[None], np.eye(ACTIONS, dtype=np.float32)[[action]], np.array([reward], np.float32), *ends,
-            np.array([is_first]),
+            np.array([is_first]), np.zeros(1, np.bool_),
         )  # fmt: skip
         is_first = terminated or truncated
         frame = env.reset()[0] if is_first else after
@@ -131,7 +131,7 @@ def bounce_learner(updates: int, *, prior_frames: int = 2, memory_gain: float = 
             whole.actor_critic, hidden=64, frames=1, memory_gain=memory_gain, memory_norm=norm
         ),
         optim=dataclasses.replace(whole.optim, agent_lr=1e-3),
-        schedule=dataclasses.replace(whole.schedule, prefill_fraction=0.0, warmup_fraction=0.0, world_model_every=1),
+        schedule=dataclasses.replace(whole.schedule, prefill_steps=0, warmup_updates=0, world_model_every=1),
     )  # fmt: skip
     torch.manual_seed(0)
     mask = ActionMask(torch.ones(1, ACTIONS, dtype=torch.bool), torch.zeros(1, 0, dtype=torch.bool))
