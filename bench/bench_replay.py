@@ -99,7 +99,7 @@ def filled(kind: str, frames: NDArray[np.uint8]) -> ReplayBuffer:
 
 def add(buffer: ReplayBuffer, frame: NDArray[np.uint8]) -> None:
     step = step_of(frame)
-    buffer.add(frame, step.action, step.reward, step.flag, step.flag, step.flag)
+    buffer.add(frame, step.action, step.reward, step.flag, step.flag, step.flag, step.flag)
 
 
 def step_of(frame: NDArray[np.uint8]) -> Step:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import floors
 from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
-from mow.kernels import symexp, symlog, two_hot_decode, two_hot_loss
+from mow.kernels import TwoHotForm, symexp, symlog, two_hot_decode, two_hot_loss
 
 _LOW, _HIGH, _BINS = -20.0, 20.0, 255
 # 26 x 1,024 rollouts of 17 states.
@@ -41,8 +41,9 @@ def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
     return -(two_hot * logits.to(target.dtype).log_softmax(dim=-1)).sum(dim=-1)
 
 
-def dense_decode(logits: Tensor) -> Tensor:
-    return symexp((logits.float().softmax(dim=-1) * _bins(logits.float())).sum(dim=-1))
+def dense_decode(logits: Tensor, form: TwoHotForm) -> Tensor:
+    prob, bins = logits.float().softmax(dim=-1), _bins(logits.float())
+    return (prob * symexp(bins)).sum(dim=-1) if form == "mean_of_symexp" else symexp((prob * bins).sum(dim=-1))
 
 
 def with_backward(loss: Callable[[Tensor, Tensor], Tensor]) -> Contestant:
@@ -69,10 +70,12 @@ def check_loss(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
     close_to(gradient, output[1], max(1e-4, TOLERANCE[output[1].dtype]))
 
 
-def check_decode(output: Tensor, inputs: Batch) -> None:
+def check_decode(output: Tensor, inputs: Batch, form: TwoHotForm) -> None:
     prob = inputs[0].detach().double().softmax(dim=-1)
+    bins = _bins(prob)
+    exact = (prob * symexp(bins)).sum(dim=-1) if form == "mean_of_symexp" else symexp((prob * bins).sum(dim=-1))
     # The terms of the mean nearly cancel in float32.
-    close_to(symexp((prob * _bins(prob)).sum(dim=-1)), output, 1e-4)
+    close_to(exact, output, 1e-4)
 
 
 def peers_of(
@@ -96,13 +99,22 @@ def test_loss(race: Race, num_rows: int) -> None:
     )
 
 
-@pytest.mark.parametrize("num_rows", ROWS)
-def test_decode(race: Race, num_rows: int) -> None:
+def _decode_race(race: Race, num_rows: int, form: TwoHotForm) -> None:
     kind = race.device.kind
     race.run(
-        decoding(lambda logits: two_hot_decode(logits, backend=race.backend)),
-        peers_of("softmax, sum", dense_decode, decoding, kind),
+        decoding(lambda logits: two_hot_decode(logits, form=form, backend=race.backend)),
+        peers_of("softmax, sum", partial(dense_decode, form=form), decoding, kind),
         make=partial(make_batch, num_rows, kind),
-        check=check_decode,
+        check=partial(check_decode, form=form),
         work=floors.two_hot_decode(num_rows, _BINS, 2 if kind == "cuda" else 4),
     )
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_decode(race: Race, num_rows: int) -> None:
+    _decode_race(race, num_rows, "symexp_of_mean")
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_mean_of_symexp(race: Race, num_rows: int) -> None:
+    _decode_race(race, num_rows, "mean_of_symexp")

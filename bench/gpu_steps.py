@@ -45,7 +45,8 @@ _TINY_MODEL: Command = (
     "--model.perception.classes", "4", "--model.perception.latent", "dense", "--model.prior", "dense",
     "--batch.length", "4", "--batch.num-sequences", "1", "--imagination.num-sequences", "2",
     "--imagination.horizon", "2", "--clustering.num-batches", "2", "--clustering.restarts", "2",
-    "--schedule.agent-every", "4", "--actor-critic.rollout-parts", "2", "--device", "cpu",
+    "--schedule.agent-every", "4", "--schedule.acting-context", "3", "--actor-critic.rollout-parts", "2",
+    "--device", "cpu",
 )  # fmt: skip
 
 

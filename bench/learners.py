@@ -90,6 +90,7 @@ def random_batch(num_tasks: int, num_sequences: int, length: int, device: torch.
         terminated=flags,
         truncated=flags,
         is_first=is_first,
+        is_last=flags,
     )
     return batch.to(device)
 

@@ -22,7 +22,7 @@ class Step:
     frame: Frames  # [K, H, W, 3]
     action: NDArray[np.float32]  # [K, A]
     reward: NDArray[np.float32]  # [K]
-    flag: NDArray[np.bool_]  # [K], in place of terminated, truncated and is_first
+    flag: NDArray[np.bool_]  # [K], in place of terminated, truncated, is_first and is_last
 
 
 class Adder(Protocol):
@@ -95,7 +95,7 @@ class Tianshou:
 
 
 def _fields(step: Step) -> dict[str, NDArray[Any]]:
-    flags = dict.fromkeys(("terminated", "truncated", "is_first"), step.flag)
+    flags = dict.fromkeys(("terminated", "truncated", "is_first", "is_last"), step.flag)
     return {"frame": step.frame, "action": step.action, "reward": step.reward, **flags}
 
 

@@ -126,13 +126,14 @@ from mow.kernels.philox import PhiloxState, philox4x32, uniform
 from mow.kernels.route_plan import RoutePlan, gathered, pairs_by_expert, route_plan, rows_of
 from mow.kernels.sample_onehot import sample_onehot, unimix_prob
 from mow.kernels.softmax import softmax
-from mow.kernels.two_hot import symexp, symlog, two_hot_decode, two_hot_loss
+from mow.kernels.two_hot import TwoHotForm, symexp, symlog, two_hot_decode, two_hot_loss
 
 __all__ = [
     "Activation",
     "Backend",
     "PhiloxState",
     "RoutePlan",
+    "TwoHotForm",
     "categorical_kl",
     "check_default_backend",
     "choose",

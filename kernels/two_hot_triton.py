@@ -139,8 +139,13 @@ def two_hot_loss_triton(logits: Tensor, target: Tensor, low: float, high: float)
     return loss
 
 
-def run(kernel: Any, logits: Tensor, others: tuple[Tensor, ...], low: float, high: float, width: int) -> None:
-    """Launch one of the four kernels: they take the logits, `others`, and the same sizes; `width` as in tile_of."""
+def run(
+    kernel: Any, logits: Tensor, others: tuple[Tensor, ...], low: float, high: float, width: int, **constants: bool
+) -> None:
+    """Launch one of the four kernels: they take the logits, `others`, and the same sizes; `width` as in tile_of.
+
+    Args: constants: what a kernel is compiled for besides.
+    """
     num_bins = logits.shape[-1]
     num_rows = logits.numel() // num_bins
     if num_rows == 0:
@@ -156,6 +161,7 @@ def run(kernel: Any, logits: Tensor, others: tuple[Tensor, ...], low: float, hig
             *layout.strides,
             LOW=low,
             HIGH=high,
+            **constants,
             V=num_bins,
             BLOCK=block,
             BLOCK_ROWS=block_rows,

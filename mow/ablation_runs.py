@@ -27,7 +27,7 @@ from mow.config import ASIDE, Config
 from mow.config_file import read_config
 from mow.file_names import file_name
 from mow.machine import available_cores
-from mow.presets import PRESETS
+from mow.presets import PRESETS, in_proportion
 from mow.run_folder import claimed
 from mow.run_paths import checkpoints
 from mow.shell import as_word
@@ -81,7 +81,9 @@ def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list
                 if method == "storm":
                     folder = folder / file_name(config.tasks[0])
                 told = replace(config, seed=seed, folder=str(folder), report=False)  # python -m mow.report makes one
-                arguments = (parent.preset, *overrides(PRESETS[parent.preset](), told))
+                # The phases that the command line makes of the preset where it is given fewer steps.
+                preset = in_proportion(PRESETS[parent.preset](), told.total_steps)
+                arguments = (parent.preset, *overrides(preset, told))
                 jobs.append(Job(method, seed, told, arguments))
     return jobs
 

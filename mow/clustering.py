@@ -1,15 +1,20 @@
 """Grouping tasks: those whose losses pull the shared module in like directions share a module ever after.
 
-    g_k = gradient of L_k on the warm-up module, averaged per output channel, scaled to length 1;
+    g_k = the tensors of the gradient of L_k on the warm-up module, each averaged per output channel and scaled to
+          length 1, joined; summed over batches and scaled to length 1;
     tasks are grouped by spherical k-means on the g_k, no group empty, none above ceil(2 K / N_m) tasks.
 
+Without the scaling the tensor with the largest gradient decides, such as the decoder's output bias, three numbers: the
+mean error of red, green and blue.
+
 Source: MoW section 4 (per-task gradients of VAE and predictors, averaged layer by layer, cosine similarity). Differs:
-k-means with a size cap is inferred; the paper names no algorithm.
+the scaling of single tensors is ours (clustering.scaling none leaves it out); k-means with a size cap is inferred; the
+paper names no algorithm.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import functional as F
 
 Vectors = NDArray[np.float64]  # [K, F]
 Labels = NDArray[np.int64]  # [K]
@@ -31,6 +37,8 @@ class Grouping:
     similarity: Vectors  # [K, K] cosines between the tasks' features, in the old order
     silhouette: float  # -1 to 1, how much nearer tasks are to their own group; nan where it is undefined
     stability: float  # adjusted Rand index between groupings of two halves of the evidence; nan where there is none
+    # Tensor -> its share of the features' squared length, mean over tasks, largest first; empty without gradients.
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_modules(self) -> int:
@@ -43,19 +51,55 @@ class Grouping:
             groups[module].append(names[task])
         return groups
 
+    def agreement(self, labels: Sequence[int]) -> float:
+        """Adjusted Rand index with known groups: `labels` of the tasks in the old order."""
+        found = np.empty(len(self.order), dtype=np.int64)
+        found[list(self.order)] = self.module_of_task
+        return adjusted_rand_index(found, np.asarray(labels, dtype=np.int64))
 
-def gradient_features(gradients: Iterable[Tensor], averaging: Literal["layer_mean", "tensor_mean"]) -> Vectors:
-    """Gradients stacked per task, [K, out, ...] each -> one vector per task, [K, F].
 
-    layer_mean keeps one number per output channel of every tensor, tensor_mean one per tensor.
+@dataclass(frozen=True)
+class GradientFeatures:
+    """One vector per task, and which of its entries belong to which tensor."""
+
+    vectors: Vectors  # [K, F]
+    sizes: Mapping[str, int]  # tensor -> number of entries, in the order in which they are joined; sum to F
+
+
+def gradient_features(
+    gradients: Mapping[str, Tensor],
+    averaging: Literal["layer_mean", "tensor_mean"],
+    scaling: Literal["per_tensor", "none"],
+) -> GradientFeatures:
+    """Gradients of named tensors stacked per task, [K, out, ...] each -> one vector per task.
+
+    Args:
+        averaging: layer_mean keeps one number per output channel of every tensor, tensor_mean one per tensor.
+        scaling: per_tensor scales what is kept of a tensor to length 1, task by task, so that no tensor decides by
+            the size of its gradient; zeros stay zeros.
     """
-    parts = []
-    for gradient in gradients:
-        per_channel = gradient.flatten(2).mean(dim=2) if gradient.dim() > 2 else gradient  # [K, out]
+    parts: dict[str, Vectors] = {}
+    for name, gradient in gradients.items():
+        mean = gradient.flatten(2).mean(dim=2) if gradient.dim() > 2 else gradient  # [K, out]
         if averaging == "tensor_mean":
-            per_channel = gradient.flatten(1).mean(dim=1, keepdim=True)
-        parts.append(per_channel)
-    return torch.cat(parts, dim=1).double().cpu().numpy()
+            mean = gradient.flatten(1).mean(dim=1, keepdim=True)
+        mean = mean.double()
+        if scaling == "per_tensor":
+            mean = F.normalize(mean, dim=1, eps=torch.finfo(mean.dtype).tiny)
+        parts[name] = mean.cpu().numpy()
+    sizes = {name: part.shape[1] for name, part in parts.items()}
+    return GradientFeatures(np.concatenate(list(parts.values()), axis=1), sizes)
+
+
+def tensor_shares(vectors: Vectors, sizes: Mapping[str, int]) -> dict[str, float]:
+    """Share of each tensor in the squared length of features [K, F], mean over tasks; the largest first.
+
+    Args: sizes: as in GradientFeatures.
+    """
+    square = unit_rows(vectors) ** 2
+    parts = np.split(square, np.cumsum(list(sizes.values()))[:-1], axis=1)
+    shares = {name: float(part.sum(axis=1).mean()) for name, part in zip(sizes, parts, strict=True)}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 def unit_rows(vectors: Vectors) -> Vectors:

@@ -15,7 +15,7 @@ from mow import envs
 from mow.config import Config
 from mow.config_checks import LARGEST_SEED, is_plain, shortened
 from mow.console import tell
-from mow.presets import BATCHINGS, PRESETS, with_batching
+from mow.presets import BATCHINGS, PRESETS, in_proportion, with_batching
 from mow.shell import expanded
 
 USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
@@ -113,7 +113,7 @@ def parse(arguments: Sequence[str]) -> Config:
         name = arguments.pop(0)
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
-    config = override(_with_batching(PRESETS[name](), arguments), arguments)
+    config = override(_shorter(_with_batching(PRESETS[name](), arguments), arguments), arguments)
     if config.seed > LARGEST_SEED:
         raise UsageError(f"--seed must be 0 to {LARGEST_SEED}, got {config.seed}")
     return config
@@ -132,6 +132,22 @@ def _with_batching(config: Config, arguments: list[str]) -> Config:
                 return with_batching(config, name)
             except ValueError as error:
                 raise UsageError(f"--batching {name}: {error}") from error
+    return config
+
+
+def _shorter(preset: Config, arguments: Sequence[str]) -> Config:
+    """The preset's phases in proportion, and a line that says so, where `--total-steps` is less than the preset's."""
+    given = re.search(r"(?:^| )--total[-_]steps[= ](\d+)(?: |$)", " ".join(arguments))
+    if given is None or not 0 < int(given[1]) < preset.total_steps or {"--help", "-h"} & set(arguments):
+        return preset
+    config = in_proportion(preset, int(given[1]))
+    schedule, routing = config.schedule, config.model.routing
+    say(
+        f"{int(given[1]):,} steps, where {preset.preset} has {preset.total_steps:,}: unless given, its phases are in "
+        f"proportion (schedule.prefill_steps {schedule.prefill_steps:,}, schedule.warmup_updates "
+        f"{schedule.warmup_updates:,}, model.routing.anneal_updates {routing.anneal_updates:,}, "
+        f"actor_critic.entropy_updates {config.actor_critic.entropy_updates:,})"
+    )
     return config
 
 

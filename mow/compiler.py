@@ -25,7 +25,8 @@ def updates_as_asked(config: Config, device: torch.device) -> Iterator[str]:
             _try_compiler(device)
         updates = "through torch.compile, the first ones take minutes" if optim.compile else "plain PyTorch"
         rollouts = "replayed from one CUDA graph" if optim.cuda_graph else "op by op"
-        yield f"updates: {updates}; rollouts: {rollouts}"
+        muon = f"; Muon in {optim.muon_precision}" if optim.matrices == "muon" else ""
+        yield f"updates: {updates}; rollouts: {rollouts}{muon}"
     except Exception as error:
         if not optim.compile or not isinstance(error, _compiler_errors()):
             raise

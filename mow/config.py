@@ -7,6 +7,7 @@ own config and never the whole tree; what an environment tells us (action counts
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mow.config_agent import ActorCriticConfig, ImaginationConfig
 from mow.config_checks import at_most, fraction, not_negative, positive, require, usable
 from mow.config_model import (
     Condition,
@@ -99,8 +100,9 @@ class LossConfig:
     """Decode every n-th step of a window, others in the next update; 1 decodes all. Saves most of a decoder's time."""
     free_bits: float = 1.0
     """Nats below which a task's KL terms stop pulling."""
-    weighting: Literal["harmony", "uniform", "per_term", "running_mean"] = "harmony"
-    """Task weights: one learned scale per task, none, one per task and term, or 1 / running mean of the loss."""
+    weighting: Literal["harmony", "shared_terms", "per_term", "uniform", "running_mean"] = "harmony"
+    """Task weights: one learned scale per task, the same but learned from the terms that reach shared parameters alone,
+    one per task and term, none, or 1 / running mean of the loss."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -117,6 +119,8 @@ class ClusteringConfig:
     """N_m: modules after warm-up (never more than tasks)."""
     features: Literal["layer_mean", "tensor_mean"] = "layer_mean"
     """Average each gradient per output channel, or to one number per tensor."""
+    scaling: Literal["per_tensor", "none"] = "per_tensor"
+    """Scale every tensor's averaged gradient to length 1 before they are joined; none: the largest tensor decides."""
     num_batches: int = 32
     restarts: int = 50
 
@@ -146,79 +150,22 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
-class ImaginationConfig:
-    num_sequences: int = 1024
-    """Imagined trajectories per task and agent update."""
-    context: int = 8
-    """Replay steps that open a trajectory."""
-    horizon: int = 16
-    """T: imagined steps."""
-    start: Literal["prior", "posterior"] = "prior"
-    """First imagined latent: predicted after the context, or the posterior of the context's last frame."""
-    ends: Literal["hard", "expected"] = "hard"
-    """An imagined episode ends where termination is likelier than not, or at every step by its probability."""
-    temperature: float = 1.0
-    """Of the draws of imagined latents. Below 1 the likelier class is taken more often than the prior says: what lies
-    across several groups of a latent, each drawn by itself, then falls apart less often."""
-
-    def __post_init__(self) -> None:
-        usable(self)
-        positive(self, "num_sequences", "context", "horizon", "temperature")
-        require(1e-3 <= self.temperature <= 1e3, f"temperature must lie in [0.001, 1000], got {self.temperature}")
-
-
-@dataclass(frozen=True)
-class ActorCriticConfig:
-    hidden: int = 512
-    num_layers: int = 2
-    discount: float = 0.985
-    lam: float = 0.95
-    entropy: float = 3e-4
-    """eta, what a nat of the policy's entropy is worth, in units of its advantage."""
-    final_entropy: float = 1.0
-    """Share of it that is left in the end. A model that knows little yet invites a policy to settle on what is not so;
-    a policy that keeps trying everything shows it better."""
-    entropy_fraction: float = 1.0
-    """Share of all world-model updates in which it falls, linearly."""
-    rollout_epochs: int = 1
-    """Times that an imagined rollout is gone through; above 1 needs fewer rollouts, which cost most of the time."""
-    rollout_parts: int = 1
-    """Parts that a rollout's sequences are divided into, each a gradient step."""
-    clip: float = 0.2
-    """How far the policy may move on one rollout, as a ratio of probabilities; nothing to the first step."""
-    memory_gain: float = 1.0
-    """h_t, of length sqrt(D), times this is what the agent sees of it; small where z_t says nearly all."""
-    critic: Literal["cluster", "shared", "per_task"] = "cluster"
-    slow_decay: float = 0.98
-    slow_target: Literal["value", "lambda_return"] = "value"
-    """What the slow critic teaches: its value (the paper) or a lambda-return made with it (STORM's code)."""
-    return_decay: float = 0.99
-    """Memory of the running percentiles of the return, per task."""
-    survival_weight: bool = True
-    """Weigh an imagined state by the probability that its trajectory had not ended before it; off: all alike, but those
-    that follow a context whose episode had ended, which never count."""
-
-    def __post_init__(self) -> None:
-        usable(self)
-        positive(self, "hidden", "num_layers", "rollout_epochs", "rollout_parts", "clip", "memory_gain")
-        fraction(self, "discount", "lam", "slow_decay", "return_decay", "final_entropy", "entropy_fraction")
-        at_most(self, 100, "num_layers")
-        at_most(self, 10_000, "rollout_epochs")
-        require(self.return_decay < 1, f"return_decay must be below 1, got {self.return_decay}")
-        not_negative(self, "entropy")
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     world_model_lr: float = 1e-4
     world_model_eps: float = 1e-8
     world_model_clip: float = 1000.0
     matrices: Literal["adam", "muon"] = "adam"
-    """Who moves the world model's matrices: Adam like all else, or Muon (orthogonalised momentum)."""
+    """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum), which leaves the
+    first and last layers to Adam."""
     matrix_lr: float = 2e-3
-    """Step size of Muon: root mean square of a step's entries."""
+    """Step size of Muon, and of Adam for the first and last layers beside it: root mean square of a step's entries."""
+    matrix_decay: float = 0.1
+    """Weight decay of Muon: each update takes matrix_lr times this share off its matrices."""
+    muon_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of Muon's products; parameters and momentum stay in fp32. bf16 is faster on GPUs and CPUs with matrix units."""
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
+    """Of the agent's Adam. A task of many has a small gradient, since the loss is their mean: 1e-5 slows it down."""
     agent_clip: float = 100.0
     weighting_lr: float = 1e-3
     """Step size of the harmony scales, a parameter group of their own."""
@@ -243,6 +190,7 @@ class OptimConfig:
         usable(self)
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
         positive(self, "matrix_lr", "weighting_lr", "task_groups")
+        not_negative(self, "matrix_decay")
         fraction(self, "final_lr")
         require(
             not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
@@ -253,10 +201,10 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    prefill_fraction: float = 0.05
-    """Share of total_steps taken by the random policy before any learning (counted in total_steps)."""
-    warmup_fraction: float = 0.05
-    """Warm-up updates per step of total_steps: world model with one module, before the tasks are grouped."""
+    prefill_steps: int = 5_000
+    """Steps of each task taken by the random policy before any learning (counted in total_steps)."""
+    warmup_updates: int = 5_000
+    """Updates of the world model with one module, before the tasks are grouped."""
     world_model_every: int = 1
     """Environment steps (of each task) per world-model update."""
     agent_every: int = 1
@@ -264,13 +212,12 @@ class ScheduleConfig:
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16
-    """Steps that the agent remembers while acting."""
+    """Steps that the agent remembers while acting; at most the positions that learning has shown h_t at."""
 
     def __post_init__(self) -> None:
         usable(self)
-        fraction(self, "prefill_fraction", "random_action")
-        not_negative(self, "warmup_fraction")
-        at_most(self, 1000, "warmup_fraction")
+        fraction(self, "random_action")
+        not_negative(self, "prefill_steps", "warmup_updates")
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 
@@ -354,26 +301,39 @@ class Config:
         require(
             self.total_steps > self.prefill_steps,
             f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
-            f"got {self.total_steps}",
+            f"got {self.total_steps}: lower schedule.prefill_steps, or raise total_steps",
         )
-        longest = max(
-            self.batch.length, self.imagination.context + self.imagination.horizon, self.schedule.acting_context
+        trained = {
+            "batch.length - 1": self.batch.length - 1,
+            "imagination.context + imagination.horizon - 1": self.imagination.context + self.imagination.horizon - 1,
+        }
+        shortest = min(trained, key=trained.__getitem__)
+        require(
+            self.schedule.acting_context <= trained[shortest],
+            f"schedule.acting_context must be at most {shortest} = {trained[shortest]}, got "
+            f"{self.schedule.acting_context}: learning never shows h_t of a longer past; lower it or raise the others",
         )
+        longest = max(self.batch.length, self.imagination.context + self.imagination.horizon)
         require(
             self.model.max_positions >= longest,
             f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}",
         )
 
     @property
+    def final_frames(self) -> bool:
+        """Whether the final frame of an episode is collected: the arrival form reads it."""
+        return self.model.outcome == "arrival"
+
+    @property
     def prefill_steps(self) -> int:
         """Random steps per task before learning; at least one window and a step, so that a window can be drawn."""
         shortest = max(self.batch.length, self.imagination.context) + 1
-        return max(shortest, round(self.schedule.prefill_fraction * self.total_steps))
+        return max(shortest, self.schedule.prefill_steps)
 
     @property
     def warmup_updates(self) -> int:
         """World-model updates before the tasks are grouped."""
-        return round(self.schedule.warmup_fraction * self.total_steps)
+        return self.schedule.warmup_updates
 
     @property
     def world_model_updates(self) -> int:

@@ -19,8 +19,10 @@ class PerceptionConfig:
     """C: classes of each categorical."""
     unimix: float = 0.01
     """Share of the uniform distribution mixed into every categorical."""
-    norm: Literal["bn_per_task", "bn_shared", "group"] = "bn_per_task"
-    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), or group norm."""
+    norm: Literal["bn_per_task", "bn_shared", "group", "channel"] = "bn_per_task"
+    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), group norm over the
+    whole picture, or layer norm over the channels of each place, where a thing's code is the same whatever else is
+    shown."""
     latent: Literal["dense", "spatial"] = "dense"
     """Every group of the latent sees the whole picture, or only one cell of the last feature map."""
     posterior_gain: float = 1.0
@@ -63,8 +65,8 @@ class RoutingConfig:
     hidden: int = 512
     temperature_start: float = 5.0
     temperature_end: float = 1.0
-    anneal_fraction: float = 0.2
-    """Share of all world-model updates over which the temperature falls; then the choice of experts is frozen."""
+    anneal_updates: int = 20_000
+    """World-model updates over which the temperature falls; then the choice of experts is frozen."""
     noise: float = 0.25
     """Gumbel noise on the router's logits is scaled by noise * (temperature - temperature_end)."""
     scale: Literal["straight_through", "none", "plain"] = "straight_through"
@@ -76,8 +78,7 @@ class RoutingConfig:
         for name in ("temperature_start", "temperature_end"):
             value = getattr(self, name)
             require(1e-3 <= value <= 1e3, f"{name} must lie in [0.001, 1000], got {value}")
-        fraction(self, "anneal_fraction")
-        not_negative(self, "noise")
+        not_negative(self, "noise", "anneal_updates")
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,23 @@ class WorldModelConfig:
     reads h_t, the action, the cell and its neighbours."""
     prior_width: int = 128
     """Of the local prior's hidden layer; it has half as many events."""
+    prior_frames: int = 1
+    """Latents that the local prior reads around each cell: z_t, or z_t and z_{t-1}, whose difference is motion."""
     stale_share: float = 0.0
     """While learning, share of the groups of z_t that the model is given as they were in z_{t-1}: imagined latents,
     whose groups are drawn one by one, come apart in the same way."""
+    outcome: Literal["arrival", "transition"] = "transition"
+    """Reward and termination are read off h_t and z_{t+1}, the latent of the frame that the action led to; or off h_t
+    alone (the papers). Under arrival the final frame of each episode is collected too, as one more environment step."""
     heads: Literal["cluster", "shared"] = "cluster"
     """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
     task_head: bool = True
     """Predict the task from h_t (the task loss)."""
     num_bins: int = 255
     """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
+    two_hot_form: Literal["mean_of_symexp", "symexp_of_mean"] = "symexp_of_mean"
+    """What a distribution over the bins stands for: the mean of the bins' numbers, or symexp of the mean bin (STORM),
+    which makes 0.59 of a tenth of 100."""
     perception: PerceptionConfig = field(default_factory=PerceptionConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
@@ -162,3 +171,4 @@ class WorldModelConfig:
             self.prior == "dense" or self.perception.latent == "spatial",
             "prior local needs perception.latent spatial: a dense latent has no cells",
         )
+        require(self.prior_frames in (1, 2), f"prior_frames must be 1 or 2, got {self.prior_frames}")

@@ -106,6 +106,23 @@ class Policy:
             total = total + (entropy * self._over(self.mask.continuous)).sum(dim=-1)
         return total
 
+    def divergence(self, other: "Policy") -> Tensor:
+        """KL(self || other) of two policies of the same tasks: [K, ...], nats; of the Gaussians before the clip.
+
+            discrete:    sum_a p_a (ln p_a - ln q_a)
+            continuous:  sum_d ln(s_q / s_p) + (s_p^2 + (m_p - m_q)^2) / (2 s_q^2) - 1/2
+        """
+        total = torch.zeros(self.outputs.shape[:-1], device=self.outputs.device)
+        if self.mask.discrete.shape[1]:
+            own, theirs = self._logits.log_softmax(dim=-1), other._logits.log_softmax(dim=-1)
+            total = total + (own.exp() * (own - theirs)).sum(dim=-1)  # 0 where no action is discrete: both are uniform
+        if self.mask.continuous.shape[1]:
+            (mean, std), (other_mean, other_std) = self._gaussian, other._gaussian
+            ratio = (std.square() + (mean - other_mean).square()) / other_std.square()
+            each = (other_std / std).log() + 0.5 * (ratio - 1.0)  # [K, ..., A_c]
+            total = total + (each * self._over(self.mask.continuous)).sum(dim=-1)
+        return total
+
 
 def _normal(shape: torch.Size, rng: PhiloxState) -> Tensor:
     """Standard normal numbers from two uniforms each (Box and Muller, 1958)."""

@@ -144,12 +144,11 @@ class WatchedEnvs:
         for k, episode in ended.items():
             self.episodes[k].append(episode)
         for k, film in enumerate(self.films):
-            if k in step.reopened:  # the rest of the episode was lost with the simulator
-                film.begin(step.frame[k])
-            elif k in ended:
+            if k in ended and k not in step.reopened:
                 film.end(ended[k])
+            if step.is_first[k]:  # where a simulator was lost, the rest of its episode is: it is left out
                 film.begin(step.frame[k])
-            else:
+            elif k not in ended and k not in step.reopened:
                 film.step(step.frame[k], float(step.reward[k]))
         return step
 

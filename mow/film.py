@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mow.training.film_strip import Strip
     from mow.training.foresight import Foresight, ForesightErrors
     from mow.training.held_out import HeldOutWindows
+    from mow.training.past import PastUse
 
 _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last one
 
@@ -83,6 +85,7 @@ def run(asked: argparse.Namespace) -> None:
     from mow.kernels import PhiloxState
     from mow.training.foresight import foresee, foresight_errors, reconstruct, split
     from mow.training.held_out import play_windows
+    from mow.training.past import past_use
     from mow.training.stopping import Stopped, StopSwitch
 
     device = pick_device(asked.device or config.device)
@@ -90,8 +93,9 @@ def run(asked: argparse.Namespace) -> None:
     options = config.env.options
     try:
         envs = make_vector(
-            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
-        )
+            config.tasks, seed=asked.seed, num_workers=0, options=options, max_restarts=config.env.max_restarts,
+            final_frames=config.final_frames,
+        )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     with envs, StopSwitch() as switch:
@@ -124,12 +128,14 @@ def run(asked: argparse.Namespace) -> None:
     )
     reconstruction = reconstruct(learner.world_model, windows.batch.frame, rng)
     errors = foresight_errors(foresight, reconstruction, windows)
+    routing, longest = learner.routing(), config.batch.length  # what lies further on in a window is not trained
+    past = past_use(learner.world_model, learner.agent, windows, routing, rng, longest=longest)
     order = [played.index(task) for task in config.tasks]  # the learner sorts its tasks by cluster
     content: dict[str, Any] = {
         "checkpoint": str(path),
         "step": step,
         **{name: getattr(asked, name) for name in ("policy", "context", "steps", "windows", "seed")},
-        "tasks": {played[k]: summary(errors, windows, foresight, k) for k in order},
+        "tasks": {played[k]: {**summary(errors, windows, foresight, k), "past": of_past(past, k)} for k in order},
     }
     strips = [one_strip(played[k], windows, foresight, reconstruction, k) for k in order]
     _write(asked, strips, content, _caption(asked, config, path))
@@ -180,6 +186,11 @@ def summary(
     }
 
 
+def of_past(past: "PastUse", k: int) -> dict[str, float | None]:
+    """What the past of a step decides in task k, for film.json."""
+    return {field.name: _mean(getattr(past, field.name)[k]) for field in fields(past)}
+
+
 def _mean(error: "Tensor") -> float | None:
     mean = float(error.nanmean())
     return None if math.isnan(mean) else mean
@@ -206,6 +217,13 @@ def table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         )
         ends = f"{numbers['real_terminations']:>7}{numbers['imagined_terminations']:>15}"
         lines.append(f"{task:<24}{shown}{numbers['steps']:>8}{ends}")
+    lines += [
+        "nats: KL of the next latent from what was foretold, without any past, and with that of another window; of the "
+        "policy from the policy with the past of another window",
+        f"{'task':<24}{'foretold':>12}{'no past':>12}{'another':>12}{'policy':>12}",
+    ]
+    for task, numbers in tasks.items():
+        lines.append(f"{task:<24}{''.join(_number(value, 12) for value in numbers['past'].values())}")
     return "\n".join(lines)
 
 
@@ -229,7 +247,7 @@ def one_strip(
     num_columns, num_steps = windows.batch.reward.shape[2], foresight.reward.shape[2]
     num_context = num_columns - num_steps
     imagined = torch.cat([reconstruction[k, b, :num_context], foresight.frame[k, b]])  # [n, 64, 64, 3]
-    column = torch.arange(num_columns)
+    column, num_actions = torch.arange(num_columns), int(windows.num_actions[k, b])
     # Column t shows where the action of step t - 1 led; none led to the first.
     real_end, imagined_end = torch.zeros(2, num_columns, dtype=torch.bool)
     real_end[1:] = windows.batch.terminated[k, b, :-1].cpu()
@@ -239,8 +257,9 @@ def one_strip(
         real=windows.batch.frame[k, b].cpu().numpy(),
         imagined=(255.0 * imagined.clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy(),
         shown=(column < length[b]).numpy(),
+        led_to=(column <= num_actions).numpy(),
         real_end=real_end.numpy(),
-        imagined_end=(imagined_end & (column <= length[b])).numpy(),
+        imagined_end=(imagined_end & (column <= num_actions)).numpy(),
     )
 
 

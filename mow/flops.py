@@ -84,7 +84,7 @@ def prior(config: WorldModelConfig, action_size: int) -> tuple[int, int]:
         return _linear(config.width, perception.latent_size), 0
     width, cells = config.prior_width, perception.side**2
     size = perception.latent_size // cells
-    per_cell = _linear(9 * size, width) + _linear(width, width) + _linear(width, size)
+    per_cell = _linear(9 * config.prior_frames * size, width) + _linear(width, width) + _linear(width, size)
     per_cell += _linear(width + size, num_events(config))
     learned = cells * per_cell + _linear(config.width, width)
     if config.embedding_size and "heads" in config.condition:  # the action times e_k, which learns
@@ -99,7 +99,7 @@ def num_events(config: WorldModelConfig) -> int:
 
 def outcome(config: WorldModelConfig) -> int:
     """Reward and termination of one moment, forward."""
-    inputs = config.width + num_events(config)
+    inputs = config.width + num_events(config) + (config.perception.latent_size if config.outcome == "arrival" else 0)
     return _mlp(inputs, config.width, 2, config.num_bins) + _mlp(inputs, config.width, 2, 1)
 
 
@@ -154,7 +154,8 @@ def agent_update(config: Config, action_size: int, num_outputs: int) -> dict[str
 
 def _agent_networks(config: Config, num_outputs: int) -> tuple[int, int, int]:
     """One state through the policy, through a critic, and through their first layers alone; forward."""
-    agent, state = config.actor_critic, config.model.perception.latent_size + config.model.width
+    agent = config.actor_critic
+    state = agent.frames * config.model.perception.latent_size + config.model.width
     policy = _mlp(state, agent.hidden, agent.num_layers, num_outputs)
     critic = _mlp(state, agent.hidden, agent.num_layers, config.model.num_bins)
     return policy, critic, 2 * _linear(state, agent.hidden)

@@ -99,22 +99,21 @@ def _sequence(model: WorldModelConfig, action_size: int, again: bool) -> int:
 def _heads(model: WorldModelConfig, num_tasks: int) -> int:
     """Numbers that the heads keep for one token: two layers of three vectors each, logits and their logarithms."""
     width, events = model.width, num_events(model)
-    numbers = 2 * (6 * width) + (width + events) + 2 * model.num_bins
+    arrived = model.perception.latent_size if model.outcome == "arrival" else 0
+    numbers = 2 * (6 * width) + (width + events + arrived) + 2 * model.num_bins
     if model.task_head:
         numbers += 4 * width + 2 * num_tasks
     if model.prior == "local":
         cells = model.perception.side**2
         numbers += cells * (5 * model.prior_width + events) + 4 * model.perception.latent_size
+        if model.prior_frames == 2:  # z_t and z_{t-1} side by side
+            numbers += 2 * model.perception.latent_size
     return numbers
 
 
 def _dream(config: Config) -> int:
     """Bytes of the latents and hidden states of one imagined trajectory."""
-    return _FLOAT * (config.imagination.horizon + 1) * _state_size(config)
-
-
-def _state_size(config: Config) -> int:
-    return config.model.perception.latent_size + config.model.width
+    return _FLOAT * (config.imagination.horizon + 1) * (config.model.perception.latent_size + config.model.width)
 
 
 def _rollout(config: Config, map_bytes: int) -> float:
@@ -133,5 +132,6 @@ def _lesson(config: Config, map_bytes: int) -> float:
     agent, horizon = config.actor_critic, config.imagination.horizon
     network = 3 * agent.hidden * agent.num_layers
     logits = 2 * config.model.num_bins
-    of_step = _FLOAT * (2 * network + logits) + (map_bytes * _state_size(config) if map_bytes < _FLOAT else 0)
-    return 2 * _dream(config) + horizon / agent.rollout_parts * of_step
+    seen = agent.frames * config.model.perception.latent_size + config.model.width
+    of_step = _FLOAT * (2 * network + logits) + (map_bytes * seen if map_bytes < _FLOAT else 0)
+    return _dream(config) + _FLOAT * (horizon + 1) * seen + horizon / agent.rollout_parts * of_step

@@ -1,6 +1,8 @@
 """Dreaming: roll the world model forward under the policy, from contexts of replay.
 
-    context of C replay steps -> memory;  then T times:  a ~ pi(s),  h = F(z, a),  r, c = heads(h),  z ~ prior(h)
+    context of C replay steps -> memory;  then T times:  a ~ pi(s),  h = F(z, a),  z' ~ prior(h),  r, c = heads(h, z')
+
+z' is the next latent; the transition form reads r and c off h alone.
 
 Source: MoW section 3 (key-value cache), STORM (context 8, horizon 16, hard terminations). Everything without gradient
 and in evaluation mode, which the caller sets.
@@ -23,6 +25,7 @@ from mow.models.transformer import Window
 
 
 class Begun(NamedTuple):
+    before: Tensor  # z_{-1} [K, B, 1, Z], zeros where z_0 opens an episode
     latent: Tensor  # z_0 [K, B, 1, Z]
     hidden: Tensor  # h_{-1} [K, B, 1, D]
     valid: Tensor  # [K, B] bool, False where the context had ended its episode
@@ -47,34 +50,38 @@ def begin(
     if num_context:
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
         hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
+    before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])[:, :, -1:]
+    newest = latent[:, :, -1:].contiguous()
     if start == "prior":
-        valid = ~(context.terminated | context.truncated)[:, :, -1]
-        last = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden)
-        return Begun(model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
+        valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
+        last = Moment(newest, context.action[:, :, -1:], hidden, before)
+        return Begun(newest, model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
     hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
-    return Begun(latent[:, :, -1:].contiguous(), hidden, torch.ones_like(context.terminated[:, :, -1]))
+    return Begun(before.contiguous(), newest, hidden, ~context.is_last[:, :, -1])
 
 
 def ahead(
-    model: WorldModel, agent: Agent, latent: Tensor, hidden: Tensor, window: Window, routing: Routing, memory: Memory,
-    embedding: Tensor | None, rng: PhiloxState, temperature: float,
+    model: WorldModel, agent: Agent, before: Tensor, latent: Tensor, hidden: Tensor, window: Window, routing: Routing,
+    memory: Memory, embedding: Tensor | None, rng: PhiloxState, temperature: float,
 ) -> Step:  # fmt: skip
-    """One step: z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] -> what follows.
+    """One step: z_{t-1} and z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] ->
+    what follows.
 
     The position in the memory is told by the window's mask [K, B, 1, t + 1] alone.
     """
-    state = torch.cat([latent, hidden], dim=-1)  # [K, B, 1, Z + D]
-    action, raw_action = agent.policy(state, embedding).sample(rng)
+    action, raw_action = agent.policy(agent.see(latent, hidden, before), embedding).sample(rng)
     hidden = model.remember(latent, action, window, routing, memory)
-    logits, events = model.foretell(Moment(latent, action, hidden))
+    logits, events = model.foretell(Moment(latent, action, hidden, before))
     return Step(model.sample(logits / temperature, rng), hidden, action, raw_action, events)
 
 
-def outcome(model: WorldModel, hidden: Tensor, events: Tensor, ends: str) -> tuple[Tensor, Tensor]:
-    """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] at once: no step waits for them."""
-    reward_logits, termination_logits = model.outcome(hidden, events)
+def outcome(
+    model: WorldModel, hidden: Tensor, events: Tensor, arrived: Tensor, ends: str
+) -> tuple[Tensor, Tensor]:
+    """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] and z_{t+1} [K, B, T, Z] at once."""
+    reward_logits, termination_logits = model.outcome(hidden, events, arrived)
     terminated = (termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid()
-    return two_hot_decode(reward_logits), terminated
+    return two_hot_decode(reward_logits, form=model.config.two_hot_form), terminated
 
 
 @dataclass(frozen=True)
@@ -114,28 +121,30 @@ def imagine(
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*shape[:2], horizon)], dim=-1)
     window = model.window(is_first)
     memory = model.new_memory(shape[1], num_context + horizon, _like(model))
-    latent, hidden, valid = steps.begin(model, context, window, routing, memory, rng, start, temperature)
+    begun = steps.begin(model, context, window, routing, memory, rng, start, temperature)
+    before, latent, hidden = begun.before, begun.latent, begun.hidden
 
     embedding = model.embedding("actor")
     latents, hiddens, taken = [latent], [hidden.float()], []
     for position in range(num_context, num_context + horizon):
         token = window.rows(position, position + 1)
-        step = steps.ahead(model, agent, latent, hidden, token, routing, memory, embedding, rng, temperature)
-        latent, hidden = step.latent, step.hidden
+        step = steps.ahead(model, agent, before, latent, hidden, token, routing, memory, embedding, rng, temperature)
+        before, latent, hidden = latent, step.latent, step.hidden
         taken.append(step)
         latents.append(latent)
         hiddens.append(hidden.float())
-    remembered = torch.cat(hiddens, dim=2)  # [K, B, T + 1, D]
+    seen, remembered = torch.cat(latents, dim=2), torch.cat(hiddens, dim=2)  # [K, B, T + 1, Z], [K, B, T + 1, D]
     events = torch.cat([step.events for step in taken], dim=2)
-    reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, ends)
+    reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
     return Imagination(
-        latent=torch.cat(latents, dim=2),
+        before=begun.before,
+        latent=seen,
         hidden=remembered,
         action=torch.cat([step.action for step in taken], dim=2),
         raw_action=torch.cat([step.raw_action for step in taken], dim=2),
         reward=reward,
         terminated=terminated,
-        valid=valid,
+        valid=begun.valid,
     )
 
 

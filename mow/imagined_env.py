@@ -1,6 +1,6 @@
 """A task as a world model imagines it, as a gymnasium environment: rewards, ends and frames are all predicted.
 
-    z_0 ~ q(z | o_0), o_0 real;   then for each action:  h = F(last tokens),  r, c = heads(h),  z ~ p(h),  o = decode(z)
+    z_0 ~ q(z | o_0), o_0 real;  then for each action:  h = F(last tokens), z ~ p(h), r, c = heads(h, z), o = decode(z)
 """
 
 from collections import deque
@@ -105,6 +105,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         with torch.no_grad():
             seen = torch.from_numpy(self._frame).to(device).expand(model.num_tasks, 1, 1, *FRAME_SHAPE)
             self._latent = model.sample(model.encode(seen), self._rng)  # [K, 1, 1, Z]
+            self._before = torch.zeros_like(self._latent)
         return self._frame.copy(), {}
 
     @torch.no_grad()
@@ -121,10 +122,10 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         self._tokens.append((self._latent, taken, is_first))
         latents, actions, firsts = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
         hidden = model.remember(latents, actions, model.window(firsts), self._dreamer.routing)[:, :, -1:]
-        logits, events = model.foretell(Moment(self._latent, taken, hidden))
-        reward_logits, termination_logits = model.outcome(hidden.float(), events)
+        logits, events = model.foretell(Moment(self._latent, taken, hidden, self._before))
         temperature = self._dreamer.run.config.imagination.temperature
-        self._latent = model.sample(logits / temperature, self._rng)
+        self._before, self._latent = self._latent, model.sample(logits / temperature, self._rng)
+        reward_logits, termination_logits = model.outcome(hidden.float(), events, self._latent)
         decoded = model.decode(self._latent)[k, 0, 0]  # [64, 64, 3]
         self._frame = (255.0 * decoded.float().clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy()
         self._num_steps += 1
@@ -132,7 +133,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         terminated = prob > 0.5
         truncated = self._num_steps >= self._max_steps and not terminated
         self._running = not (terminated or truncated)
-        reward = float(two_hot_decode(reward_logits)[k, 0, 0])
+        reward = float(two_hot_decode(reward_logits, form=model.config.two_hot_form)[k, 0, 0])
         return self._frame.copy(), reward, terminated, truncated, {"termination_prob": prob}
 
     def render(self) -> Frame:  # type: ignore[override]

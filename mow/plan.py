@@ -116,6 +116,7 @@ def _models(config: Config, mask: ActionMask) -> tuple[WorldModel, Agent]:
             latent_size=latent_size,
             hidden_size=config.model.width,
             num_bins=config.model.num_bins,
+            two_hot_form=config.model.two_hot_form,
             mask=mask,
             module_of_task=modules,
             num_modules=config.num_modules,
@@ -190,6 +191,7 @@ def _random_batch(config: Config, mask: ActionMask, num_sequences: int, length: 
         terminated=flags,
         truncated=flags,
         is_first=is_first,
+        is_last=flags,
     )
 
 

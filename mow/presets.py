@@ -58,13 +58,13 @@ def storm() -> Config:
         ),
         loss=LossConfig(balance=0.0, weighting="uniform"),
         clustering=ClusteringConfig(method="single"),
-        schedule=ScheduleConfig(prefill_fraction=0.01, warmup_fraction=0.0),
+        schedule=ScheduleConfig(prefill_steps=1_000, warmup_updates=0),
     )
 
 
 def atari4() -> Config:
     """Four games, a model of half the width throughout: a check of the whole method in under an hour of one GPU."""
-    return Config(
+    config = Config(
         preset="atari4",
         tasks=("atari:Pong", "atari:Boxing", "atari:Breakout", "atari:CrazyClimber"),
         total_steps=20_000,
@@ -75,13 +75,15 @@ def atari4() -> Config:
             feedforward=512,
             embedding_size=64,
             perception=PerceptionConfig(channels=(16, 32, 64, 128)),
+            routing=RoutingConfig(anneal_updates=2_100),
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=2),
         ),
         batch=BatchConfig(num_sequences=8, length=32),
         clustering=ClusteringConfig(num_modules=2, num_batches=8),
         imagination=ImaginationConfig(num_sequences=128),
-        schedule=ScheduleConfig(world_model_every=2, agent_every=2),
+        schedule=ScheduleConfig(prefill_steps=1_000, warmup_updates=1_000, world_model_every=2, agent_every=2),
     )
+    return _beyond_the_paper(config)
 
 
 def mt50() -> Config:
@@ -97,7 +99,7 @@ def mt50() -> Config:
 
 def mt10() -> Config:
     """Ten of Meta-World's tasks, as `mt50`, with modules and experts in the paper's proportion to tasks (12 for 26)."""
-    return _robots("mt10", MT10, total_steps=300_000, modules=5)
+    return _beyond_the_paper(_robots("mt10", MT10, total_steps=300_000, modules=5))
 
 
 def dmc18() -> Config:
@@ -106,7 +108,7 @@ def dmc18() -> Config:
     Source: tasks, budget and action repeat of DreamerV3 (arXiv 2301.04104); sizes as `mt10`. Actions are padded to the
     largest task's six dimensions.
     """
-    return _robots("dmc18", DMC18, total_steps=250_000, modules=8)
+    return _beyond_the_paper(_robots("dmc18", DMC18, total_steps=250_000, modules=8))
 
 
 def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: int) -> Config:
@@ -118,17 +120,26 @@ def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: i
         evaluation_episodes=10,
         model=WorldModelConfig(
             perception=PerceptionConfig(norm="bn_shared"),
+            routing=RoutingConfig(anneal_updates=(5_000 + (total_steps - 5_000) // 2) // 5),  # the paper's 20 %
             experts=ExpertsConfig(num_experts=modules, experts_per_task=2, num_layers=2),
         ),
         clustering=ClusteringConfig(num_modules=modules),
         imagination=ImaginationConfig(num_sequences=256),
         actor_critic=ActorCriticConfig(discount=0.99),
-        schedule=ScheduleConfig(
-            prefill_fraction=5_000 / total_steps,
-            warmup_fraction=5_000 / total_steps,
-            world_model_every=2,
-            agent_every=2,
-        ),
+        schedule=ScheduleConfig(prefill_steps=5_000, warmup_updates=5_000, world_model_every=2, agent_every=2),
+    )
+
+
+def _beyond_the_paper(config: Config) -> Config:
+    """Settings of the presets that reproduce no published run: rewards and ends read off the step that they lead to,
+    two-hot codes decoded by the mean, task weights of the terms that reach shared parameters, an Adam whose steps do
+    not shrink where many tasks share its gradient.
+    """
+    return replace(
+        config,
+        model=replace(config.model, outcome="arrival", two_hot_form="mean_of_symexp"),
+        loss=replace(config.loss, weighting="shared_terms"),
+        optim=replace(config.optim, agent_eps=1e-8),
     )
 
 
@@ -163,7 +174,8 @@ def quickstart() -> Config:
     after 800; rollouts are short and cold, and the model learns from latents stale in part, so that what is imagined
     holds together; a bonus on entropy that falls, and recent windows drawn more often, keep the policy from settling on
     what only a young model believes; patches in the first convolution and group norm save time; an imagined rollout is
-    used for six steps, because making it costs more than learning from it.
+    used for six steps, because making it costs more than learning from it; a task's weight does not depend on how hard
+    its pictures are to draw.
     """
     return Config(
         preset="quickstart",
@@ -179,9 +191,11 @@ def quickstart() -> Config:
             feedforward=256,
             dropout=0.0,
             embedding_size=16,
+            two_hot_form="mean_of_symexp",
             prior="local",
             prior_width=128,
             stale_share=0.1,
+            outcome="arrival",
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
             perception=PerceptionConfig(
                 channels=(32, 64),
@@ -193,11 +207,11 @@ def quickstart() -> Config:
                 posterior_gain=8.0,
                 background="median",
             ),
-            routing=RoutingConfig(hidden=64),
+            routing=RoutingConfig(hidden=64, anneal_updates=399),
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=1),
         ),
         batch=BatchConfig(num_sequences=4, length=8),
-        loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.1),
+        loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.1, weighting="shared_terms"),
         clustering=ClusteringConfig(num_modules=4, num_batches=8),
         imagination=ImaginationConfig(
             num_sequences=40, context=2, horizon=5, start="posterior", ends="expected", temperature=0.25
@@ -205,18 +219,44 @@ def quickstart() -> Config:
         actor_critic=ActorCriticConfig(
             hidden=128,
             discount=0.97,
-            entropy=5e-2,
+            entropy=5.5e-2,  # of three actions, a nat is worth 5e-2
+            entropy_scale="log_actions",
             final_entropy=0.1,
-            entropy_fraction=0.75,
+            entropy_updates=1_496,
             rollout_epochs=2,
             rollout_parts=3,
             memory_gain=0.1,
         ),
         replay=ReplayConfig(draw="recent"),
-        optim=OptimConfig(world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_clip=1.0, final_lr=0.1),
-        schedule=ScheduleConfig(
-            prefill_fraction=0.15, warmup_fraction=0.05, world_model_every=4, agent_every=8, acting_context=8
+        optim=OptimConfig(
+            world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
         ),
+        schedule=ScheduleConfig(
+            prefill_steps=1_140, warmup_updates=380, world_model_every=4, agent_every=8, acting_context=6
+        ),
+    )
+
+
+def in_proportion(config: Config, total_steps: int) -> Config:
+    """`config` with prefill, warm-up, routing anneal and fall of the entropy as much shorter as `total_steps` is.
+
+    So that a short trial has every phase. total_steps itself stays; for a longer run nothing changes.
+    """
+    share = total_steps / config.total_steps
+    if share >= 1.0:
+        return config
+    routing, schedule, agent = config.model.routing, config.schedule, config.actor_critic
+    return replace(
+        config,
+        model=replace(
+            config.model, routing=replace(routing, anneal_updates=round(share * routing.anneal_updates))
+        ),
+        schedule=replace(
+            schedule,
+            prefill_steps=round(share * schedule.prefill_steps),
+            warmup_updates=round(share * schedule.warmup_updates),
+        ),
+        actor_critic=replace(agent, entropy_updates=round(share * agent.entropy_updates)),
     )
 
 

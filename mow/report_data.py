@@ -93,6 +93,7 @@ class Similarity:
     cosine: Floats  # [K, K]
     silhouette: float  # nan where it is undefined or was not measured
     stability: float
+    shares: Mapping[str, float]  # tensor -> its share of what was compared, largest first; empty without gradients
 
 
 @dataclass(frozen=True)

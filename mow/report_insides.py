@@ -1,6 +1,6 @@
 """The sections of a report that a checkpoint tells: films, experts, likeness of the tasks, usage, harmony weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 
 import numpy as np
@@ -68,7 +68,17 @@ def similarity(model: ModelView) -> str:
     measures = [("silhouette", found.silhouette), ("stability between two halves of the evidence", found.stability)]
     known = ", ".join(f"{name} {digits(value)}" for name, value in measures if np.isfinite(value))
     text += f" Of the grouping: {known}." if known else ""
-    return note(text) + scroll(similarity_map(model.tasks, model.module_of_task, found.cosine))
+    picture = scroll(similarity_map(model.tasks, model.module_of_task, found.cosine))
+    return note(text) + picture + _shares(found.shares)
+
+
+def _shares(shares: Mapping[str, float], most: int = 8) -> str:
+    """What the compared gradients are made of: the tensors with the largest shares."""
+    if not shares:
+        return ""
+    rows = [[escape(name), bar(share, f"{100 * share:.1f} %")] for name, share in list(shares.items())[:most]]
+    said = f"The {len(rows)} of {len(shares)} tensors with the largest share of the features' squared length."
+    return note(said) + table(["tensor", "share"], rows, words=1)
 
 
 def usage(report: Report) -> str:
@@ -112,7 +122,7 @@ def _use_over_time(report: Report) -> str:
 def harmony(report: Report) -> str:
     """What the tasks' losses are divided by."""
     weighting, model = report.run.config.loss.weighting, report.model
-    if weighting not in ("harmony", "per_term"):
+    if weighting not in ("harmony", "shared_terms", "per_term"):
         return absent(f"The run has no harmony weights: loss.weighting is {weighting}.")
     figures = []
     for task in report.run.config.tasks:

@@ -42,8 +42,9 @@ def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device:
     options = config.env.options
     try:
         envs = make_vector(
-            config.tasks, seed=seed, num_workers=0, options=options, max_restarts=config.env.max_restarts
-        )
+            config.tasks, seed=seed, num_workers=0, options=options, max_restarts=config.env.max_restarts,
+            final_frames=config.final_frames,
+        )  # fmt: skip
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     limit_torch()
@@ -100,14 +101,14 @@ def _similarity(learner: "Learner") -> Similarity | None:
         order = np.array(grouping.order)
         of = f"{_EVIDENCE.get(learner.config.clustering.method, 'the features')}, by which they were grouped"
         cosine = grouping.similarity[np.ix_(order, order)]
-        return Similarity(of, cosine, grouping.silhouette, grouping.stability)
+        return Similarity(of, cosine, grouping.silhouette, grouping.stability, grouping.shares)
     embedding = learner.world_model.task_embedding
     if embedding is None:
         return None
     rows = embedding.detach().double().cpu().numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     of = "learned task embeddings (the grouping itself measured nothing)"
-    return Similarity(of, rows @ rows.T, float("nan"), float("nan"))
+    return Similarity(of, rows @ rows.T, float("nan"), float("nan"), {})
 
 
 def _weights(learner: "Learner", tasks: tuple[str, ...]) -> dict[str, float] | None:

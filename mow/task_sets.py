@@ -26,6 +26,9 @@ ATARI26: tuple[str, ...] = tuple(f"atari:{game}" for game in _ATARI26_NAMES.spli
 # The tasks of this package that an agent learns in minutes, see mow.envs.tiny_tasks.
 TINY5: tuple[str, ...] = ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
 
+# And two whose state no single picture shows, see mow.envs.tiny_memory.
+TINY7: tuple[str, ...] = (*TINY5, "tiny:bounce", "tiny:chase")
+
 # The 50 tasks of Meta-World, as its version 3 calls them less their "-v3" and in its order.
 # Source: Yu et al. 2020, table of tasks; metaworld 3.1, MT50.
 _METAWORLD_NAMES = """

@@ -124,7 +124,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
         stack.enter_context(told_when_the_disk_fails(folder))
         stack.enter_context(told_when_memory_runs_out(folder, device))
         state = read_state(resumption) if resumption else None
-        envs = stack.enter_context(_environments(config, num_workers(config)))
+        envs = stack.enter_context(_environments(config, num_workers(config), final_frames=config.final_frames))
         switch = stack.enter_context(StopSwitch())
         if resumption and state is not None:
             check_specs(resumption.checkpoint, state, envs.specs)
@@ -275,7 +275,7 @@ def _score(session: "Run", stack: contextlib.ExitStack, check_stop: Callable[[],
     return True
 
 
-def _environments(config: Config, workers: int, copies: int = 1) -> "VectorEnv":
+def _environments(config: Config, workers: int, copies: int = 1, *, final_frames: bool = False) -> "VectorEnv":
     """All tasks of the config, each `copies` times in a row. Raises: UsageError if a simulator is missing."""
     from mow.envs.vector import make_vector
 
@@ -287,6 +287,7 @@ def _environments(config: Config, workers: int, copies: int = 1) -> "VectorEnv":
             options=config.env.options,
             max_restarts=config.env.max_restarts,
             timeout_s=config.env.timeout_s,
+            final_frames=final_frames,
         )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error

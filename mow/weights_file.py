@@ -20,7 +20,7 @@ from mow.whole_file import write_whole
 if TYPE_CHECKING:
     from mow.training.learner import Learner
 
-FORMAT = 2  # 1: before the local prior read an action times e_k
+FORMAT = 3  # 1: before the local prior read an action times e_k; 2: before the arrival form
 REMEDY = 'pip install -e ".[export]"'
 
 

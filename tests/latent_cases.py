@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mow.kernels import PhiloxState, categorical_kl, lambda_return, two_hot_decode, two_hot_loss, uniform, unimix_prob
+from mow.kernels.dispatch import INTERPRETED
 
 Op = Callable[..., Tensor | tuple[Tensor, ...]]
 
@@ -37,7 +38,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / (size if size > 0 else 1.0))
 
 
-def check_against_float64(op: Op, *inputs: Tensor, slack: float = 1.0, **options: float) -> None:
+def check_against_float64(op: Op, *inputs: Tensor, slack: float = 1.0, **options: float | str) -> None:
     """op(*inputs, **options, backend=...): the kernel's outputs and gradients against the reference's in float64.
 
     Inputs that require a gradient are checked for it, with a random gradient of every output. `slack` multiplies the
@@ -73,7 +74,28 @@ def check_two_hot(shape: tuple[int, ...], bins: tuple[float, float], dtype: torc
     largest = 5.0 if dtype == torch.float16 else high
     # An error d of the mean is a relative error d of large numbers, and a mean of up to 20 is off by up to 20 ulp.
     slack = 4.0 if dtype == torch.float32 else 1.0
-    check_against_float64(two_hot_decode, logits, slack=slack, low=max(low, -largest), high=largest)
+    for form in ("mean_of_symexp", "symexp_of_mean"):
+        check_against_float64(two_hot_decode, logits, slack=slack, low=max(low, -largest), high=largest, form=form)
+
+
+def check_nearly_symmetric(device: str) -> None:
+    """Far bins that are as likely as their mirror images but for rounding, as of a head that has learnt for a while.
+
+    What they add is a difference of numbers of 1e3: in float32 it must come out as in float64, to 1e-5 of what each
+    pair adds.
+    """
+    place = torch.linspace(-20, 20, 255)
+    half = (-place.abs() + 0.1 * torch.randn(64, 255, generator=torch.Generator().manual_seed(3))).clamp_min(-12)
+    logits = (half + half.flip(-1) + 1e-6 * random_logits((64, 255), torch.float32, "cpu", seed=4)).to(device)
+    exact = logits.double()
+    pairs = exact.softmax(-1) * torch.sinh(place.to(exact).abs()) * 2
+    added = (pairs - pairs.flip(-1)).abs().sum(-1) / 2
+    expected = two_hot_decode(exact, form="mean_of_symexp", backend="reference")
+    for backend in ("triton", "reference"):
+        if backend == "triton" and device == "cpu" and not INTERPRETED:
+            continue
+        got = two_hot_decode(logits, form="mean_of_symexp", backend=backend)
+        assert ((got.double() - expected).abs() <= 1e-5 * added).all(), backend
 
 
 def check_lambda_return(shape: tuple[int, ...], lam: float, dtype: torch.dtype, device: str) -> None:

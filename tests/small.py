@@ -32,7 +32,7 @@ MODEL = WorldModelConfig(
     embedding_size=5,
     num_bins=21,
     perception=PerceptionConfig(channels=(3, 4, 5, 6), groups=4, classes=4),
-    routing=RoutingConfig(hidden=8),
+    routing=RoutingConfig(hidden=8, anneal_updates=5),
     experts=ExpertsConfig(num_experts=3, experts_per_task=2, num_layers=2),
 )
 
@@ -40,6 +40,12 @@ MODEL = WorldModelConfig(
 LOCAL = dataclasses.replace(
     MODEL, prior="local", perception=dataclasses.replace(MODEL.perception, groups=32, classes=4, latent="spatial")
 )
+
+# Reward and termination read the next latent too.
+ARRIVAL = dataclasses.replace(MODEL, outcome="arrival")
+LOCAL_ARRIVAL = dataclasses.replace(LOCAL, outcome="arrival")
+# And by the latent before too.
+TWO_FRAMES = dataclasses.replace(LOCAL, prior_frames=2)
 
 
 def run_config(**changes: object) -> Config:
@@ -57,7 +63,7 @@ def run_config(**changes: object) -> Config:
         clustering=ClusteringConfig(num_modules=2, num_batches=2, restarts=3),
         imagination=ImaginationConfig(num_sequences=2, context=3, horizon=3),
         actor_critic=ActorCriticConfig(hidden=8),
-        schedule=ScheduleConfig(prefill_fraction=0.3, warmup_fraction=0.1, acting_context=4),
+        schedule=ScheduleConfig(prefill_steps=10, warmup_updates=3, acting_context=4),
     )
     return dataclasses.replace(config, **changes)
 
@@ -82,6 +88,7 @@ def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1)
         latent_size=config.perception.latent_size,
         hidden_size=config.width,
         num_bins=config.num_bins,
+        two_hot_form=config.two_hot_form,
         mask=action_mask(len(modules)),
         module_of_task=modules,
         num_modules=max(modules) + 1,
@@ -131,4 +138,5 @@ def transitions(num_tasks: int = 3, num_sequences: int = 2, length: int = 6, *, 
         terminated=torch.rand(shape, generator=rng) < 0.1,
         truncated=torch.zeros(shape, dtype=torch.bool),
         is_first=is_first,
+        is_last=torch.zeros(shape, dtype=torch.bool),
     )

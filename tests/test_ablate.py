@@ -106,9 +106,9 @@ def test_runs_of_tasks_with_slashes_in_their_names_are_found_again(tmp_path: Pat
 def test_overrides_by_hand() -> None:
     base = quickstart()
     changed = dataclasses.replace(
-        base, storm_compat=True, total_steps=500, model=dataclasses.replace(base.model, condition=())
+        base, storm_compat=True, total_steps=5_000, model=dataclasses.replace(base.model, condition=())
     )
-    assert overrides(base, changed) == ["--total-steps", "500", "--storm-compat", "--model.condition"]
+    assert overrides(base, changed) == ["--total-steps", "5000", "--storm-compat", "--model.condition"]
     assert overrides(base, base) == []
 
 
@@ -253,9 +253,9 @@ def test_a_run_of_another_config_is_refused(tmp_path: Path, said: list[str]) -> 
     finish(job)
     quicker = dataclasses.replace(quickstart(), log_every=7)  # nothing is learnt from it
     assert unfinished(plan(quicker, ["mow"], 1, tmp_path), said.append) == []
-    shorter = dataclasses.replace(quickstart(), total_steps=600)
+    shorter = dataclasses.replace(quickstart(), total_steps=6000)
     total = quickstart().total_steps
-    with pytest.raises(UsageError, match=f"was made with total_steps {total}, now it is 600: give another --folder"):
+    with pytest.raises(UsageError, match=f"was made with total_steps {total}, now it is 6000: give another --folder"):
         unfinished(plan(shorter, ["mow"], 1, tmp_path), said.append)
 
 
@@ -588,7 +588,8 @@ def test_two_runs_from_end_to_end(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = ["--methods", "storm", "--seeds", "1", "--jobs", "2", "--tasks", "tiny:catch", "tiny:slide"]
     arguments += ["--total-steps", "14", "--folder", str(tmp_path / "grid"), "--", "--evaluation-episodes", "1"]
-    arguments += ["--batch.length", "4", "--batch.num-sequences", "1", "--imagination.num-sequences", "2"]
+    arguments += ["--batch.length", "4", "--schedule.acting-context", "3"]
+    arguments += ["--batch.num-sequences", "1", "--imagination.num-sequences", "2"]
     arguments += ["--model.width", "16", "--device", "cpu", "--env.num-workers", "0"]
     arguments += ["--actor-critic.rollout-parts", "2"]
     assert main(arguments) == 0

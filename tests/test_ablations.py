@@ -27,9 +27,10 @@ from mow.config import BatchConfig, EnvConfig, ImaginationConfig, SharedConfig
 from mow.envs.vector import SerialVectorEnv
 from mow.presets import PRESETS, quickstart
 from mow.train import run
-from tests.small import meta_models, run_config
+from tests.small import ARRIVAL, meta_models, run_config
 
 SMALL = run_config(
+    model=ARRIVAL,
     total_steps=17,
     log_every=17,
     checkpoint_every=17,
@@ -37,6 +38,7 @@ SMALL = run_config(
     env=EnvConfig(num_workers=0),
     batch=BatchConfig(num_sequences=1, length=4),
     imagination=ImaginationConfig(num_sequences=2, context=2, horizon=2),
+    schedule=dataclasses.replace(run_config().schedule, prefill_steps=5, warmup_updates=2, acting_context=3),
 )
 VARIANTS = {
     "mow": SMALL,
@@ -111,7 +113,7 @@ def test_storm_single_is_the_preset_storm_at_another_size():
     for path in (
         "model.embedding_size", "model.condition", "model.task_head", "model.routing.method", "model.routing.scale",
         "model.experts.num_experts", "model.experts.experts_per_task", "model.shared.kind", "loss.balance",
-        "loss.weighting", "clustering.method", "schedule.warmup_fraction",
+        "loss.weighting", "clustering.method", "schedule.warmup_updates",
     ):  # fmt: skip
         assert field_of(config, path) == field_of(paper, path), path
     for path in ("total_steps", "model.width", "model.perception.channels", "batch.length", "schedule.agent_every"):

@@ -18,6 +18,7 @@ from mow.clustering import (
     group_tasks,
     silhouette,
     spherical_kmeans,
+    tensor_shares,
     unit_rows,
 )
 
@@ -43,14 +44,70 @@ def test_features_by_hand(averaging: Literal["layer_mean", "tensor_mean"], expec
     # A weight [K, 2 outputs, 4 inputs] and a bias [K, 2]; the mean over all but the output channel, or over all.
     weight = torch.tensor([[[1.0, 2, 3, 4], [5, 6, 7, 8]], [[-1, 1, -1, 1], [1, 1, 1, 1]]])
     bias = torch.tensor([[10.0, 20.0], [0.0, -3.0]])
-    got = gradient_features([weight, bias], averaging)
-    assert got.dtype == np.float64
-    assert got.tolist() == expected
+    got = gradient_features({"weight": weight, "bias": bias}, averaging, "none")
+    assert got.vectors.dtype == np.float64
+    assert got.vectors.tolist() == expected
+    assert list(got.sizes) == ["weight", "bias"]
+    assert sum(got.sizes.values()) == len(expected[0])
+
+
+def test_every_tensor_is_scaled_to_length_1_by_hand() -> None:
+    weight, bias = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, -2e-20], [5.0, 0.0]])
+    got = gradient_features({"weight": weight, "bias": bias}, "layer_mean", "per_tensor")
+    assert got.vectors.tolist() == [[0.6, 0.8, 0.0, -1.0], [0.0, 0.0, 1.0, 0.0]]
+
+
+def cosines(vectors: Vectors) -> Vectors:
+    return unit_rows(vectors) @ unit_rows(vectors).T
+
+
+@pytest.mark.parametrize("loud", ["weight", "kernel", "bias"])
+def test_a_loud_tensor_changes_no_cosine(loud: str) -> None:
+    shapes = {"weight": (6, 16, 8), "kernel": (6, 12, 3, 4, 4), "bias": (6, 3)}
+    quiet = {name: torch.randn(shape) for name, shape in shapes.items()}
+    louder = {name: gradient * (1000.0 if name == loud else 1.0) for name, gradient in quiet.items()}
+    scaled, literal = (
+        np.abs(
+            cosines(gradient_features(louder, "layer_mean", scaling).vectors)
+            - cosines(gradient_features(quiet, "layer_mean", scaling).vectors)
+        ).max()
+        for scaling in ("per_tensor", "none")
+    )
+    assert scaled < 1e-6  # float32 gradients
+    assert literal > 0.05
+
+
+def test_shares_of_tensors_by_hand() -> None:
+    # Task 0: 9 of 25 and 16 of 25; task 1: 0 and all.
+    vectors = np.array([[3.0, 0.0, 4.0], [0.0, 0.0, 2.0]])
+    shares = tensor_shares(vectors, {"weight": 2, "bias": 1})
+    assert list(shares) == ["bias", "weight"], "the largest first"
+    assert shares["bias"] == pytest.approx((16 / 25 + 1) / 2)
+    assert shares["weight"] == pytest.approx(9 / 50)
+
+
+def test_groups_follow_most_tensors_and_not_the_loudest() -> None:
+    """Eight tasks: nine tensors point by group, one with three entries and the largest gradient points across them."""
+    rng = np.random.default_rng(0)
+    truth, across = np.repeat([0, 1], 4), np.tile([0, 1], 4)
+
+    def pointing(factor: Labels, size: int, length: float) -> torch.Tensor:
+        direction = rng.normal(size=(2, size))
+        return torch.from_numpy(length * (direction[factor] + 0.3 * rng.normal(size=(8, size))))
+
+    gradients = {f"kernel {i}": pointing(truth, 16, 1.0) for i in range(9)}
+    gradients["output bias"] = pointing(across, 3, 1000.0)
+    found = {}
+    for scaling in ("per_tensor", "none"):
+        features = gradient_features(gradients, "layer_mean", scaling)  # type: ignore[arg-type]
+        found[scaling] = group_tasks([features.vectors], 2, restarts=10, seed=0)
+    assert found["per_tensor"].agreement(truth.tolist()) == 1.0
+    assert found["none"].agreement(across.tolist()) == 1.0
 
 
 def test_features_of_a_convolution_keep_one_number_per_output_channel() -> None:
     kernel = torch.randn(3, 8, 4, 5, 5)
-    got = gradient_features([kernel], "layer_mean")
+    got = gradient_features({"kernel": kernel}, "layer_mean", "none").vectors
     np.testing.assert_allclose(got, kernel.double().mean(dim=(2, 3, 4)).numpy(), atol=1e-6)  # float32 means
 
 
@@ -165,6 +222,12 @@ def test_from_labels_numbers_groups_by_their_first_task() -> None:
     assert grouping.num_modules == 3
     assert grouping.groups(["a", "b", "c", "d", "e"]) == [["a", "c"], ["b", "e"], ["d"]]
     assert math.isnan(grouping.stability)
+
+
+def test_agreement_with_known_groups_is_in_the_old_order() -> None:
+    grouping = from_labels(labels(7, 2, 7, 0, 2), np.eye(5))
+    assert grouping.agreement([4, 3, 4, 9, 3]) == 1.0
+    assert grouping.agreement([4, 4, 3, 9, 3]) < 0.5
 
 
 def test_group_tasks_reports_what_it_found() -> None:

@@ -16,7 +16,7 @@ from tests.small import run_config
 CPU = torch.device("cpu")
 
 
-def asking(**optim: bool):
+def asking(**optim: bool | str):
     return dataclasses.replace(run_config(), optim=OptimConfig(**optim))
 
 
@@ -26,6 +26,8 @@ def test_plain_updates_are_said_and_need_nothing(monkeypatch: pytest.MonkeyPatch
         assert how == "updates: plain PyTorch; rollouts: op by op"
     with updates_as_asked(asking(cuda_graph=True), torch.device("cuda")) as how:
         assert how.endswith("rollouts: replayed from one CUDA graph")
+    with updates_as_asked(asking(matrices="muon", muon_precision="bf16"), CPU) as how:
+        assert how.endswith("; Muon in bf16")
 
 
 def test_a_compiler_is_tried_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

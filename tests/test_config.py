@@ -38,6 +38,7 @@ def config(**changes: object) -> Config:
         "tasks": ("atari:Pong", "atari:Boxing", "atari:Alien"),
         "total_steps": 1000,
         "batch": BatchConfig(length=8),
+        "schedule": ScheduleConfig(prefill_steps=50, warmup_updates=50, acting_context=7),
         **changes,
     }
     return Config(**fields)  # type: ignore[arg-type]
@@ -66,7 +67,8 @@ def config(**changes: object) -> Config:
         (lambda: ImaginationConfig(temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: WorldModelConfig(stale_share=-0.1), "stale_share must lie in [0, 1], got -0.1"),
         (lambda: RoutingConfig(temperature_end=0.0), "temperature_end must be above 0, got 0.0"),
-        (lambda: RoutingConfig(anneal_fraction=-0.1), "anneal_fraction must lie in [0, 1], got -0.1"),
+        (lambda: RoutingConfig(anneal_updates=-1), "anneal_updates must be 0 or more, got -1"),
+        (lambda: ActorCriticConfig(entropy_updates=-1), "entropy_updates must be 0 or more, got -1"),
         (lambda: RoutingConfig(noise=-1.0), "noise must be 0 or more, got -1.0"),
         (lambda: ExpertsConfig(num_experts=2, experts_per_task=3), "at most num_experts, got 3 of 2"),
         (lambda: SharedConfig(num_layers=0), "num_layers must be above 0, got 0"),
@@ -89,22 +91,27 @@ def config(**changes: object) -> Config:
         (lambda: ActorCriticConfig(entropy=-1e-3), "entropy must be 0 or more, got -0.001"),
         (lambda: OptimConfig(agent_lr=0.0), "agent_lr must be above 0, got 0.0"),
         (lambda: OptimConfig(weighting_lr=-1.0), "weighting_lr must be above 0, got -1.0"),
-        (lambda: ScheduleConfig(prefill_fraction=1.5), "prefill_fraction must lie in [0, 1], got 1.5"),
-        (lambda: ScheduleConfig(warmup_fraction=-0.1), "warmup_fraction must be 0 or more, got -0.1"),
+        (lambda: ScheduleConfig(prefill_steps=-1), "prefill_steps must be 0 or more, got -1"),
+        (lambda: ScheduleConfig(warmup_updates=-1), "warmup_updates must be 0 or more, got -1"),
         (lambda: ScheduleConfig(agent_every=0), "agent_every must be above 0, got 0"),
         (lambda: config(tasks=()), "tasks must name at least one task, like atari:Pong"),
         (lambda: config(tasks=("a:b", "a:c", "a:b")), "tasks must differ, got a:b more than once"),
         (lambda: config(total_steps=0), "total_steps must be above 0, got 0"),
         (lambda: config(seed=-1), "seed must be 0 or more, got -1"),
-        (lambda: config(total_steps=9), "total_steps must exceed the prefill of 9 steps"),
+        (lambda: config(total_steps=50), "total_steps must exceed the prefill of 50 steps (one window and a step at "
+         "least), got 50: lower schedule.prefill_steps, or raise total_steps"),
         (lambda: config(batch=BatchConfig(length=65)), "model.max_positions must cover the longest window of 65 steps"),
         (
             lambda: config(imagination=ImaginationConfig(context=50, horizon=20)),
             "model.max_positions must cover the longest window of 70 steps, got 64",
         ),
         (
-            lambda: config(schedule=ScheduleConfig(acting_context=80)),
-            "model.max_positions must cover the longest window of 80 steps, got 64",
+            lambda: config(schedule=ScheduleConfig(prefill_steps=50, acting_context=8)),
+            "schedule.acting_context must be at most batch.length - 1 = 7, got 8",
+        ),
+        (
+            lambda: config(imagination=ImaginationConfig(context=2, horizon=5)),
+            "schedule.acting_context must be at most imagination.context + imagination.horizon - 1 = 6, got 7",
         ),
     ],
 )
@@ -135,15 +142,18 @@ def test_configs_are_frozen() -> None:
 
 
 def test_prefill_by_hand() -> None:
-    assert config().prefill_steps == 50  # 5 % of 1,000
-    assert config(total_steps=100).prefill_steps == 9  # 5 % is 5: a window of 8 and one step more
-    assert config(total_steps=20, imagination=ImaginationConfig(context=11)).prefill_steps == 12
+    assert config().prefill_steps == config(total_steps=100_000).prefill_steps == 50  # a number, not a share
+    none = ScheduleConfig(prefill_steps=0, acting_context=7)
+    assert config(schedule=none).prefill_steps == 9  # a window of 8 and one step more
+    assert config(schedule=none, imagination=ImaginationConfig(context=11)).prefill_steps == 12
 
 
 def test_updates_by_hand() -> None:
     # 50 warm-up updates, then one per step for 950 steps, or one per 4 steps: 950 // 4 = 237.
     assert (config().warmup_updates, config().world_model_updates) == (50, 1000)
-    slow = config(schedule=ScheduleConfig(world_model_every=4, warmup_fraction=0.1))
+    slow = config(
+        schedule=ScheduleConfig(prefill_steps=50, warmup_updates=100, world_model_every=4, acting_context=7)
+    )
     assert (slow.warmup_updates, slow.world_model_updates) == (100, 337)
 
 

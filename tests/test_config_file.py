@@ -47,7 +47,7 @@ def test_every_preset_comes_back(name, tmp_path):
 def test_a_file_by_hand(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(
-        '{"tasks": ["tiny:catch"], "total_steps": 900, "preset": "mine", "loss": {"free_bits": 2},'
+        '{"tasks": ["tiny:catch"], "total_steps": 9000, "preset": "mine", "loss": {"free_bits": 2},'
         ' "model": {"perception": {"channels": [1, 2, 3, 4]}}}',
         encoding="utf-8",
     )
@@ -56,7 +56,7 @@ def test_a_file_by_hand(tmp_path):
     assert config.model.perception.channels == (1, 2, 3, 4)
     assert type(config.loss.free_bits) is float
     assert config.loss.free_bits == 2.0
-    default = Config(tasks=("tiny:catch",), total_steps=900, preset="mine")
+    default = Config(tasks=("tiny:catch",), total_steps=9000, preset="mine")
     assert config.model.routing == default.model.routing, "what the file lacks has its default"
     assert config.seed == 0
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 from torch import Tensor
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Normal, kl_divergence
 
 from mow.distributions import ActionMask, Policy
 from mow.kernels import PhiloxState
@@ -95,6 +95,16 @@ def test_log_prob_and_entropy_against_torch(middle: tuple[int, ...]) -> None:
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)  # float32 against float64
     expected = torch.stack([categorical.entropy(), normal.entropy().sum(dim=-1)])
     torch.testing.assert_close(policy.entropy().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("middle", [(), (2, 5)])
+def test_divergence_against_torch(middle: tuple[int, ...]) -> None:
+    outputs = 2 * torch.randn(2, 2, *middle, 10)
+    one, other = (Policy(x, mixed()) for x in outputs)
+    (categorical, normal), (other_categorical, other_normal) = (reference(x.double()) for x in outputs)
+    expected = [kl_divergence(categorical, other_categorical), kl_divergence(normal, other_normal).sum(dim=-1)]
+    torch.testing.assert_close(one.divergence(other).double(), torch.stack(expected), rtol=1e-5, atol=1e-5)  # as above
+    assert one.divergence(one).abs().max() < 1e-6
 
 
 def test_gradients_against_torch() -> None:

@@ -47,9 +47,11 @@ def test_a_film_shows_what_was_seen(tmp_path):
     assert film.remark == f"video: {film.path}"
 
 
-def test_a_film_leaves_out_what_a_lost_simulator_began(tmp_path):
+@pytest.mark.parametrize("final_frames", [False, True])
+def test_a_film_leaves_out_final_frames_and_what_a_lost_simulator_began(tmp_path, final_frames):
     film = EpisodeFilm(tmp_path / "film.gif", 3)
-    failing = SerialVectorEnv(["dummy:count-0"], seed=0, options={"fail_at": 16}, max_restarts=3)
+    options: dict[str, object] = {"fail_at": 16}
+    failing = SerialVectorEnv(["dummy:count-0"], seed=0, options=options, max_restarts=3, final_frames=final_frames)
     with WatchedEnvs(failing, [film]) as envs:
         envs.reset()
         lost = 0

@@ -188,7 +188,7 @@ def test_weights_of_something_else(copied, monkeypatch):
     assert "not of this run" in refused(copied)
     (copied / "config.json").write_text(json.dumps(config))
     save_file({"a": torch.zeros(2)}, path)
-    assert "has format None, this version reads 2" in refused(copied)
+    assert "has format None, this version reads 3" in refused(copied)
 
 
 def test_without_safetensors_the_remedy_is_named(copied, monkeypatch):

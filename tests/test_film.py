@@ -12,16 +12,18 @@ import torch
 from mow import train
 from mow.envs.dummy import read_counter
 from mow.envs.vector import SerialVectorEnv
-from mow.film import main, one_strip, read_arguments, summary, table
+from mow.film import main, of_past, one_strip, read_arguments, summary, table
 from mow.presets import quickstart
 from mow.restored import newest_checkpoint
 from mow.training.checkpoint import save_checkpoint
 from mow.training.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, corner
 from mow.training.foresight import Foresight, ForesightErrors, foresee
 from mow.training.held_out import HeldOutWindows
+from mow.training.past import PastUse, past_use
 from tests.small import transitions
 from tests.test_train import DUMMY
 
+PAST = PastUse(*torch.tensor([[0.0, 1.5], [0.0, 2.5], [0.0, float("nan")], [0.0, 0.25]]))
 TASKS = ("dummy:slide", "dummy:count-0", "dummy:count-1", "dummy:count-2")
 
 
@@ -79,11 +81,11 @@ def test_the_picture_holds_the_real_frames(filmed):
             shown_variant, _, step = read_counter(small)
             assert (shown_variant, step) == (variant, column)
             lengths.append(column)
-        # Episodes of the counting environment last 7 to 13 steps, and the strip opens with their first frame.
+        # Episodes of the counting environment last 7 to 13 steps; the strip goes from the first frame to the final one.
         assert lengths == list(range(len(lengths)))
-        assert 7 <= len(lengths) <= 13
+        assert 8 <= len(lengths) <= 14
         # Even variants lose a life in the step to frame 4 and terminate; odd ones are cut by a time limit.
-        assert ends == ([] if variant % 2 else [4, len(lengths)])
+        assert ends == ([] if variant % 2 else [4, len(lengths) - 1])
 
 
 def test_the_numbers_beside_it(filmed, run_folder, capsys):
@@ -105,8 +107,18 @@ def test_the_numbers_beside_it(filmed, run_folder, capsys):
         # Three whole episodes: all their steps but the one before the first imagined one.
         assert 3 * 6 <= found["steps"] <= 3 * 12
         assert 0 <= found["termination_agreement"] <= 1
+        assert list(found["past"]) == ["kl", "kl_without", "kl_other", "policy_kl"]
+        assert found["past"]["kl"] > 0
+        assert found["past"]["policy_kl"] >= 0
     # One step of counting changes few blocks and the repeated frame's error grows with them: never 0.
     assert all(found["ahead"]["1"]["repeated"] > 0 for found in numbers["tasks"].values())
+
+
+def test_what_the_past_decides_is_looked_at_in_steps_that_are_trained(copied, monkeypatch):
+    looked = []
+    monkeypatch.setattr("mow.training.past.past_use", lambda *_, **how: looked.append(how) or past_use(*_, **how))
+    assert main([str(copied), "--windows", "2", "--context", "1", "--steps", "6"]) == 0
+    assert looked == [{"longest": 4}]  # batch.length of this run
 
 
 def test_the_same_command_gives_the_same_film(filmed, run_folder, tmp_path, capsys):
@@ -203,7 +215,7 @@ def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mow.training.checkpoint.FORMAT", 99)
         save_checkpoint(path, state)
-    assert "has format 99, this version reads 6" in mistake(capsys, copied)
+    assert "has format 99, this version reads 7" in mistake(capsys, copied)
     save_checkpoint(path, {**state, "tasks": ["tiny:pole"]})
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])
@@ -300,9 +312,10 @@ def test_a_summary_by_hand():
     assert found["termination_agreement"] == pytest.approx(2 / 3)
     # Of the three steps that were taken; the ends behind the episode's end count nowhere.
     assert (found["steps"], found["real_terminations"], found["imagined_terminations"]) == (3, 2, 2)
-    lines = table({"tiny:catch": found}).splitlines()
+    lines = table({"tiny:catch": {**found, "past": of_past(PAST, 1)}}).splitlines()
     assert lines[2].split() == ["tiny:catch", "1", "0.50000", "0.20000", "2.00000", "2"]
-    assert lines[-1].split() == ["tiny:catch", "3.00000", "1.00000", "0.66667", "3", "2", "2"]
+    assert lines[-4].split() == ["tiny:catch", "3.00000", "1.00000", "0.66667", "3", "2", "2"]
+    assert lines[-1].split() == ["tiny:catch", "1.50000", "2.50000", "-", "0.25000"]
 
 
 def test_nothing_alive_is_a_dash():
@@ -314,7 +327,8 @@ def test_nothing_alive_is_a_dash():
     )
     assert found["ahead"]["1"]["imagined"] is None
     assert (found["steps"], found["imagined_terminations"]) == (0, 0)
-    assert table({"tiny:catch": found}).splitlines()[2].split() == ["tiny:catch", "1", "-", "-", "-", "0"]
+    lines = table({"tiny:catch": {**found, "past": of_past(PAST, 0)}}).splitlines()
+    assert lines[2].split() == ["tiny:catch", "1", "-", "-", "-", "0"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

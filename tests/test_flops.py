@@ -16,7 +16,17 @@ from mow.presets import atari26, storm
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import actor_critic_losses, make_lesson
 from mow.training.world_model_step import world_model_losses
-from tests.small import ACTION_SIZE, LOCAL, action_mask, agent, run_config, transitions, world_model
+from tests.small import (
+    ACTION_SIZE,
+    ARRIVAL,
+    LOCAL,
+    LOCAL_ARRIVAL,
+    action_mask,
+    agent,
+    run_config,
+    transitions,
+    world_model,
+)
 
 # What is left out does not grow with the rows: task embeddings and router. Here it is up to 5e-5.
 TOLERANCE = 2e-4
@@ -42,7 +52,10 @@ def lone() -> Config:
         storm().model, width=16, num_heads=2, feedforward=24, perception=run_config().model.perception
     )
     dream = dataclasses.replace(DREAM, start="posterior")
-    return dataclasses.replace(storm(), model=model, batch=BATCH, imagination=dream, actor_critic=SMALL_AGENT)
+    schedule = dataclasses.replace(storm().schedule, acting_context=7)
+    return dataclasses.replace(
+        storm(), model=model, batch=BATCH, imagination=dream, actor_critic=SMALL_AGENT, schedule=schedule
+    )
 
 
 def rollouts_twice() -> Config:
@@ -50,7 +63,22 @@ def rollouts_twice() -> Config:
     return small(actor_critic=actor_critic, model=LOCAL)
 
 
-CONFIGS = {"small": small(), "patches": patches(), "storm": lone(), "rollouts twice": rollouts_twice()}
+def two_frames() -> Config:
+    """Prior and agent read z_{t-1} too."""
+    return small(
+        model=dataclasses.replace(LOCAL, prior_frames=2), actor_critic=dataclasses.replace(SMALL_AGENT, frames=2)
+    )
+
+
+CONFIGS = {
+    "small": small(),
+    "patches": patches(),
+    "storm": lone(),
+    "rollouts twice": rollouts_twice(),
+    "arrival": small(model=ARRIVAL),
+    "local arrival": small(model=LOCAL_ARRIVAL),
+    "two frames": two_frames(),
+}
 
 
 def counted(config: Config) -> tuple[float, float]:
@@ -58,7 +86,7 @@ def counted(config: Config) -> tuple[float, float]:
     imagination, actor_critic, num_tasks = config.imagination, config.actor_critic, len(config.tasks)
     modules = (0, 0, 1)[:num_tasks]
     model = world_model(config.model, modules)
-    learner_agent = agent(config.model, modules, rollout_epochs=actor_critic.rollout_epochs)
+    learner_agent = agent(config.model, modules, rollout_epochs=actor_critic.rollout_epochs, frames=actor_critic.frames)
     rng = PhiloxState.from_seed(0, "cpu")
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         # The counter hooks into modules and looks at gradients that nobody asked for.

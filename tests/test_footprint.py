@@ -58,13 +58,14 @@ def test_as_autograd_keeps(name: str, dropout: float) -> None:
     assert estimate.world_model == pytest.approx(sum(blocks.values()), rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("name", ["small", "storm"])
-def test_the_agents_share(name: str) -> None:
+def test_the_agents_share(name: str, frames: int) -> None:
     """What its losses keep, and the rollout that they are of; as wide that a policy's few outputs count for little."""
-    config = dataclasses.replace(CONFIGS[name], actor_critic=ActorCriticConfig(hidden=32))
+    config = dataclasses.replace(CONFIGS[name], actor_critic=ActorCriticConfig(hidden=32, frames=frames))
     num_tasks, dreams = len(config.tasks), config.imagination
     modules = (0, 0, 1)[:num_tasks]
-    model, learner = world_model(config.model, modules).eval(), agent(config.model, modules, hidden=32)
+    model, learner = world_model(config.model, modules).eval(), agent(config.model, modules, hidden=32, frames=frames)
     context = transitions(num_tasks, dreams.num_sequences, dreams.context)
     rng = PhiloxState.from_seed(0, "cpu")
     dream = imagine(model, learner, context, model.route(), rng, horizon=dreams.horizon, start=dreams.start)

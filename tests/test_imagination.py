@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -7,12 +8,12 @@ from mow.batch import Moment
 from mow.imagination import imagine
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.models import WorldModel
-from tests.small import LOCAL, MODEL, agent, transitions, world_model
+from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, agent, transitions, world_model
 
 
 def dream(start, horizon=4, seed=0, config=MODEL):
     torch.manual_seed(seed)
-    model, policy = world_model(config).eval(), agent(config)
+    model, policy = world_model(config).eval(), agent(config, frames=config.prior_frames)
     # Heads that start at zero would make every reward 0 and hide mistakes.
     torch.nn.init.normal_(model.heads.reward.output.weight, std=0.5)
     context = transitions(length=5)
@@ -29,18 +30,54 @@ def replayed_latents(model, context):
     return model.sample(model.encode(context.frame), PhiloxState.from_seed(7, "cpu"))
 
 
+@pytest.mark.parametrize(("form", "reward"), [("mean_of_symexp", 50.1), ("symexp_of_mean", 9.05)])
+def test_an_uncertain_reward_is_worth_what_the_config_says(form, reward):
+    """0 or 100 with p = 1/2: what a rollout pays, and what the agent takes a state to be worth."""
+    config = dataclasses.replace(MODEL, num_bins=255, two_hot_form=form)
+    model, policy = world_model(config).eval(), agent(config)
+    bins = torch.linspace(-20, 20, 255)
+    code = sum(0.5 * (1 - (bins - math.log1p(x)).abs() * 254 / 40).clamp_min(0) for x in (0.0, 100.0))
+    for head in (model.heads.reward, policy.critic):
+        torch.nn.init.zeros_(head.output.weight)
+        head.output.bias.data.copy_(code.clamp_min(1e-30).log())
+    rollout = imagine(
+        model, policy, transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="prior"
+    )
+    wanted = torch.full((3, 2, 2), reward)
+    torch.testing.assert_close(rollout.reward, wanted, rtol=5e-3, atol=0)  # digits as written
+    state = policy.see(rollout.latent, rollout.hidden, rollout.latent_before)[:, :, :2]
+    torch.testing.assert_close(policy.value(state, torch.ones(3, 5)), wanted, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("form", ["mean_of_symexp", "symexp_of_mean"])
+def test_untrained_heads_expect_exactly_nothing(form):
+    config = dataclasses.replace(LOCAL, num_bins=255, two_hot_form=form)
+    model, policy = world_model(config).eval(), agent(config)
+    rollout = imagine(
+        model, policy, transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="prior"
+    )
+    assert not rollout.reward.any()
+    state = policy.see(rollout.latent, rollout.hidden, rollout.latent_before)
+    assert not policy.value(state, torch.ones(3, 5)).any()
+
+
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_shapes_and_no_gradient(start):
     _, _, _, rollout = dream(start)
     assert rollout.latent.shape == (3, 2, 5, 16)
     assert rollout.hidden.shape == (3, 2, 5, 16)
-    assert rollout.state.shape == (3, 2, 5, 32)
+    assert rollout.before.shape == (3, 2, 1, 16)
+    assert rollout.latent_before.shape == (3, 2, 5, 16)
     assert rollout.action.shape == rollout.raw_action.shape == (3, 2, 4, 6)
     assert rollout.reward.shape == rollout.terminated.shape == (3, 2, 4)
-    assert not rollout.state.requires_grad
+    assert not any(getattr(rollout, field.name).requires_grad for field in dataclasses.fields(rollout))
 
 
-@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+@pytest.mark.parametrize(
+    "config",
+    [MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL, TWO_FRAMES],
+    ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}",
+)
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_the_cached_rollout_equals_the_full_forward(start, config):
     """One pass over context and imagined tokens gives every hidden state, reward and end of the rollout."""
@@ -54,7 +91,12 @@ def test_the_cached_rollout_equals_the_full_forward(start, config):
     hidden = model.remember(latent, action, model.window(is_first), routing)
     # 1e-5: float32 sums over other shapes; nothing else differs.
     torch.testing.assert_close(rollout.hidden[:, :, 1:], hidden[:, :, num_context:], rtol=1e-5, atol=1e-5)
-    prediction = model.predict(Moment(*(x[:, :, num_context:] for x in (latent, action, hidden))))
+    before = model.before(latent, is_first)
+    assert torch.equal(rollout.latent_before[:, :, :-1], before[:, :, num_context:])
+    # Reward t and end t are read with the latent that action t led to.
+    prediction = model.predict(
+        Moment(*(x[:, :, num_context:] for x in (latent, action, hidden, before))), rollout.latent[:, :, 1:]
+    )
     torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(rollout.terminated, (prediction.termination_logits > 0).float())
 
@@ -69,11 +111,14 @@ def test_every_latent_is_foretold_from_the_moment_before_it(start):
         first = moments.pop(0)
         assert torch.equal(first.latent, replayed_latents(model, context)[:, :, -1:])
         assert torch.equal(first.action, context.action[:, :, -1:])
+        past = model.before(replayed_latents(model, context), context.is_first)
+        assert torch.equal(first.before, past[:, :, -1:])
     assert len(moments) == 4
     for step, moment in enumerate(moments):
         at = slice(step, step + 1)
         assert torch.equal(moment.latent, rollout.latent[:, :, at])
         assert torch.equal(moment.action, rollout.action[:, :, at])
+        assert torch.equal(moment.before, rollout.latent_before[:, :, at])
         assert torch.equal(moment.hidden, rollout.hidden[:, :, step + 1 : step + 2])
 
 
@@ -81,8 +126,9 @@ def test_a_posterior_start_is_the_last_real_state():
     model, context, _, rollout = dream("posterior")
     assert torch.equal(rollout.latent[:, :, 0], replayed_latents(model, context)[:, :, -1])
     first = context.is_first[:, :, -1]
-    remembered = rollout.hidden[:, :, 0].abs().sum(dim=-1) > 0
-    assert torch.equal(remembered, ~first)
+    for past in (rollout.hidden, rollout.before):
+        remembered = past[:, :, 0].abs().sum(dim=-1) > 0
+        assert torch.equal(remembered, ~first)
     assert rollout.valid.all()
 
 
@@ -141,7 +187,8 @@ def test_a_low_temperature_takes_the_likeliest_class(start):
 
 def test_the_same_stream_gives_the_same_dream():
     first, second = dream("posterior")[3], dream("posterior")[3]
-    assert torch.equal(first.state, second.state)
+    assert torch.equal(first.latent, second.latent)
+    assert torch.equal(first.hidden, second.hidden)
     assert torch.equal(first.action, second.action)
 
 
@@ -151,6 +198,8 @@ def test_a_context_of_one_step_can_open_a_posterior_dream():
     rollout = imagine(model, policy, transitions(length=1), model.route(), stream, horizon=2, start="posterior")
     assert rollout.hidden[:, :, 0].abs().sum() == 0
     assert rollout.hidden[:, :, 1].abs().sum() > 0
+    assert rollout.before.abs().sum() == 0
+    assert torch.equal(rollout.latent_before[:, :, 1:], rollout.latent[:, :, :-1])
 
 
 def test_a_rollout_keeps_nothing_for_a_backward_pass_and_draws_no_picture(monkeypatch):
@@ -177,3 +226,17 @@ def test_contexts_are_encoded_in_the_precision_of_autocast(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         dream("prior")
     assert set(dtypes) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("start", ["prior", "posterior"])
+def test_nothing_is_imagined_after_a_final_frame(start):
+    torch.manual_seed(0)
+    model, policy = world_model(ARRIVAL).eval(), agent(ARRIVAL)
+    context = transitions(length=5)
+    context.is_last[1, 0, -1] = True
+    context.is_last[2, 1, -2] = True  # the next episode has begun since
+    routing, rng = model.route(), PhiloxState.from_seed(7, "cpu")
+    ended = (context.terminated | context.truncated)[:, :, -1] if start == "prior" else torch.zeros(3, 2).bool()
+    valid = imagine(model, policy, context, routing, rng, horizon=2, start=start).valid
+    ended[1, 0] = True
+    assert torch.equal(valid, ~ended)

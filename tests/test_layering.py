@@ -14,7 +14,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"loaded"},
     "kernels": set(),
     "batch": set(),
-    "config": {"config_checks", "config_model"},
+    "config": {"config_agent", "config_checks", "config_model"},
+    "config_agent": {"config_checks"},
     "config_checks": set(),
     "config_model": {"config_checks"},
     "config_file": {"config", "whole_file"},
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "panel_tasks": {"training"},
     "presets": {"ablations", "config", "task_sets"},
     "task_sets": set(),
-    "command_line": {"config", "config_checks", "console", "envs", "presets", "shell"},
+    "command_line": {"config", "config_agent", "config_checks", "console", "envs", "presets", "shell"},
     "console": set(),
     "shell": set(),
     "compiler": {"command_line", "config"},
@@ -93,7 +94,8 @@ BUILDERS = {"train", "evaluate", "film", "report", "report_model", "loaded", "ex
 
 # Rooms that answer before torch could be loaded (over a second).
 WITHOUT_TORCH = (
-    "envs", "config", "config_checks", "config_model", "config_file", "presets", "command_line", "resuming", "restored",
+    "envs", "config", "config_agent", "config_checks", "config_model", "config_file", "presets", "command_line",
+    "resuming", "restored",
     "aggregates", "console", "disk", "durable", "failure", "flops", "gif_writer", "live", "machine", "origin", "panel",
     "panel_tasks", "run_folder", "run_paths", "shell", "threads", "whole_file",
     "evaluate", "evaluation_table", "episode_film", "doctor", "doctor_probes", "export", "model_card", "report",

@@ -204,7 +204,7 @@ def test_imagined_steps_are_those_of_foresight(run_folder, agent):
     action = torch.stack(vectors).expand(4, 1, 3, size)
     none = torch.zeros(4, 1, 1, dtype=torch.bool)
     frame = torch.from_numpy(given).expand(4, 1, 1, 64, 64, 3)
-    context = TransitionBatch(frame, action[:, :, :1], torch.zeros(4, 1, 1), none, none, ~none)
+    context = TransitionBatch(frame, action[:, :, :1], torch.zeros(4, 1, 1), none, none, ~none, none)
     found = foresee(
         dreamer.model, context, action[:, :, 1:], dreamer.routing, PhiloxState.from_seed(second, "cpu"),
         temperature=agent.config.imagination.temperature,

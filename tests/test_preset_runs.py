@@ -16,8 +16,8 @@ TINY = [
     "--model.perception.channels", "2", "2", "2", "2", "--model.perception.groups", "4",
     "--model.perception.classes", "4", "--model.max-positions", "16", "--model.num-bins", "21",
     "--batch.length", "4", "--batch.num-sequences", "1", "--imagination.num-sequences", "2",
-    "--imagination.horizon", "2", "--imagination.context", "2", "--schedule.acting-context", "4",
-    "--schedule.prefill-fraction", "0.1", "--schedule.warmup-fraction", "0.2", "--clustering.num-batches", "2",
+    "--imagination.horizon", "2", "--imagination.context", "2", "--schedule.acting-context", "3",
+    "--schedule.prefill-steps", "1", "--schedule.warmup-updates", "3", "--clustering.num-batches", "2",
     "--clustering.restarts", "2", "--actor-critic.hidden", "8", "--evaluation-episodes", "0", "--device", "cpu",
     "--env.num-workers", "0", "--no-report",
 ]  # fmt: skip

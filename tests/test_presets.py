@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from mow import envs
-from mow.presets import PRESETS
+from mow.presets import PRESETS, in_proportion, quickstart
 from mow.task_sets import ATARI26
 
 
@@ -29,6 +29,29 @@ def test_every_preset_learns(name: str) -> None:
     assert config.warmup_updates < config.world_model_updates / 2
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_literal_presets_keep_the_published_forms(name: str) -> None:
+    config = PRESETS[name]()
+    literal = name in ("atari26", "storm", "mt50")
+    assert config.model.two_hot_form == ("symexp_of_mean" if literal else "mean_of_symexp")
+    assert config.optim.agent_eps == (1e-5 if literal else 1e-8)
+    assert (config.actor_critic.entropy_scale == "none") == (literal or config.optim.matrices == "adam")
+
+
+def test_phases_are_numbers() -> None:
+    """Those of quickstart and atari26 at their own lengths; a longer run has the same, a shorter one its share."""
+    config = quickstart()
+    assert (config.prefill_steps, config.warmup_updates, config.world_model_updates) == (1_140, 380, 1_995)
+    assert (config.model.routing.anneal_updates, config.actor_critic.entropy_updates) == (399, 1_496)
+    assert PRESETS["atari26"]().model.routing.anneal_updates == 20_000  # the paper's fifth of 100,000
+    assert in_proportion(config, 7_600) == in_proportion(config, 100_000) == config
+    short = dataclasses.replace(in_proportion(config, 600), total_steps=600)
+    assert (short.prefill_steps, short.warmup_updates) == (90, 30)
+    assert (short.model.routing.anneal_updates, short.actor_critic.entropy_updates) == (32, 118)  # 31.5 is rounded
+    with pytest.raises(ValueError, match=r"lower schedule\.prefill_steps, or raise total_steps"):
+        dataclasses.replace(config, total_steps=600)
+
+
 def test_numbers_of_the_paper() -> None:
     config = PRESETS["atari26"]()
     assert config.tasks == ATARI26
@@ -37,6 +60,13 @@ def test_numbers_of_the_paper() -> None:
     assert (config.imagination.horizon, config.actor_critic.discount, config.actor_critic.lam) == (16, 0.985, 0.95)
     assert config.prefill_steps == config.warmup_updates == 5_000  # 5 % each
     assert config.world_model_updates == 100_000
+
+
+def test_only_the_papers_presets_weigh_tasks_by_the_whole_loss() -> None:
+    names = ("atari26", "mt50", "quickstart", "atari4", "mt10", "dmc18", "mixed")
+    weighting = {name: PRESETS[name]().loss.weighting for name in names}
+    literal = dict.fromkeys(("atari26", "mt50"), "harmony")
+    assert weighting == {**dict.fromkeys(names, "shared_terms"), **literal}
 
 
 def test_storm_is_one_task_without_anything_for_many() -> None:

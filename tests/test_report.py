@@ -101,6 +101,7 @@ def test_the_page_of_a_finished_run(made):
     assert "environment steps" in said["returns"]
     assert "world-model updates" in said["losses"]
     assert "gradients of the tasks' losses" in said["similarity"]
+    assert "decoder.output.weight" in said["similarity"] or "encoder." in said["similarity"]
     assert "expert 3" in said["usage"]
     assert "updates/s" in said["time"]
     assert "Where the time went" in said["time"]
@@ -218,7 +219,7 @@ def test_names_cannot_smuggle_anything_in(tmp_path):
         module_of_task=(0, 0),
         expert_share=np.eye(2),
         learned_routing=True,
-        similarity=Similarity(evil, np.eye(2), 0.5, 0.5),
+        similarity=Similarity(evil, np.eye(2), 0.5, 0.5, {evil: 0.5}),
         weights={evil: 1.0, "dummy:slide": 0.5},
         films={evil: film},
         no_films="",
@@ -285,6 +286,8 @@ def test_the_model_view_is_the_learners(run_folder):
     assert ((view.expert_share > 0).sum(axis=1) == config.model.experts.experts_per_task).all()
     first, last = kept["order"][0], kept["order"][3]
     assert view.similarity.cosine[0, 3] == float(kept["similarity"][first, last])
+    assert view.similarity.shares == kept["shares"]
+    assert sum(kept["shares"].values()) == pytest.approx(1.0)
     sigma = content["learner"]["task_weights"]["log_sigma"].exp()
     assert list(view.weights.values()) == pytest.approx((1.0 / sigma).tolist())
 

@@ -18,7 +18,7 @@ DUMMY = [
     "--tasks", "dummy:count-0", "dummy:slide", "--total-steps", "20", "--log-every", "5", "--model.width", "16",
     "--model.num-heads", "2", "--model.feedforward", "16", "--model.perception.channels", "2", "2", "2", "2",
     "--model.perception.groups", "4", "--model.perception.classes", "4", "--model.perception.latent", "dense",
-    "--model.prior", "dense", "--batch.length", "4", "--batch.num-sequences", "1",
+    "--model.prior", "dense", "--batch.length", "4", "--batch.num-sequences", "1", "--schedule.acting-context", "3",
     "--imagination.num-sequences", "2", "--imagination.horizon", "2", "--clustering.num-batches", "2",
     "--clustering.restarts", "2", "--actor-critic.rollout-parts", "2",
     "--schedule.agent-every", "2", "--device", "cpu", "--no-report",

@@ -150,7 +150,7 @@ FIELDS = [
     *((f"--actor-critic.{name} 0", f"{name.replace('-', '_')} must be above 0, got 0")
       for name in ("hidden", "num-layers", "rollout-epochs", "rollout-parts", "clip", "memory-gain")),
     *((f"--actor-critic.{name} 1.5", f"{name.replace('-', '_')} must lie in [0, 1], got 1.5")
-      for name in ("discount", "lam", "slow-decay", "return-decay", "final-entropy", "entropy-fraction")),
+      for name in ("discount", "lam", "slow-decay", "return-decay", "final-entropy")),
     ("--actor-critic.return-decay 1", "return_decay must be below 1, got 1.0"),
     ("--actor-critic.entropy -1", "entropy must be 0 or more, got -1"),
     ("--actor-critic.rollout-parts 99999", "actor_critic.rollout_parts must be at most imagination.num_sequences"),
@@ -159,9 +159,11 @@ FIELDS = [
                    "matrix-lr", "weighting-lr")),
     ("--optim.final-lr 2", "final_lr must lie in [0, 1], got 2.0"),
     ("--optim.precision fp8", "bf16"),
-    ("--schedule.prefill-fraction 2", "prefill_fraction must lie in [0, 1], got 2.0"),
+    ("--schedule.prefill-steps -2", "prefill_steps must be 0 or more, got -2"),
+    ("--schedule.prefill-steps 8000", "lower schedule.prefill_steps, or raise total_steps"),
     ("--schedule.random-action 2", "random_action must lie in [0, 1], got 2.0"),
-    ("--schedule.warmup-fraction -1", "warmup_fraction must be 0 or more, got -1"),
+    ("--actor-critic.entropy-updates -1", "entropy_updates must be 0 or more, got -1"),
+    ("--schedule.warmup-updates -1", "warmup_updates must be 0 or more, got -1"),
     *((f"--schedule.{name} 0", f"{name.replace('-', '_')} must be above 0, got 0")
       for name in ("world-model-every", "agent-every", "acting-context")),
     ("--model.max-positions 2", "model.max_positions must cover the longest window of"),
@@ -179,7 +181,7 @@ FIELDS = [
     ("--model.perception.unimix 2", "unimix must lie in [0, 1], got 2.0"),
     ("--model.perception.latent dense", "prior local needs perception.latent spatial"),
     ("--model.routing.hidden 0", "hidden must be above 0, got 0"),
-    ("--model.routing.anneal-fraction 2", "anneal_fraction must lie in [0, 1], got 2.0"),
+    ("--model.routing.anneal-updates -2", "anneal_updates must be 0 or more, got -2"),
     ("--model.routing.noise -1", "noise must be 0 or more, got -1"),
 ]  # fmt: skip
 

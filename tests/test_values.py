@@ -111,7 +111,7 @@ EXTREME = (
     {"optim.agent_clip": 1e-30, "optim.world_model_clip": 1e30, "optim.final_lr": 0.0, "loss.reconstruction": 0.0,
      "loss.balance": 0.0, "model.embedding_size": 1, "imagination.context": 1, "imagination.horizon": 1,
      "schedule.acting_context": 1, "optim.task_groups": 7, "log_every": 2**31 - 1, "seed": 2**32 - 1},
-    {"schedule.warmup_fraction": 0.0, "schedule.prefill_fraction": 0.0, "schedule.agent_every": 2**31 - 1,
+    {"schedule.warmup_updates": 0, "schedule.prefill_steps": 0, "schedule.agent_every": 2**31 - 1,
      "clustering.num_modules": 7, "replay.prefetch": 0, "keep_checkpoints": 2**31 - 1, "checkpoint_every": 1},
 )  # fmt: skip
 

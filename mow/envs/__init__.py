@@ -62,8 +62,8 @@ Then it gets its name here (and, if it needs a package, an extra in pyproject.to
 +    "lights": (),
      "gym": "pip install gymnasium opencv-python-headless",
 +    "lights": "pip install numpy",
--    return (*ATARI, *DMC, *counters, *MT50, *TINY5)
-+    return (*ATARI, *DMC, *counters, *MT50, *TINY5, "lights:squares")
+-    return (*ATARI, *DMC, *counters, *MT50, *TINY7)
++    return (*ATARI, *DMC, *counters, *MT50, *TINY7, "lights:squares")
 ```
 
 It works when this runs, and is done when tests/envs/test_contract.py passes with its tasks among CASES. What random and
@@ -87,7 +87,7 @@ from typing import Any
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
 from mow.envs.process_state import CallState
-from mow.task_sets import ATARI, ATARI26, DMC, DMC18, MT10, MT50, TINY5
+from mow.task_sets import ATARI, ATARI26, DMC, DMC18, MT10, MT50, TINY5, TINY7
 
 # A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
 # those who use it.
@@ -127,13 +127,20 @@ _REMEDIES: dict[str, str] = {
 }
 
 # Tasks by the name of a set, which stands for all of them on a command line.
-SETS: dict[str, tuple[str, ...]] = {"atari26": ATARI26, "tiny5": TINY5, "mt10": MT10, "mt50": MT50, "dmc18": DMC18}
+SETS: dict[str, tuple[str, ...]] = {
+    "atari26": ATARI26,
+    "tiny5": TINY5,
+    "tiny7": TINY7,
+    "mt10": MT10,
+    "mt50": MT50,
+    "dmc18": DMC18,
+}
 
 
 def task_names() -> tuple[str, ...]:
     """All known tasks, "suite:Task", but those of gymnasium; loads no simulator."""
     counters = (f"dummy:{variant}" for variant in VARIANTS)
-    return (*ATARI, *DMC, *counters, *MT50, *TINY5)
+    return (*ATARI, *DMC, *counters, *MT50, *TINY7)
 
 
 def expand(names: Sequence[str]) -> tuple[str, ...]:

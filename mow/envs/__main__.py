@@ -14,7 +14,7 @@ from typing import NoReturn
 from mow import envs
 from mow.console import complain, program, tell
 from mow.envs.protocols import PROTOCOLS, table
-from mow.envs.tiny_tasks import TASKS as TINY_TASKS
+from mow.envs.tiny import TASKS as TINY_TASKS
 from mow.shell import expanded
 
 _WIDTH = 118

@@ -120,8 +120,9 @@ class Episode:
 class EnvStep:
     """What all K tasks answered to one action each. The arrays are the reader's own copies."""
 
-    frame: NDArray[np.uint8]  # [K, 64, 64, 3] the next observation; after an end, the first of the next episode
+    frame: NDArray[np.uint8]  # [K, 64, 64, 3] the next observation; after an end see `make_vector`, final_frames
     is_first: NDArray[np.bool_]  # [K] `frame` opens an episode
+    is_last: NDArray[np.bool_]  # [K] `frame` is the final one of its episode: the next action is ignored
     reward: NDArray[np.float32]  # [K] units of the task
     terminated: NDArray[np.bool_]  # [K] the task ended by itself
     truncated: NDArray[np.bool_]  # [K] a time limit cut the episode

@@ -83,7 +83,7 @@ PROTOCOLS: dict[str, Protocol] = {
         needs=("metaworld", "mujoco"),
     ),
     "tiny": Protocol(
-        actions="2 to 4 discrete; slide: 1 continuous",
+        actions="2 to 5 discrete; slide: 1 continuous",
         action_repeat="1",
         starts="another seed per episode",
         sticky="none",

@@ -21,6 +21,7 @@ RECORD = np.dtype(
         ("frame", np.uint8, FRAME_SHAPE),
         ("reward", np.float32),
         ("is_first", np.bool_),
+        ("is_last", np.bool_),
         ("terminated", np.bool_),
         ("truncated", np.bool_),
         ("life_lost", np.bool_),
@@ -29,7 +30,7 @@ RECORD = np.dtype(
     ],
     align=True,
 )
-FLAGS = ("reward", "is_first", "terminated", "truncated", "life_lost")
+FLAGS = ("reward", "is_first", "is_last", "terminated", "truncated", "life_lost")
 _SHORTEST_STILL = 5  # steps; a shorter episode in which nothing moves is no sign of a broken picture
 
 
@@ -50,6 +51,7 @@ class _Progress:
     first_picture: int | None = None  # checksum
     moved: bool = False  # a frame was another than the first
     drawn: bool = False  # a frame had more than one colour
+    over: bool = False  # its final frame is shown; the next step opens another
 
 
 # A finished episode on its way to the parent: slot, return, length, success.
@@ -84,12 +86,20 @@ class TaskGroup:
 
     There are none before `build`, or before `renew` made some of them. An environment that fails is reported and left
     alone until it is renewed.
+
+    Args: final_frames: see `make_vector`.
     """
 
     def __init__(
-        self, slots: Mapping[int, str], board: NDArray[np.void], seed: int, options: Mapping[str, object]
+        self,
+        slots: Mapping[int, str],
+        board: NDArray[np.void],
+        seed: int,
+        options: Mapping[str, object],
+        *,
+        final_frames: bool = False,
     ) -> None:
-        self._slots, self._seed, self._options = slots, seed, options
+        self._slots, self._seed, self._options, self._final_frames = slots, seed, options, final_frames
         # One column per field, made once: a view of a record array costs more than what is written through it.
         self._board = {name: board[name] for name in RECORD.names or ()}
         self._envs: dict[int, GuardedEnv] = {}
@@ -132,8 +142,8 @@ class TaskGroup:
     def renew(self, lost: Mapping[int, tuple[int, Action]]) -> Renewed:
         """Make simulators anew and let each take the action that the lost one was given, in an episode of one step.
 
-        That episode is real from its first frame to its reward, and is cut off as truncated; the board then shows the
-        first frame of the next.
+        That episode is real from its first frame to its reward, and is cut off as truncated; the board then shows its
+        final frame, or the first of the next.
 
         Args: lost: by slot, how often its simulator has been made anew (seeds follow from it), and the action.
         """
@@ -176,8 +186,9 @@ class TaskGroup:
                 why = failure.reason
                 self._make(slot, progress.restarts)
                 self._progress[slot] = progress
-            self._open(slot)
-            renewed[slot] = why
+            if not progress.over:  # else nothing of the episode is to come
+                self._open(slot)
+                renewed[slot] = why
         return renewed
 
     def close(self) -> None:
@@ -213,6 +224,9 @@ class TaskGroup:
         self._board["frame"][slot] = frame
 
     def _step(self, slot: int, action: Action, stepped: Stepped) -> None:
+        if self._progress[slot].over:  # the action was chosen at a final frame
+            self._begin(slot)
+            return
         frame, reward, terminated, truncated, info = self._envs[slot].step(action)
         self._look(slot, frame)
         progress = self._progress[slot]
@@ -220,25 +234,31 @@ class TaskGroup:
         progress.length += 1
         if "success" in info:
             progress.success = bool(progress.success) or info["success"]
-        ended = terminated or truncated
-        flags = (reward, ended, terminated, truncated, info.get("life_lost", False))
+        flags = (reward, False, False, terminated, truncated, info.get("life_lost", False))
         for name, flag in zip(FLAGS, flags, strict=True):
             self._board[name][slot] = flag
-        if ended:
+        self._board["frame"][slot] = frame
+        if terminated or truncated:
             stepped.finished.append((slot, progress.episode_return, progress.length, progress.success))
             self._report_a_still(slot, stepped)
-            self._open(slot)
+            self._end(slot)
+
+    def _end(self, slot: int) -> None:
+        """Leave the final frame on the board for a step, or open the next episode at once."""
+        if self._final_frames:
+            self._progress[slot].over = self._board["is_last"][slot] = True
         else:
-            self._board["frame"][slot] = frame
+            self._board["is_first"][slot] = True
+            self._open(slot)
 
     def _renew(self, slot: int, restarts: int, action: Action) -> Frame:
         self._make(slot, restarts)
         self._open(slot)
         first: Frame = self._board["frame"][slot].copy()
         self._step(slot, action, Stepped([], [], []))
-        if not self._board["is_first"][slot]:  # the episode did not end by itself
-            self._board["is_first"][slot] = self._board["truncated"][slot] = True
-            self._open(slot)
+        if not (self._board["terminated"][slot] or self._board["truncated"][slot]):  # it did not end by itself
+            self._board["truncated"][slot] = True
+            self._end(slot)
         return first
 
     def _look(self, slot: int, frame: Frame) -> None:

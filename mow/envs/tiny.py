@@ -6,16 +6,22 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import cache, singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mow.console import complain, program, tell
 from mow.envs.base import Action
-from mow.envs.tiny_tasks import GRID, SLIDE_STEP, TASKS, Catch, Dodge, Goal, Pole, Slide, TinyEnv
+from mow.envs.tiny_memory import NEAR, NEAR_REWARD, PUSHES, Bounce, Cell, Chase, distance, fly, nearer, walk
+from mow.envs.tiny_tasks import GRID, SLIDE_STEP, Catch, Dodge, Goal, Pole, Slide, TinyEnv
+
+LOOK_AHEAD = 4  # steps, of the expert of "chase"
+LATER = 0.95  # what a step later is worth to it
 
 Policy = Callable[[TinyEnv], Action]
+
+TASKS: dict[str, type[TinyEnv]] = {task.NAME: task for task in (Catch, Goal, Dodge, Pole, Slide, Bounce, Chase)}
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ RETURNS: dict[str, Reference] = {
     "tiny:dodge": Reference(random=1.199, expert=4.0, episodes=1000),
     "tiny:pole": Reference(random=0.948, expert=10.0, episodes=1000),
     "tiny:slide": Reference(random=3.359, expert=13.759, episodes=1000),
+    "tiny:bounce": Reference(random=-2.968, expert=3.78, episodes=1000),
+    "tiny:chase": Reference(random=0.543, expert=3.886, episodes=1000),
 }
 
 
@@ -79,6 +87,36 @@ def _(env: Pole) -> int:
 @expert_action.register
 def _(env: Slide) -> NDArray[np.float32]:
     return np.array([(env.marker - env.block) / SLIDE_STEP], np.float32).clip(-1.0, 1.0)  # [1]
+
+
+@expert_action.register
+def _(env: Bounce) -> int:
+    ball, velocity = fly(env.ball, env.velocity)
+    while ball[0] < GRID - 1:
+        ball, velocity = fly(ball, velocity)
+    return 1 + int(np.sign(ball[1] - env.paddle))
+
+
+@expert_action.register
+def _(env: Chase) -> int:
+    _, push = _best_push(env.walker, env.velocity, env.pursuer, env.moves_next, LOOK_AHEAD)
+    return push
+
+
+@cache
+def _best_push(walker: Cell, velocity: Cell, pursuer: Cell, moves_next: bool, steps: int) -> tuple[float, int]:
+    """The highest reward of the next `steps` of "chase", less 1 for being caught, and the index of its first push."""
+    if steps == 0:
+        return 0.0, 0
+    options = []
+    for push in PUSHES:
+        place, moved = walk(walker, velocity, push)
+        chaser = nearer(pursuer, place) if moves_next else pursuer
+        gap = distance(place, chaser)
+        later = _best_push(place, moved, chaser, not moves_next, steps - 1)[0] if gap else -1.0
+        options.append((NEAR_REWARD if 0 < gap <= NEAR else 0.0) + LATER * later)
+    best = max(options)
+    return best, options.index(best)
 
 
 def register_gymnasium() -> None:

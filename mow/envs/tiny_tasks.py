@@ -1,4 +1,4 @@
-"""Five small visual tasks that differ in look, actions, dynamics and ending. Numpy only.
+"""Small visual tasks that differ in look, actions, dynamics and ending, and what all of them share. Numpy only.
 
 A picture tells the state of its task (but not how many steps have gone by): cells of 8 or 10 pixels on a grid, or
 shapes whose soft edges place them more finely than a pixel. Every task has its own background.
@@ -355,6 +355,3 @@ class Slide(TinyEnv):
         push = float(np.asarray(action)[0])
         self.block = min(max(self.block + SLIDE_STEP * push, -1.0), 1.0)
         return max(0.0, 1.0 - 2.0 * abs(self.block - self.marker)), False
-
-
-TASKS: dict[str, type[TinyEnv]] = {task.NAME: task for task in (Catch, Goal, Dodge, Pole, Slide)}

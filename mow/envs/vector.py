@@ -53,6 +53,7 @@ def make_vector(
     options: Mapping[str, object],
     max_restarts: int = 0,
     timeout_s: float = 60.0,
+    final_frames: bool = False,
 ) -> VectorEnv:
     """The tasks in this process (num_workers = 0) or in at most one worker process per task.
 
@@ -66,6 +67,9 @@ def make_vector(
         max_restarts: in a row, of a simulator that fails; see OrderedVectorEnv.
         timeout_s: how long one simulator in a worker may take for one call, a step or a reset, in seconds; to be made
             it may take 10 s more. Without workers a simulator that hangs cannot be ended.
+        final_frames: show the final frame of an episode too (EnvStep.is_last). The action taken at it is ignored: the
+            next step has reward 0 and opens the next episode, and is no step of either. Without, the step that ends an
+            episode shows the first frame of the next one.
     Raises: ValueError if num_workers or max_restarts is negative, there is no task, a task or option is unknown, or a
         simulator fails in its constructor or first reset; ImportError if one is not installed. One line.
     """
@@ -78,10 +82,13 @@ def make_vector(
     for name in tasks:
         check_task(name)
     if num_workers == 0:
-        return SerialVectorEnv(tasks, seed=seed, options=options, max_restarts=max_restarts)
+        return SerialVectorEnv(
+            tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames
+        )
     return WorkerVectorEnv(
-        tasks, seed=seed, num_workers=num_workers, options=options, max_restarts=max_restarts, timeout_s=timeout_s
-    )
+        tasks, seed=seed, num_workers=num_workers, options=options, max_restarts=max_restarts, timeout_s=timeout_s,
+        final_frames=final_frames,
+    )  # fmt: skip
 
 
 class SerialVectorEnv(OrderedVectorEnv):
@@ -91,10 +98,16 @@ class SerialVectorEnv(OrderedVectorEnv):
     """
 
     def __init__(
-        self, tasks: Sequence[str], *, seed: int, options: Mapping[str, object], max_restarts: int = 0
+        self,
+        tasks: Sequence[str],
+        *,
+        seed: int,
+        options: Mapping[str, object],
+        max_restarts: int = 0,
+        final_frames: bool = False,
     ) -> None:
         super().__init__(tasks, np.zeros(len(tasks), RECORD), seed, max_restarts)
-        self._group = TaskGroup(dict(enumerate(tasks)), self._board, seed, options)
+        self._group = TaskGroup(dict(enumerate(tasks)), self._board, seed, options, final_frames=final_frames)
         self._set_specs(self._group.build())
 
     def close(self) -> None:

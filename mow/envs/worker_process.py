@@ -63,13 +63,16 @@ class Worker:
 
 
 def start_worker(
-    number: int, slots: dict[int, str], memory: Any, seed: int, options: Mapping[str, object]
+    number: int, slots: dict[int, str], memory: Any, seed: int, options: Mapping[str, object], final_frames: bool
 ) -> Worker:
     """A process with a TaskGroup that is not built yet; `memory` is shared and holds a board."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_work, args=(theirs, memory, slots, seed, dict(options)), name=f"envs-{number}", daemon=True
+        target=_work,
+        args=(theirs, memory, slots, seed, dict(options), final_frames),
+        name=f"envs-{number}",
+        daemon=True,
     )
     with _quiet_start():
         process.start()
@@ -127,13 +130,19 @@ class _Reporting:
 
 
 def _work(
-    connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, object]
+    connection: Connection,
+    memory: Any,
+    slots: dict[int, str],
+    seed: int,
+    options: dict[str, object],
+    final_frames: bool,
 ) -> None:
     """Main loop of a worker: answers the parent until the pipe ends."""
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    with _Reporting(connection), closing(TaskGroup(slots, np.frombuffer(memory, RECORD), seed, options)) as group:
+    board = np.frombuffer(memory, RECORD)
+    with _Reporting(connection), closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
         while True:
             verb, *arguments = connection.recv()
             connection.send((None, getattr(group, verb)(*arguments)))

@@ -39,12 +39,14 @@ class WorkerVectorEnv(OrderedVectorEnv):
         options: Mapping[str, object],
         max_restarts: int = 0,
         timeout_s: float = 60.0,
+        final_frames: bool = False,
     ) -> None:
         if num_workers < 1:
             raise ValueError(f"expected one worker or more, got {num_workers}: use SerialVectorEnv for none")
         memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * RECORD.itemsize)
         super().__init__(tasks, np.frombuffer(memory, RECORD), seed, max_restarts)
         self._memory, self._options, self._timeout_s = memory, options, timeout_s
+        self._final_frames = final_frames
         self._workers: list[Worker] = []
         self._asked: list[Worker] = []  # who owes an answer
         self._unheard: list[Crash] = []  # who was gone when it was asked
@@ -135,7 +137,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
         return renewed
 
     def _start(self, number: int, slots: dict[int, str]) -> Worker:
-        return start_worker(number, slots, self._memory, self._seed, self._options)
+        return start_worker(number, slots, self._memory, self._seed, self._options, self._final_frames)
 
     def _ask(self, worker: Worker, verb: str, *arguments: object) -> None:
         try:

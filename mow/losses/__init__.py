@@ -52,7 +52,7 @@ terms. Curves per task, harmony weights, task gradients and the report follow fr
 `python -m mow.train --loss.smoothness 0.1` uses it. An entry in mow/ablations.py makes it a row of `mow.ablate`.
 '''
 
-from mow.losses.actor_critic import entropy_bonus, policy_loss, value_loss
+from mow.losses.actor_critic import entropy_bonus, entropy_unit, policy_loss, value_loss
 from mow.losses.balance import balance_loss, expert_use
 from mow.losses.dynamics import LatentLosses, latent_losses
 from mow.losses.harmony import harmony_loss
@@ -63,6 +63,7 @@ __all__ = [
     "LatentLosses",
     "balance_loss",
     "entropy_bonus",
+    "entropy_unit",
     "expert_use",
     "harmony_loss",
     "latent_losses",

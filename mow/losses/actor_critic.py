@@ -40,6 +40,17 @@ def entropy_bonus(entropy: Tensor, weight: Tensor) -> Tensor:
     return _weighted_mean(entropy, weight)
 
 
+def entropy_unit(discrete: Tensor, continuous: Tensor) -> Tensor:
+    """What the entropy of a task is measured in: ln(number of actions), or the number of dimensions.
+
+    Args: discrete, continuous: legal actions and used dimensions, [K, A_d] and [K, A_c] bool.
+    Returns: [K] nats; 1 for a task of one action, which has no entropy.
+    """
+    num_actions = discrete.sum(dim=1)
+    logarithm = torch.where(num_actions > 1, num_actions.clamp_min(1).float().log(), 1.0)
+    return torch.where(num_actions > 0, logarithm, continuous.sum(dim=1).clamp_min(1).float())
+
+
 def value_loss(value_logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Two-hot cross-entropy of the critic: [K, B, T, V], [K, B, T] -> [K]. Source: MoW section 3 (critic)."""
     return _weighted_mean(two_hot_loss(value_logits, target.detach()), weight)

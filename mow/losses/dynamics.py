@@ -15,7 +15,7 @@ class LatentLosses(NamedTuple):
 
 
 def latent_losses(
-    posterior_logits: Tensor, prior_logits: Tensor, is_first: Tensor, *, unimix: float, free_bits: float
+    posterior_logits: Tensor, prior_logits: Tensor, leads_on: Tensor, *, unimix: float, free_bits: float
 ) -> LatentLosses:
     """KL between what was seen at t + 1 and what h_t foretold, with a stop-gradient on either side in turn.
 
@@ -27,12 +27,12 @@ def latent_losses(
     Args:
         posterior_logits: [K, B, L, S, C].
         prior_logits: [K, B, L, S, C]; entry t foretells t + 1, the last entry is not used.
-        is_first: [K, B, L] bool; a pair whose second step opens an episode cannot be foretold and is left out.
+        leads_on: [K, B, L - 1] bool; a pair whose second step opens another episode cannot be foretold and is left out.
     Source: MoW section 3; STORM (floor after the mean). Differs: STORM floors the mean over its whole batch and
     counts pairs across episode ends.
     """
     dynamics, representation = categorical_kl(posterior_logits[:, :, 1:], prior_logits[:, :, :-1], unimix=unimix)
-    foretold = (~is_first[:, :, 1:]).float()  # [K, B, L - 1]
+    foretold = leads_on.float()  # [K, B, L - 1]
     count = foretold.sum(dim=(1, 2)).clamp_min(1.0)
 
     def task_mean(kl: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from mow.models.prior import DensePrior, LocalPrior, rows_in
 class Heads(nn.Module):
     """g^D, g^R, g^C (per module, see e_k) and g^T (one for all, must not see e_k). Source: MoW section 3, STORM.
 
-    All read h_t; g^R and g^C also read the events of the prior, where it knows any.
+    All read h_t; g^R and g^C also read the events of the prior, where it has any, and z_{t+1} in the arrival form.
+    Source of the arrival form: DreamerV3, whose reward head reads the state that o_{t+1} has entered.
     """
 
     def __init__(
@@ -27,15 +28,18 @@ class Heads(nn.Module):
             self.prior = LocalPrior(config, num_modules, action_size, d)
         else:
             self.prior = DensePrior(config, num_modules, d)
-        in_features = width + self.prior.num_events
+        self.arrival = config.outcome == "arrival"
+        in_features = width + self.prior.num_events + (config.perception.latent_size if self.arrival else 0)
         self.reward = ModularMLP(num_modules, in_features, width, config.num_bins, embedding_size=d, zero_output=True)
         self.termination = ModularMLP(num_modules, in_features, width, 1, embedding_size=d)
         self.task = ModularMLP(1, width, width, num_tasks) if config.task_head else None
 
-    def forward(self, moment: Moment, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None) -> Prediction:
-        """`plan` names each task's module, `shared` leads to the task head."""
+    def forward(
+        self, moment: Moment, arrived: Tensor | None, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None
+    ) -> Prediction:
+        """`arrived`: z_{t+1} [K, B, L, Z]. `plan` names each task's module, `shared` leads to the task head."""
         logits, events = self.foretell(moment, plan, embedding)
-        reward_logits, termination_logits = self.outcome(moment.hidden, events, plan, embedding)
+        reward_logits, termination_logits = self.outcome(moment.hidden, events, arrived, plan, embedding)
         task_logits = None
         if self.task is not None:
             task_logits = self.task(rows_in(moment.hidden), shared).view(*moment.hidden.shape[:3], -1)
@@ -53,10 +57,18 @@ class Heads(nn.Module):
         return logits.view(*shape, *self.latent_shape), events.view(*shape, -1)
 
     def outcome(
-        self, hidden: Tensor, events: Tensor, plan: RoutePlan, embedding: Tensor | None
+        self, hidden: Tensor, events: Tensor, arrived: Tensor | None, plan: RoutePlan, embedding: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L] from h_t [K, B, L, D] and events [K, B, L, X]."""
-        rows = rows_in(torch.cat([hidden, events], dim=-1))  # [K, 1, B * L, D + X]
+        """Reward logits [K, B, L, V] and termination logits [K, B, L].
+
+        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X]; arrived: z_{t+1} [K, B, L, Z], which the transition form
+            does not read.
+        """
+        inputs = [hidden, events]
+        if self.arrival:
+            assert arrived is not None, "the arrival form reads z_{t+1}"
+            inputs.append(arrived)
+        rows = rows_in(torch.cat(inputs, dim=-1))  # [K, 1, B * L, D + X (+ Z)]
         shape = hidden.shape[:3]
         reward = self.reward(rows, plan, embedding).view(*shape, -1)
         return reward, self.termination(rows, plan, embedding).view(shape)

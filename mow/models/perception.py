@@ -24,7 +24,7 @@ from mow.kernels import RoutePlan
 from mow.models.modular import ModularLinear, uniform_parameter
 from mow.models.recompute import Call, kept, recomputing
 
-Norm = Literal["bn_per_task", "bn_shared", "group"]
+Norm = Literal["bn_per_task", "bn_shared", "group", "channel"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,23 @@ class GroupNorm(nn.Module):
         return F.group_norm(x, self.num_groups, self.weight[row], self.bias[row])
 
 
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of each place, one affine per module: no place depends on what is far from it.
+
+    Source: DreamerV3 (its convolutions).
+    """
+
+    def __init__(self, num_rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_rows, channels))
+        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+
+    def forward(self, x: Tensor, row: int) -> Tensor:
+        """[n, C, H, W] -> the same shape."""
+        rows = x.permute(0, 2, 3, 1)  # [n, H, W, C], as convolutions of stored frames leave it in memory
+        return F.layer_norm(rows, rows.shape[-1:], self.weight[row], self.bias[row]).permute(0, 3, 1, 2)
+
+
 class Conv(nn.Module):
     """Kernel 4, stacked on the module axis; halves (or, transposed, doubles) height and width.
 
@@ -160,8 +177,9 @@ def _unfolded_patches(x: Tensor, kernel: Kernel) -> Tensor:
 
 
 def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]) -> nn.ModuleList:
-    if config.norm == "group":
-        return nn.ModuleList(GroupNorm(num_modules, c) for c in channels)
+    if config.norm in ("group", "channel"):
+        norm = GroupNorm if config.norm == "group" else ChannelNorm
+        return nn.ModuleList(norm(num_modules, c) for c in channels)
     num_rows = num_tasks if config.norm == "bn_per_task" else num_modules
     return nn.ModuleList(BatchNorm(num_rows, c) for c in channels)
 

@@ -4,14 +4,16 @@
 in and around it. A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell
 and its eight neighbours, the action and the hidden state, so a rule of motion learnt in one place holds in all:
 
-    v_t[c] = relu(norm(W_z z_t[neighbours of c] + W_a (a_t x e_k) + W_h [h_t, e_k] + p[c]))
+    v_t[c] = relu(norm(W_z [z_t, z_t-1][neighbours of c] + W_a (a_t x e_k) + W_h [h_t, e_k] + p[c]))
     u_t[c] = relu(norm(W_u v_t[c]))
     l_t[c] = W_o [u_t[c], e_k]                                          logits of what cell c holds of z_t+1
     x_t    = max over c of relu(W_x [u_t[c], softmax l_t[c], e_k])      events: reward and termination read them too
 
-The outer product (a_t alone where the heads are not told the task), since the same entry of a_t means one thing in one
-task and another in the next: tasks that share a module need more than a sum to tell left from up. An event is often one
-code of one cell, such as a ball on a paddle, which softmax l names; that may spare examples.
+z_t-1 is read where `prior_frames` is 2, zeros at the first step of an episode: what has moved, and where to, then shows
+in the cells themselves. The action is multiplied with e_k (and stands alone where the heads are not given the task),
+since the same entry of a_t means one thing in one task and another in the next: tasks that share a module need more
+than a sum to tell left from up. An event is often one code of one cell, such as a ball on a paddle, which softmax l
+names; that may spare examples.
 """
 
 import math
@@ -55,8 +57,8 @@ class LocalPrior(nn.Module):
         width, d = config.prior_width, embedding_size
         self.num_events, self.classes = width // 2, config.perception.classes
         self.side, self.cells = config.perception.side, config.perception.side**2
-        self.cell_size = config.perception.latent_size // self.cells
-        self.neighbours = ModularLinear(num_modules, 9 * self.cell_size, width, bias=False)
+        self.cell_size, self.frames = config.perception.latent_size // self.cells, config.prior_frames
+        self.neighbours = ModularLinear(num_modules, 9 * self.frames * self.cell_size, width, bias=False)
         # A matrix of its own, so that the few entries of the action start as loud as the many of the rest.
         self.action = ModularLinear(num_modules, action_size * max(d, 1), width, bias=False)
         with torch.no_grad():
@@ -76,7 +78,8 @@ class LocalPrior(nn.Module):
         # What one task writes between two steps fits a core's cache, what all tasks write does not: one by one took
         # half the time in a rollout and 70 % in training.
         num_tasks = len(plan.routes)
-        moments = map(Moment, moment.latent.split(1), moment.action.split(1), moment.hidden.split(1))
+        before = [None] * num_tasks if moment.before is None else moment.before.split(1)
+        moments = map(Moment, moment.latent.split(1), moment.action.split(1), moment.hidden.split(1), before)
         embeddings = [None] * num_tasks if embedding is None else embedding.split(1)
         tasks = [
             self._ahead(one, plan.of_task(k), vector)
@@ -99,19 +102,27 @@ class LocalPrior(nn.Module):
             action = (action.unsqueeze(-1) * embedding[:, None, None, None]).flatten(3)  # [K, 1, B * L, A * d]
         far = self.action(action, plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
         place = once(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
-        near = self._near(rows_in(moment.latent).squeeze(1), plan)  # [K, 1, B * L, cells, W]
+        near = self._near(self._cells(moment), plan)  # [K, 1, B * L, cells, W]
         first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan).relu_()
         return self.second_norm(self.second(first, plan), plan).relu_()
 
-    def _near(self, latent: Tensor, plan: RoutePlan) -> Tensor:
-        """[K, N, Z] -> W_z z[neighbours of c] [K, 1, N, cells, W]: a convolution over the grid, task by task.
+    def _cells(self, moment: Moment) -> Tensor:
+        """z_t, and z_{t-1} behind it: [K, N, cells, Z / cells * frames]."""
+        latents = [moment.latent]
+        if self.frames == 2:
+            assert moment.before is not None, "prior_frames 2 reads z_{t-1}: give Moment.before"
+            latents.append(moment.before)
+        return torch.cat([latent.flatten(1, 2).unflatten(-1, (self.cells, -1)) for latent in latents], dim=-1)
+
+    def _near(self, cells: Tensor, plan: RoutePlan) -> Tensor:
+        """[K, N, cells, z] -> W_z z[neighbours of c] [K, 1, N, cells, W]: a convolution over the grid, task by task.
 
         Gathering the nine cells around every cell for one matmul was measured to take longer on a CPU.
         """
         weight = self.neighbours.weight
         rows = once(weight, plan, lambda: rows_of(weight, plan))
         kernels = rows.squeeze(1).unflatten(-1, (3, 3, -1)).permute(0, 1, 4, 2, 3)
-        grids = latent.unflatten(-1, (self.side, self.side, -1)).permute(0, 1, 4, 2, 3)  # [K, N, z, side, side]
+        grids = cells.unflatten(2, (self.side, self.side)).permute(0, 1, 4, 2, 3)  # [K, N, z, side, side]
         near = [F.conv2d(grid, kernel, padding=1) for grid, kernel in zip(grids, kernels, strict=True)]
         together = torch.stack(near) if len(near) > 1 else near[0].unsqueeze(0)
         return together.permute(0, 1, 3, 4, 2).flatten(2, 3).unsqueeze(1)

@@ -2,6 +2,9 @@
 
     score_k = softmax((MLP(e_k) + noise) / temperature),   J_k = the top experts of score_k, in ascending index
 
+The gradient tells whether a chosen expert should weigh more, not whether another would serve the task better; with one
+expert per task the balance loss has none, since a lone share is always 1. bench/results/LOG.md has what comes of it.
+
 Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes who is on top.
 Source: MoW section 3 (task-level router); slot order and noise inferred.
 """
@@ -59,7 +62,8 @@ class Router(nn.Module):
             embedding: [K, d], unit length.
             temperature: divides the logits; above 1 flattens the shares.
             noise: scale of the Gumbel noise on the logits, drawn from `rng`.
-            frozen: [K, J] experts fixed earlier; the shares still follow the scores.
+            frozen: [K, J] experts fixed earlier. The shares still follow the scores, but only `plain` scaling, where
+                they multiply the outputs, passes a gradient to router and e_k: there is no choice left to train.
         """
         logits = self.output(self.hidden(embedding).relu()).float()  # [K, E]
         if noise > 0:
@@ -72,7 +76,12 @@ class Router(nn.Module):
         routes = routes.sort(dim=-1).values
         chosen = score_KE.gather(1, routes)  # [K, J]
         weight_KJ = chosen / chosen.sum(dim=-1, keepdim=True)
-        return Routing(RoutePlan(routes, self.num_experts), weight_KJ, self._scale(chosen, weight_KJ))
+        scale_KJ = self._scale(chosen, weight_KJ)
+        if frozen is not None:
+            weight_KJ = _without_gradient(weight_KJ)
+            if scale_KJ is not None and self.scale != "plain":
+                scale_KJ = _without_gradient(scale_KJ)
+        return Routing(RoutePlan(routes, self.num_experts), weight_KJ, scale_KJ)
 
     def _scale(self, score_KJ: Tensor, weight_KJ: Tensor) -> Tensor | None:
         if self.scale == "none":
@@ -82,6 +91,11 @@ class Router(nn.Module):
         # Straight through: worth exactly 1, so the outputs are concatenated untouched as the paper says, while the
         # task losses still tell the router which expert should weigh more, against all others.
         return 1.0 + (score_KJ - score_KJ.detach()) / score_KJ.detach()
+
+
+def _without_gradient(x: Tensor) -> Tensor:
+    """The same values with a gradient of zero; still part of the graph, as a compiled update expects."""
+    return x.detach() + 0.0 * (x - x.detach())
 
 
 def fixed_choice(method: str, module_of_task: Sequence[int], experts: ExpertsConfig) -> Tensor:

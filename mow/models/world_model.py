@@ -5,6 +5,7 @@
     o_t -> encoder_i -> z_t --+-> mixer_j -> Transformer_j  (j in J_k) -> join -> shared Transformer -> h_t
                         a_t --'                                                                          |
                         next latent_i, reward_i, termination_i, task  <----------------------------------'
+                                      (reward_i and termination_i read z_{t+1} too in the arrival form)
 
 Module i is the task's cluster, experts J_k its routing. Source: MoW section 3 (arXiv 2602.01270).
 """
@@ -181,7 +182,14 @@ class WorldModel(nn.Module):
         latent = self.sample(logits, rng)  # [K, B, L, Z]
         token = self._stale_in_part(latent, batch.is_first, rng)
         hidden = self.remember(token, batch.action, self.window(batch.is_first), routing)
-        return Posterior(logits, latent, token, hidden)
+        reads_before = self.config.prior == "local" and self.config.prior_frames == 2
+        before = self.before(token, batch.is_first) if reads_before else None
+        return Posterior(logits, latent, token, hidden, before)
+
+    def before(self, latent: Tensor, is_first: Tensor) -> Tensor:
+        """z_{t-1} of every z_t [K, B, L, Z]: zeros where the window or an episode (is_first [K, B, L]) opens."""
+        shifted = torch.cat([torch.zeros_like(latent[:, :, :1]), latent[:, :, :-1]], dim=2)
+        return shifted if self.across_episodes else shifted.masked_fill(is_first.unsqueeze(-1), 0.0)
 
     def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
         """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
@@ -205,20 +213,21 @@ class WorldModel(nn.Module):
         rng.advance()
         return numbers
 
-    def predict(self, moment: Moment) -> Prediction:
-        """All heads."""
-        return self.heads(moment, self._head_plan, self.shared_plan, self.embedding("heads"))
+    def predict(self, moment: Moment, arrived: Tensor | None = None) -> Prediction:
+        """All heads. Args: arrived: z_{t+1} [K, B, L, Z], needed in the arrival form."""
+        return self.heads(moment, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
 
     def foretell(self, moment: Moment) -> tuple[Tensor, Tensor]:
         """What a rollout needs to go on: prior logits [K, B, L, S, C]; and the events [K, B, L, X] that come of it."""
         return self.heads.foretell(moment, self._head_plan, self.embedding("heads"))
 
-    def outcome(self, hidden: Tensor, events: Tensor) -> tuple[Tensor, Tensor]:
+    def outcome(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
         """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end.
 
-        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them.
+        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them; arrived: z_{t+1} [K, B, L, Z],
+            drawn from what `foretell` gave; the transition form does not read it.
         """
-        return self.heads.outcome(hidden, events, self._head_plan, self.embedding("heads"))
+        return self.heads.outcome(hidden, events, arrived, self._head_plan, self.embedding("heads"))
 
     @property
     def _head_plan(self) -> RoutePlan:

@@ -30,6 +30,7 @@ FIELD_DTYPES: dict[str, torch.dtype] = {
     "terminated": torch.bool,
     "truncated": torch.bool,
     "is_first": torch.bool,
+    "is_last": torch.bool,
 }
 
 
@@ -43,8 +44,8 @@ class ReplayBuffer:
     """The last `capacity` steps of each of K tasks; once full, the oldest step makes room.
 
     All tasks step together. Frames lie in a store, raw or packed, which gives the same bytes; all else in rings
-    [K, capacity, ...] of its own. Windows may cross the borders of episodes; `is_first` marks them. One thread may add
-    while others sample: they take turns, and with packed frames the unpacking needs no turn.
+    [K, capacity, ...] of its own. Windows may cross the borders of episodes; `is_first` and `is_last` mark them. One
+    thread may add while others sample: they take turns, and with packed frames the unpacking needs no turn.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class ReplayBuffer:
         terminated: NDArray[np.bool_],
         truncated: NDArray[np.bool_],
         is_first: NDArray[np.bool_],
+        is_last: NDArray[np.bool_],
     ) -> None:
         """Add one step of every task; TransitionBatch says what the fields mean.
 
@@ -155,6 +157,7 @@ class ReplayBuffer:
             "terminated": terminated,
             "truncated": truncated,
             "is_first": is_first,
+            "is_last": is_last,
         }
         self._check_step({"frame": frame, **columns})
         with self._turn:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mow.durable import flush_file, flush_folder
 
-VERSION = 1
+VERSION = 2  # 1: before final frames
 _MANIFESTS = "manifest-????????.json"
 
 

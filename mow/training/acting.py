@@ -1,6 +1,6 @@
 """Acting in real environments: the newest frame's posterior and a short memory that ends with the episode.
 
-    z_t ~ q(z | o_t, e_k),   h_{t-1} = F(last tokens of this episode),   a_t ~ pi(z_t, h_{t-1})
+    z_t ~ q(z | o_t, e_k),   h_{t-1} = F(last tokens of this episode),   a_t ~ pi(z_t, z_{t-1}, h_{t-1})
 
 Source: OC-STORM (posterior of the current frame, context cleared at episode ends). Differs: STORM samples z_t from the
 prior and lets the context run across episodes.
@@ -38,8 +38,10 @@ class ActingMemory:
         is_first = is_first.unsqueeze(-1)  # [K, B, 1]
         latent = model.sample(model.encode(frame.unsqueeze(2)), rng)  # [K, B, 1, Z]
         hidden = self._hidden(model, routing, latent).masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, B, 1, D]
+        before = self._tokens[-1][0] if self._tokens else torch.zeros_like(latent)
+        before = before.masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, B, 1, Z]
         self._latent, self._is_first = latent, is_first
-        action, _ = agent.policy(torch.cat([latent, hidden], dim=-1), model.embedding("actor")).sample(rng)
+        action, _ = agent.policy(agent.see(latent, hidden, before), model.embedding("actor")).sample(rng)
         return action[:, 0, 0] if single else action[:, :, 0]
 
     def took(self, action: Tensor) -> None:

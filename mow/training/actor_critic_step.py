@@ -18,7 +18,7 @@ from mow.returns import ReturnScale, imagined_return
 class Lesson:
     """What a rollout teaches the agent; made once, without gradient, by the agent as it was then."""
 
-    state: Tensor  # [K, B, T, Z + D] as the agent sees it
+    state: Tensor  # [K, B, T, X] as the agent sees it
     raw_action: Tensor  # [K, B, T, A]
     log_prob: Tensor  # [K, B, T] nats, of the policy that acted
     advantage: Tensor  # [K, B, T] (R - v) / max(1, S)
@@ -54,9 +54,10 @@ def make_lesson(
     context had ended its episode never weigh anything.
     """
     with torch.no_grad():
-        every_state = agent.see(dream.latent, dream.hidden)  # [K, B, T + 1, Z + D]
-        value = agent.value(every_state, embedding, seen=True)  # [K, B, T + 1]
-        slow_value = agent.value(every_state, embedding, slow=True, seen=True)
+        before = dream.latent_before if agent.frames == 2 else None  # as large as all latents
+        every_state = agent.see(dream.latent, dream.hidden, before)  # [K, B, T + 1, X]
+        value = agent.value(every_state, embedding)  # [K, B, T + 1]
+        slow_value = agent.value(every_state, embedding, slow=True)
         blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
         returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
         slow_target = slow_value[:, :, :-1]
@@ -70,7 +71,7 @@ def make_lesson(
         lesson = Lesson(
             state=state,
             raw_action=dream.raw_action,
-            log_prob=agent.policy(state, embedding, seen=True).log_prob(dream.raw_action),
+            log_prob=agent.policy(state, embedding).log_prob(dream.raw_action),
             advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
             returns=returns,
             slow_target=slow_target,
@@ -89,18 +90,18 @@ def actor_critic_losses(
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
 
     Args:
-        entropy: eta, as it is now; a scalar.
+        entropy: eta, as it is now; a scalar, or [K].
         clip: of r, on either side of 1.
         embedding: as for the lesson; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
     meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
     """
     embedding = None if embedding is None else embedding.detach()
-    policy = agent.policy(lesson.state, embedding, seen=True)
+    policy = agent.policy(lesson.state, embedding)
     log_prob = policy.log_prob(lesson.raw_action)
     actor = policy_loss(log_prob, lesson.log_prob, lesson.advantage, lesson.weight, clip=clip)  # [K]
     bonus = entropy_bonus(policy.entropy(), lesson.weight)  # [K]
-    logits = agent.value_logits(lesson.state, embedding, seen=True)  # [K, B, T, V]
+    logits = agent.value_logits(lesson.state, embedding)  # [K, B, T, V]
     critic = value_loss(logits, lesson.returns, lesson.weight) + value_loss(logits, lesson.slow_target, lesson.weight)
     total = (actor - entropy * bonus + critic).mean()
     metrics = {"policy": actor, "value": critic, "entropy": bonus}

@@ -19,8 +19,8 @@ from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, st
 from mow.whole_file import read_object, replacing, write_json
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
-# 4: only what learns, without a checksum; 5: before the local prior read an action times e_k
-FORMAT = 6
+# 4: only what learns, without a checksum; 5: before the local prior read an action times e_k; 6: before final frames
+FORMAT = 7
 _SEAL_BYTES = 31
 
 

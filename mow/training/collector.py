@@ -43,11 +43,12 @@ class Collector:
         self.scores = {spec.name: TaskScores(deque(maxlen=10)) for spec in envs.specs}
         self.restarts = 0  # of simulators, each for one task
         self.frame, self.is_first = envs.reset()
+        self.is_last = np.zeros_like(self.is_first)  # [K] `frame` is the final one of its episode
         self._action: NDArray[np.float32] | None = None  # [K, A] on its way
 
     def begin_random_step(self) -> None:
         """Act in every task, uniformly at random among what is legal; `end_step` must follow."""
-        self._begin(self.envs.layout.random(self.rng))
+        self.begin_step(self.envs.layout.random(self.rng))
 
     @torch.no_grad()
     def begin_agent_step(self, learner: Learner) -> None:
@@ -68,27 +69,31 @@ class Collector:
         explore = self.rng.random(len(action)) < self.random_action
         action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
         self.memory.took(torch.from_numpy(action).to(device))
-        self._begin(action)
+        self.begin_step(action)
 
-    def _begin(self, action: NDArray[np.float32]) -> None:
+    def begin_step(self, action: NDArray[np.float32]) -> None:
+        """Take `action` [K, A] in every task; `end_step` must follow."""
         self.envs.send(action)
         self._action = action
 
     def end_step(self) -> EnvStep:
         """Wait for what the environments answer and store it.
 
-        Where a simulator was lost nobody knows what the action led to, and nothing is made up: what is stored is the
-        step that a new one took with the same action, an episode of its own (EnvStep.reopened).
+        The action chosen at a final frame was not taken, and zeros are stored for it. Where a simulator was lost it is
+        not known what the action led to, and nothing is made up: what is stored is the step that a new one took with
+        the same action, an episode of its own (EnvStep.reopened).
         Raises: EnvFailure if one fails for good; nothing is stored then.
         """
         assert self._action is not None, "a step begins first"
         action, self._action = self._action, None
         step = self.envs.receive()
-        frame, is_first = self.frame.copy(), self.is_first.copy()
+        frame, is_first, is_last = self.frame.copy(), self.is_first.copy(), self.is_last.copy()
         for k, first in step.reopened.items():
-            frame[k], is_first[k] = first, True
-        self.replay.add(frame, action, step.reward, step.terminated | step.life_lost, step.truncated, is_first)
-        self.frame, self.is_first = step.frame, step.is_first
+            frame[k], is_first[k], is_last[k] = first, True, False
+        action = np.where(is_last[:, None], np.float32(0), action)
+        terminated = step.terminated | step.life_lost
+        self.replay.add(frame, action, step.reward, terminated, step.truncated, is_first, is_last)
+        self.frame, self.is_first, self.is_last = step.frame, step.is_first, step.is_last
         for episode in step.finished:
             score = self.scores[episode.task]
             score.recent.append(episode.episode_return)
@@ -100,4 +105,5 @@ class Collector:
         """Sort environments, replay and the current observation: task k becomes the old task order[k]."""
         self.envs.reorder(order)
         self.replay.reorder(order)
-        self.frame, self.is_first = self.frame[list(order)], self.is_first[list(order)]
+        index = list(order)
+        self.frame, self.is_first, self.is_last = self.frame[index], self.is_first[index], self.is_last[index]

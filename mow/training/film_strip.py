@@ -32,6 +32,7 @@ class Strip:
     real: Picture  # [n, 64, 64, 3]
     imagined: Picture  # [n, 64, 64, 3]; in the seen columns the reconstruction
     shown: NDArray[np.bool_]  # [n] there is a frame; elsewhere the episode is over and both rows stay blank
+    led_to: NDArray[np.bool_]  # [n] it opens the window, or an action led here, even where no frame is shown
     real_end: NDArray[np.bool_]  # [n] the step that leads here terminated the task
     imagined_end: NDArray[np.bool_]  # [n] the world model expected it to
 
@@ -88,8 +89,8 @@ def _draw_strip(picture: Picture, strip: Strip, index: int, num_context: int, nu
     top, _ = place(0, 0)
     _write(picture, strip.name, MARGIN, top - HEADING + 34, _INK, bold=True)
     for column in range(len(strip.shown)):
-        if column and not strip.shown[column - 1]:
-            continue  # no step was taken that could lead here
+        if not strip.led_to[column]:
+            continue
         # Steps ahead: the last seen frame is step 0, those before it count down.
         number = str(column - num_context + 1)
         x = place(0, column)[1]

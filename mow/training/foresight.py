@@ -1,6 +1,7 @@
 """Foresight: imagine along actions that were really taken, and compare with what really came.
 
-    o_0 .. o_{C-1} seen, a_0 .. a_{C+T-2} given;  T times:  h = F(z, a),  r, c = heads(h),  z ~ prior(h),  o = decode(z)
+    o_0 .. o_{C-1} seen, a_0 .. a_{C+T-2} given
+    T times:  h = F(z, a),  z ~ prior(h),  r, c = heads(h, z),  o = decode(z)
 
 Open loop: no frame after the context is seen. Step n is read off h_{C-2+n}: the reward and the termination that follow
 action a_{C-2+n}, and the frame o_{C-1+n} that it leads to. Everything without gradient and in evaluation mode, which
@@ -31,7 +32,8 @@ class Foresight:
 class ForesightErrors:
     """How far foresight is from what came; not-a-number where the window's episode had ended before.
 
-    The ending step has a reward and a termination but no frame: the next one opens another episode.
+    Without final frames (mow.envs.vector.make_vector) the ending step has a reward and a termination but no frame: the
+    next one opens another episode.
     """
 
     imagined: Tensor  # [K, B, T] squared error of the imagined frame, mean over its 64 x 64 x 3 numbers in [0, 1]
@@ -76,19 +78,22 @@ def foresee(
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
     hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
-    moment = Moment(latent[:, :, -1:], context.action[:, :, -1:], hidden[:, :, -1:])
+    before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])
+    moment = Moment(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
     steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
         logits, events = model.foretell(moment)
-        latent = model.sample(logits / temperature, rng)
-        steps.append((model.decode(latent), moment.hidden, events))
+        seen, latent = moment.latent, model.sample(logits / temperature, rng)
+        steps.append((model.decode(latent), moment.hidden, events, latent))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)
             taken = action[:, :, step : step + 1]
-            moment = Moment(latent, taken, model.remember(latent, taken, rows, routing, memory))
-    frame, remembered, happened = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
-    reward_logits, termination_logits = model.outcome(remembered, happened)
-    return Foresight(frame, two_hot_decode(reward_logits), termination_logits > 0)
+            hidden = model.remember(latent, taken, rows, routing, memory)
+            moment = Moment(latent, taken, hidden, seen)
+    frame, *read = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
+    reward_logits, termination_logits = model.outcome(*read)
+    reward = two_hot_decode(reward_logits, form=model.config.two_hot_form)
+    return Foresight(frame, reward, termination_logits > 0)
 
 
 @torch.no_grad()
@@ -112,7 +117,7 @@ def foresight_errors(foresight: Foresight, reconstruction: Tensor, windows: Held
                          "play longer windows")
     real = batch.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
     came = real[:, :, num_context:]
-    shown, acted = alive(windows.length, num_context, num_steps)
+    shown, acted = alive(windows, num_context, num_steps)
     # Reward and termination of step n stand beside the action that brought them about, one column to the left.
     answer = slice(num_context - 1, -1)
     reward, terminated = batch.reward[:, :, answer], batch.terminated[:, :, answer]
@@ -126,14 +131,14 @@ def foresight_errors(foresight: Foresight, reconstruction: Tensor, windows: Held
     )
 
 
-def alive(length: Tensor, num_context: int, num_steps: int) -> tuple[Tensor, Tensor]:
-    """Which imagined steps have a real counterpart in windows of `length` [K, B] steps.
+def alive(windows: HeldOutWindows, num_context: int, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Which imagined steps have a real counterpart in the windows.
 
     Returns: ([K, B, T], [K, B, T]) bool: the frame was shown; the action that should lead to it was taken.
     """
-    ahead = torch.arange(1, num_steps + 1, device=length.device)
-    remaining = (length - num_context).unsqueeze(-1)
-    return ahead <= remaining, ahead <= remaining + 1
+    ahead = torch.arange(1, num_steps + 1, device=windows.length.device)
+    remaining, acted = ((n - num_context).unsqueeze(-1) for n in (windows.length, windows.num_actions))
+    return ahead <= remaining, ahead <= acted + 1
 
 
 def _squared_error(frame: Tensor, real: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Which tasks share a module: what a learner after its warm-up says of each task. Source: MoW section 3."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,16 @@ import torch
 from torch import Tensor
 
 from mow.batch import TransitionBatch
-from mow.clustering import Grouping, Vectors, from_labels, gradient_features, group_tasks, unit_rows
+from mow.clustering import (
+    GradientFeatures,
+    Grouping,
+    Vectors,
+    from_labels,
+    gradient_features,
+    group_tasks,
+    tensor_shares,
+    unit_rows,
+)
 from mow.models import PER_MODULE, grow
 from mow.training.world_model_step import world_model_losses
 
@@ -29,14 +39,20 @@ def grouping_of(learner: "Learner", batches: Iterable[TransitionBatch]) -> Group
         if method == "random":
             np.random.default_rng(config.seed).shuffle(labels)
         return from_labels(labels, np.eye(num_tasks))
-    evidence = gradient_evidence(learner, batches) if method == "gradient" else latent_evidence(learner, batches)
+    sizes: Mapping[str, int] = {}
+    if method == "gradient":
+        found = gradient_evidence(learner, batches)
+        evidence, sizes = [features.vectors for features in found], found[0].sizes
+    else:
+        evidence = latent_evidence(learner, batches)
     if not all(np.isfinite(vectors).all() for vectors in evidence):
         raise FloatingPointError("the gradients that tasks are grouped by are not finite: start again with a lower "
                                  "optim.world_model_lr")
-    return group_tasks(evidence, num_modules, restarts=config.clustering.restarts, seed=config.seed)
+    grouping = group_tasks(evidence, num_modules, restarts=config.clustering.restarts, seed=config.seed)
+    return replace(grouping, shares=tensor_shares(np.sum(evidence, axis=0), sizes) if sizes else {})
 
 
-def gradient_evidence(learner: "Learner", batches: Iterable[TransitionBatch]) -> list[Vectors]:
+def gradient_evidence(learner: "Learner", batches: Iterable[TransitionBatch]) -> list[GradientFeatures]:
     """Gradients of each task's loss on the warm-up module, one entry per batch.
 
     Every task gets its own copy of the module, so one backward pass of sum_k L_k leaves exactly the gradient of L_k
@@ -55,8 +71,8 @@ def gradient_evidence(learner: "Learner", batches: Iterable[TransitionBatch]) ->
             losses = world_model_losses(probe, batch.to(learner.device), routing, learner.rng, config.loss)
         probe.zero_grad(set_to_none=True)
         losses.weighted(config.loss).sum().backward()
-        gradients = [_output_channel_first(n, p.grad) for n, p in module_parameters if p.grad is not None]
-        evidence.append(gradient_features(gradients, config.clustering.features))
+        gradients = {n: _output_channel_first(n, p.grad) for n, p in module_parameters if p.grad is not None}
+        evidence.append(gradient_features(gradients, config.clustering.features, config.clustering.scaling))
     return evidence
 
 

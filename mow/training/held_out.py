@@ -26,7 +26,12 @@ class HeldOutWindows:
     """B windows per task, each within one episode; what lies after an episode's end is zero."""
 
     batch: TransitionBatch  # [K, B, L, ...]
-    length: Tensor  # [K, B] int64: steps before the end; L where the window ends first
+    length: Tensor  # [K, B] int64: frames of the episode; L where the window ends first
+
+    @property
+    def num_actions(self) -> Tensor:
+        """[K, B] int64: none was taken at a final frame."""
+        return self.length - self.batch.is_last.sum(dim=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,7 @@ class _Token:
     reward: np.float32
     terminated: np.bool_
     truncated: np.bool_
+    is_last: np.bool_
 
 
 @torch.no_grad()
@@ -76,6 +82,7 @@ def play_windows(
     done: list[list[list[_Token]]] = [[] for _ in envs.specs]
     current: list[list[_Token]] = [[] for _ in envs.specs]
     frame, is_first = envs.reset()
+    is_last = np.zeros_like(is_first)
     limit = _PATIENCE * num_windows * length
     for _ in range(limit):
         check_stop()
@@ -93,12 +100,13 @@ def play_windows(
             if k in step.reopened:  # what the window would go on with was lost with the simulator
                 current[k] = []
                 continue
-            tokens.append(_Token(frame[k], action[k], step.reward[k], terminated[k], step.truncated[k]))
+            taken = np.zeros_like(action[k]) if is_last[k] else action[k]
+            tokens.append(_Token(frame[k], taken, step.reward[k], terminated[k], step.truncated[k], is_last[k]))
             if step.is_first[k] or len(tokens) == length:
                 if len(tokens) >= shortest and len(done[k]) < num_windows:
                     done[k].append(tokens)
                 current[k] = []
-        frame, is_first = step.frame, step.is_first
+        frame, is_first, is_last = step.frame, step.is_first, step.is_last
         if all(len(windows) == num_windows for windows in done):
             return _stack(done, length, device)
     short = [spec.name for spec, windows in zip(envs.specs, done, strict=True) if len(windows) < num_windows]
@@ -115,14 +123,15 @@ def _stack(windows: list[list[list[_Token]]], length: int, device: torch.device)
     frame = np.zeros((*shape, *example.frame.shape), np.uint8)
     action = np.zeros((*shape, *example.action.shape), np.float32)
     reward = np.zeros(shape, np.float32)
-    terminated, truncated, is_first = (np.zeros(shape, np.bool_) for _ in range(3))
+    terminated, truncated, is_first, is_last = (np.zeros(shape, np.bool_) for _ in range(4))
     is_first[:, :, 0] = True
     for k, task in enumerate(windows):
         for b, tokens in enumerate(task):
             for t, token in enumerate(tokens):
                 frame[k, b, t], action[k, b, t], reward[k, b, t] = token.frame, token.action, token.reward
                 terminated[k, b, t], truncated[k, b, t] = token.terminated, token.truncated
-    arrays = (frame, action, reward, terminated, truncated, is_first)
+                is_last[k, b, t] = token.is_last
+    arrays = (frame, action, reward, terminated, truncated, is_first, is_last)
     batch = TransitionBatch(*(torch.from_numpy(array).to(device) for array in arrays))
     steps = torch.tensor([[len(tokens) for tokens in task] for task in windows], device=device)
     return HeldOutWindows(batch, steps)

@@ -16,13 +16,14 @@ from mow.config import Config
 from mow.distributions import ActionMask
 from mow.imagination import imagine
 from mow.kernels import PhiloxState
+from mow.losses import entropy_unit
 from mow.models import Agent, Routing, StillWeights, WorldModel, grow, once
 from mow.models.part import task_parts
 from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
 from mow.training.grouping import grouping_of
 from mow.training.guard import check_finite
-from mow.training.muon import Muon, hidden_matrices, native_dtype
+from mow.training.muon import Muon, first_and_last, hidden_matrices
 from mow.training.rollout_graph import RolloutGraph
 from mow.training.steps import update_steps
 from mow.training.task_groups import backward_in_parts
@@ -72,6 +73,7 @@ class Learner:
             latent_size=config.model.perception.latent_size,
             hidden_size=config.model.width,
             num_bins=config.model.num_bins,
+            two_hot_form=config.model.two_hot_form,
             mask=self.mask,
             module_of_task=model.module_of_task,
             num_modules=model.num_modules,
@@ -81,10 +83,13 @@ class Learner:
 
     def _new_optimisers(self) -> None:
         optim = self.config.optim
-        matrices = hidden_matrices(self.world_model) if optim.matrices == "muon" else []
-        moved = {id(p) for p in matrices}
+        by_muon = optim.matrices == "muon"
+        matrices = hidden_matrices(self.world_model) if by_muon else []
+        edges = first_and_last(self.world_model) if by_muon else []
+        moved = {id(p) for p in (*matrices, *edges)}
         groups: list[dict[str, object]] = [
             {"params": [p for p in self.world_model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},
+            {"params": edges, "lr": optim.matrix_lr},
             {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
         ]
         groups = [group for group in groups if group["params"]]
@@ -92,26 +97,37 @@ class Learner:
             torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
         ]
         if matrices:
-            self.world_model_optimisers.append(Muon(matrices, lr=optim.matrix_lr, dtype=native_dtype(self.device)))
+            dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
+            muon = Muon(
+                matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype
+            )
+            self.world_model_optimisers.append(muon)
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             optimiser.register_step_post_hook(lambda *_: self.still.forget())
 
-    def _progress(self, fraction: float = 1.0) -> float:
-        """How far the world model is through the first `fraction` of all its updates: 0 to 1."""
-        span = fraction * self.config.world_model_updates
-        return min(1.0, self.updates / span) if span > 0 else 1.0
+    def _progress(self, number: int) -> float:
+        """How far the world model is through the first `number` of its updates: 0 to 1."""
+        return min(1.0, self.updates / number) if number > 0 else 1.0
 
     @property
     def entropy(self) -> float:
-        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_fraction` of all updates."""
+        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_updates`."""
         config = self.config.actor_critic
-        return config.entropy * (1.0 - (1.0 - config.final_entropy) * self._progress(config.entropy_fraction))
+        progress = self._progress(config.entropy_updates or self.config.world_model_updates)
+        return config.entropy * (1.0 - (1.0 - config.final_entropy) * progress)
+
+    @property
+    def entropy_of_tasks(self) -> Tensor:
+        """eta of each task as `entropy_scale` has it: [K]; a tensor, because a number is a constant if compiled."""
+        if self.config.actor_critic.entropy_scale == "none":
+            return torch.full((len(self.tasks),), self.entropy, device=self.device)
+        return self.entropy / entropy_unit(self.mask.discrete, self.mask.continuous)
 
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
-        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress()
+        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
             for group in optimiser.param_groups:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
@@ -137,10 +153,14 @@ class Learner:
 
     @property
     def temperature(self) -> float:
-        """Falls linearly over the first `anneal_fraction` of all world-model updates."""
-        routing = self.config.model.routing
-        progress = self._progress(routing.anneal_fraction)
-        return routing.temperature_start + progress * (routing.temperature_end - routing.temperature_start)
+        """Falls linearly over the first `anneal_updates` of the world model."""
+        routing, progress = self.config.model.routing, self._annealed
+        return (1.0 - progress) * routing.temperature_start + progress * routing.temperature_end  # exact at both ends
+
+    @property
+    def _annealed(self) -> float:
+        """How far the temperature has fallen: 0 to 1."""
+        return self._progress(self.config.model.routing.anneal_updates)
 
     def routing(self, *, explore: bool = False) -> Routing:
         """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
@@ -154,7 +174,7 @@ class Learner:
     @torch.no_grad()
     def _freeze_routes(self) -> None:
         """Fix the choice of experts after the update in which the temperature has reached its end."""
-        if self.frozen_routes is None and self._progress(self.config.model.routing.anneal_fraction) == 1.0:
+        if self.frozen_routes is None and self._annealed >= 1.0:
             with self.autocast():
                 self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
 
@@ -264,9 +284,8 @@ class Learner:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
-            entropy = torch.full((), self.entropy, device=self.device)  # a number would be a constant if compiled
             losses = self.steps.actor_critic_losses(
-                self.agent, lesson, entropy=entropy, clip=config.actor_critic.clip, embedding=embedding
+                self.agent, lesson, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
             )
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -336,6 +355,7 @@ class Learner:
                 "similarity": torch.from_numpy(grouping.similarity),
                 "silhouette": grouping.silhouette,
                 "stability": grouping.stability,
+                "shares": dict(grouping.shares),
             },
         }
 
@@ -350,6 +370,7 @@ class Learner:
                     similarity=grouping["similarity"].cpu().numpy(),
                     silhouette=grouping["silhouette"],
                     stability=grouping["stability"],
+                    shares=grouping.get("shares", {}),  # older checkpoints have none
                 )
             )
         self.world_model.load_state_dict(state["world_model"])

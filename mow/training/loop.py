@@ -131,6 +131,8 @@ class Run:
         )
         groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(grouping.groups(names)))
         detail = f"silhouette {grouping.silhouette:.2f}, stability {grouping.stability:.2f}"
+        for name, share in list(grouping.shares.items())[:1]:
+            detail += f", the largest part of the features is {name} with {share:.0%}"
         self.say(f"modules: {groups}" + (f" ({detail})" if grouping.silhouette == grouping.silhouette else ""))
         shades = (127.5 * (1.0 + torch.from_numpy(grouping.similarity).clamp(-1, 1))).to(torch.uint8)
         self.logger.figure("clustering/similarity", shades.unsqueeze(-1).expand(-1, -1, 3), learner.updates)

@@ -42,6 +42,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "envs": json.dumps(collector.envs.state_dict()),
         "frame": torch.from_numpy(collector.frame),
         "is_first": torch.from_numpy(collector.is_first),
+        "is_last": torch.from_numpy(collector.is_last),
         "memory": collector.memory.state_dict(),
         "random_actions": json.dumps(collector.rng.bit_generator.state),
         "scores": scores,
@@ -101,9 +102,10 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
-    collector.frame, collector.is_first = state["frame"].cpu().numpy(), state["is_first"].cpu().numpy()
+    shown = (state[name].cpu().numpy() for name in ("frame", "is_first", "is_last"))
+    collector.frame, collector.is_first, collector.is_last = shown
     for k, frame in renewed.items():
-        collector.frame[k], collector.is_first[k] = frame, True
+        collector.frame[k], collector.is_first[k], collector.is_last[k] = frame, True, False
     collector.memory.load_state_dict(state["memory"], device)
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
     collector.restarts = int(state.get("restarts", 0))

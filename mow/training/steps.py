@@ -65,7 +65,7 @@ class CompiledAhead(Compiled):
     """One graph for every position of a rollout: the axis of the window's mask that counts tokens has any length."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        window = arguments[4]
+        window = arguments[5]
         torch._dynamo.maybe_mark_dynamic(window.mask, 3)
         return super().__call__(*arguments, **named)
 

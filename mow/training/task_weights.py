@@ -1,5 +1,7 @@
 """How the losses of many tasks become one number: harmony scales, or one of the rules it is compared with."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,7 @@ from mow.config import LossConfig
 from mow.losses import harmony_loss
 
 ALL = slice(None)
+OWN_TERMS = (0, 4)  # of WorldModelLosses.terms: reconstruction and representation, which reach encoder and decoder only
 
 
 class Uniform(nn.Module):
@@ -28,25 +31,44 @@ class Uniform(nn.Module):
 
 
 class Harmony(nn.Module):
-    """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or the same for every term of every task (`per_term`).
+    """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or one of two variants of it.
 
-    Source: MoW section 3. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the stationary point, which
-    Adam at the step size of the model, 1e-4, would reach only after tens of thousands of updates.
+    per_term: the same for every term of every task, each with a sigma of its own.
+    shared_terms: L_k / sigma_k as before, but sigma_k is learned from the terms alone whose gradient reaches parameters
+        that tasks of several clusters share (not reconstruction and representation, which end in encoder and decoder):
+        a picture that is hard to draw then changes nothing about a task's say in them.
+
+            sum_k [A_k / sigma_k + ln(1 + sigma_k) + (L_k - A_k) / sg(sigma_k)],   A_k = L_k less OWN_TERMS
+
+    Source: MoW section 3; the variants are ours. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the
+    stationary point, which Adam at the step size of the model, 1e-4, would reach only after tens of thousands of
+    updates.
     """
 
-    def __init__(self, num_tasks: int, num_terms: int, *, per_term: bool) -> None:
+    def __init__(
+        self, num_tasks: int, num_terms: int, form: Literal["harmony", "per_term", "shared_terms"] = "harmony"
+    ) -> None:
         super().__init__()
-        self.per_term = per_term
-        self.log_sigma = nn.Parameter(torch.zeros((num_tasks, num_terms) if per_term else num_tasks))
+        self.form = form
+        self.log_sigma = nn.Parameter(torch.zeros((num_tasks, num_terms) if form == "per_term" else num_tasks))
+        self.shared = [term for term in range(num_terms) if form != "shared_terms" or term not in OWN_TERMS]
 
     def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
         """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar."""
-        return harmony_loss(terms if self.per_term else terms.sum(dim=1), self.log_sigma[tasks]).sum()
+        log_sigma, loss = self.log_sigma[tasks], self._scaled(terms)
+        total = harmony_loss(loss, log_sigma).sum()
+        if self.form != "shared_terms":
+            return total
+        return total + ((terms.sum(dim=1) - loss) * (-log_sigma.detach()).exp()).sum()
+
+    def _scaled(self, terms: Tensor) -> Tensor:
+        """What a sigma is learned from: [K], or [K, terms] with one for every term."""
+        return terms if self.form == "per_term" else terms[:, self.shared].sum(dim=1)
 
     @torch.no_grad()
     def adapt(self, terms: Tensor) -> None:
         """Start the scales from losses [K, terms] as they stand after warm-up."""
-        self.log_sigma.copy_((terms if self.per_term else terms.sum(dim=1)).log1p())
+        self.log_sigma.copy_(self._scaled(terms).log1p())
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:
@@ -57,7 +79,7 @@ class Harmony(nn.Module):
     def metrics(self) -> dict[str, Tensor]:
         """1 / sigma_k [K], of several terms their mean."""
         weight = (-self.log_sigma).exp()
-        return {"harmony/weight": weight.mean(dim=1) if self.per_term else weight}
+        return {"harmony/weight": weight.mean(dim=1) if self.form == "per_term" else weight}
 
 
 class RunningMean(nn.Module):
@@ -104,4 +126,4 @@ def make_task_weights(config: LossConfig, num_tasks: int, num_terms: int) -> Tas
         return Uniform()
     if config.weighting == "running_mean":
         return RunningMean(num_tasks)
-    return Harmony(num_tasks, num_terms, per_term=config.weighting == "per_term")
+    return Harmony(num_tasks, num_terms, config.weighting)

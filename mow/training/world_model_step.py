@@ -49,28 +49,34 @@ def world_model_losses(
     """L_k = L_rec + L_rew + L_con + L_task + 0.5 L_dyn + 0.1 L_rep, term by term, and L_bal.
 
     Args: turn: which steps are decoded where `config.reconstruct_every` leaves some out; count it up.
-    Source: MoW section 3. Differs: it decodes every step; windows start anywhere, so a part has the same mean.
+    Source: MoW section 3. Differs: it decodes every step; windows start anywhere, so a part has the same mean. In the
+    arrival form reward and termination are learnt at the steps whose z_{t+1} the window holds, so not at its last one.
     """
     posterior = model.observe(batch, routing, rng)
-    prediction = model.predict(Moment(posterior.token, batch.action, posterior.hidden))
-    is_first = torch.zeros_like(batch.is_first) if model.across_episodes else batch.is_first
+    leads_on = batch.leads_on  # [K, B, L - 1]
+    arrived, outcomes, acts = None, None, None  # the transition form's batches have no final frames
+    if model.config.outcome == "arrival":
+        arrived = posterior.latent.roll(-1, dims=2)  # z_{t+1}; where there is none, z of another step that is not read
+        outcomes = torch.cat([leads_on, torch.zeros_like(batch.is_last[:, :, :1])], dim=2)  # [K, B, L]
+        acts = ~batch.is_last
+    prediction = model.predict(Moment(posterior.token, batch.action, posterior.hidden, posterior.before), arrived)
     latent = latent_losses(
         posterior.logits,
         prediction.next_latent_logits,
-        is_first,
+        ~batch.is_last[:, :, :-1] if model.across_episodes else leads_on,
         unimix=model.config.perception.unimix,
         free_bits=config.free_bits,
     )
     decoded = (slice(None), slice(None), slice(turn % config.reconstruct_every, None, config.reconstruct_every))
     terms = {
         "reconstruction": reconstruction_loss(model.decode(posterior.latent[decoded]), batch.frame[decoded]),
-        "reward": reward_loss(prediction.reward_logits, batch.reward),
-        "termination": termination_loss(prediction.termination_logits, batch.terminated),
+        "reward": reward_loss(prediction.reward_logits, batch.reward, outcomes),
+        "termination": termination_loss(prediction.termination_logits, batch.terminated, outcomes),
         "dynamics": latent.dynamics,
         "representation": latent.representation,
     }
     if prediction.task_logits is not None:
-        terms["task"] = task_loss(prediction.task_logits, first_task=model.first_task)
+        terms["task"] = task_loss(prediction.task_logits, acts, first_task=model.first_task)
     for name, loss in terms.items():
         assert loss.shape == (model.num_tasks,), (name, loss.shape)
         assert hasattr(config, name), name

@@ -11,7 +11,7 @@ import pytest
 from mow.envs import SUITES, make, task_names
 from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env, Resumable
 from mow.envs.task_group import derived_seed
-from mow.envs.vector import make_vector
+from mow.envs.vector import VectorEnv, make_vector
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
@@ -161,6 +161,31 @@ def test_an_end_shows_the_next_episode_and_its_seed_is_another(case: tuple[str, 
         alone.close()
     # The same actions, other ends; but for what opens all episodes alike, as it is meant to.
     assert len(shown) > 1 or options == STORM
+
+
+def test_it_goes_on_from_the_final_frame_of_an_episode(case: tuple[str, Mapping[str, object]]) -> None:
+    """What a simulator tells of itself once its episode is over opens the same next episode in another one."""
+    name, options = case
+
+    def opened() -> VectorEnv:
+        return make_vector([name], seed=4, num_workers=0, options=options, final_frames=True)
+
+    with opened() as envs:
+        envs.reset()
+        alone = make(name, seed=0, options=options)
+        actions = random_actions(alone, seed=1)
+        alone.close()
+        step = envs.step(encoded(envs.layout, next(actions)))
+        while not step.is_last[0]:
+            step = envs.step(encoded(envs.layout, next(actions)))
+        kept = json.loads(json.dumps(envs.state_dict()))
+        chosen = [encoded(envs.layout, next(actions)) for _ in range(3)]
+        expected = [envs.step(action) for action in chosen]
+        assert expected[0].is_first[0]
+    with opened() as envs:
+        assert envs.load_state_dict(kept) == {}
+        for action, wanted in zip(chosen, expected, strict=True):
+            assert np.array_equal(envs.step(action).frame, wanted.frame)
 
 
 def encoded(layout: ActionLayout, action: Action) -> np.ndarray:

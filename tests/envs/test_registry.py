@@ -7,8 +7,8 @@ from ast import literal_eval
 import pytest
 
 from mow.envs import _REMEDIES, OPTIONS, SETS, SUITES, check_task, expand, make, task_names
-from mow.envs.tiny_tasks import TASKS
-from mow.task_sets import ATARI26, TINY5
+from mow.envs.tiny import TASKS
+from mow.task_sets import ATARI26, TINY5, TINY7
 
 
 def test_names_are_known_and_unique() -> None:
@@ -16,8 +16,8 @@ def test_names_are_known_and_unique() -> None:
     assert len(set(names)) == len(names)
     assert len(set(ATARI26)) == 26
     assert set(ATARI26) < set(names)
-    assert tuple(f"tiny:{name}" for name in TASKS) == TINY5
-    assert set(TINY5) < set(names)
+    assert tuple(f"tiny:{name}" for name in TASKS) == TINY7
+    assert set(TINY5) < set(TINY7) < set(names)
     assert {"dummy:count", "dummy:count-0", "dummy:count-7", "dummy:slide"} < set(names)
     # Of "gym" only gymnasium knows the names.
     assert {name.split(":")[0] for name in names} | {"gym"} == set(SUITES) == set(OPTIONS) == set(_REMEDIES)
@@ -54,7 +54,8 @@ def test_unknown_tasks_name_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_sets_stand_for_their_tasks() -> None:
-    assert [len(SETS[name]) for name in ("atari26", "tiny5", "mt10", "mt50", "dmc18")] == [26, 5, 10, 50, 18]
+    sizes = {"atari26": 26, "tiny5": 5, "tiny7": 7, "mt10": 10, "mt50": 50, "dmc18": 18}
+    assert {name: len(tasks) for name, tasks in SETS.items()} == sizes
     for tasks in SETS.values():
         assert set(tasks) <= set(task_names())
     assert set(SETS["mt10"]) < set(SETS["mt50"])

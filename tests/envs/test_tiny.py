@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from mow.envs.base import Action, Frame
-from mow.envs.tiny import RETURNS, Reference, expert_action, main, make, measure, random_policy
-from mow.envs.tiny_tasks import MOVES, TASKS, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
-from mow.task_sets import TINY5
+from mow.envs.tiny import RETURNS, TASKS, Reference, expert_action, main, make, measure, random_policy
+from mow.envs.tiny_tasks import MOVES, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
+from mow.task_sets import TINY7
 
-NAMES = [name.removeprefix("tiny:") for name in TINY5]
+NAMES = [name.removeprefix("tiny:") for name in TINY7]
 PADDLE, BLOCK = (230, 230, 230), (250, 220, 40)  # of "catch"
 GOAL, WALKER = (30, 150, 40), (40, 60, 220)
 FALLING, AGENT = (255, 140, 30), (60, 230, 240)  # of "dodge"
@@ -310,7 +310,7 @@ def test_policies_reach_the_stated_returns(name: str, kind: str) -> None:
 def test_the_table_tells_a_wrong_constant(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for task in TINY5[1:]:
+    for task in TINY7[1:]:
         monkeypatch.delitem(RETURNS, task)
     assert main() == 0  # the constants of catch, measured again
     assert "tiny:catch  random" in capsys.readouterr().out
@@ -322,7 +322,7 @@ def test_the_table_tells_a_wrong_constant(
 def test_misuse_is_told() -> None:
     with pytest.raises(RuntimeError, match="tiny:goal: no episode is running: call reset"):
         make("goal", seed=0).step(0)
-    for name in ("catch", "goal", "dodge", "pole"):
+    for name in ("catch", "goal", "dodge", "pole", "bounce", "chase"):
         env = make(name, seed=0)
         env.reset()
         for action in (-1, env.task.num_actions):

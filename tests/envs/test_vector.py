@@ -21,7 +21,7 @@ def played(env: VectorEnv, num_steps: int, seed: int = 0) -> list[EnvStep]:
 
 
 def assert_same(one: EnvStep, other: EnvStep) -> None:
-    for name in ("frame", "is_first", "reward", "terminated", "truncated", "life_lost"):
+    for name in ("frame", "is_first", "is_last", "reward", "terminated", "truncated", "life_lost"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     assert one.finished == other.finished
 

@@ -56,7 +56,7 @@ def test_killed_at_every_single_deed_of_a_save(tmp_path: Path) -> None:
     before, outcomes = run.step, []
     for deed in range(1000):
         for _ in range(8):  # a whole block, so that every save does as much as the one before
-            collector.replay.add(collector.frame, action, *nothing, collector.is_first)
+            collector.replay.add(collector.frame, action, *nothing, collector.is_first, collector.is_last)
             run.step += 1
         with pytest.MonkeyPatch.context() as patch:
             disk = Disk(patch, deed=deed, error=Killed())

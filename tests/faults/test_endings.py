@@ -75,10 +75,10 @@ def test_simulators_that_cannot_be_made_for_scoring_are_not_a_run_that_cannot_st
 ) -> None:
     folder, make = tmp_path / "run", train._environments
 
-    def made(config: Any, *how: Any) -> Any:
+    def made(config: Any, *how: Any, **more: Any) -> Any:
         if config.seed == 1:
             raise UsageError("no more of these")
-        return make(config, *how)
+        return make(config, *how, **more)
 
     monkeypatch.setattr(train, "_environments", made)
     assert train.main([*SCORED, "--folder", str(folder)]) == 1

@@ -33,7 +33,7 @@ from tests.faults.runs import (
     stopped,
     to_the_end,
 )
-from tests.small import MODEL, run_config
+from tests.small import ARRIVAL, MODEL, run_config
 
 needs_packed = pytest.mark.skipif(why_not_packed() != "", reason=why_not_packed() or "frames can be packed")
 ATARI = all(importlib.util.find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
@@ -88,6 +88,22 @@ def test_dropout_and_workers_end_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     workers = dataclasses.replace(config, env=dataclasses.replace(config.env, num_workers=2))
     stopped(workers, tmp_path / "run", 16, monkeypatch)
     assert_same_end(gone_on(tmp_path / "run", "--env.num-workers", "0"), one)
+
+
+@pytest.mark.parametrize("moment", [13, 16, 17, 18, 19, 20])
+def test_with_final_frames_it_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrival: Run, moment: int
+) -> None:
+    """At some of these steps a task shows the final frame of its episode."""
+    stopped(run_config(model=ARRIVAL), tmp_path / "run", moment, monkeypatch)
+    ended = gone_on(tmp_path / "run")
+    assert_same_end(ended, arrival)
+    assert ended.collector.replay.columns["is_last"].any()
+
+
+@pytest.fixture(scope="module")
+def arrival(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return to_the_end(run_config(model=ARRIVAL), tmp_path_factory.mktemp("arrival") / "run")
 
 
 @pytest.mark.slow

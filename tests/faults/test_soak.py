@@ -47,7 +47,7 @@ def test_nothing_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = replay.ReplayBuffer
     # As large as the run is long, it would grow all the time, and should.
     monkeypatch.setattr(replay, "ReplayBuffer", lambda tasks, _, *args, **named: buffer(tasks, 200, *args, **named))
-    schedule = dataclasses.replace(run_config().schedule, prefill_fraction=0.0, warmup_fraction=0.0)
+    schedule = dataclasses.replace(run_config().schedule, prefill_steps=0, warmup_updates=0)
     config = run_config(total_steps=10_000_000, checkpoint_every=50, log_every=25, schedule=schedule)
     with pytest.raises(Enough):
         to_the_end(config, tmp_path / "run")

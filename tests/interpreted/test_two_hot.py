@@ -8,18 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from mow.kernels import symexp, symlog, two_hot_decode, two_hot_loss
+from mow.kernels import TwoHotForm, symexp, symlog, two_hot_decode, two_hot_loss
 from mow.kernels.two_hot_decode_triton import two_hot_decode_triton
 from mow.kernels.two_hot_triton import two_hot_loss_triton
-from tests.latent_cases import BINS, DTYPES, LOGIT_SHAPES, check_two_hot, random_logits
+from tests.latent_cases import BINS, DTYPES, LOGIT_SHAPES, check_nearly_symmetric, check_two_hot, random_logits
 
 
 def loss(logits: Tensor, target: Tensor, low: float = -20.0, high: float = 20.0) -> Tensor:
     return two_hot_loss(logits, target, low=low, high=high, backend="triton")
 
 
-def decode(logits: Tensor, low: float = -20.0, high: float = 20.0) -> Tensor:
-    return two_hot_decode(logits, low=low, high=high, backend="triton")
+FORMS: tuple[TwoHotForm, ...] = ("mean_of_symexp", "symexp_of_mean")
+
+
+def decode(logits: Tensor, low: float = -20.0, high: float = 20.0, form: TwoHotForm = "symexp_of_mean") -> Tensor:
+    return two_hot_decode(logits, low=low, high=high, form=form, backend="triton")
 
 
 def test_loss_by_hand() -> None:
@@ -35,6 +38,11 @@ def test_decode_by_hand() -> None:
     assert got.item() == pytest.approx(math.exp(0.5) - 1, rel=1e-6)  # float32
     got = decode(torch.tensor([1.0, 1.0, 2.0]).log(), low=0, high=2)
     assert got.item() == pytest.approx(math.exp(1.25) - 1, rel=1e-6)  # float32
+    # Bins that stand for -2 and 2, then for 0, 1 and 3: the mean of those.
+    got = decode(torch.tensor([1.0, 3.0]).log(), -math.log(3), math.log(3), "mean_of_symexp")
+    assert got.item() == pytest.approx(1.0, rel=1e-6)  # float32
+    got = decode(torch.tensor([1.0, 1.0, 2.0]).log(), 0, math.log(4), "mean_of_symexp")
+    assert got.item() == pytest.approx(1.75, rel=1e-6)  # float32
 
 
 @pytest.mark.parametrize("shape", LOGIT_SHAPES)
@@ -107,12 +115,17 @@ def test_round_trip(num_bins: int, dtype: torch.dtype, rtol: float) -> None:
     torch.testing.assert_close(got, target, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("num_bins", [2, 3, 63, 254, 255])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_symmetric_distributions_decode_to_exactly_zero(num_bins: int, dtype: torch.dtype) -> None:
-    assert decode(torch.zeros(7, num_bins, dtype=dtype)).tolist() == [0.0] * 7
+def test_symmetric_distributions_decode_to_exactly_zero(form: TwoHotForm, num_bins: int, dtype: torch.dtype) -> None:
+    assert decode(torch.zeros(7, num_bins, dtype=dtype), form=form).tolist() == [0.0] * 7
     half = torch.randn(7, num_bins).to(dtype)
-    assert decode(half + half.flip(-1)).tolist() == [0.0] * 7
+    assert decode(half + half.flip(-1), form=form).tolist() == [0.0] * 7
+
+
+def test_far_bins_cancel_to_their_last_digits() -> None:
+    check_nearly_symmetric("cpu")
 
 
 @pytest.mark.parametrize("scale", [80.0, 1e4])
@@ -122,10 +135,11 @@ def test_extreme_logits(scale: float) -> None:
     logits.requires_grad_()
     got = loss(logits, torch.tensor([math.inf, -math.inf, math.inf]))  # all belief on the wrong bin
     assert got.tolist() == [scale] * 3
-    value = decode(logits)
+    values = [decode(logits, form=form) for form in FORMS]
     expected = symexp(torch.tensor([-20.0, 20.0, 0.0]))
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)  # 20 ulp in the exponent
-    (got.sum() + value.sum()).backward()
+    for value in values:
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)  # 20 ulp in the exponent
+    (got.sum() + sum(value.sum() for value in values)).backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
@@ -135,7 +149,7 @@ def test_impossible_bins() -> None:
     logits[:, [0, 8]] = -torch.inf
     logits.requires_grad_()
     target = torch.tensor([0.3, -4.0])
-    for op in (loss, lambda x, _: decode(x)):
+    for op in (loss, *(lambda x, _, form=form: decode(x, form=form) for form in FORMS)):
         outputs = op(logits, target)
         assert outputs.isfinite().all()
         (grad,) = torch.autograd.grad(outputs.sum(), logits)
@@ -152,7 +166,8 @@ def test_nan_is_not_hidden() -> None:
     assert got.isnan().tolist() == [True, False, True]
     (grad,) = torch.autograd.grad(got.sum(), logits)
     assert grad.isnan().all(-1).tolist() == [True, False, True]
-    assert decode(logits).isnan().tolist() == [False, False, True]
+    for form in FORMS:
+        assert decode(logits, form=form).isnan().tolist() == [False, False, True]
 
 
 def test_target_receives_no_gradient() -> None:
@@ -167,6 +182,10 @@ def test_gradient_at_zero_is_that_of_the_reference() -> None:
     for backend in ("triton", "reference"):
         (grad,) = torch.autograd.grad(two_hot_decode(logits, backend=backend).sum(), logits)  # type: ignore[arg-type]
         assert grad.eq(0).all()
+    value = decode(logits, form="mean_of_symexp")
+    (grad,) = torch.autograd.grad(value.sum(), logits)
+    expected = symexp(20 * torch.arange(-3, 4) / 3) / 7  # p_i (symexp(bin_i) - 0)
+    torch.testing.assert_close(grad[0], expected, rtol=1e-5, atol=0)  # 20 ulp in the exponent
 
 
 def test_strides_empty_autocast() -> None:
@@ -178,7 +197,7 @@ def test_strides_empty_autocast() -> None:
         (wide[:, :, :1].expand(-1, -1, 3, -1), target),
     ):
         strided, plain = logits.detach().requires_grad_(), logits.contiguous().requires_grad_()
-        for op in (loss, lambda x, _: decode(x)):
+        for op in (loss, *(lambda x, _, form=form: decode(x, form=form) for form in FORMS)):
             got, expected = op(strided, goal), op(plain, goal.contiguous())
             assert torch.equal(got, expected)
             cotangent = torch.randn(*got.shape, 2)[..., 0]
@@ -198,10 +217,12 @@ def test_opcheck() -> None:
     logits, target, grad = torch.randn(3, 7, requires_grad=True), torch.randn(3), torch.randn(3)
     ops = torch.ops.mow
     torch.library.opcheck(ops.two_hot_loss.default, (logits, target, -20.0, 20.0))
-    torch.library.opcheck(ops.two_hot_decode.default, (logits, -20.0, 20.0))
+    for form in FORMS:
+        torch.library.opcheck(ops.two_hot_decode.default, (logits, -20.0, 20.0, form))
     logits = logits.detach()
     torch.library.opcheck(ops.two_hot_loss_backward.default, (grad, logits, target, -20.0, 20.0))
-    torch.library.opcheck(ops.two_hot_decode_backward.default, (grad, logits, -20.0, 20.0))
+    for form in FORMS:
+        torch.library.opcheck(ops.two_hot_decode_backward.default, (grad, logits, -20.0, 20.0, form))
 
 
 def test_one_graph_under_compile() -> None:
@@ -209,7 +230,7 @@ def test_one_graph_under_compile() -> None:
     torch.compiler.reset()
 
     def both(logits: Tensor) -> Tensor:
-        return loss(logits, target) + decode(logits)
+        return loss(logits, target) + decode(logits) + decode(logits, -2.0, 2.0, "mean_of_symexp")
 
     compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
     results = []

@@ -102,14 +102,20 @@ def test_two_hot(dtype: str, cc: int) -> None:
     bins = {"LOW": -20.0, "HIGH": 20.0, "V": NUM_BINS}
     logits, grads = {"logits_ptr": f"*{dtype}"}, {"grad_ptr": "*fp32", "logits_grad_ptr": f"*{dtype}"}
     target = {"target_ptr": "*fp32"}
-    for kernel, pointers, width in (
-        (two_hot_triton.two_hot_loss_kernel, logits | target | {"loss_ptr": "*fp32"}, NUM_BINS),
-        (two_hot_triton.two_hot_loss_backward_kernel, logits | target | grads, NUM_BINS),
+    decode, decode_backward = (
         (two_hot_decode_triton.two_hot_decode_kernel, logits | {"value_ptr": "*fp32"}, NUM_BINS // 2),
         (two_hot_decode_triton.two_hot_decode_backward_kernel, logits | grads, NUM_BINS // 2),
+    )
+    for kernel, pointers, width, form in (
+        (two_hot_triton.two_hot_loss_kernel, logits | target | {"loss_ptr": "*fp32"}, NUM_BINS, {}),
+        (two_hot_triton.two_hot_loss_backward_kernel, logits | target | grads, NUM_BINS, {}),
+        (*decode, {"MEAN_OF_SYMEXP": False}),
+        (*decode, {"MEAN_OF_SYMEXP": True}),
+        (*decode_backward, {"MEAN_OF_SYMEXP": False}),
+        (*decode_backward, {"MEAN_OF_SYMEXP": True}),
     ):
         block, block_rows, num_warps = two_hot_triton.tile_of(NUM_BINS, width)
-        constants = bins | {"BLOCK": block, "BLOCK_ROWS": block_rows, "num_warps": num_warps}
+        constants = bins | form | {"BLOCK": block, "BLOCK_ROWS": block_rows, "num_warps": num_warps}
         cubin = compiled(kernel, pointers, ["num_rows"], constants, cc)
         # Rows of 255 are not aligned, so no access is wide. One warp per program: no sum waits at a barrier; triton 3.6
         # has one where a layout changes.

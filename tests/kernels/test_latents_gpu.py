@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mow.kernels import (
     PhiloxState,
+    TwoHotForm,
     categorical_kl,
     dispatch,
     lambda_return,
@@ -27,6 +28,7 @@ from tests.latent_cases import (
     check_draw,
     check_kl,
     check_lambda_return,
+    check_nearly_symmetric,
     check_two_hot,
     random_logits,
     relative_error,
@@ -151,10 +153,15 @@ def test_not_a_number_and_infinities() -> None:
     assert grad.isnan().all(-1).tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("form", ["mean_of_symexp", "symexp_of_mean"])
 @pytest.mark.parametrize("num_bins", [2, 3, 254, 255])
-def test_symmetric_distributions_decode_to_exactly_zero(num_bins: int) -> None:
+def test_symmetric_distributions_decode_to_exactly_zero(num_bins: int, form: TwoHotForm) -> None:
     half = torch.randn(7, num_bins, device=GPU)
-    assert two_hot_decode(half + half.flip(-1), backend="triton").tolist() == [0.0] * 7
+    assert two_hot_decode(half + half.flip(-1), form=form, backend="triton").tolist() == [0.0] * 7
+
+
+def test_far_bins_cancel_to_their_last_digits() -> None:
+    check_nearly_symmetric(GPU)
 
 
 def test_strided_inputs_and_gradients() -> None:
@@ -168,6 +175,7 @@ def test_strided_inputs_and_gradients() -> None:
             (lambda x: categorical_kl(x, wide[:, :, :-1], backend="triton")[1], cotangent[..., 0, 0]),
             (lambda x: two_hot_loss(x, cotangent[..., 0], backend="triton"), cotangent[..., 0]),
             (lambda x: two_hot_decode(x, backend="triton"), cotangent[..., 0]),
+            (lambda x: two_hot_decode(x, form="mean_of_symexp", backend="triton"), cotangent[..., 0]),
         ):
             got, expected = op(leaf), op(plain)
             assert torch.equal(got, expected)
@@ -182,6 +190,7 @@ def everything(logits: Tensor, prior: Tensor, target: Tensor, rng: PhiloxState) 
     dynamics, representation = categorical_kl(logits, prior, backend="triton")
     loss = two_hot_loss(logits, target, backend="triton")
     value = two_hot_decode(logits, low=-2.0, high=2.0, backend="triton")
+    value = value + two_hot_decode(logits, low=-2.0, high=2.0, form="mean_of_symexp", backend="triton")
     returns = lambda_return(value[:, :-1], value[:, :-1].sigmoid(), value, lam=0.95, backend="triton")
     weight = torch.arange(onehot.shape[-1], device=onehot.device).float()
     total = (onehot * weight).sum() + (dynamics + 2 * representation).sum() + loss.sum() + value.sum()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mow.losses import entropy_bonus, policy_loss, value_loss
+from mow.losses import entropy_bonus, entropy_unit, policy_loss, value_loss
 
 
 def test_policy_loss_by_hand() -> None:
@@ -56,6 +56,17 @@ def test_the_target_carries_no_gradient() -> None:
     to_logits, to_target = torch.autograd.grad(loss, (logits, target), materialize_grads=True)
     assert to_target.count_nonzero() == 0
     assert to_logits.count_nonzero() == to_logits.numel()
+
+
+def test_entropy_is_measured_by_what_it_can_be() -> None:
+    discrete = torch.zeros(5, 18, dtype=torch.bool)
+    for task, number in enumerate((18, 3, 1)):
+        discrete[task, :number] = True
+    continuous = torch.zeros(5, 6, dtype=torch.bool)
+    continuous[3, :6] = continuous[4, :1] = True
+    unit = entropy_unit(discrete, continuous)
+    assert unit.tolist() == pytest.approx([math.log(18), math.log(3), 1.0, 6.0, 1.0])
+    assert entropy_unit(discrete, torch.zeros(5, 0, dtype=torch.bool))[:3].tolist() == unit[:3].tolist()
 
 
 def test_states_after_the_end_do_not_count() -> None:

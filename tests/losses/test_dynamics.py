@@ -11,10 +11,8 @@ from mow.losses import latent_losses
 
 
 def no_borders(logits: Tensor) -> Tensor:
-    """is_first [K, B, L] of windows that open an episode and stay in it."""
-    is_first = torch.zeros(logits.shape[:3], dtype=torch.bool)
-    is_first[:, :, 0] = True
-    return is_first
+    """leads_on [K, B, L - 1] of windows that stay in one episode."""
+    return torch.ones(logits[:, :, 1:].shape[:3], dtype=torch.bool)
 
 
 def log_prob(*rows: tuple[float, float]) -> Tensor:
@@ -91,11 +89,11 @@ def test_floor_acts_after_the_mean() -> None:
 @pytest.mark.parametrize("border", [1, 2, 4])
 def test_what_lies_across_a_border_does_not_count(border: int) -> None:
     posterior, prior = torch.randn(2, 1, 2, 5, 3, 4).unbind()
-    is_first = no_borders(posterior)
-    is_first[0, 1, border] = True
-    before = latent_losses(posterior, prior, is_first, unimix=0.01, free_bits=0.0)
+    leads_on = no_borders(posterior)
+    leads_on[0, 1, border - 1] = False
+    before = latent_losses(posterior, prior, leads_on, unimix=0.01, free_bits=0.0)
     prior[0, 1, border - 1] = 9 * torch.randn(3, 4)  # foretells the step that opens an episode
-    after = latent_losses(posterior, prior, is_first, unimix=0.01, free_bits=0.0)
+    after = latent_losses(posterior, prior, leads_on, unimix=0.01, free_bits=0.0)
     assert torch.equal(before.dynamics, after.dynamics)
     assert torch.equal(before.representation, after.representation)
     without = latent_losses(posterior, prior, no_borders(posterior), unimix=0.01, free_bits=0.0)
@@ -106,13 +104,13 @@ def test_mean_runs_over_the_pairs_that_count() -> None:
     # Pair (0, 1) has ln 4 nats and counts, pair (1, 2) crosses a border: the mean is ln 4, not half of it.
     posterior = torch.zeros(1, 1, 3, 1, 4)
     posterior[0, 0, 1, 0, 0] = 50.0
-    is_first = torch.tensor([[[True, False, True]]])
-    got = latent_losses(posterior, torch.zeros_like(posterior), is_first, unimix=0.0, free_bits=0.0)
+    leads_on = torch.tensor([[[True, False]]])
+    got = latent_losses(posterior, torch.zeros_like(posterior), leads_on, unimix=0.0, free_bits=0.0)
     assert got.kl.item() == pytest.approx(math.log(4), rel=1e-6)  # float32
 
 
 def test_no_pair_at_all_gives_the_floor() -> None:
     posterior = torch.randn(1, 2, 3, 1, 4)
-    is_first = torch.ones(1, 2, 3, dtype=torch.bool)
-    got = latent_losses(posterior, torch.zeros_like(posterior), is_first, unimix=0.01, free_bits=1.0)
+    leads_on = torch.zeros(1, 2, 2, dtype=torch.bool)
+    got = latent_losses(posterior, torch.zeros_like(posterior), leads_on, unimix=0.01, free_bits=1.0)
     assert (got.kl.item(), got.dynamics.item(), got.representation.item()) == (0.0, 1.0, 1.0)

@@ -50,14 +50,39 @@ def test_one_actor_serves_all_tasks():
     torch.testing.assert_close(outputs[0], outputs[2])
 
 
+def seen_parts(net):
+    """What `see` makes of random states, and these: see, latent, hidden, before."""
+    latent, hidden, before = (torch.randn(3, 2, 4, 16) for _ in range(3))
+    hidden[0, 0, 0] = 0.0  # no past
+    return net.see(latent, hidden, before), latent, hidden, before
+
+
+def test_the_literal_state_is_latent_and_memory_as_they_are():
+    state, latent, hidden, _ = seen_parts(agent())
+    assert torch.equal(state, torch.cat([latent, hidden], dim=-1))
+
+
 def test_memory_is_turned_down_and_the_latent_is_not():
-    loud, quiet = agent(), agent(memory_gain=0.1)
-    quiet.load_state_dict(loud.state_dict())
-    state = states()
-    softer = state * torch.cat([torch.ones(16), torch.full((16,), 0.1)])
-    for network in ("policy", "value_logits"):
-        want, got = getattr(loud, network)(softer), getattr(quiet, network)(state)
-        if network == "policy":
-            want, got = want.outputs, got.outputs
-        torch.testing.assert_close(got, want)
-    assert not torch.equal(quiet.policy(state).outputs, loud.policy(state).outputs)
+    state, latent, hidden, _ = seen_parts(agent(memory_gain=0.1))
+    assert torch.equal(state, torch.cat([latent, 0.1 * hidden], dim=-1))
+
+
+def test_memory_is_brought_to_one_scale_before_it_is_turned_down():
+    state, latent, hidden, _ = seen_parts(agent(memory_gain=2.0, memory_norm=True))
+    spread = hidden.std(dim=-1, correction=0, keepdim=True)
+    want = 2.0 * (hidden - hidden.mean(dim=-1, keepdim=True)) / spread.clamp_min(1e-6)
+    assert torch.equal(state[..., :16], latent)
+    # Layer norm adds 1e-5 to a variance of about 1.
+    torch.testing.assert_close(state[..., 16:], want, rtol=1e-4, atol=1e-4)
+    assert not state[0, 0, 0, 16:].any()
+
+
+def test_the_agent_sees_the_latent_before():
+    net = agent(frames=2)
+    state, latent, hidden, before = seen_parts(net)
+    assert torch.equal(state, torch.cat([latent, before, hidden], dim=-1))
+    assert net.actor.linears[0].in_features == net.critic.linears[0].in_features == 48
+    other = net.see(latent, hidden, before.roll(1, dims=0))
+    assert not torch.equal(net.policy(state).outputs, net.policy(other).outputs)
+    with pytest.raises(ValueError, match="frames must be 1 or 2, got 3"):
+        agent(frames=3)

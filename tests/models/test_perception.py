@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mow.kernels import RoutePlan
-from mow.models.perception import BatchNorm, Decoder, Encoder, normalisation_groups
+from mow.models.perception import BatchNorm, ChannelNorm, Decoder, Encoder, normalisation_groups
+from mow.presets import quickstart
 from tests.small import MODEL
 
 MODULES = (0, 0, 1)
@@ -29,7 +30,7 @@ def test_groups():
         normalisation_groups((1, 0), "group")
 
 
-@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
+@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group", "channel"])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_grouped_batch_equals_a_loop_over_groups(norm, training):
     encoder, decoder = make(norm)
@@ -119,6 +120,41 @@ def test_two_or_three_convolutions_begin_with_patches(channels, side):
     torch.testing.assert_close(drawn[0, :, 8:12, 20:24], want, rtol=1e-5, atol=1e-5)
     drawn[0, :, 8:12, 20:24] = 0
     assert drawn.abs().max() == 0
+
+
+def test_channel_norm_by_hand():
+    norm = ChannelNorm(2, 2)
+    norm.weight.data[1], norm.bias.data[1] = torch.tensor([3.0, 1.0]), torch.tensor([0.0, 10.0])
+    x = torch.tensor([[[[1.0, 5.0]], [[3.0, 5.0]]]])  # two channels at two places: means 2 and 5, deviations 1 and 0
+    got = norm(x, 1)
+    torch.testing.assert_close(got, torch.tensor([[[[-3.0, 0.0]], [[11.0, 10.0]]]]), rtol=1e-4, atol=1e-4)  # eps
+
+
+def distances(norm):
+    """How far a ball of 3 x 3 pixels moves the logits of its cell, with 0, 1, 4, 12 and 24 patches of 6 x 6 far away.
+
+    On black, as frames are once the median has been taken off; the encoder of `quickstart`, untrained.
+    """
+    torch.manual_seed(0)
+    config = dataclasses.replace(quickstart().model.perception, norm=norm)
+    encoder, plan = Encoder(config, 1, (0,), 0).eval(), RoutePlan(torch.zeros(1, 1, dtype=torch.long), 1)
+    places = [(24 + 7 * row, 22 + 7 * column) for row in range(5) for column in range(5)]
+    found = []
+    for number in (0, 1, 4, 12, 24):
+        frame = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8)
+        for top, left in places[:number]:
+            frame[:, :, top : top + 6, left : left + 6] = torch.tensor([200, 80, 80])
+        frame[:, 1, 3:6, 3:6] = 255
+        logits = encoder(frame, plan, None)[0, :, :2]  # of cell (0, 0)
+        found.append((logits[1] - logits[0]).norm().item())
+    return found
+
+
+def test_a_balls_code_does_not_depend_on_what_is_far_away():
+    alone, *others = distances("channel")
+    assert others == pytest.approx([alone] * 4, rel=0.05)
+    alone, *others = distances("group")
+    assert others[-1] < 0.5 * others[0] < 0.5 * alone, "what this norm is for"
 
 
 def test_posterior_gain_scales_the_first_logits():

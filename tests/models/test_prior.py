@@ -4,11 +4,21 @@ import pytest
 import torch
 
 from mow.batch import Moment
-from mow.config import PerceptionConfig, WorldModelConfig
-from mow.kernels import RoutePlan
-from mow.models import grow
+from mow.config import LossConfig, PerceptionConfig, WorldModelConfig
+from mow.kernels import PhiloxState, RoutePlan
+from mow.models import WorldModel, grow
 from mow.models.prior import LocalPrior
-from tests.small import ACTION_SIZE, LOCAL, MODEL, world_model
+from mow.training.world_model_step import world_model_losses
+from tests.small import (
+    ACTION_SIZE,
+    ARRIVAL,
+    LOCAL,
+    LOCAL_ARRIVAL,
+    MODEL,
+    TWO_FRAMES,
+    transitions,
+    world_model,
+)
 
 MODULES = (0, 0, 1)
 ROUTES = torch.tensor(MODULES).unsqueeze(1)
@@ -22,7 +32,8 @@ def moment(config=LOCAL):
     shape = (3, 2, 1, config.perception.groups)
     latent = torch.zeros(*shape, 4).scatter_(-1, torch.randint(0, 4, (*shape, 1), generator=rng), 1.0)
     action, hidden = (torch.randn(3, 2, 1, size, generator=rng) for size in (ACTION_SIZE, config.width))
-    return Moment(latent.flatten(-2), action, hidden)
+    before = latent.roll(1, dims=0).flatten(-2) if config.prior_frames == 2 else None
+    return Moment(latent.flatten(-2), action, hidden, before)
 
 
 class Unchanged(torch.nn.Module):
@@ -50,16 +61,17 @@ def test_one_cell_by_hand():
 
 
 @plans
-def test_the_formula_cell_by_cell(plan):
+@pytest.mark.parametrize("frames", [1, 2])
+def test_the_formula_cell_by_cell(plan, frames):
     torch.manual_seed(0)
-    config = dataclasses.replace(LOCAL, width=8, prior_width=8)
+    config = dataclasses.replace(LOCAL, width=8, prior_width=8, prior_frames=frames)
     prior = LocalPrior(config, 2, action_size=3, embedding_size=4).double()
     torch.nn.init.normal_(prior.place)
     torch.nn.init.normal_(prior.norm.weight)
     torch.nn.init.normal_(prior.second_norm.weight)
-    latent, action, hidden = (torch.randn(3, 2, 1, size, dtype=torch.float64) for size in (128, 3, 8))
+    latent, action, hidden, before = (torch.randn(3, 2, 1, size, dtype=torch.float64) for size in (128, 3, 8, 128))
     embedding = torch.randn(3, 4, dtype=torch.float64)
-    logits, events = prior(Moment(latent, action, hidden), plan, embedding)
+    logits, events = prior(Moment(latent, action, hidden, before if frames == 2 else None), plan, embedding)
     assert logits.shape == (3, 1, 2, 128)
     assert events.shape == (3, 1, 2, 4)
     for k, i in enumerate(MODULES):
@@ -67,13 +79,15 @@ def test_the_formula_cell_by_cell(plan):
         for n in range(2):
             a, h, seen = action[k, n, 0], hidden[k, n, 0], []
             for c in range(16):
-                # The weight's columns: the nine places row by row, with all entries of the cell that is there.
-                around = torch.zeros(3, 3, 8, dtype=torch.float64)
+                # The weight's columns: the nine places row by row, with all entries of the cell that is there, those of
+                # the latent before behind them.
+                around = torch.zeros(3, 3, 8 * frames, dtype=torch.float64)
                 for y in range(3):
                     for x in range(3):
                         row, column = c // 4 + y - 1, c % 4 + x - 1
                         if 0 <= row < 4 and 0 <= column < 4:
-                            around[y, x] = latent[k, n, 0].view(16, 8)[4 * row + column]
+                            places = [seen_at[k, n, 0].view(16, 8) for seen_at in (latent, before)[:frames]]
+                            around[y, x] = torch.cat([place[4 * row + column] for place in places])
                 total = prior.neighbours.weight[i] @ around.flatten() + prior.place[i, c]
                 total += prior.action.weight[i] @ torch.outer(a, e).flatten()
                 total += prior.hidden.weight[i] @ torch.cat([h, e]) + prior.hidden.bias[i]
@@ -91,11 +105,12 @@ def test_the_formula_cell_by_cell(plan):
 @plans
 def test_task_by_task_is_all_at_once(plan):
     torch.manual_seed(0)
-    prior = LocalPrior(LOCAL, 2, action_size=ACTION_SIZE, embedding_size=4).double()
+    prior = LocalPrior(TWO_FRAMES, 2, action_size=ACTION_SIZE, embedding_size=4).double()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter)
-    given = moment()
-    inputs = [x.double().requires_grad_() for x in (given.latent, given.action, given.hidden, torch.randn(3, 4))]
+    given = moment(TWO_FRAMES)
+    read = (given.latent, given.action, given.hidden, given.before, torch.randn(3, 4))
+    inputs = [x.double().requires_grad_() for x in read]
     *of_moment, embedding = inputs
     outputs = [form(Moment(*of_moment), plan, embedding) for form in (prior, prior._ahead)]
     torch.testing.assert_close(*outputs)
@@ -105,23 +120,27 @@ def test_task_by_task_is_all_at_once(plan):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+@pytest.mark.parametrize(
+    "config", [MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL], ids=["dense", "local", "dense arrival", "local arrival"]
+)
 def test_the_parts_are_the_whole(config):
     model, given = world_model(config), moment(config)
-    whole = model.predict(given)
+    arrived = given.latent.roll(1, dims=1)
+    whole = model.predict(given, arrived)
     logits, events = model.foretell(given)
     torch.testing.assert_close(logits, whole.next_latent_logits)
-    reward_logits, termination_logits = model.outcome(given.hidden, events)
+    reward_logits, termination_logits = model.outcome(given.hidden, events, arrived)
     torch.testing.assert_close(reward_logits, whole.reward_logits)
     torch.testing.assert_close(termination_logits, whole.termination_logits)
 
 
+@pytest.mark.parametrize("field", ["latent", "before"])
 @pytest.mark.parametrize(("cell", "seen_by"), [(0, {0, 1, 4, 5}), (6, {1, 2, 3, 5, 6, 7, 9, 10, 11})])
-def test_the_prior_of_a_cell_sees_its_neighbours_only(cell, seen_by):
-    model, before = world_model(LOCAL), moment()
-    latent = before.latent.clone().view(3, 2, 1, 16, 8)
+def test_the_prior_of_a_cell_sees_its_neighbours_only(cell, seen_by, field):
+    model, before = world_model(TWO_FRAMES), moment(TWO_FRAMES)
+    latent = getattr(before, field).clone().view(3, 2, 1, 16, 8)
     latent[:, :, :, cell] = latent[:, :, :, cell].roll(1, dims=-1)
-    after = dataclasses.replace(before, latent=latent.flatten(-2))
+    after = dataclasses.replace(before, **{field: latent.flatten(-2)})
     moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 1, 16, 8)
     assert {c for c in range(16) if moved[:, :, :, c].any()} == seen_by
 
@@ -197,7 +216,40 @@ def test_every_cluster_gets_a_copy():
     torch.testing.assert_close(grown.foretell(moment())[0], model.foretell(moment())[0], rtol=1e-5, atol=1e-5)
 
 
+def test_the_latent_before_is_of_the_same_episode():
+    model, batch = world_model(TWO_FRAMES), transitions()
+    across = world_model(TWO_FRAMES, across_episodes=True)
+    batch.is_first[0, 1, 3] = True
+    latent = torch.randn(3, 2, 6, 128)
+    before, blind = model.before(latent, batch.is_first), across.before(latent, batch.is_first)
+    for k, b, t in torch.cartesian_prod(*(torch.arange(n) for n in (3, 2, 6))).tolist():
+        none = torch.zeros(128)
+        earlier = latent[k, b, t - 1] if t else none
+        assert torch.equal(blind[k, b, t], earlier)  # as STORM's windows run on
+        assert torch.equal(before[k, b, t], none if batch.is_first[k, b, t] else earlier)
+
+
+DENSE = dataclasses.replace(MODEL, prior_frames=2)  # which it leaves unread
+
+
+@pytest.mark.parametrize("config", [LOCAL, DENSE, TWO_FRAMES], ids=["one frame", "dense", "two frames"])
+def test_training_reads_the_token_before_where_the_prior_does(config, monkeypatch):
+    model, batch = world_model(config), transitions()
+    moments, predict = [], WorldModel.predict
+    monkeypatch.setattr(
+        WorldModel, "predict", lambda self, moment, *more: moments.append(moment) or predict(self, moment, *more)
+    )
+    world_model_losses(model, batch, model.route(), PhiloxState.from_seed(0, "cpu"), LossConfig())
+    (read,) = moments
+    if config is not TWO_FRAMES:
+        assert read.before is None
+    else:
+        assert torch.equal(read.before, model.before(read.latent, batch.is_first))
+
+
 def test_a_dense_latent_has_no_cells():
     with pytest.raises(ValueError, match=r"prior local needs perception\.latent spatial"):
         dataclasses.replace(MODEL, prior="local")
-    assert WorldModelConfig().prior == "dense"
+    assert (WorldModelConfig().prior, WorldModelConfig().prior_frames) == ("dense", 1)
+    with pytest.raises(ValueError, match="prior_frames must be 1 or 2, got 3"):
+        dataclasses.replace(LOCAL, prior_frames=3)

@@ -311,7 +311,7 @@ def test_the_heads_read_the_token():
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         predict = WorldModel.predict
-        patch.setattr(WorldModel, "predict", lambda self, moment: seen.append(moment) or predict(self, moment))
+        patch.setattr(WorldModel, "predict", lambda self, *of: seen.append(of[0]) or predict(self, *of))
         world_model_losses(model, batch, model.route(), rng(), LossConfig())
     (moment,) = seen
     again = model.observe(batch, model.route(), rng())

@@ -43,6 +43,7 @@ def step_of(index: int, num_tasks: int = 3) -> dict[str, NDArray[Any]]:
         "terminated": (index + task) % 5 == 0,
         "truncated": (index + task) % 7 == 0,
         "is_first": (index + task) % 6 == 0,
+        "is_last": (index + task) % 6 == 5,
     }
 
 
@@ -90,6 +91,7 @@ def test_windows_are_consecutive_and_held(num_steps: int, backend: Backend, stor
     is_first = (index.long() + task) % 6 == 0
     is_first[..., 0] = True
     assert torch.equal(batch.is_first, is_first)
+    assert torch.equal(batch.is_last, (index.long() + task) % 6 == 5)
 
 
 def test_shapes_and_dtypes_are_those_of_the_record() -> None:
@@ -102,6 +104,7 @@ def test_shapes_and_dtypes_are_those_of_the_record() -> None:
         "terminated": (torch.bool, [3, 4, 7]),
         "truncated": (torch.bool, [3, 4, 7]),
         "is_first": (torch.bool, [3, 4, 7]),
+        "is_last": (torch.bool, [3, 4, 7]),
     }
 
 
@@ -212,8 +215,8 @@ def test_sizes_and_memory() -> None:
     fill(buffer, 2)
     assert (buffer.num_steps, buffer.size.tolist()) == (41, [40, 40, 40])
     assert buffer.size.dtype == np.int64
-    # A step is 24 bytes of frame, 20 of action, 4 of reward and 3 flags.
-    assert buffer.memory_bytes == 3 * 40 * (24 + 20 + 4 + 3)
+    # A step is 24 bytes of frame, 20 of action, 4 of reward and 4 flags.
+    assert buffer.memory_bytes == 3 * 40 * (24 + 20 + 4 + 4)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_the_buffer_names_the_task_and_not_the_row() -> None:
     buffer = ReplayBuffer(3, 16, SHAPE, 1, seed=0, store="packed")
     zeros = np.zeros(3, dtype=np.bool_)
     for frame in sprites(16, 3):
-        buffer.add(frame, np.zeros((3, 1), np.float32), np.zeros(3, np.float32), zeros, zeros, zeros)
+        buffer.add(frame, np.zeros((3, 1), np.float32), np.zeros(3, np.float32), zeros, zeros, zeros, zeros)
     buffer.reorder([2, 0, 1])
     assert isinstance(buffer.store, PackedStore)
     buffer.store._store._flip_bit(0, 1)

@@ -42,6 +42,7 @@ def step_of(index: int) -> dict[str, NDArray[Any]]:
         "terminated": random.random(TASKS) < 0.1,
         "truncated": random.random(TASKS) < 0.1,
         "is_first": random.random(TASKS) < 0.1,
+        "is_last": random.random(TASKS) < 0.1,
     }
 
 

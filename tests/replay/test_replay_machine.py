@@ -40,6 +40,7 @@ def step_of(index: int, num_tasks: int, *, noise: bool, ends: bool) -> Step:
         "terminated": (task % 2 == 0) & ends,
         "truncated": (task % 2 == 1) & ends,
         "is_first": random.random(num_tasks) < 0.1,
+        "is_last": random.random(num_tasks) < 0.1,
     }
 
 

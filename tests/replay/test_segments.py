@@ -52,6 +52,7 @@ def step_of(index: int, run: int = 0) -> dict[str, NDArray[Any]]:
         "terminated": random.random(TASKS) < 0.1,
         "truncated": random.random(TASKS) < 0.1,
         "is_first": random.random(TASKS) < 0.1,
+        "is_last": random.random(TASKS) < 0.1,
     }
 
 
@@ -310,7 +311,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(manifest, "VERSION", 99)
     save(make_buffer("raw", 20), tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"01.json is of 'mow replay' version 99, this mow reads .* 1: use"):
+    with pytest.raises(ValueError, match=r"01.json is of 'mow replay' version 99, this mow reads .* 2: use"):
         load(tmp_path, make_buffer())
 
 

@@ -79,12 +79,12 @@ def test_an_unknown_kind_is_refused() -> None:
 @needs_packing
 def test_the_buffer_tells_what_it_holds_and_will_take(tmp_path: Path) -> None:
     buffer = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, free_bytes=RAW_BYTES)
-    column_bytes = 2 * 1_000 * (3 * 4 + 4 + 3)
+    column_bytes = 2 * 1_000 * (3 * 4 + 4 + 4)
     assert buffer.memory_bytes > RAW_BYTES + column_bytes  # before the first block, the upper bound
     flags = np.zeros(2, dtype=np.bool_)
     for step in range(100):
         frame = np.full((2, *SHAPE), step, dtype=np.uint8)
-        buffer.add(frame, np.zeros((2, 3), np.float32), np.zeros(2, np.float32), flags, flags, flags)
+        buffer.add(frame, np.zeros((2, 3), np.float32), np.zeros(2, np.float32), flags, flags, flags, flags)
     assert buffer.memory_bytes < RAW_BYTES / 10
     ratio, size = buffer.store.ratio, buffer.memory_bytes / 1e9
     assert buffer.describe() == (f"replay (packed): 100 of 1,000 steps of 2 tasks in 0.00 GB, frames packed "
@@ -92,7 +92,7 @@ def test_the_buffer_tells_what_it_holds_and_will_take(tmp_path: Path) -> None:
     disk = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, store="packed", free_bytes=0, disk=tmp_path)
     for step in range(100):
         frame = np.random.default_rng(step).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
-        disk.add(frame, np.zeros((2, 3), np.float32), np.zeros(2, np.float32), flags, flags, flags)
+        disk.add(frame, np.zeros((2, 3), np.float32), np.zeros(2, np.float32), flags, flags, flags, flags)
     assert disk.describe() == ("replay (packed): 100 of 1,000 steps of 2 tasks in 0.00 GB, 0.00 GB more on disk, "
                                "frames packed 1.0x, 0.00 GB once full")
     raw = ReplayBuffer(2, 1_000, SHAPE, 3, seed=0, store="raw")
@@ -113,7 +113,7 @@ def test_frames_that_cannot_be_packed_are_said_once_when_they_will_not_fit(
         frame = np.zeros((1, 16, 16, 3), dtype=np.uint8)
         if noise:
             frame = random.integers(0, 256, frame.shape, dtype=np.uint8)
-        buffer.add(frame, np.zeros((1, 1), np.float32), np.zeros(1, np.float32), flags, flags, flags)
+        buffer.add(frame, np.zeros((1, 1), np.float32), np.zeros(1, np.float32), flags, flags, flags, flags)
     said = [record.message for record in caplog.records if record.name == "mow"]
     assert len(said) == noise
     if noise:

@@ -52,7 +52,7 @@ def test_one_thread_adds_while_four_sample(store: StoreKind) -> None:
         frame = np.full((num_tasks, *SHAPE), step % 251, dtype=np.uint8)
         frame[1] += 1
         number = np.full(num_tasks, step, dtype=np.float32)
-        buffer.add(frame, number[:, None], number, flags, flags, flags)
+        buffer.add(frame, number[:, None], number, flags, flags, flags, flags)
 
     for step in range(capacity):
         add(step)

@@ -10,10 +10,14 @@ def rng():
 
 
 class Seen:
-    """Stands in for the agent: keeps the states it is asked about."""
+    """Stands in for the agent: keeps the states it acts in, [z_t, h_{t-1}], and z_{t-1} of each."""
 
     def __init__(self):
-        self.states, self.agent = [], agent()
+        self.states, self.before, self.agent = [], [], agent()
+
+    def see(self, latent, hidden, before):
+        self.before.append(before)
+        return self.agent.see(latent, hidden, before)
 
     def policy(self, state, embedding=None):
         self.states.append(state)
@@ -38,6 +42,7 @@ def test_the_memory_holds_what_a_full_forward_holds():
         # Float32 over windows of other lengths.
         torch.testing.assert_close(seen.states[t][:, :, 0, 16:], want, rtol=1e-5, atol=1e-5)
     assert seen.states[0][..., 16:].abs().sum() == 0
+    assert torch.equal(torch.cat(seen.before, dim=2), model.before(latent, batch.is_first))
 
 
 def test_only_the_last_steps_are_kept():
@@ -52,6 +57,7 @@ def test_only_the_last_steps_are_kept():
     window = model.window(torch.zeros(3, 1, 3, dtype=torch.bool))
     hidden = model.remember(latent, batch.action[:, :, 3:6], window, routing)
     torch.testing.assert_close(seen.states[6][:, :, 0, 16:], hidden[:, :, -1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(seen.before[6], latent[:, :, -1:])
 
 
 def test_actions_are_legal_and_without_gradient():

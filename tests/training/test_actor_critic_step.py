@@ -26,7 +26,8 @@ def rollout(seed: int = 0) -> Imagination:
     raw = torch.cat([discrete, normal(3, 5, 4, 2)], dim=-1)
     raw[-1, ..., :4], raw[:-1, ..., 4:] = 0.0, 0.0
     return Imagination(
-        latent=normal(3, 5, 5, 16), hidden=normal(3, 5, 5, 16), action=raw.clamp(-1, 1), raw_action=raw,
+        before=normal(3, 5, 1, 16), latent=normal(3, 5, 5, 16), hidden=normal(3, 5, 5, 16),
+        action=raw.clamp(-1, 1), raw_action=raw,
         reward=normal(3, 5, 4), terminated=(normal(3, 5, 4) > 1.0).float(), valid=torch.ones(3, 5, dtype=torch.bool),
     )
 
@@ -47,15 +48,16 @@ def policy():
 def test_targets_are_those_of_the_functions_they_are_named_after(policy):
     dream, embedding = rollout(), torch.ones(3, 5)
     lesson, metrics = lesson_of(policy, dream)
-    value = policy.value(dream.state, embedding)
+    state = policy.see(dream.latent, dream.hidden, dream.latent_before)
+    value = policy.value(state, embedding)
     returns = imagined_return(dream.reward, dream.terminated, value, discount=0.9, lam=0.8)
     assert torch.equal(lesson.returns, returns)
     torch.testing.assert_close(
         lesson.advantage, (returns - value[:, :, :-1]) / metrics["return_range"].view(3, 1, 1), rtol=1e-6, atol=1e-6
     )
-    assert torch.equal(lesson.slow_target, policy.value(dream.state, embedding, slow=True)[:, :, :-1])
+    assert torch.equal(lesson.slow_target, policy.value(state, embedding, slow=True)[:, :, :-1])
     assert torch.equal(lesson.weight, dream.alive[:, :, :-1])
-    acted = policy.policy(dream.state[:, :, :-1], embedding).log_prob(dream.raw_action)
+    acted = policy.policy(state[:, :, :-1], embedding).log_prob(dream.raw_action)
     assert torch.equal(lesson.log_prob, acted)
     assert not any(getattr(lesson, field.name).requires_grad for field in dataclasses.fields(lesson))
     plain, _ = lesson_of(policy, dream, dataclasses.replace(CONFIG, survival_weight=False))

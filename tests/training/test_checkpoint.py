@@ -153,7 +153,7 @@ def test_another_format_is_named(tmp_path: Path, found: int | None, monkeypatch:
     monkeypatch.setattr(checkpoint, "FORMAT", found)
     save_checkpoint(path, {"step": 1})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 6: use the mow that wrote"):
+    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 7: use the mow that wrote"):
         load_checkpoint(path, CPU)
 
 

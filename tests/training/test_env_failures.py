@@ -14,6 +14,7 @@ import pytest
 
 from mow import train
 from mow.config import EnvConfig
+from mow.config_file import read_config
 from mow.envs.dummy import CountingEnv, read_counter
 from mow.envs.vector import SerialVectorEnv
 from mow.run_paths import checkpoints
@@ -161,7 +162,7 @@ def test_a_simulator_that_fails_for_good_stops_the_run_which_can_go_on(
     said = capsys.readouterr()
     assert said.out.count("its simulator cannot be put back where it was, a new episode begins") == 2
     planned = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    assert planned["updates"] == updates[-1] + 1 == 60 * 0.05 + 51  # warm-up, then one per step of the joint phase
+    assert planned["updates"] == updates[-1] + 1 == read_config(folder / "config.json").world_model_updates
 
 
 def test_the_limits_are_checked() -> None:

@@ -15,9 +15,9 @@ from mow.training.scoring_progress import ScoringProgress
 from tests.small import run_config
 
 
-def played(episodes, max_steps=200, **callbacks):
+def played(episodes, max_steps=200, *, final_frames=False, **callbacks):
     config = run_config()
-    with SerialVectorEnv(config.tasks, seed=3, options={}) as envs:
+    with SerialVectorEnv(config.tasks, seed=3, options={}, final_frames=final_frames) as envs:
         layout = envs.layout
         mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
         learner = Learner(config, mask, torch.device("cpu"))
@@ -28,8 +28,9 @@ def played(episodes, max_steps=200, **callbacks):
         return results
 
 
-def test_every_task_plays_the_same_number_of_whole_episodes():
-    results = played(3)
+@pytest.mark.parametrize("final_frames", [False, True])
+def test_every_task_plays_the_same_number_of_whole_episodes(final_frames):
+    results = played(3, final_frames=final_frames)
     assert [r.task for r in results] == list(run_config().tasks)
     for result in results:
         assert len(result.returns) == len(result.lengths) == 3
@@ -56,7 +57,7 @@ class Scripted:
             if self.number % (slot + 2) == 0
         ]
         frame, is_first = self.reset()
-        return SimpleNamespace(frame=frame, is_first=is_first & False, finished=finished)
+        return SimpleNamespace(frame=frame, is_first=is_first & False, is_last=is_first & False, finished=finished)
 
 
 def scripted_play(**arguments):

@@ -25,7 +25,8 @@ def strip(name="tiny:catch", *, shown=(True, True, True, False), seed=0):
     real, imagined = rng.integers(0, 200, (2, len(shown), 64, 64, 3), dtype=np.uint8)
     real_end, imagined_end = np.zeros((2, len(shown)), np.bool_)
     real_end[3], imagined_end[2] = True, True
-    return Strip(name, real, imagined, np.array(shown), real_end, imagined_end)
+    led_to = np.array((True, *shown[:-1]))
+    return Strip(name, real, imagined, np.array(shown), led_to, real_end, imagined_end)
 
 
 def cell(picture, place):

@@ -8,9 +8,10 @@ from mow.batch import Moment, TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.training.foresight import Foresight, alive, foresee, foresight_errors, reconstruct, split
 from mow.training.held_out import HeldOutWindows
-from tests.small import LOCAL, MODEL, transitions, world_model
+from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, transitions, world_model
 
 CONTEXT, STEPS = 3, 4
+FORMS = (MODEL, LOCAL, ARRIVAL, LOCAL_ARRIVAL, TWO_FRAMES)
 
 
 def stream():
@@ -48,16 +49,18 @@ def test_shapes_and_no_gradient():
     assert not foresight.frame.requires_grad
 
 
-@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+@pytest.mark.parametrize("config", FORMS, ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}")
 @pytest.mark.parametrize("context", [1, 3])
 def test_the_first_step_is_the_teacher_forced_prediction(context, config):
     """With the same draws, one step ahead open loop and one pass over the seen tokens are the same thing."""
     model, batch, foresight = foreseen(context=context, config=config)
     rng = stream()
     posterior = model.observe(split(batch, context)[0], model.route(), rng)
-    seen = (posterior.latent, batch.action[:, :, :context], posterior.hidden)
-    prediction = model.predict(Moment(*(x[:, :, -1:] for x in seen)))
-    latent = model.sample(prediction.next_latent_logits, rng)
+    before = model.before(posterior.latent, batch.is_first[:, :, :context])
+    seen = (posterior.latent, batch.action[:, :, :context], posterior.hidden, before)
+    last = Moment(*(x[:, :, -1:] for x in seen))
+    latent = model.sample(model.foretell(last)[0], rng)
+    prediction = model.predict(last, latent)
     # 1e-5: float32 sums, with and without the cache of keys and values.
     torch.testing.assert_close(foresight.frame[:, :, :1], model.decode(latent), rtol=1e-5, atol=1e-5)
     want = two_hot_decode(prediction.reward_logits)
@@ -65,7 +68,7 @@ def test_the_first_step_is_the_teacher_forced_prediction(context, config):
     assert torch.equal(foresight.terminated[:, :, :1], prediction.termination_logits > 0)
 
 
-@pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
+@pytest.mark.parametrize("config", FORMS, ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}")
 def test_every_step_is_one_pass_over_its_own_latents(config):
     """The cached rollout, redone without a cache: rewards and ends of all steps from one forward."""
     model, batch, foresight = foreseen(config=config)
@@ -78,10 +81,10 @@ def test_every_step_is_one_pass_over_its_own_latents(config):
 
     model.sample = keep
     foresee(model, *split(batch, CONTEXT), model.route(), rng)
-    latent = torch.cat(drawn, dim=2)[:, :, :-1]  # the last one is only looked at
+    latent, arrived = torch.cat(drawn, dim=2)[:, :, :-1], torch.cat(drawn, dim=2)[:, :, 1:]
     hidden = model.remember(latent, batch.action[:, :, :-1], model.window(batch.is_first[:, :, :-1]), model.route())
-    tokens = (latent, batch.action[:, :, :-1], hidden)
-    prediction = model.predict(Moment(*(x[:, :, CONTEXT - 1 :] for x in tokens)))
+    tokens = (latent, batch.action[:, :, :-1], hidden, model.before(latent, batch.is_first[:, :, :-1]))
+    prediction = model.predict(Moment(*(x[:, :, CONTEXT - 1 :] for x in tokens)), arrived[:, :, CONTEXT - 1 :])
     # As above.
     torch.testing.assert_close(foresight.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(foresight.terminated, prediction.termination_logits > 0)
@@ -144,7 +147,7 @@ def planted(length, *, num_context=1, num_steps=2):
     for b, n in enumerate(length):
         terminated[0, b, n - 1] = n < size
         reward[0, b, n:] = 1e6  # behind the end: must reach no mean
-    batch = TransitionBatch(frame, torch.zeros(1, num_windows, size, 2), reward, terminated, flags, flags)
+    batch = TransitionBatch(frame, torch.zeros(1, num_windows, size, 2), reward, terminated, flags, flags, flags)
     windows = HeldOutWindows(batch, torch.tensor([length]))
     came = frame.float() / 255.0
     foresight = Foresight(
@@ -185,7 +188,8 @@ def test_only_what_lives_is_compared():
 
 
 def test_alive_at_the_edges():
-    shown, acted = alive(torch.tensor([[2, 3, 5]]), num_context=2, num_steps=3)
+    _, _, windows = planted([2, 3, 5], num_context=2, num_steps=3)
+    shown, acted = alive(windows, num_context=2, num_steps=3)
     assert shown[0].tolist() == [[False, False, False], [True, False, False], [True, True, True]]
     assert acted[0].tolist() == [[True, False, False], [True, True, False], [True, True, True]]
 
@@ -194,3 +198,13 @@ def test_windows_without_a_context_are_refused():
     foresight, reconstruction, windows = planted([3])
     with pytest.raises(ValueError, match="got 0"):
         foresight_errors(foresight, reconstruction, HeldOutWindows(split(windows.batch, 2)[0], windows.length))
+
+
+def test_a_final_frame_is_compared_and_leads_nowhere():
+    _, _, windows = planted([2, 4, 5], num_context=2, num_steps=3)
+    is_last = torch.zeros(1, 3, 5, dtype=torch.bool)
+    is_last[0, 1, 3] = True
+    windows = HeldOutWindows(dataclasses.replace(windows.batch, is_last=is_last), windows.length)
+    shown, acted = alive(windows, num_context=2, num_steps=3)
+    assert shown[0].tolist() == [[False, False, False], [True, True, False], [True, True, True]]
+    assert acted[0].tolist() == [[True, False, False], [True, True, False], [True, True, True]]

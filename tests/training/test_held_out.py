@@ -25,9 +25,11 @@ def fresh_learner():
     return learner
 
 
-def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, options=None, **more):
+def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, options=None, final_frames=False, **more):
     learner = fresh_learner()
-    with SerialVectorEnv(learner.config.tasks, seed=seed, options=options or {}, max_restarts=3) as envs:
+    with SerialVectorEnv(
+        learner.config.tasks, seed=seed, options=options or {}, max_restarts=3, final_frames=final_frames
+    ) as envs:
         windows = play_windows(
             learner,
             envs,
@@ -73,6 +75,24 @@ def test_what_lies_behind_the_end_is_zero():
             assert getattr(batch, name)[k, b, n:].float().abs().sum() == 0
         # Even variants end by termination, odd ones by a time limit.
         assert (bool(batch.terminated[k, b, n - 1]), bool(batch.truncated[k, b, n - 1])) == (k == 0, k != 0)
+
+
+def test_a_window_holds_the_final_frame_and_no_action_at_it():
+    windows = played(num_windows=6, final_frames=True)
+    batch, ends = windows.batch, 0
+    for k, b in np.ndindex(3, 6):
+        n = int(windows.length[k, b])
+        seen = [read_counter(frame.numpy()) for frame in batch.frame[k, b, :n]]
+        assert [(episode, step) for _, episode, step in seen] == [(seen[0][1], seen[0][2] + t) for t in range(n)]
+        over = bool((batch.terminated | batch.truncated)[k, b, n - 2]) and bool(batch.is_last[k, b, n - 1])
+        assert batch.is_last[k, b].tolist() == [over and t == n - 1 for t in range(5)]
+        assert int(windows.num_actions[k, b]) == n - over
+        if over:
+            ends += 1
+            assert not batch.action[k, b, n - 1 :].any()
+            assert not batch.reward[k, b, n - 1 :].any()
+            assert not (batch.terminated | batch.truncated)[k, b, n - 1 :].any()
+    assert ends >= 3
 
 
 def test_a_window_never_crosses_the_loss_of_a_simulator():

@@ -330,7 +330,7 @@ class CountingReLU(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("prior", ["dense", "local"])
-@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
+@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group", "channel"])
 def test_every_relu_is_watched(norm, prior):
     """The layers before a ReLU are known by name; a new one must be added there."""
     perception = dataclasses.replace(PERCEPTION, norm=norm, groups=16, latent="spatial")

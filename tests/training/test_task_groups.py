@@ -47,7 +47,7 @@ def with_norm(norm, model=MODEL):
     return dataclasses.replace(model, perception=dataclasses.replace(model.perception, norm=norm))
 
 
-@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group"])
+@pytest.mark.parametrize("norm", ["bn_per_task", "bn_shared", "group", "channel"])
 @pytest.mark.parametrize("parts", ["transformers", "all"])
 def test_what_is_computed_again_is_the_same_to_the_bit(norm, parts):
     plain = updated(learner(with_norm(norm), dropout=0.3))
@@ -83,7 +83,7 @@ FIXED = RoutingConfig(method="hash", scale="none")
 BACKGROUND = dataclasses.replace(LOCAL, perception=dataclasses.replace(LOCAL.perception, background="median"))
 
 
-@pytest.mark.parametrize("weighting", ["harmony", "per_term", "uniform", "running_mean"])
+@pytest.mark.parametrize("weighting", ["harmony", "shared_terms", "per_term", "uniform", "running_mean"])
 def test_groups_add_up_whatever_weighs_the_tasks(weighting):
     same_update(MODEL, {"loss": LossConfig(weighting=weighting)}, task_groups=3)
 

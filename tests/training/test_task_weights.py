@@ -1,14 +1,20 @@
 """Each rule that makes one number of many tasks, by hand; what it does at warm-up's end and when tasks are sorted."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from mow.config import LossConfig
-from mow.training.task_weights import Harmony, RunningMean, Uniform, make_task_weights
+from mow.kernels import PhiloxState
+from mow.training.task_weights import OWN_TERMS, Harmony, RunningMean, Uniform, make_task_weights
+from mow.training.world_model_step import world_model_losses
+from tests.small import transitions, world_model
 
+Form = Literal["harmony", "shared_terms", "per_term"]
+FORMS: tuple[Form, ...] = ("harmony", "shared_terms", "per_term")
 TERMS = torch.tensor([[1.0, 2.0], [0.5, 0.5], [60.0, 40.0]])  # [K, terms]: sums 3, 1, 100
 ORDER = torch.tensor([2, 0, 1])
 
@@ -27,7 +33,7 @@ def test_uniform_by_hand() -> None:
 
 
 def test_harmony_by_hand() -> None:
-    rule = Harmony(3, 2, per_term=False)
+    rule = Harmony(3, 2)
     assert rule.log_sigma.shape == (3,)
     assert rule(TERMS).item() == pytest.approx(104 + 3 * math.log(2), rel=1e-6)  # sigma = 1; float32
     with torch.no_grad():
@@ -37,7 +43,7 @@ def test_harmony_by_hand() -> None:
 
 
 def test_harmony_per_term_by_hand() -> None:
-    rule = Harmony(3, 2, per_term=True)
+    rule = Harmony(3, 2, "per_term")
     assert rule.log_sigma.shape == (3, 2)
     assert rule(TERMS).item() == pytest.approx(104 + 6 * math.log(2), rel=1e-6)
     with torch.no_grad():
@@ -45,11 +51,72 @@ def test_harmony_per_term_by_hand() -> None:
     assert rule(TERMS).item() == pytest.approx(44 + 60 / 60 + 5 * math.log(2) + math.log(61), rel=1e-6)
 
 
-@pytest.mark.parametrize("per_term", [False, True])
-def test_harmony_adapts_to_near_its_point_of_rest(per_term: bool) -> None:
-    rule = Harmony(3, 2, per_term=per_term)
+def scaled(form: Form) -> Tensor:
+    """What the sigmas of TERMS are made of; of the two terms the first is reconstruction."""
+    return {"harmony": TERMS.sum(dim=1), "per_term": TERMS, "shared_terms": TERMS[:, 1]}[form]
+
+
+def test_harmony_of_shared_terms_by_hand() -> None:
+    rule = Harmony(3, 2, "shared_terms")
+    with torch.no_grad():
+        rule.log_sigma.copy_(torch.tensor([2.0, 1.0, 40.0]).log())
+    # (2 + 1)/2 + 1/1 + (60 + 40)/40 + ln 3 + ln 2 + ln 41; sigma feels 2, 0.5 and 40, not 3, 1 and 100.
+    assert rule(TERMS).item() == pytest.approx(5.0 + math.log(6 * 41), rel=1e-6)  # float32
+    (slope,) = torch.autograd.grad(rule(TERMS), rule.log_sigma)
+    want = [-2 / 2 + 2 / 3, -0.5 + 1 / 2, -40 / 40 + 40 / 41]
+    torch.testing.assert_close(slope, torch.tensor(want), rtol=1e-5, atol=1e-6)
+
+
+def test_terms_that_end_in_encoder_and_decoder_are_named_by_their_place() -> None:
+    model = world_model()
+    rng = PhiloxState.from_seed(0, "cpu")
+    losses = world_model_losses(model, transitions(), model.route(), rng, LossConfig(free_bits=0.0))
+    assert [list(losses.terms)[term] for term in OWN_TERMS] == ["reconstruction", "representation"]
+    shared = [p for name, p in model.named_parameters() if name.startswith(("experts.", "shared."))]
+    reached = set()
+    for name, loss in losses.terms.items():
+        gradients = torch.autograd.grad(loss.sum(), shared, retain_graph=True, allow_unused=True)
+        if any(g is not None and bool(g.any()) for g in gradients):
+            reached.add(name)
+    # The heads of reward start at zero, and then pass nothing on.
+    assert reached | {"reward"} == set(losses.terms) - {"reconstruction", "representation"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_harmony_rests_where_sigma_squared_is_loss_times_one_plus_sigma(form: Form) -> None:
+    rule = Harmony(3, 2, form)
+    with torch.no_grad():
+        rule.log_sigma.copy_(at_rest(scaled(form)).log())
+    (slope,) = torch.autograd.grad(rule(TERMS), rule.log_sigma)
+    assert slope.abs().max() < 1e-5  # float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_how_far_noise_in_one_picture_changes_who_moves_the_shared_parameters(form: Form) -> None:
+    """Two tasks alike but for noise pixels in the second, which only its reconstruction feels; sigmas at rest."""
+    quiet = torch.tensor([[20.0, 0.5, 0.1, 4.0, 0.4, 0.2]]).repeat(2, 1)  # [K, terms]
+    noisy = quiet.clone()
+    noisy[1, 0] = 500.0
+    ratios = []
+    for terms in (quiet, noisy):
+        rule = Harmony(2, 6, form)
+        with torch.no_grad():
+            rule.log_sigma.copy_(at_rest(rule._scaled(terms)).log())
+        leaf = terms.clone().requires_grad_()
+        (pull,) = torch.autograd.grad(rule(leaf), leaf)
+        ratios.append(float(pull[1, 3] / pull[0, 3]))
+    assert ratios[0] == pytest.approx(1.0)
+    if form == "harmony":
+        assert ratios[1] < 0.1  # 1 / 501 against 1 / 26
+    else:
+        assert ratios[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_harmony_adapts_to_near_its_point_of_rest(form: Form) -> None:
+    rule = Harmony(3, 2, form)
     rule.adapt(TERMS)
-    loss = TERMS if per_term else TERMS.sum(dim=1)
+    loss = scaled(form)
     torch.testing.assert_close(rule.log_sigma.exp().detach(), 1 + loss, rtol=1e-6, atol=0)  # float32
     # 1 + L against the exact rest: 2 % off at L = 3, 24 % at L = 1, 50 % at L = 1/2.
     assert (rule.log_sigma.detach() - at_rest(loss).log()).abs().max() < math.log(1.51)
@@ -58,7 +125,7 @@ def test_harmony_adapts_to_near_its_point_of_rest(per_term: bool) -> None:
 
 
 def test_harmony_learns_scales_and_passes_the_losses_gradient() -> None:
-    rule = Harmony(3, 2, per_term=False)
+    rule = Harmony(3, 2)
     terms = TERMS.clone().requires_grad_()
     with torch.no_grad():
         rule.log_sigma.copy_(at_rest(TERMS.sum(dim=1)).log())
@@ -68,9 +135,9 @@ def test_harmony_learns_scales_and_passes_the_losses_gradient() -> None:
     torch.testing.assert_close(to_terms, expected.unsqueeze(1).expand(3, 2), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("per_term", [False, True])
-def test_reorder_carries_the_scales_along(per_term: bool) -> None:
-    rule = Harmony(3, 2, per_term=per_term)
+@pytest.mark.parametrize("form", FORMS)
+def test_reorder_carries_the_scales_along(form: Form) -> None:
+    rule = Harmony(3, 2, form)
     rule.adapt(TERMS)
     before = rule(TERMS).item()
     old = rule.log_sigma.detach().clone()
@@ -113,6 +180,7 @@ def test_running_mean_reorders_and_is_saved() -> None:
     [
         ("uniform", Uniform, None),
         ("harmony", Harmony, (3,)),
+        ("shared_terms", Harmony, (3,)),
         ("per_term", Harmony, (3, 2)),
         ("running_mean", RunningMean, None),
     ],
@@ -126,11 +194,11 @@ def test_config_chooses_the_rule(weighting: str, kind: type, shape: tuple[int, .
 
 def test_what_is_logged_of_the_weights() -> None:
     """1 / sigma by hand: ln sigma of 0 and ln 4, and a task whose two terms weigh 1 and 1/4."""
-    harmony = Harmony(2, 2, per_term=False)
+    harmony = Harmony(2, 2)
     with torch.no_grad():
         harmony.log_sigma.copy_(torch.tensor([1.0, 4.0]).log())
     torch.testing.assert_close(harmony.metrics()["harmony/weight"], torch.tensor([1.0, 0.25]))
-    several = Harmony(1, 2, per_term=True)
+    several = Harmony(1, 2, "per_term")
     with torch.no_grad():
         several.log_sigma.copy_(torch.tensor([[1.0, 4.0]]).log())
     torch.testing.assert_close(several.metrics()["harmony/weight"], torch.tensor([0.625]))

@@ -1,0 +1,172 @@
+"""Do routes matter, and does the router find them?  python -m bench.routing --json FILE
+
+The sequence model and the prior of a world model alone, on planted tasks. A walker and a ball move on a grid of 8 x 8
+cells that wraps around; the latent is the grid itself, one class of four per cell, in place of what a VAE would find.
+All tasks have the same pictures. They differ in what an action does to the walker (as named, or mirrored) and where
+the ball falls (down, or sideways): four kinds of dynamics, two tasks each. There are four experts, one per task; routes
+are right where the two tasks of a kind, and no others, share an expert.
+
+Arms: `oracle`, the right routes; `hash`, dealt out in turn, which never pairs a kind; `random`, a balanced draw, which
+may; `learned`, the router with its balance loss and its schedule; `one`, one expert for all tasks. Held out: KL of the
+next latent, in nats (the latent is known, so it is its negative log-likelihood), and share of cells that are guessed
+wrong. ari: agreement of the routes with the kinds.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mow.batch import Moment
+from mow.clustering import adjusted_rand_index
+from mow.config import ExpertsConfig, PerceptionConfig, RoutingConfig, SharedConfig, WorldModelConfig
+from mow.kernels import PhiloxState
+from mow.losses import balance_loss
+from mow.models import Routing, WorldModel
+from mow.models.fixed_routes import FixedRoutes
+from mow.training.muon import Muon, hidden_matrices
+
+GRID, NUM_ACTIONS, LENGTH = 8, 4, 8
+KIND_OF_TASK = np.repeat(np.arange(4), 2)  # hash sends tasks 0 and 4, 1 and 5, ... to one expert
+NUM_TASKS, NUM_EXPERTS = len(KIND_OF_TASK), 4
+MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])  # up, down, left, right: (row, column)
+FALLS = np.array([[1, 0], [0, 1]])
+ARMS = ("oracle", "hash", "random", "learned", "one")
+Windows = tuple[Tensor, Tensor]
+
+
+def windows(num_sequences: int, rng: np.random.Generator) -> Windows:
+    """Random play: codes [K, B, L, cells] int64 (0 empty, 1 ball, 2 walker, 3 both), actions [K, B, L, A] one-hot."""
+    shape = (NUM_TASKS, num_sequences)
+    mirrored, sideways = (KIND_OF_TASK % 2)[:, None, None], (KIND_OF_TASK // 2)[:, None]
+    walker, ball = rng.integers(GRID, size=(2, *shape, 2))
+    action = rng.integers(NUM_ACTIONS, size=(*shape, LENGTH))
+    codes = np.zeros((*shape, LENGTH, GRID, GRID), np.int64)
+    tasks, rows = np.ogrid[: shape[0], : shape[1]]
+    for t in range(LENGTH):
+        codes[tasks, rows, t, ball[..., 0], ball[..., 1]] += 1
+        codes[tasks, rows, t, walker[..., 0], walker[..., 1]] += 2
+        walker = (walker + np.where(mirrored, -1, 1) * MOVES[action[:, :, t]]) % GRID
+        ball = (ball + FALLS[sideways]) % GRID
+    return torch.from_numpy(codes).flatten(3), F.one_hot(torch.from_numpy(action), NUM_ACTIONS).float()
+
+
+def make_model(arm: str, seed: int, asked: argparse.Namespace) -> WorldModel:
+    torch.manual_seed(seed)
+    model = WorldModel(
+        WorldModelConfig(
+            width=asked.width,
+            num_heads=2,
+            feedforward=2 * asked.width,
+            dropout=0.0,
+            embedding_size=16,
+            prior=asked.prior,
+            prior_width=asked.width,
+            task_head=False,
+            perception=PerceptionConfig(channels=(2, 2), groups=GRID**2, classes=4, norm="group", latent="spatial"),
+            routing=RoutingConfig(method="learned" if arm == "learned" else "hash", hidden=64),
+            experts=ExpertsConfig(1 if arm == "one" else NUM_EXPERTS, experts_per_task=1, num_layers=1),
+            shared=SharedConfig(kind="none"),
+        ),
+        action_size=NUM_ACTIONS,
+        module_of_task=[0] * NUM_TASKS,
+        num_modules=1,
+    )
+    if arm in ("oracle", "random"):
+        right = KIND_OF_TASK if arm == "oracle" else np.random.default_rng(seed).permutation(KIND_OF_TASK)
+        model.expert_routes = FixedRoutes(torch.from_numpy(right).unsqueeze(1), NUM_EXPERTS)
+    return model
+
+
+def foretold(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor, Tensor]:
+    """KL of the next latent [K], nats, and share of wrong cells [K]."""
+    codes, action = seen
+    latent = F.one_hot(codes, 4).float().flatten(3)
+    first = torch.zeros(codes.shape[:3], dtype=torch.bool)
+    first[:, :, 0] = True
+    hidden = model.remember(latent, action, model.window(first), routing)
+    logits, _ = model.heads.foretell(Moment(latent, action, hidden), model.plan, model.embedding("heads"))
+    ahead, truth = logits[:, :, :-1], codes[:, :, 1:]
+    kl = F.cross_entropy(ahead.flatten(0, 3), truth.flatten(), reduction="none").view(truth.shape).sum(dim=3)
+    return kl.mean(dim=(1, 2)), (ahead.argmax(dim=-1) != truth).float().mean(dim=(1, 2, 3))
+
+
+def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int], Routing]:
+    """Update -> routing, annealed and frozen as by mow.training.learner."""
+    how, frozen = model.config.routing, None
+    span = updates / 5  # as the paper anneals
+
+    def routing(update: int) -> Routing:
+        nonlocal frozen
+        progress = min(1.0, update / span)
+        temperature = (1.0 - progress) * how.temperature_start + progress * how.temperature_end
+        if progress >= 1.0 and frozen is None:
+            frozen = model.route(temperature=temperature).plan.routes.detach()
+        noise = 0.0 if frozen is not None else how.noise * (temperature - how.temperature_end)
+        return model.route(temperature=temperature, noise=noise, rng=rng, frozen=frozen)
+
+    return routing
+
+
+def run(arm: str, seed: int, asked: argparse.Namespace) -> dict[str, object]:
+    model, data, began = make_model(arm, seed, asked), np.random.default_rng(seed), time.process_time()
+    routing_at = schedule(model, asked.updates, PhiloxState.from_seed(seed, "cpu"))
+    matrices = hidden_matrices(model)
+    moved = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in moved]
+    optimisers = [torch.optim.Adam(rest, lr=1e-3), Muon(matrices, lr=2e-3)]
+    first_lr = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
+    curve = []
+    for update in range(asked.updates):
+        for optimiser, lr in zip(optimisers, first_lr, strict=True):
+            optimiser.param_groups[0]["lr"] = lr * (1.0 - 0.9 * update / asked.updates)
+            optimiser.zero_grad()
+        routing = routing_at(update)
+        load = routing.load()
+        loss = foretold(model, windows(4, data), routing)[0].sum()
+        (loss if load is None else loss + 0.1 * balance_loss(load)).backward()
+        for optimiser in optimisers:
+            optimiser.step()
+        if (update + 1) % (asked.updates // 5) == 0:
+            with torch.no_grad():
+                kl, wrong = foretold(model, windows(32, np.random.default_rng(10_000)), routing_at(update + 1))
+            curve.append(round(float(kl.mean()), 3))
+    routes = routing_at(asked.updates).plan.routes[:, 0]
+    return {
+        "arm": arm, "seed": seed, "prior": asked.prior, "kl": curve, "wrong": round(float(wrong.mean()), 5),
+        "ari": round(adjusted_rand_index(routes.numpy(), KIND_OF_TASK), 3), "routes": routes.tolist(),
+        "cpu_s": round(time.process_time() - began, 1),
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.routing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--seeds", type=int, default=2, help="how many (%(default)s)")
+    parser.add_argument("--updates", type=int, default=1200, help="(%(default)s)")
+    parser.add_argument("--width", type=int, default=32, help="of sequence model and prior (%(default)s)")
+    parser.add_argument("--prior", choices=("dense", "local"), default="dense")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args(arguments)
+    if asked.seeds < 1 or asked.updates < 5 or asked.width < 2 or asked.width % 2:
+        parser.error("seeds must be 1 or more, updates 5 or more, width even and 2 or more")
+    rows = []
+    for seed in range(asked.seeds):
+        for arm in asked.arms:
+            rows.append(run(arm, seed, asked))
+            print(json.dumps(rows[-1]), flush=True)
+    if asked.json:
+        asked.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,147 @@
+"""Measures of a world model on held-out windows: pictures, use of the past, rewards. One number per task, [K]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from bench.recording import unbroken
+from mow.batch import Moment, TransitionBatch
+from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
+from mow.models import Agent, Routing, WorldModel
+from mow.training.foresight import foresee, reconstruct, split
+from mow.training.held_out import HeldOutWindows
+from mow.training.past import past_use
+
+AHEAD = (1, 3, 10)  # imagined steps that are reported
+_VISIBLE = 0.25  # a pixel is part of a moving thing where a channel is further than this from the background, of 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model in evaluation mode, its routes, and what it is measured on."""
+
+    model: WorldModel
+    routing: Routing
+    batch: TransitionBatch  # [K, B, L, ...] held-out windows
+    background: Tensor  # [K, 64, 64, 3] float, 0 to 1: the median frame of the training data
+    rng: PhiloxState
+
+
+def measure(
+    at: Measured, agent: Agent, *, context: int, temperature: float, base_rate: Sequence[Tensor]
+) -> dict[str, list[float]]:
+    """All numbers, name -> [K].
+
+    Args:
+        agent: as the learner has it; it need not have learnt.
+        context: steps seen before an open-loop prediction of max(AHEAD) steps.
+        temperature: of imagined draws.
+        base_rate: [K] tensors [V], the mean two-hot code of the training rewards.
+    """
+    length = at.batch.reward.shape[2]
+    windows = HeldOutWindows(at.batch, torch.full(at.batch.reward.shape[:2], length))
+    past = past_use(at.model, agent, windows, at.routing, at.rng, longest=length)
+    found = {
+        **_pictures(at, context, temperature),
+        "KL": past.kl,
+        "KL/without past": past.kl / past.kl_without,
+        "KL/with another past": past.kl / past.kl_other,
+        **_rewards(at, temperature, base_rate),
+    }
+    return {name: [float(value) for value in values] for name, values in found.items()}
+
+
+def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tensor]:
+    """Squared errors per frame (sum over 64 x 64 x 3 numbers in [0, 1]) and the share of moving pixels that is kept."""
+    batch = TransitionBatch(*(column[:, :, : context + max(AHEAD)] for column in vars(at.batch).values()))
+    real = batch.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
+    background = at.background[:, None]  # [K, 1, 64, 64, 3]
+    foresight = foresee(at.model, *split(batch, context), at.routing, at.rng, temperature=temperature)
+    found = {
+        "energy": _squared(real, background.unsqueeze(2)).mean(dim=(1, 2)),
+        "reconstruction": _squared(reconstruct(at.model, batch.frame, at.rng), real).mean(dim=(1, 2)),
+    }
+    found["reconstruction/energy"] = found["reconstruction"] / found["energy"]
+    for n in AHEAD:
+        inside = unbroken(batch, context + n)  # [K, B]; none where episodes are shorter
+        came, imagined = real[:, :, context + n - 1], foresight.frame[:, :, n - 1].float()
+        error, repeated = _squared(imagined, came), _squared(real[:, :, context - 1], came)
+        found[f"{n} ahead/repeating"] = _task_mean(error, inside) / _task_mean(repeated, inside)
+        kept, shown = _visible(imagined, background), _visible(came, background)
+        found[f"moving pixels kept, {n} ahead"] = _task_mean(kept, inside) / _task_mean(shown, inside)
+    return found
+
+
+def _rewards(at: Measured, temperature: float, base_rate: Sequence[Tensor]) -> dict[str, Tensor]:
+    """How well rewards are read where the next latent is the real one, and where it is drawn from the prior.
+
+    Cross-entropy over that of a constant, the mean code of the training rewards; AUC and sign of rare rewards.
+    """
+    model, batch = at.model, at.batch
+    posterior = model.observe(batch, at.routing, at.rng)
+    moment = Moment(posterior.latent, batch.action, posterior.hidden, model.before(posterior.latent, batch.is_first))
+    logits, events = model.foretell(moment)
+    arrived = {"real": posterior.latent.roll(-1, dims=2), "imagined": model.sample(logits / temperature, at.rng)}
+    known, reward = batch.leads_on, batch.reward[:, :, :-1]  # [K, B, L - 1] z_{t+1} is in the window
+    found: dict[str, list[float]] = {}
+    for source, latent in arrived.items():
+        read = model.outcome(posterior.hidden, events, latent)[0][:, :, :-1]  # [K, B, L - 1, V]
+        for k, rate in enumerate(base_rate):
+            here, real = read[k][known[k]], reward[k][known[k]]  # [N, V], [N]
+            constant = rate.clamp_min(1e-6).log().expand_as(here)
+            ratio = two_hot_loss(here, real).mean() / two_hot_loss(constant, real).mean().clamp_min(1e-9)
+            found.setdefault(f"reward CE/base rate, {source}", []).append(float(ratio))
+            expected = two_hot_decode(here, form="mean_of_symexp").numpy()
+            for name, value in _ranks(expected, real.numpy()).items():
+                found.setdefault(f"{name}, {source}", []).append(value)
+    return {name: torch.tensor(values) for name, values in found.items()}
+
+
+def _ranks(expected: NDArray[np.float32], reward: NDArray[np.float32]) -> dict[str, float]:
+    """AUC of r > 0 and of r < 0 against the rest, sign among r != 0 (mean of both kinds); NaN where one is missing."""
+    positive, negative = reward > 0, reward < 0
+    both = bool(positive.any() and negative.any())
+    signs = [(expected[positive] > 0).mean(), (expected[negative] < 0).mean()] if both else [np.nan]
+    return {
+        "AUC of r > 0": _auc(expected, positive),
+        "AUC of r < 0": _auc(-expected, negative),
+        "sign": float(np.mean(signs)),
+    }
+
+
+def _auc(score: NDArray[np.float32], label: NDArray[np.bool_]) -> float:
+    """Probability that a labelled entry scores above another, ties counted half."""
+    count = int(label.sum())
+    if count in (0, len(label)):
+        return float("nan")
+    ranks = rankdata(score)
+    return float((ranks[label].sum() - count * (count + 1) / 2) / (count * (len(label) - count)))
+
+
+def mean_code(reward: Tensor, num_bins: int) -> Tensor:
+    """[N] rewards -> [V] mean of their two-hot codes on symlog [-20, 20]."""
+    place = (torch.sign(reward) * torch.log1p(reward.abs()) + 20.0) / 40.0 * (num_bins - 1)  # [N] in bins
+    lower = place.floor().clamp(0, num_bins - 2)
+    code = torch.zeros(num_bins)
+    code.scatter_add_(0, lower.long(), 1.0 - (place - lower))
+    code.scatter_add_(0, lower.long() + 1, place - lower)
+    return code / len(reward)
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().flatten(-3).sum(dim=-1)
+
+
+def _visible(frame: Tensor, background: Tensor) -> Tensor:
+    """Pixels of frames [K, B, 64, 64, 3] that are not background: [K, B]."""
+    return ((frame - background).abs().amax(dim=-1) > _VISIBLE).flatten(2).float().sum(dim=-1)
+
+
+def _task_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the windows of a task that `mask` [K, B] keeps; NaN where there is none."""
+    return (values * mask).sum(dim=1) / mask.sum(dim=1)
