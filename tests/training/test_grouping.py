@@ -35,7 +35,7 @@ def moving_squares(seed: int, num_sequences: int = 1, length: int = 4) -> Transi
     first[:, :, 0] = True
     action = torch.from_numpy(np.eye(4, dtype=np.float32)[rng.integers(4, size=shape)])
     never = torch.zeros(shape, dtype=torch.bool)
-    return TransitionBatch(torch.from_numpy(frame), action, torch.zeros(shape), never, never, first)
+    return TransitionBatch(torch.from_numpy(frame), action, torch.zeros(shape), never, never, first, never)
 
 
 def after_warm_up(scaling: str, seed: int, updates: int = 12) -> Grouping:

@@ -35,7 +35,7 @@ def moving_bars(seed: int, *, noise: bool, num_sequences: int = 1, length: int =
     first = never.clone()
     first[:, :, 0] = True
     reward = ((start[:, None] + torch.arange(length)) % 8 == 0).float().expand(shape).contiguous()
-    return TransitionBatch(frame.to(torch.uint8), action, reward, never, never, first)
+    return TransitionBatch(frame.to(torch.uint8), action, reward, never, never, first, never)
 
 
 @functools.cache
@@ -43,8 +43,9 @@ def ratio(weighting: str, *, noise: bool) -> float:
     """Length of the second task's gradient on the shared Transformer over that of the first, after some updates."""
     loss = LossConfig(weighting=weighting, free_bits=0.0)  # type: ignore[arg-type]
     config = run_config(
-        tasks=("planted:0", "planted:1"), total_steps=400, model=GROUP_NORM, loss=loss,
-        optim=OptimConfig(world_model_lr=3e-3),
+        tasks=("planted:0", "planted:1"), total_steps=400, loss=loss, optim=OptimConfig(world_model_lr=3e-3),
+        # Without noise on the routes, which would give equal tasks other experts.
+        model=dataclasses.replace(GROUP_NORM, routing=dataclasses.replace(GROUP_NORM.routing, noise=0.0)),
     )  # fmt: skip
     torch.manual_seed(0)
     mask = ActionMask(torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, 0, dtype=torch.bool))
