@@ -30,7 +30,7 @@ from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.models import Routing, WorldModel
 from mow.models.fixed_routes import FixedRoutes
-from mow.training.muon import Muon, hidden_matrices
+from mow.training.muon import Muon, muon_matrices
 
 GRID, NUM_ACTIONS, LENGTH = 8, 4, 8
 KIND_OF_TASK = np.repeat(np.arange(4), 2)  # hash sends tasks 0 and 4, 1 and 5, ... to one expert
@@ -117,7 +117,7 @@ def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int
 def run(arm: str, seed: int, asked: argparse.Namespace) -> dict[str, object]:
     model, data, began = make_model(arm, seed, asked), np.random.default_rng(seed), time.process_time()
     routing_at = schedule(model, asked.updates, PhiloxState.from_seed(seed, "cpu"))
-    matrices = hidden_matrices(model)
+    matrices = muon_matrices(model, "hidden")
     moved = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in moved]
     optimisers = [torch.optim.Adam(rest, lr=1e-3), Muon(matrices, lr=2e-3)]

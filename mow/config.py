@@ -155,10 +155,11 @@ class OptimConfig:
     world_model_eps: float = 1e-8
     world_model_clip: float = 1000.0
     matrices: Literal["adam", "muon"] = "adam"
-    """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum), which leaves the
-    first and last layers to Adam."""
+    """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum)."""
+    matrix_layers: Literal["hidden", "all"] = "hidden"
+    """Which matrices Muon moves: those between the first and last layers of encoder, decoder and prior, or all."""
     matrix_lr: float = 2e-3
-    """Step size of Muon, and of Adam for the first and last layers beside it: root mean square of a step's entries."""
+    """Step size of Muon, and of Adam for first and last layers beside it: root mean square of a step's entries."""
     matrix_decay: float = 0.1
     """Weight decay of Muon: each update takes matrix_lr times this share off its matrices."""
     muon_precision: Literal["fp32", "bf16"] = "fp32"

@@ -22,7 +22,7 @@ from mow.flops import agent_update, world_model_update
 from mow.footprint import Activations, activations
 from mow.models import Agent, WorldModel
 from mow.training.learner import Learner
-from mow.training.muon import hidden_matrices
+from mow.training.muon import muon_matrices
 
 # Of the measured matmul rate, what an update is taken to reach as long as nobody has timed it. Not measured.
 ASSUMED_SHARE = 0.35
@@ -80,7 +80,7 @@ def make_plan(config: Config, mask: ActionMask, *, bf16: bool) -> Plan:
     tensors = [*model.state_dict().values(), *agent.state_dict().values()]
     trained = [p for module in (model, agent) for p in module.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
-    matrices = hidden_matrices(model) if config.optim.matrices == "muon" else []
+    matrices = muon_matrices(model, config.optim.matrix_layers) if config.optim.matrices == "muon" else []
     return Plan(
         parameters=parameters,
         weights=sum(tensor.nbytes for tensor in tensors),

@@ -229,7 +229,8 @@ def quickstart() -> Config:
         ),
         replay=ReplayConfig(draw="recent"),
         optim=OptimConfig(
-            world_model_lr=1e-3, matrices="muon", agent_lr=5e-4, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
+            world_model_lr=1e-3, matrices="muon", matrix_layers="all",
+            agent_lr=5e-4, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
         ),
         schedule=ScheduleConfig(
             prefill_steps=1_140, warmup_updates=380, world_model_every=4, agent_every=8, acting_context=6

@@ -23,7 +23,7 @@ from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
 from mow.training.grouping import grouping_of
 from mow.training.guard import check_finite
-from mow.training.muon import Muon, first_and_last, hidden_matrices
+from mow.training.muon import Muon, first_and_last, muon_matrices
 from mow.training.rollout_graph import RolloutGraph
 from mow.training.steps import update_steps
 from mow.training.task_groups import backward_in_parts
@@ -84,8 +84,8 @@ class Learner:
     def _new_optimisers(self) -> None:
         optim = self.config.optim
         by_muon = optim.matrices == "muon"
-        matrices = hidden_matrices(self.world_model) if by_muon else []
-        edges = first_and_last(self.world_model) if by_muon else []
+        matrices = muon_matrices(self.world_model, optim.matrix_layers) if by_muon else []
+        edges = first_and_last(self.world_model) if by_muon and optim.matrix_layers == "hidden" else []
         moved = {id(p) for p in (*matrices, *edges)}
         groups: list[dict[str, object]] = [
             {"params": [p for p in self.world_model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},

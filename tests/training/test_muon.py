@@ -5,7 +5,7 @@ import torch
 
 from mow.config import OptimConfig
 from mow.training.learner import Learner
-from mow.training.muon import Muon, hidden_matrices, orthogonalised
+from mow.training.muon import Muon, muon_matrices, orthogonalised
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions, world_model
 
 
@@ -191,17 +191,20 @@ def test_modules_of_a_stack_do_not_touch_each_other():
     torch.testing.assert_close(together.detach()[:1], alone.detach())
 
 
+@pytest.mark.parametrize("layers", ["hidden", "all"])
 @pytest.mark.parametrize("config", [MODEL, LOCAL], ids=["dense", "local"])
-def test_what_muon_moves(config):
+def test_what_muon_moves(config, layers):
     model = world_model(config)
-    chosen = {id(p) for p in hidden_matrices(model)}
+    chosen = {id(p) for p in muon_matrices(model, layers)}
     names = [n for n, p in model.named_parameters() if id(p) in chosen]
-    assert len(names) == len(chosen) == len(hidden_matrices(model))
-    for part in ("encoder.convs.1.weight", "decoder.input.weight", "experts.transformer.blocks.0.query.weight",
-                 "shared.stem.input.weight", "shared.stem.output.weight"):  # fmt: skip
+    assert len(names) == len(chosen) == len(muon_matrices(model, layers))
+    hidden = ("encoder.convs.1.weight", "decoder.input.weight", "experts.transformer.blocks.0.query.weight",
+              "shared.stem.input.weight", "shared.stem.output.weight")  # fmt: skip
+    edges = ("encoder.convs.0.weight", "encoder.posterior.weight", "decoder.output.weight")
+    left = ("task_embedding", "router.", "positions", "norm", "bias", "place", "heads.reward", "heads.task")
+    for part in hidden if layers == "hidden" else (*hidden, *edges):
         assert part in names
-    for part in ("task_embedding", "router.", "positions", "norm", "bias", "place", "heads.reward", "heads.task",
-                 "encoder.convs.0", "posterior", "decoder.output", "next_cell", "next_latent"):  # fmt: skip
+    for part in left if layers == "all" else (*left, *edges, "next_cell", "next_latent"):
         assert not any(part in name for name in names), part
 
 
@@ -215,14 +218,15 @@ def test_first_and_last_layers_take_steps_of_the_matrices_size():
     assert group["lr"] == OptimConfig().matrix_lr
 
 
-def learner(matrices):
+def learner(matrices, layers="hidden"):
     torch.manual_seed(0)
-    optim = OptimConfig(matrices=matrices, world_model_lr=1e-3)
+    optim = OptimConfig(matrices=matrices, matrix_layers=layers, world_model_lr=1e-3)
     return Learner(run_config(model=LOCAL, optim=optim), action_mask(), torch.device("cpu"))
 
 
-def test_every_parameter_has_one_optimiser():
-    made = learner("muon")
+@pytest.mark.parametrize("layers", ["hidden", "all"])
+def test_every_parameter_has_one_optimiser(layers):
+    made = learner("muon", layers)
     groups = [group for optimiser in made.world_model_optimisers for group in optimiser.param_groups]
     held = [id(p) for group in groups for p in group["params"]]
     own = [*made.world_model.parameters(), *made.task_weights.parameters()]
