@@ -30,7 +30,8 @@ from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.models import Routing, WorldModel
 from mow.models.fixed_routes import FixedRoutes
-from mow.training.muon import Muon, muon_matrices
+from mow.training.muon import Muon
+from mow.training.optim import muon_matrices
 
 GRID, NUM_ACTIONS, LENGTH = 8, 4, 8
 KIND_OF_TASK = np.repeat(np.arange(4), 2)  # hash sends tasks 0 and 4, 1 and 5, ... to one expert

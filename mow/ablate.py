@@ -19,11 +19,12 @@ from mow import envs
 from mow.ablation_runs import check_same, plan, run_all, unfinished
 from mow.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.ablations import BASELINES, METHODS, meaning, variants
-from mow.command_line import Parser, UsageError, check_range, nearest, parse, say
+from mow.command_line import Parser, check_range, parse, say
 from mow.config import Config
 from mow.config_file import read_config
 from mow.console import program
 from mow.disk import folder_to_write
+from mow.errors import UsageError, nearest
 from mow.failure import exit_code
 from mow.presets import PRESETS
 from mow.shell import typed_path

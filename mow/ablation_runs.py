@@ -22,9 +22,9 @@ from pathlib import Path
 
 from mow.ablation_table import read_scores
 from mow.ablations import flat, variants
-from mow.command_line import UsageError
 from mow.config import ASIDE, Config
 from mow.config_file import read_config
+from mow.errors import UsageError
 from mow.file_names import file_name
 from mow.machine import available_cores
 from mow.presets import PRESETS, in_proportion

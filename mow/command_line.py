@@ -3,18 +3,18 @@
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import io
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from mow import envs
 from mow.config import Config
 from mow.config_checks import LARGEST_SEED, is_plain, shortened
 from mow.console import tell
+from mow.errors import UsageError, nearest
 from mow.presets import BATCHINGS, PRESETS, in_proportion, with_batching
 from mow.shell import expanded
 
@@ -33,10 +33,6 @@ Every field of the preset can be overridden; --help after a preset lists them al
 
 --tasks takes names like dmc:walker-walk and these sets: {", ".join(envs.SETS)}
 """
-
-
-class UsageError(ValueError):
-    """What the user typed cannot be run; the message is one line with the remedy."""
 
 
 def check_words(arguments: Sequence[str]) -> None:
@@ -89,13 +85,6 @@ def chatty() -> Iterator[None]:
     finally:
         logger.removeHandler(console)
         logger.setLevel(level)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean a, b, c?` out of what there is."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or known[:3]
-    return f"did you mean {', '.join(close)}?"
 
 
 def parse(arguments: Sequence[str]) -> Config:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mow.command_line import UsageError
 from mow.config import Config
+from mow.errors import UsageError
 
 
 @contextmanager

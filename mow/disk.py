@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mow.command_line import UsageError
+from mow.errors import UsageError
 from mow.resuming import way_on
 
 _REMEDIES = {

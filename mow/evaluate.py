@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mow.ablations import flat
-from mow.command_line import Parser, UsageError, check_range, say
+from mow.command_line import Parser, check_range, say
 from mow.config import ASIDE
 from mow.config_checks import LARGEST_SEED
 from mow.console import program
+from mow.device import num_workers, pick_device
 from mow.disk import folder_to_write
 from mow.episode_film import LONGEST
+from mow.errors import UsageError
 from mow.evaluation_table import (
     Aggregate,
     EvaluatedRun,
@@ -43,7 +45,6 @@ from mow.failure import exit_code
 from mow.file_names import file_name
 from mow.restored import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.shell import typed_path
-from mow.train import num_workers, pick_device
 from mow.whole_file import write_whole
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mow.command_line import Parser, UsageError, say
+from mow.command_line import Parser, say
 from mow.console import program
+from mow.errors import UsageError
 from mow.failure import exit_code
 from mow.model_card import Card, read_scores, read_versions, write_card
 from mow.restored import WEIGHTS, environments, find_run, newest_checkpoint, restore

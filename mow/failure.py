@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mow.command_line import UsageError
 from mow.console import complain
 from mow.envs.base import EnvFailure
+from mow.errors import UsageError
 from mow.origin import library_versions
 
 NAME = "failure.txt"

@@ -14,17 +14,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow.command_line import Parser, UsageError, check_range, say
+from mow.command_line import Parser, check_range, say
 from mow.config import Config
 from mow.config_checks import LARGEST_SEED
 from mow.config_file import read_config
 from mow.console import program
+from mow.device import pick_device
 from mow.disk import folder_to_write
+from mow.errors import UsageError
 from mow.failure import exit_code
 from mow.restored import find_run, restore
 from mow.shell import typed_path
 from mow.threads import limit_torch
-from mow.train import pick_device
 from mow.whole_file import write_json, write_whole
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mow.command_line import nearest
+from mow.device import pick_device
 from mow.envs.base import FRAME_SHAPE
 from mow.envs.tiny_gymnasium import GymnasiumEnv
+from mow.errors import nearest
 from mow.imagined_env import Dreamer, ImaginedEnv
 from mow.kernels import PhiloxState
 from mow.restored import SavedRun, environments, find_run, restore
-from mow.train import pick_device
 from mow.training.acting import ActingMemory
 
 

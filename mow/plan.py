@@ -22,7 +22,7 @@ from mow.flops import agent_update, world_model_update
 from mow.footprint import Activations, activations
 from mow.models import Agent, WorldModel
 from mow.training.learner import Learner
-from mow.training.muon import muon_matrices
+from mow.training.optim import muon_matrices
 
 # Of the measured matmul rate, what an update is taken to reach as long as nobody has timed it. Not measured.
 ASSUMED_SHARE = 0.35

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mow.command_line import Parser, UsageError, check_range, say
+from mow.command_line import Parser, check_range, say
 from mow.console import program
+from mow.errors import UsageError
 from mow.failure import exit_code
 from mow.report_data import Report, RunData, read_run
 from mow.report_page import page

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mow.command_line import UsageError
 from mow.config import Config
+from mow.device import pick_device
+from mow.errors import UsageError
 from mow.film import one_strip
 from mow.report_data import Film, ModelView, Similarity
 from mow.report_film import picture
 from mow.restored import newest_checkpoint, restore
 from mow.threads import limit_torch
-from mow.train import pick_device
 
 if TYPE_CHECKING:
     from mow.envs.vector import VectorEnv

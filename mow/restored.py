@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow.command_line import UsageError
 from mow.config import Config
 from mow.config_file import read_config
 from mow.envs.base import TaskSpec, spec_differences
+from mow.errors import UsageError
 from mow.run_paths import best_path, checkpoints, folder_of, is_checkpoint
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow.command_line import UsageError, override
+from mow.command_line import override
 from mow.config import ASIDE, Config
 from mow.config_file import config_of, read_config
 from mow.envs.base import EnvFailure
+from mow.errors import UsageError
 from mow.origin import resumed_versions
 from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
 from mow.shell import command, expanded

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mow.command_line import UsageError, chatty, check_words, parse, say
+from mow.command_line import chatty, check_words, parse, say
 from mow.config import Config
 from mow.console import program
+from mow.device import num_workers, pick_device, threads_of
 from mow.disk import folder_to_write, told_when_the_disk_fails
 from mow.envs.base import EnvFailure
+from mow.errors import UsageError
 from mow.failure import exit_code, failure_kept, keep_failure
 from mow.file_names import file_name
 from mow.live import watched
@@ -25,7 +27,6 @@ from mow.resuming import Resumption, files_writable, find_resumption, go_on, rea
 from mow.run_folder import claimed, clear, is_unused
 from mow.run_paths import checkpoint_path
 from mow.shell import command
-from mow.threads import Threads, threads_here
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ def dry_run(arguments: Sequence[str]) -> None:
             layout = envs.layout
         mask = _mask(envs)
         say(f"{_plan(config, device)}\n{how}")
-        say(str(_threads(config)))
+        say(str(threads_of(config)))
         replay = _replay(dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk="")), layout.size)
         size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
         where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
@@ -208,7 +209,7 @@ def _wired(
     skip, *others = {spec.frame_skip for spec in envs.specs}
     with files_writable():
         logger = stack.enter_context(contextlib.closing(Logger(folder, None if others else skip, mirror)))
-    threads = _threads(config)
+    threads = threads_of(config)
     set_num_threads(threads.replay)
     for line in (_plan(config, device), plan.short(planned), needs, how, str(threads), f"run folder: {folder}"):
         say(line)
@@ -322,15 +323,6 @@ def _replay(config: Config, action_size: int) -> "ReplayBuffer":
         raise UsageError(f"no room for raw frames ({error}): take --replay.store packed") from error
 
 
-def _threads(config: Config) -> Threads:
-    return threads_here(len(config.tasks), config.env.num_workers)
-
-
-def num_workers(config: Config) -> int:
-    """Processes for the environments."""
-    return _threads(config).workers
-
-
 def summary(session: "Run") -> str:
     """What was learnt, per task: world-model loss and return at the end."""
     lines = [f"{'task':<24}{'episodes':>9}{'return, last 10':>17}{'loss, first -> last':>24}"]
@@ -342,27 +334,6 @@ def summary(session: "Run") -> str:
         loss = f"{first[k]:.1f} -> {last[k]:.1f}" if first and last else "-"
         lines.append(f"{task:<24}{score.episodes:>9}{shown:>17}{loss:>24}")
     return "\n".join(lines)
-
-
-def pick_device(name: str) -> "torch.device":
-    """The device of a name on the command line. Raises: UsageError if it is unknown or not here."""
-    import torch
-
-    from mow.kernels import check_default_backend
-
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"no {name} here ({torch.cuda.device_count()} CUDA devices found): use --device cpu")
-    try:
-        check_default_backend(device)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return device
 
 
 def _free_folder(config: Config) -> Path:

@@ -19,8 +19,9 @@ from mow.ablate import chosen_methods, main, parent_config, tasks_of
 from mow.ablation_runs import Job, overrides, plan, run_all, train_command, unfinished
 from mow.ablation_table import Result, read_results, summarise, write_table
 from mow.ablations import METHODS, meaning, variants
-from mow.command_line import UsageError, parse
+from mow.command_line import parse
 from mow.config import Config
+from mow.errors import UsageError
 from mow.presets import PRESETS, atari4, quickstart
 from mow.run_folder import claimed
 from mow.task_sets import TINY5

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mow.command_line import UsageError, override, parse
+from mow.command_line import override, parse
+from mow.errors import UsageError
 from mow.flops import agent_update, world_model_update
 from mow.presets import BATCHINGS, PRESETS, atari26, with_batching
 

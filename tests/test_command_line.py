@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mow.command_line import UsageError, flags, nearest, parse
+from mow.command_line import flags, parse
+from mow.errors import UsageError, nearest
 from mow.presets import PRESETS
 
 

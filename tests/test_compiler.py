@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mow import compiler
-from mow.command_line import UsageError
 from mow.compiler import updates_as_asked
 from mow.config import OptimConfig
+from mow.errors import UsageError
 from mow.train import main
 from tests.small import run_config
 

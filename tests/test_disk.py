@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from mow.command_line import UsageError
 from mow.disk import folder_to_write, told_when_the_disk_fails
+from mow.errors import UsageError
 from mow.run_folder import claimed
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mow.command_line import UsageError
 from mow.config_file import config_of
+from mow.errors import UsageError
 from mow.resuming import Resumption, read_state
 from tests.small import run_config
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mow.command_line import UsageError
+from mow.errors import UsageError
 from mow.run_folder import _this_process, claimed, clear, is_unused
 
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
@@ -95,7 +95,7 @@ def test_a_lock_that_is_not_written_yet_counts(tmp_path: Path, content: str, wit
 CONTENDER = """
 import errno, fcntl, sys, time
 from pathlib import Path
-from mow.command_line import UsageError
+from mow.errors import UsageError
 from mow.run_folder import claimed
 def missing(*_):
     raise OSError(errno.ENOLCK, "No locks available")

@@ -33,7 +33,8 @@ SMALL = [
     "--model.num-heads", "2", "--model.feedforward", "16", "--model.max-positions", "16", "--model.num-bins", "21",
     "--batch.length", "6", "--batch.num-sequences", "2", "--imagination.num-sequences", "4",
     "--imagination.horizon", "3", "--imagination.context", "2", "--schedule.acting-context", "4",
-    "--schedule.prefill-steps", "16", "--schedule.warmup-updates", "10", "--schedule.world-model-every", "1", "--schedule.agent-every", "2",
+    "--schedule.prefill-steps", "16", "--schedule.warmup-updates", "10",
+    "--schedule.world-model-every", "1", "--schedule.agent-every", "2",
     "--clustering.num-batches", "2", "--clustering.restarts", "2", "--actor-critic.hidden", "16",
     "--evaluation-episodes", "2", "--device", "cpu", "--env.num-workers", "0", "--no-report", "--plain",
 ]  # fmt: skip

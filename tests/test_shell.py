@@ -13,8 +13,9 @@ import pytest
 
 from mow import ablate, evaluate, export, film, report
 from mow.ablation_runs import plan, train_command
-from mow.command_line import UsageError, parse
+from mow.command_line import parse
 from mow.envs.__main__ import main as envs_main
+from mow.errors import UsageError
 from mow.presets import quickstart
 from mow.resuming import find_resumption, resume_command, way_on
 from mow.shell import command, expanded

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mow import threads, train
+from mow.device import num_workers
 from mow.presets import quickstart
 from mow.train import main
 
@@ -149,7 +150,7 @@ def test_workers_follow_the_spare_cores(monkeypatch):
 
     for cores, want in ((1, 0), (2, 0), (3, 2), (16, 3)):
         monkeypatch.setattr(threads, "available_cores", lambda n=cores: n)
-        assert train.num_workers(run_config()) == want
+        assert num_workers(run_config()) == want
 
 
 def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):

@@ -23,7 +23,8 @@ from mow.returns import ReturnScale
 from mow.training.actor_critic_step import ActorCriticLosses, Lesson
 from mow.training.grouping import grouping_of
 from mow.training.guard import check_finite
-from mow.training.muon import Muon, first_and_last, muon_matrices
+from mow.training.muon import Muon
+from mow.training.optim import first_and_last, muon_matrices
 from mow.training.rollout_graph import RolloutGraph
 from mow.training.steps import update_steps
 from mow.training.task_groups import backward_in_parts

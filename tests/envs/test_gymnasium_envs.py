@@ -15,6 +15,7 @@ from mow import command_line  # noqa: E402
 from mow.envs import check_task, make  # noqa: E402
 from mow.envs.base import ActionLayout, Env  # noqa: E402
 from mow.envs.vector import make_vector  # noqa: E402
+from mow.errors import UsageError  # noqa: E402
 from tests.envs.test_contract import random_actions  # noqa: E402
 
 spaces = gymnasium.spaces
@@ -183,7 +184,7 @@ def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises(ImportError, match=r"nowhere_at_all:Bar-v0' needs the package nowhere_at_all .*pip install"):
         check_task("gym:nowhere_at_all:Bar-v0")
     for task, says in (("gym:nowhere_at_all:Bar-v0", "needs the package"), ("gym:Here/Wlak-v0", "did you mean")):
-        with pytest.raises(command_line.UsageError, match=says):
+        with pytest.raises(UsageError, match=says):
             command_line.parse(["--tasks", task])
 
 

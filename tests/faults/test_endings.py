@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mow import evaluate, train
-from mow.command_line import UsageError
 from mow.envs.base import EnvFailure
+from mow.errors import UsageError
 from mow.run_paths import checkpoint_path
 from mow.training import evaluator
 from mow.training.loop import Run

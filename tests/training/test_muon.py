@@ -5,7 +5,8 @@ import torch
 
 from mow.config import OptimConfig
 from mow.training.learner import Learner
-from mow.training.muon import Muon, muon_matrices, orthogonalised
+from mow.training.muon import Muon, orthogonalised
+from mow.training.optim import muon_matrices
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions, world_model
 
 

@@ -1,0 +1,15 @@
+"""Mistakes of the user, and the nearest right word for a wrong one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """What the user typed cannot be run; the message is one line with the remedy."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean a, b, c?` out of what there is."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5) or known[:3]
+    return f"did you mean {', '.join(close)}?"
