@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mow.errors import UsageError
-from mow.resuming import way_on
+from mow.resume_hint import way_on
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",

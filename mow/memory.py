@@ -12,7 +12,7 @@ from mow.config import Config
 from mow.machine import free_memory
 from mow.plan import Plan
 from mow.replay.packed import why_not_packed
-from mow.resuming import way_on
+from mow.resume_hint import way_on
 
 _FRAME = (64, 64, 3)
 # Of the estimate of what an update keeps, which is within 15 % of what autograd does (tests/test_footprint.py).

@@ -15,8 +15,9 @@ from mow.config_file import config_of, read_config
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
 from mow.origin import resumed_versions
+from mow.resume_hint import resume_command
 from mow.run_paths import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
-from mow.shell import command, expanded
+from mow.shell import expanded
 from mow.whole_file import write_json
 
 if TYPE_CHECKING:
@@ -78,17 +79,6 @@ def _located(where: Path) -> tuple[Path, Path]:
     if not found:
         raise UsageError(f"{where} has no checkpoints/step_*.pt: it stopped before the first; start it again")
     return where, found[-1]
-
-
-def resume_command(where: Path) -> str:
-    """What to type to go on from a run folder or a checkpoint."""
-    return command("python", "-m", "mow.train", "--resume", where)
-
-
-def way_on(folder: Path) -> str:
-    """What is left of a run that broke, in words."""
-    found = checkpoints(folder)
-    return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -23,7 +23,8 @@ from mow.file_names import file_name
 from mow.live import watched
 from mow.origin import write_origin
 from mow.restored import check_specs
-from mow.resuming import Resumption, files_writable, find_resumption, go_on, read_state, resume_command
+from mow.resume_hint import resume_command
+from mow.resuming import Resumption, files_writable, find_resumption, go_on, read_state
 from mow.run_folder import claimed, clear, is_unused
 from mow.run_paths import checkpoint_path
 from mow.shell import command

@@ -17,7 +17,8 @@ from mow.command_line import parse
 from mow.envs.__main__ import main as envs_main
 from mow.errors import UsageError
 from mow.presets import quickstart
-from mow.resuming import find_resumption, resume_command, way_on
+from mow.resume_hint import resume_command, way_on
+from mow.resuming import find_resumption
 from mow.shell import command, expanded
 from mow.train import main
 from tests.test_train import DUMMY
