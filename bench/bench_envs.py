@@ -51,9 +51,9 @@ from bench.floors import Work
 from bench.race import Contestant, Inputs, Race
 from mow import envs
 from mow.envs.protocols import PROTOCOLS
+from mow.envs.task_sets import ATARI26, MT50
 from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
-from mow.machine import available_cores
-from mow.task_sets import ATARI26, MT50
+from mow.system.machine import available_cores
 
 _ROUNDS = 15
 _START_ROUNDS = 3

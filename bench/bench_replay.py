@@ -36,10 +36,10 @@ from bench.recorded import recorded_frames
 from bench.replay_adders import Adder, Step, make_adders
 from bench.replay_peers import Drawn, make_peers
 from mow.batch import TransitionBatch
-from mow.machine import available_cores
 from mow.replay import ReplayBuffer, draw_windows, gather_windows_cuda, set_num_threads
 from mow.replay.packed import why_not_packed
 from mow.replay.store_choice import StoreKind
+from mow.system.machine import available_cores
 
 _ROUNDS = 9
 _ACTIONS = 18

@@ -29,9 +29,9 @@ from bench.learners import NUM_ACTIONS, TaskCount, cases, make_learner, random_b
 from bench.race import Contestant, Eager, Race
 from mow.batch import TransitionBatch
 from mow.config import Config
-from mow.flops import agent_update, world_model_update
+from mow.estimate.flops import agent_update, world_model_update
 from mow.kernels import dispatch
-from mow.training.learner import Learner, Metrics
+from mow.methods.mow.learner import Learner, Metrics
 
 CASES = cases(this_device().kind)
 _ROUNDS = {"cpu": 7, "cuda": 20}

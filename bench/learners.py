@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from mow.batch import TransitionBatch
-from mow.clustering import from_labels
 from mow.config import Config, ExpertsConfig, RoutingConfig, SharedConfig
-from mow.distributions import ActionMask
-from mow.presets import atari26, quickstart, storm
-from mow.training.learner import Learner
+from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.learner import Learner
+from mow.methods.mow.presets import atari26, quickstart, storm
+from mow.nn.policy import ActionMask
 
 NUM_ACTIONS = 18
 

@@ -3,7 +3,7 @@
 Random frames, one update of the world model, one of the agent (imagination, actor, critics) and one rollout alone,
 each first timed and then watched by torch's profiler: its ten largest ops by their own time on the device, how much of
 the time the device was busy at all, how many calls that were. The most memory that a GPU gave out stands beside what
-mow.plan estimates; on a CPU nobody counts it, so it is null there.
+mow.estimate.plan estimates; on a CPU nobody counts it, so it is null there.
 
     --batching light --task-groups 4          as a smaller card would train
     --preset storm --tasks 1 --rounds 2       STORM's network on STORM's batches: 16 x 64 steps, 1,024 rollouts of 16
@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.learners import NUM_ACTIONS, TaskCount, make_learner, random_batch
 from mow.config import Config
-from mow.distributions import ActionMask
-from mow.flops import agent_update
-from mow.plan import make_plan
-from mow.presets import BATCHINGS, with_batching
-from mow.training.learner import uses_bf16
+from mow.estimate.flops import agent_update
+from mow.estimate.plan import make_plan
+from mow.methods.mow.learner import uses_bf16
+from mow.methods.mow.presets import BATCHINGS, with_batching
+from mow.nn.policy import ActionMask
 
 ROWS = 10
 _WARM_UP = 2

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from mow.envs import make
 from mow.envs.base import FRAME_SHAPE
-from mow.task_sets import ATARI26
+from mow.envs.task_sets import ATARI26
 
 # Played steps per game; more are copies of these in memory of their own. A multiple of a packed block's eight.
 _PLAYED = 512

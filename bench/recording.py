@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mow.batch import TransitionBatch
 from mow.config import Config
+from mow.engine.collector import Collector
 from mow.envs.base import ActionLayout
 from mow.envs.vector import make_vector
 from mow.replay import ReplayBuffer
-from mow.training.collector import Collector
 
 _LONGEST_HOLD = 8  # steps that one action is kept for
 

@@ -24,14 +24,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mow.batch import Moment
-from mow.clustering import adjusted_rand_index
 from mow.config import ExpertsConfig, PerceptionConfig, RoutingConfig, SharedConfig, WorldModelConfig
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
-from mow.models import Routing, WorldModel
-from mow.models.fixed_routes import FixedRoutes
-from mow.training.muon import Muon
-from mow.training.optim import muon_matrices
+from mow.methods.mow.clustering import adjusted_rand_index
+from mow.methods.mow.optim import muon_matrices
+from mow.methods.mow.router import Routing
+from mow.methods.mow.world_model import WorldModel
+from mow.nn.muon import Muon
+from mow.nn.routes import FixedRoutes
 
 GRID, NUM_ACTIONS, LENGTH = 8, 4, 8
 KIND_OF_TASK = np.repeat(np.arange(4), 2)  # hash sends tasks 0 and 4, 1 and 5, ... to one expert
@@ -99,7 +100,7 @@ def foretold(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor
 
 
 def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int], Routing]:
-    """Update -> routing, annealed and frozen as by mow.training.learner."""
+    """Update -> routing, annealed and frozen as by mow.methods.mow.learner."""
     how, frozen = model.config.routing, None
     span = updates / 5  # as the paper anneals
 

@@ -128,7 +128,7 @@ def growth(records: Records) -> float | None:
 
 
 def hours_of_atari26(records: Records) -> float | None:
-    from mow.presets import atari26
+    from mow.methods.mow.presets import atari26
 
     found, config = updates(records, 26), atari26()
     if not found:

@@ -23,12 +23,12 @@ import torch
 
 from bench.recording import Recording, record
 from bench.world_model_measures import Measured, mean_code, measure
-from mow.clustering import from_labels
 from mow.config import Config
-from mow.distributions import ActionMask
 from mow.kernels import PhiloxState
-from mow.presets import PRESETS
-from mow.training.learner import Learner
+from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.learner import Learner
+from mow.methods.mow.presets import PRESETS
+from mow.nn.policy import ActionMask
 
 LENGTH, CONTEXT = 16, 2  # steps of a window in training and in measuring; steps seen before an open-loop prediction
 _WINDOWS = 64  # held-out windows per task and look

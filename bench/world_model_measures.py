@@ -11,11 +11,13 @@ from torch import Tensor
 
 from bench.recording import unbroken
 from mow.batch import Moment, TransitionBatch
+from mow.evaluate.held_out import HeldOutWindows
+from mow.evaluate.open_loop import foresee, reconstruct, split
+from mow.evaluate.past import past_use
 from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
-from mow.models import Agent, Routing, WorldModel
-from mow.training.foresight import foresee, reconstruct, split
-from mow.training.held_out import HeldOutWindows
-from mow.training.past import past_use
+from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.router import Routing
+from mow.methods.mow.world_model import WorldModel
 
 AHEAD = (1, 3, 10)  # imagined steps that are reported
 _VISIBLE = 0.25  # a pixel is part of a moving thing where a channel is further than this from the background, of 1

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from os import PathLike
 
-    from mow.loaded import LoadedAgent
+    from mow.inference.agent import LoadedAgent
 
 __version__ = "0.1.0"
 
@@ -28,13 +28,13 @@ def load(
             print(f"{env}: {total:.1f}")
 
     Args:
-        run: folder that mow.train wrote; or one of its checkpoints, or a folder that mow.export wrote.
+        run: folder that mow.train wrote; or one of its checkpoints, or a folder that mow.inference.export wrote.
         checkpoint: of a run folder: newest, or best, the one with the best recent returns in training.
         device: auto, cpu, cuda or cuda:N.
         seed: of all draws of the agent.
     Raises: ValueError in one line with the remedy if there is no run, if its checkpoint cannot be read, or if a
         simulator of its tasks is not installed.
     """
-    from mow.loaded import load_run
+    from mow.inference.agent import load_run
 
     return load_run(run, checkpoint=checkpoint, device=device, seed=seed)

@@ -11,32 +11,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mow.command_line import chatty, check_words, parse, say
+from mow.cli.live import watched
+from mow.cli.parse import chatty, check_words, parse, say
+from mow.cli.resume import Resumption, files_writable, find_resumption, go_on, read_state
 from mow.config import Config
-from mow.console import program
-from mow.device import num_workers, pick_device, threads_of
-from mow.disk import folder_to_write, told_when_the_disk_fails
+from mow.engine.device import num_workers, pick_device, threads_of
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
-from mow.failure import exit_code, failure_kept, keep_failure
-from mow.file_names import file_name
-from mow.live import watched
-from mow.origin import write_origin
-from mow.restored import check_specs
-from mow.resume_hint import resume_command
-from mow.resuming import Resumption, files_writable, find_resumption, go_on, read_state
-from mow.run_folder import claimed, clear, is_unused
-from mow.run_paths import checkpoint_path
-from mow.shell import command
+from mow.runs.disk import folder_to_write, told_when_the_disk_fails
+from mow.runs.failures import exit_code, failure_kept, keep_failure
+from mow.runs.folder import claimed, clear, is_unused
+from mow.runs.paths import checkpoint_path
+from mow.runs.provenance import write_origin
+from mow.runs.restore import check_specs
+from mow.runs.resume_hint import resume_command
+from mow.system.console import program
+from mow.system.file_names import file_name
+from mow.system.shell import command
 
 if TYPE_CHECKING:
     import torch
 
-    from mow.distributions import ActionMask
+    from mow.engine.trainer import Run
     from mow.envs.vector import VectorEnv
+    from mow.nn.policy import ActionMask
     from mow.replay import ReplayBuffer
-    from mow.training.loop import Run
-    from mow.training.wandb_mirror import WandbMirror
+    from mow.runs.wandb import WandbMirror
 
 # Agent steps per task: a full Atari episode may last 27,000.
 _LONGEST_EVALUATION = 200_000
@@ -71,10 +71,10 @@ def dry_run(arguments: Sequence[str]) -> None:
     if "--resume" in arguments:
         raise UsageError("--dry-run plans a new run: leave --resume out, a run says its plan when it starts")
     config = parse(arguments)
-    from mow import plan
-    from mow.compiler import updates_as_asked
-    from mow.memory import check_memory
-    from mow.training.learner import uses_bf16
+    from mow.engine.compile import updates_as_asked
+    from mow.estimate import plan
+    from mow.estimate.memory import check_memory
+    from mow.methods.mow.learner import uses_bf16
 
     device = pick_device(config.device)
     _free_folder(config)
@@ -110,10 +110,10 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
     """
     import torch
 
-    from mow.memory import told_when_memory_runs_out
-    from mow.training.logger import duration
-    from mow.training.peak_memory import process_peak
-    from mow.training.stopping import Stopped, StopSwitch
+    from mow.engine.peak_memory import process_peak
+    from mow.estimate.memory import told_when_memory_runs_out
+    from mow.runs.logger import duration
+    from mow.runs.signals import Stopped, StopSwitch
 
     device = pick_device(config.device)
     if config.wandb:
@@ -160,7 +160,7 @@ def run(config: Config, resumption: Resumption | None = None) -> "Run | None":
 
 def _report(folder: Path, device: str) -> str:
     """Write report.html of a finished run. Returns: where it is, or why there is none: the run is whole without."""
-    from mow.report import write_report
+    from mow.report.__main__ import write_report
 
     try:
         return f"look: {write_report(folder, device=device)}"
@@ -181,14 +181,14 @@ def _wired(
     check_stop: Callable[[], None],
 ) -> "Run":
     """All parts of a run, put together; what must be closed goes to `stack`. Args: fresh: the folder is a new one."""
-    from mow import plan
-    from mow.compiler import updates_as_asked
-    from mow.memory import check_memory
+    from mow.engine.collector import Collector
+    from mow.engine.compile import updates_as_asked
+    from mow.engine.trainer import Run
+    from mow.estimate import plan
+    from mow.estimate.memory import check_memory
+    from mow.methods.mow.learner import Learner, uses_bf16
     from mow.replay import set_num_threads
-    from mow.training.collector import Collector
-    from mow.training.learner import Learner, uses_bf16
-    from mow.training.logger import Logger
-    from mow.training.loop import Run
+    from mow.runs.logger import Logger
 
     schedule, mask = config.schedule, _mask(envs)
     try:
@@ -222,7 +222,7 @@ def _wired(
 
 def _check_wandb() -> None:
     """Before a folder is made. Raises: UsageError if wandb is not installed."""
-    from mow.training.wandb_mirror import wandb_package
+    from mow.runs.wandb import wandb_package
 
     try:
         wandb_package()
@@ -231,7 +231,7 @@ def _check_wandb() -> None:
 
 
 def _mirror(config: Config, folder: Path) -> "WandbMirror":
-    from mow.training.wandb_mirror import WandbMirror
+    from mow.runs.wandb import WandbMirror
 
     mirror = WandbMirror(folder, dataclasses.asdict(config))
     say(mirror.said)
@@ -245,10 +245,10 @@ def _score(session: "Run", stack: contextlib.ExitStack, check_stop: Callable[[],
     Returns: False if `check_stop` raised Stopped.
     Raises: EnvFailure if the environments cannot be made or fail for good.
     """
-    from mow.training.evaluator import evaluate
-    from mow.training.scores import Cost, write_scores
-    from mow.training.scoring_progress import ScoringProgress
-    from mow.training.stopping import Stopped
+    from mow.engine.evaluator import evaluate
+    from mow.engine.scores import Cost, write_scores
+    from mow.engine.scoring_progress import ScoringProgress
+    from mow.runs.signals import Stopped
 
     config, learner, folder = session.config, session.learner, session.logger.folder
     saved, episodes = checkpoint_path(folder, session.step), config.evaluation_episodes
@@ -298,7 +298,7 @@ def _environments(config: Config, workers: int, copies: int = 1, *, final_frames
 def _mask(envs: "VectorEnv") -> "ActionMask":
     import torch
 
-    from mow.distributions import ActionMask
+    from mow.nn.policy import ActionMask
 
     return ActionMask(torch.from_numpy(envs.layout.discrete_mask), torch.from_numpy(envs.layout.continuous_mask))
 

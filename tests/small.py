@@ -18,8 +18,9 @@ from mow.config import (
     ScheduleConfig,
     WorldModelConfig,
 )
-from mow.distributions import ActionMask
-from mow.models import Agent, WorldModel
+from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.world_model import WorldModel
+from mow.nn.policy import ActionMask
 
 ACTION_SIZE = 6  # four discrete actions, two continuous dimensions
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mow.command_line import override, parse
+from mow.cli.parse import override, parse
 from mow.errors import UsageError
-from mow.flops import agent_update, world_model_update
-from mow.presets import BATCHINGS, PRESETS, atari26, with_batching
+from mow.estimate.flops import agent_update, world_model_update
+from mow.methods.mow.presets import BATCHINGS, PRESETS, atari26, with_batching
 
 
 def sizes(config):

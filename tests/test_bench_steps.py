@@ -18,10 +18,10 @@ from bench.race import Race
 from mow.config import Config
 from mow.kernels import dispatch
 from mow.kernels.dispatch import choose
-from mow.models import WorldModel
-from mow.presets import storm
-from mow.training.steps import UpdateSteps
-from mow.training.world_model_step import world_model_losses
+from mow.methods.mow.compiled_steps import UpdateSteps
+from mow.methods.mow.presets import storm
+from mow.methods.mow.world_model import WorldModel
+from mow.methods.mow.world_model_loss import world_model_losses
 from tests.small import run_config
 
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def louder() -> AbstractContextManager[Any]:
         found = world_model_losses(*arguments, **how)
         return dataclasses.replace(found, terms={name: 1.01 * loss for name, loss in found.terms.items()})
 
-    return mock.patch("mow.training.learner.update_steps", return_value=UpdateSteps(world_model_losses=loud))
+    return mock.patch("mow.methods.mow.learner.update_steps", return_value=UpdateSteps(world_model_losses=loud))
 
 
 def test_a_way_that_loses_something_else_is_not_timed() -> None:

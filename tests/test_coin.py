@@ -10,12 +10,12 @@ import torch
 from mow import envs
 from mow.batch import TransitionBatch
 from mow.config import LossConfig, PerceptionConfig
+from mow.engine.collector import Collector
 from mow.envs.base import FRAME_SHAPE, TaskSpec
 from mow.envs.vector import SerialVectorEnv
 from mow.kernels import PhiloxState
+from mow.methods.mow.world_model_loss import world_model_losses
 from mow.replay import ReplayBuffer
-from mow.training.collector import Collector
-from mow.training.world_model_step import world_model_losses
 from tests.small import ACTION_SIZE, MODEL, world_model
 
 # Symlog puts it on a bin of its own: the least cross-entropy of a foreseen reward is 0, of a tossed one ln 2.

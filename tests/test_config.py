@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from mow.ablations import flat
 from mow.config import (
     ASIDE,
     ActorCriticConfig,
@@ -29,6 +28,7 @@ from mow.config import (
     SharedConfig,
     WorldModelConfig,
 )
+from mow.methods.mow.ablations import flat
 
 
 def config(**changes: object) -> Config:

@@ -130,7 +130,9 @@ def test_every_test_of_the_list_is_there(told: dict[str, Any]) -> None:
 
 def test_every_other_command_is_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from bench import tune_expert_linear
-    from mow import command_line, evaluate, report
+    from mow.cli import parse as command_line
+    from mow.evaluate import __main__ as evaluate
+    from mow.report import __main__ as report
 
     (tmp_path / "runs" / "atari4").mkdir(parents=True)
     here = Day(tmp_path, MACHINE, rehearsal=False, wheels=tmp_path)
@@ -150,7 +152,7 @@ def test_every_other_command_is_understood(tmp_path: Path, capsys: pytest.Captur
             elif module in ("mow.evaluate", "mow.report"):
                 {"mow.evaluate": evaluate, "mow.report": report}[module].read_arguments(words)
             else:
-                assert module in ("bench.wheels", "bench.ceilings", "mow.doctor"), one.name
+                assert module in ("bench.wheels", "bench.ceilings", "mow.cli.doctor"), one.name
         if one.again:
             words = command_of(one, here, goes_on=True)[3:]
             assert words == ["--resume", str(tmp_path / "runs" / one.name)]

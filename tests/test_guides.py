@@ -16,7 +16,7 @@ from tests.envs import test_contract
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {"mow.envs": ROOT / "mow/envs/__init__.py", "mow.kernels": ROOT / "kernels/__init__.py",
-          "mow.losses": ROOT / "mow/losses/__init__.py", "mow.models": ROOT / "mow/models/__init__.py"}  # fmt: skip
+          "mow.losses": ROOT / "mow/losses/__init__.py", "mow.methods.mow": ROOT / "mow/methods/mow/__init__.py"}  # fmt: skip
 
 
 def blocks(room: str, language: str = "python") -> list[str]:
@@ -59,7 +59,7 @@ def test_what_a_guide_changes_is_there_to_be_changed(room: str) -> None:
 
 def test_a_diff_that_has_aged_is_found() -> None:
     aged = ["     representation: float = 0.2", "+    representation: float = 0.1"]
-    assert misfits("\n".join(["--- mow/config.py", *aged, "     free_bits: float = 1.0"])) == aged
+    assert misfits("\n".join(["--- mow/config/run.py", *aged, "     free_bits: float = 1.0"])) == aged
 
 
 def test_a_loss() -> None:
@@ -68,7 +68,7 @@ def test_a_loss() -> None:
 
 
 def test_a_variant() -> None:
-    run_in_turn(*blocks("mow.models"))
+    run_in_turn(*blocks("mow.methods.mow"))
 
 
 def test_a_kernel() -> None:

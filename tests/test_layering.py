@@ -121,7 +121,7 @@ def sources(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def room_of(module: str) -> str:
-    """mow.models.router -> models; mow itself -> __init__."""
+    """mow.methods.mow.router -> models; mow itself -> __init__."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
@@ -227,8 +227,8 @@ def plant(root: Path, name: str, text: str) -> None:
     ("name", "text", "illegal"),
     [
         ("mow/models/a.py", "from mow.envs.base import Episode", "envs"),
-        ("mow/models/a.py", "import mow.returns", "returns"),
-        ("mow/models/a.py", "import torch, mow.training.loop as loop", "training"),
+        ("mow/models/a.py", "import mow.losses.returns", "returns"),
+        ("mow/models/a.py", "import torch, mow.engine.trainer as loop", "training"),
         ("mow/losses/a.py", "def f():\n    from mow import replay", "replay"),
         ("mow/losses/a.py", "from ..models import WorldModel", "models"),
         ("mow/losses/deep/a.py", "from ...models.router import Routing", "models"),
@@ -238,9 +238,9 @@ def plant(root: Path, name: str, text: str) -> None:
         ("kernels/a.py", "try:\n    pass\nexcept ImportError:\n    from ..config import Config", "config"),
         ("mow/envs/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mow.batch import X", "batch"),
         ("mow/envs/a.py", "from mow import _C", "_C"),
-        ("mow/presets.py", "from mow import config, envs", "envs"),
+        ("mow/methods/mow/presets.py", "from mow import config, envs", "envs"),
         ("mow/training/a.py", "from mow.train import main", "train"),
-        ("mow/distributions.py", "from kernels import uniform", "the link's target"),
+        ("mow/nn/policy.py", "from kernels import uniform", "the link's target"),
         ("mow/__init__.py", "from mow import config", "config"),
     ],
 )
@@ -255,10 +255,10 @@ def test_a_planted_import_is_caught(tmp_path: Path, name: str, text: str, illega
     ("name", "text"),
     [
         ("mow/models/a.py", "from .router import Routing\nfrom . import heads\nfrom ..kernels import uniform"),
-        ("mow/models/__init__.py", "from .router import Routing\nfrom mow.models.heads import Heads"),
+        ("mow/models/__init__.py", "from .router import Routing\nfrom mow.methods.mow.heads import Heads"),
         ("kernels/a.py", "import torch\nfrom mow.kernels.philox import uniform\nfrom .dispatch import choose"),
         ("mow/replay/sampler.py", "def f():\n    from mow import _C"),
-        ("mow/train.py", "from mow import __version__\nfrom mow.training.loop import Run"),
+        ("mow/train.py", "from mow import __version__\nfrom mow.engine.trainer import Run"),
     ],
 )
 def test_a_legal_import_passes(tmp_path: Path, name: str, text: str) -> None:
@@ -274,7 +274,7 @@ def test_an_unknown_room_is_caught(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["import torch", "from torch import nn", "try:\n    import torch.nn\nexcept ImportError:\n    pass"]
 )
-@pytest.mark.parametrize("name", ["mow/config.py", "mow/envs/vector.py", "mow/presets.py", "mow/command_line.py"])
+@pytest.mark.parametrize("name", ["mow/config/run.py", "mow/envs/vector.py", "mow/methods/mow/presets.py", "mow/cli/parse.py"])
 def test_early_torch_is_caught(tmp_path: Path, name: str, text: str) -> None:
     plant(tmp_path, name, text)
     (line,) = early_torch(tmp_path)
@@ -282,8 +282,8 @@ def test_early_torch_is_caught(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_torch_where_it_is_used_passes(tmp_path: Path) -> None:
-    plant(tmp_path, "mow/config.py", "def f():\n    import torch")
-    plant(tmp_path, "mow/presets.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch")
+    plant(tmp_path, "mow/config/run.py", "def f():\n    import torch")
+    plant(tmp_path, "mow/methods/mow/presets.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch")
     plant(tmp_path, "mow/batch.py", "import torch")
     assert early_torch(tmp_path) == []
 
@@ -301,7 +301,7 @@ def test_torch_where_it_is_used_passes(tmp_path: Path) -> None:
 )
 def test_a_name_without_a_subject_is_caught(tmp_path: Path, name: str) -> None:
     plant(tmp_path, name, "")
-    plant(tmp_path, "mow/models/router.py", "")
+    plant(tmp_path, "mow/methods/mow/router.py", "")
     assert len(bad_names(tmp_path)) == 1
 
 

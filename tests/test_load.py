@@ -16,8 +16,8 @@ import mow
 from mow import train
 from mow.envs.vector import make_vector
 from mow.kernels import PhiloxState
-from mow.restored import find_run, newest_checkpoint, restore
-from mow.training.acting import ActingMemory
+from mow.methods.mow.acting import ActingMemory
+from mow.runs.restore import find_run, newest_checkpoint, restore
 from tests.test_train import DUMMY
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -191,7 +191,7 @@ def test_a_given_first_frame(agent):
 def test_imagined_steps_are_those_of_foresight(run_folder, agent):
     """The same start, actions and draws through the open-loop rollout that the film uses."""
     from mow.batch import TransitionBatch
-    from mow.training.foresight import foresee
+    from mow.evaluate.open_loop import foresee
 
     dream = agent.imagine("tiny:slide", max_steps=4)
     given = frames(1)[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mow.presets import PRESETS
+from mow.methods.mow.presets import PRESETS
 from mow.train import main
 
 TINY = [

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from mow import ablate, doctor, evaluate, export, film, report, train
+from mow import train
+from mow.cli import doctor
+from mow.evaluate import __main__ as evaluate
+from mow.evaluate import ablate, film
+from mow.inference import export
+from mow.report import __main__ as report
 from tests.test_train import DUMMY
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -43,20 +48,20 @@ SMALL: dict[str, tuple[str, ...]] = {
     "python -m mow.envs --preview atari26 out.png": ("--preview", "dummy:count", "out.png"),
     "python -m mow.envs --protocol": ("--protocol",),
     "python -m mow.envs.tiny": (),
-    f"python -m mow.film {RUN}": (RUN, "--windows", "1"),
-    "python -m mow.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
+    f"python -m mow.evaluate.film {RUN}": (RUN, "--windows", "1"),
+    "python -m mow.evaluate.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
         "--methods", "mow", "storm_multitask_wide", "no_experts", "--seeds", "1", *GRID,
     ),
-    "python -m mow.ablate --methods mow storm_multitask storm --seeds 3": (
+    "python -m mow.evaluate.ablate --methods mow storm_multitask storm --seeds 3": (
         "--methods", "mow", "storm_multitask", "storm", "--seeds", "1", *GRID,
     ),
-    "python -m mow.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
-    "python -m mow.ablate --table-only": ("--table-only", "--folder", "grid"),
+    "python -m mow.evaluate.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
+    "python -m mow.evaluate.ablate --table-only": ("--table-only", "--folder", "grid"),
     "python -m mow.evaluate runs/a/seed-0 runs/a/seed-1 --episodes 20 --video 2": (
         RUN, "--episodes", "1", "--video", "1",
     ),
-    "python -m mow.export RUN": (RUN,),
-    "python -m mow.doctor": (),
+    "python -m mow.inference.export RUN": (RUN,),
+    "python -m mow.cli.doctor": (),
     "python -m mow.report runs/NAME": (RUN, "--windows", "0"),
 }  # fmt: skip
 
@@ -68,8 +73,8 @@ EXEMPT = {
 }
 
 MAINS = {
-    "mow.train": train.main, "mow.film": film.main, "mow.ablate": ablate.main, "mow.evaluate": evaluate.main,
-    "mow.export": export.main, "mow.doctor": doctor.main, "mow.report": report.main,
+    "mow.train": train.main, "mow.evaluate.film": film.main, "mow.evaluate.ablate": ablate.main, "mow.evaluate": evaluate.main,
+    "mow.inference.export": export.main, "mow.cli.doctor": doctor.main, "mow.report": report.main,
 }  # fmt: skip
 QUICK = ("python -m mow.train", f"python -m mow.train --resume {RUN}", "python -m mow.report runs/NAME")
 
@@ -94,7 +99,7 @@ def test_every_command_has_a_row() -> None:
 
 
 def test_a_command_without_a_row_is_found() -> None:
-    fenced = "```bash\npip install x && python -m mow.new  # new\npython -m mow.doctor\n```\n"
+    fenced = "```bash\npip install x && python -m mow.new  # new\npython -m mow.cli.doctor\n```\n"
     text = f"{fenced}and `python -m\nmow.newer RUN`"
     assert without_a_row(text) == ["python -m mow.new", "python -m mow.newer RUN"]
 
@@ -117,7 +122,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_command_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     module, words = command.split()[2], list(SMALL[command])
-    if module == "mow.export":
+    if module == "mow.inference.export":
         words += ["--out", f"export-{len(list(folder.glob('export-*')))}"]
     if module == "mow.train" and "--resume" not in words:
         words += ["--folder", f"runs/new-{len(list(folder.glob('runs/new-*')))}"]

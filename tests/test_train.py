@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mow import threads, train
-from mow.device import num_workers
-from mow.presets import quickstart
+from mow import train
+from mow.engine.device import num_workers
+from mow.methods.mow.presets import quickstart
+from mow.system import threads
 from mow.train import main
 
 DUMMY = [
@@ -154,7 +155,7 @@ def test_workers_follow_the_spare_cores(monkeypatch):
 
 
 def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):
-    from mow.training.loop import Run
+    from mow.engine.trainer import Run
 
     def broken(_self):
         raise FloatingPointError("loss/reward/dummy:slide became nan near step 9")

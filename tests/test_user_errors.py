@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from mow import ablate, evaluate, export, film, report, train
+from mow import train
+from mow.evaluate import __main__ as evaluate
+from mow.evaluate import ablate, film
+from mow.inference import export
 from mow.kernels import dispatch
-from mow.training.checkpoint import save_checkpoint
+from mow.report import __main__ as report
+from mow.runs.checkpoint import save_checkpoint
 from tests.small import run_config
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mow import origin
-from mow.origin import library_versions, resumed_versions, write_origin
-from mow.whole_file import write_json
+from mow.runs import provenance as origin
+from mow.runs.provenance import library_versions, resumed_versions, write_origin
+from mow.system.whole_file import write_json
 from tests.small import run_config
 
 CPU = torch.device("cpu")

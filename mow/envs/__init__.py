@@ -87,7 +87,7 @@ from typing import Any
 from mow.envs.base import Env
 from mow.envs.dummy import VARIANTS
 from mow.envs.process_state import CallState
-from mow.task_sets import ATARI, ATARI26, DMC, DMC18, MT10, MT50, TINY5, TINY7
+from mow.envs.task_sets import ATARI, ATARI26, DMC, DMC18, MT10, MT50, TINY5, TINY7
 
 # A suite is a module with `make(name, *, seed, **its options) -> Env`. Paths, so that a missing simulator hurts only
 # those who use it.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from mow import envs
-from mow.console import complain, program, tell
 from mow.envs.protocols import PROTOCOLS, table
 from mow.envs.tiny import TASKS as TINY_TASKS
-from mow.shell import expanded
+from mow.system.console import complain, program, tell
+from mow.system.shell import expanded
 
 _WIDTH = 118
 

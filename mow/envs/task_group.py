@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mow.envs.base import FRAME_SHAPE, Action, Frame, TaskSpec
 from mow.envs.guarded import GuardedEnv, SimulatorFailure
-from mow.shell import command
+from mow.system.shell import command
 
 # One record per slot. A slot is the place of a task in the list that the run began with; it never changes, while
 # `reorder` changes which task number shows it.

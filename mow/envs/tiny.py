@@ -11,10 +11,10 @@ from functools import cache, singledispatch
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.console import complain, program, tell
 from mow.envs.base import Action
 from mow.envs.tiny_memory import NEAR, NEAR_REWARD, PUSHES, Bounce, Cell, Chase, distance, fly, nearer, walk
 from mow.envs.tiny_tasks import GRID, SLIDE_STEP, Catch, Dodge, Goal, Pole, Slide, TinyEnv
+from mow.system.console import complain, program, tell
 
 LOOK_AHEAD = 4  # steps, of the expert of "chase"
 LATER = 0.95  # what a step later is worth to it

@@ -37,19 +37,19 @@ Last its weight, 0 where it is new, so that nothing changes for those who do not
 terms. Curves per task, harmony weights, task gradients and the report follow from there by themselves.
 
 ```diff
---- mow/config.py
+--- mow/config/run.py
      representation: float = 0.1
 +    smoothness: float = 0.0
 -        not_negative(self, "free_bits")
 +        not_negative(self, "free_bits", "smoothness")
---- mow/training/world_model_step.py
+--- mow/methods/mow/world_model_loss.py
 -    return 6 if task_head else 5
 +    return 7 if task_head else 6
          "representation": latent.representation,
 +        "smoothness": smoothness_loss(posterior.hidden, batch.is_first),
 ```
 
-`python -m mow.train --loss.smoothness 0.1` uses it. An entry in mow/ablations.py makes it a row of `mow.ablate`.
+`python -m mow.train --loss.smoothness 0.1` uses it. An entry in mow/methods/mow/ablations.py makes it a row of `mow.evaluate.ablate`.
 '''
 
 from mow.losses.actor_critic import entropy_bonus, entropy_unit, policy_loss, value_loss

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from mow.batch import TransitionBatch
-from mow.machine import free_memory
 from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
 from mow.replay.store_choice import StoreKind, make_store
 from mow.replay.stores import FrameStore
+from mow.system.machine import free_memory
 
 Draw = Literal["uniform", "recent"]
 

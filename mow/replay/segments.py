@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.durable import flush_folder
 from mow.replay.buffer import ReplayBuffer
 from mow.replay.lz4 import pack, unpack
 from mow.replay.manifest import (
@@ -29,6 +28,7 @@ from mow.replay.manifest import (
 from mow.replay.packed import PackedStore
 from mow.replay.sampler import build_info
 from mow.replay.stores import BLOCK_STEPS, Frames, FrameStore
+from mow.system.durable import flush_folder
 
 _MAGIC = b"mow blocks 1\n"
 _SEGMENT_BYTES = 2**25  # of packed frames; a segment is held in memory whole, and goes when its last block is old

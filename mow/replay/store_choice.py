@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from mow.machine import free_memory
 from mow.replay.packed import PackedStore, Spill, why_not_packed
 from mow.replay.stores import FrameStore, RawStore
+from mow.system.machine import free_memory
 
 StoreKind = Literal["auto", "raw", "packed"]
 

@@ -12,7 +12,7 @@ ale_py = pytest.importorskip("ale_py")
 cv2 = pytest.importorskip("cv2")
 
 from mow.envs.atari import TIME_LIMIT, AtariEnv  # noqa: E402
-from mow.task_sets import ATARI26  # noqa: E402
+from mow.envs.task_sets import ATARI26  # noqa: E402
 
 # Number of actions that do something, counted with ale-py 0.12.1; in the order of ATARI26.
 MINIMAL = dict(

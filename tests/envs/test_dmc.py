@@ -7,7 +7,7 @@ import pytest
 
 from mow.envs import make
 from mow.envs.offscreen import Renderer
-from mow.task_sets import DMC, DMC18
+from mow.envs.task_sets import DMC, DMC18
 
 if not find_spec("dm_control"):
     pytest.skip("needs dm_control: pip install -e '.[dmc]'", allow_module_level=True)

@@ -11,7 +11,7 @@ import pytest
 gymnasium = pytest.importorskip("gymnasium", reason="the suite gym needs gymnasium")
 pytest.importorskip("cv2", reason="the suite gym needs OpenCV")
 
-from mow import command_line  # noqa: E402
+from mow.cli import parse as command_line  # noqa: E402
 from mow.envs import check_task, make  # noqa: E402
 from mow.envs.base import ActionLayout, Env  # noqa: E402
 from mow.envs.vector import make_vector  # noqa: E402

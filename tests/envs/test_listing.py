@@ -11,7 +11,7 @@ import pytest
 from mow import envs
 from mow.envs.__main__ import listing, main
 from mow.envs.protocols import PROTOCOLS, table
-from mow.task_sets import TINY5
+from mow.envs.task_sets import TINY5
 
 needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="draws with OpenCV")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mow.envs import make
-from mow.task_sets import MT10, MT50
+from mow.envs.task_sets import MT10, MT50
 
 if not (find_spec("metaworld") and find_spec("mujoco")):
     pytest.skip("Meta-World needs metaworld: pip install -e '.[metaworld]'", allow_module_level=True)

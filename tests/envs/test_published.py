@@ -5,7 +5,7 @@ import pytest
 
 from mow.envs.published import _rows, published_returns
 from mow.envs.references import normalised_return, reference_returns
-from mow.task_sets import ATARI26
+from mow.envs.task_sets import ATARI26
 
 
 def test_every_game_of_the_benchmark_has_a_row_and_the_references_of_this_package():

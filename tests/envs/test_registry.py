@@ -7,8 +7,8 @@ from ast import literal_eval
 import pytest
 
 from mow.envs import _REMEDIES, OPTIONS, SETS, SUITES, check_task, expand, make, task_names
+from mow.envs.task_sets import ATARI26, TINY5, TINY7
 from mow.envs.tiny import TASKS
-from mow.task_sets import ATARI26, TINY5, TINY7
 
 
 def test_names_are_known_and_unique() -> None:

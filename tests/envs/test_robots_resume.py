@@ -10,8 +10,8 @@ if not (find_spec("metaworld") and find_spec("dm_control")):
     pytest.skip("robots need metaworld and dm_control: pip install -e '.[metaworld,dmc]'", allow_module_level=True)
 
 from mow.envs import make
+from mow.envs.task_sets import DMC, MT50
 from mow.envs.vector import make_vector
-from mow.task_sets import DMC, MT50
 
 # Positions that follow a body and a site; a target and terrain that are part of the model.
 QUICK = (

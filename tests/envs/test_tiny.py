@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mow.envs.base import Action, Frame
+from mow.envs.task_sets import TINY7
 from mow.envs.tiny import RETURNS, TASKS, Reference, expert_action, main, make, measure, random_policy
 from mow.envs.tiny_tasks import MOVES, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
-from mow.task_sets import TINY7
 
 NAMES = [name.removeprefix("tiny:") for name in TINY7]
 PADDLE, BLOCK = (230, 230, 230), (250, 220, 40)  # of "catch"

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 import mow
-from mow import evaluate, export, film, report, train
+from mow import train
+from mow.evaluate import __main__ as evaluate
+from mow.evaluate import film
+from mow.inference import export
+from mow.report import __main__ as report
 
 
 def _load(words: list[str]) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mow.training.loop import Run
+from mow.engine.trainer import Run
 from tests.faults.runs import to_the_end
 from tests.small import run_config
 

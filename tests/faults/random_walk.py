@@ -26,14 +26,14 @@ from typing import Any
 import torch
 
 from mow import train
+from mow.cli.resume import find_resumption
 from mow.config import EnvConfig
-from mow.failure import exit_code
-from mow.resuming import find_resumption
-from mow.run_paths import checkpoints
-from mow.training.checkpoint import load_checkpoint
-from mow.training.guard import NotFinite
-from mow.training.learner import Learner
-from mow.training.loop import Run
+from mow.engine.trainer import Run
+from mow.methods.mow.learner import Learner
+from mow.nn.finite import NotFinite
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.failures import exit_code
+from mow.runs.paths import checkpoints
 from tests.faults.simulators import BAD_PICTURES, BAD_STEPS, task
 from tests.small import run_config
 

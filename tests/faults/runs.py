@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from mow import train
+from mow.cli.resume import find_resumption
 from mow.config import Config
-from mow.resuming import find_resumption
+from mow.engine.trainer import Run
+from mow.runs.signals import Stopped, StopSwitch
 from mow.train import main
-from mow.training.loop import Run
-from mow.training.stopping import Stopped, StopSwitch
 
 
 def to_the_end(config: Config, folder: Path) -> Run:

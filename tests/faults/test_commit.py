@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from mow.config import Config
+from mow.engine.trainer import Run
 from mow.replay import ReplayBuffer, load
-from mow.run_paths import checkpoints
-from mow.training import checkpoint
-from mow.training.checkpoint import load_checkpoint
-from mow.training.loop import Run
+from mow.runs import checkpoint
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
+from tests.engine.test_trainer import wire
 from tests.replay.test_segments import Disk, Killed
 from tests.small import run_config
-from tests.training.test_loop import wire
 
 
 def saved_step(run: Run, config: Config) -> int:

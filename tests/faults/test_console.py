@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.run_paths import checkpoints
-from mow.training.checkpoint import load_checkpoint
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
 from tests.faults.test_signals import started
 from tests.test_train import DUMMY
 

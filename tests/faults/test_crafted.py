@@ -10,10 +10,13 @@ import pytest
 import torch
 
 import mow
-from mow import evaluate, export, film, train
-from mow.run_paths import checkpoints
-from mow.training import checkpoint
-from mow.training.checkpoint import save_checkpoint
+from mow import train
+from mow.evaluate import __main__ as evaluate
+from mow.evaluate import film
+from mow.inference import export
+from mow.runs import checkpoint
+from mow.runs.checkpoint import save_checkpoint
+from mow.runs.paths import checkpoints
 from tests.faults.runs import copied
 
 

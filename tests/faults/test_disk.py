@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.resuming import find_resumption
-from mow.run_paths import checkpoints
+from mow.cli.resume import find_resumption
+from mow.engine.trainer import Run
+from mow.runs import checkpoint
+from mow.runs.checkpoint import load_checkpoint, save_checkpoint
+from mow.runs.paths import checkpoints
 from mow.train import main
-from mow.training import checkpoint
-from mow.training.checkpoint import load_checkpoint, save_checkpoint
-from mow.training.loop import Run
 from tests.faults.runs import assert_same_end, gone_on, stopped, to_the_end
 from tests.small import run_config
 from tests.test_train import DUMMY

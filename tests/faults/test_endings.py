@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from mow import evaluate, train
+from mow import train
+from mow.engine import evaluator
+from mow.engine.trainer import Run
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
-from mow.run_paths import checkpoint_path
-from mow.training import evaluator
-from mow.training.loop import Run
+from mow.evaluate import __main__ as evaluate
+from mow.runs.paths import checkpoint_path
 from tests.test_train import DUMMY
 
 SCORED = ["quickstart", *DUMMY, "--evaluation-episodes", "50"]
@@ -58,7 +59,7 @@ def test_a_signal_while_it_scores(
 def test_scoring_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mow.training.scoring_progress.SAY_SECONDS", 0.0)
+    monkeypatch.setattr("mow.engine.scoring_progress.SAY_SECONDS", 0.0)
     assert train.main(["quickstart", *DUMMY, "--evaluation-episodes", "1", "--folder", str(tmp_path / "run")]) == 0
     assert " of 2 episodes, " in capsys.readouterr().out
 
@@ -96,7 +97,7 @@ def test_a_report_that_fails_leaves_a_run_that_is_done(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    monkeypatch.setattr("mow.report.write_report", fails(error))
+    monkeypatch.setattr("mow.report.__main__.write_report", fails(error))
     assert train.main(["quickstart", *DUMMY, "--report", "--evaluation-episodes", "0", "--folder", str(folder)]) == 0
     said = capsys.readouterr()
     last = said.out.splitlines()[-1]

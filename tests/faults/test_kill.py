@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.run_paths import checkpoints
-from mow.training.checkpoint import load_checkpoint
-from mow.training.loop import Run
+from mow.engine.trainer import Run
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
 from tests.faults.runs import assert_equal, lines
 from tests.small import run_config
 
@@ -25,10 +25,10 @@ PROGRAM = """
     from pathlib import Path
     import torch
     from mow import train
-    from mow.resuming import find_resumption
-    from mow.run_paths import checkpoints
-    from mow.training.checkpoint import load_checkpoint
-    from mow.training.loop import Run
+    from mow.cli.resume import find_resumption
+    from mow.runs.paths import checkpoints
+    from mow.runs.checkpoint import load_checkpoint
+    from mow.engine.trainer import Run
     from tests.small import run_config
     folder, every, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mow import export, report
-from mow.run_paths import checkpoints
-from mow.training import checkpoint
-from mow.training.checkpoint import load_checkpoint, save_checkpoint
-from mow.training.loop import Run
+from mow.engine.trainer import Run
+from mow.inference import export
+from mow.report import __main__ as report
+from mow.runs import checkpoint
+from mow.runs.checkpoint import load_checkpoint, save_checkpoint
+from mow.runs.paths import checkpoints
 from tests.faults.commands import COMMANDS, answered, code_of, contents
 from tests.faults.runs import copied
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow import memory
-from mow.memory import least_memory
-from mow.plan import make_plan
-from mow.run_paths import checkpoints
+from mow.estimate import memory
+from mow.estimate.memory import least_memory
+from mow.estimate.plan import make_plan
+from mow.methods.mow.learner import Learner
+from mow.runs.paths import checkpoints
 from mow.train import main
-from mow.training.learner import Learner
 from tests.faults.runs import gone_on
 from tests.small import action_mask, run_config
 from tests.test_train import DUMMY

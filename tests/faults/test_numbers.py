@@ -1,6 +1,6 @@
 """Numbers that are none: found in a reward before it is stored, in a loss or gradient before the weights are touched.
 
-What a single update or five in a row leave behind: tests/training/test_loop.py.
+What a single update or five in a row leave behind: tests/engine/test_trainer.py.
 """
 
 import json
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mow.envs.dummy import CountingEnv
-from mow.run_paths import checkpoints
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
 from mow.train import main
-from mow.training.checkpoint import load_checkpoint
 from tests.test_train import DUMMY
 
 

@@ -14,15 +14,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 import mow
-from mow import origin, train
+from mow import train
+from mow.cli.resume import find_resumption
 from mow.config import ReplayConfig, WorldModelConfig
+from mow.engine.trainer import Run
 from mow.replay.packed import why_not_packed
-from mow.resuming import find_resumption
-from mow.run_paths import checkpoint_path, checkpoints, superseded_folder
-from mow.training import checkpoint
-from mow.training.checkpoint import load_checkpoint, save_checkpoint
-from mow.training.loop import Run
-from mow.training.stopping import Stopped, StopSwitch
+from mow.runs import checkpoint
+from mow.runs import provenance as origin
+from mow.runs.checkpoint import load_checkpoint, save_checkpoint
+from mow.runs.paths import checkpoint_path, checkpoints, superseded_folder
+from mow.runs.signals import Stopped, StopSwitch
 from tests.faults.runs import (
     assert_equal,
     assert_same_end,

@@ -11,8 +11,8 @@ import torch
 
 from mow.envs.vector import make_vector
 from mow.replay import ReplayBuffer, load
-from mow.run_paths import checkpoints
-from mow.training.checkpoint import load_checkpoint
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
 from tests.test_train import DUMMY
 
 

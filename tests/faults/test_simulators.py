@@ -20,12 +20,14 @@ pytest.importorskip("gymnasium", reason="the simulators of these tests are gymna
 pytest.importorskip("cv2", reason="the suite gym needs OpenCV")
 
 import mow
-from mow import evaluate, export, film
 from mow.config import EnvConfig
 from mow.envs import workers as worker_module
 from mow.envs.base import EnvStep
 from mow.envs.dummy import CountingEnv
 from mow.envs.vector import VectorEnv, WorkerVectorEnv, make_vector
+from mow.evaluate import __main__ as evaluate
+from mow.evaluate import film
+from mow.inference import export
 from tests.envs.test_vector import assert_same, played
 from tests.faults.runs import assert_equal, gone_on, refused, stopped, to_the_end
 from tests.faults.simulators import (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mow import replay
-from mow.training.loop import Run
+from mow.engine.trainer import Run
 from tests.faults.runs import to_the_end
 from tests.small import run_config
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mow.kernels import RoutePlan, decode_attention, dispatch
-from mow.models.transformer import Block, Transformer, episode_window
+from mow.nn.transformer import Block, Transformer, episode_window
 from tests.decode_attention_cases import TOLERANCE, in_float64, random_step, relative_error
 from tests.small import MODEL
 
@@ -81,7 +81,7 @@ def test_is_the_general_path_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) ->
     calls = []
     with torch.no_grad():
         got = rollout()
-        monkeypatch.setattr("mow.models.transformer.decode_attention", lambda *args: calls.append(args))
+        monkeypatch.setattr("mow.nn.transformer.decode_attention", lambda *args: calls.append(args))
         for block in transformer.blocks:
             assert isinstance(block, Block)
             block.dropout = 0.0

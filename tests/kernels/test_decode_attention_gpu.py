@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mow.kernels import RoutePlan, decode_attention, dispatch
-from mow.models.transformer import Transformer, episode_window
+from mow.nn.transformer import Transformer, episode_window
 from tests.decode_attention_cases import TOLERANCE, in_float64, random_step, relative_error
 from tests.small import MODEL
 

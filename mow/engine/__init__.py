@@ -1,0 +1,1 @@
+"""One run in progress: collect, update, log, evaluate."""

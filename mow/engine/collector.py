@@ -1,0 +1,109 @@
+"""Steps all environments and writes what happens to replay."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mow.envs.base import EnvStep
+from mow.envs.vector import VectorEnv
+from mow.methods.mow.acting import ActingMemory
+from mow.methods.mow.learner import Learner
+from mow.nn.finite import check_actions
+from mow.replay import ReplayBuffer
+
+
+@dataclass
+class TaskScores:
+    """Finished episodes of one task."""
+
+    recent: deque[float]
+    episodes: int = 0
+
+    def mean(self) -> float | None:
+        """Mean return of the last episodes; None before the first has ended."""
+        return float(np.mean(self.recent)) if self.recent else None
+
+
+class Collector:
+    """Random steps for the prefill, then steps of the agent with a little randomness left.
+
+    Atari's lost lives are stored as terminations; the episode itself goes on. Source: STORM.
+    """
+
+    def __init__(
+        self, envs: VectorEnv, replay: ReplayBuffer, *, seed: int, random_action: float, context: int
+    ) -> None:
+        self.envs, self.replay = envs, replay
+        self.random_action = random_action
+        self.memory = ActingMemory(context)
+        self.rng = np.random.default_rng(seed)
+        self.scores = {spec.name: TaskScores(deque(maxlen=10)) for spec in envs.specs}
+        self.restarts = 0  # of simulators, each for one task
+        self.frame, self.is_first = envs.reset()
+        self.is_last = np.zeros_like(self.is_first)  # [K] `frame` is the final one of its episode
+        self._action: NDArray[np.float32] | None = None  # [K, A] on its way
+
+    def begin_random_step(self) -> None:
+        """Act in every task, uniformly at random among what is legal; `end_step` must follow."""
+        self.begin_step(self.envs.layout.random(self.rng))
+
+    @torch.no_grad()
+    def begin_agent_step(self, learner: Learner) -> None:
+        """Act in every task as the agent does, now and then at random; `end_step` must follow.
+
+        Raises: FloatingPointError if broken weights choose nothing.
+        """
+        if learner.world_model.training:  # asked first: the walk through all layers takes a tenth of a small step
+            learner.world_model.eval()
+        device = learner.device
+        frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
+        with learner.still.reading():
+            chosen = self.memory.act(
+                learner.world_model, learner.agent, learner.still_routing(), frame, is_first, learner.rng
+            )
+        action = chosen.cpu().numpy()
+        check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])
+        explore = self.rng.random(len(action)) < self.random_action
+        action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
+        self.memory.took(torch.from_numpy(action).to(device))
+        self.begin_step(action)
+
+    def begin_step(self, action: NDArray[np.float32]) -> None:
+        """Take `action` [K, A] in every task; `end_step` must follow."""
+        self.envs.send(action)
+        self._action = action
+
+    def end_step(self) -> EnvStep:
+        """Wait for what the environments answer and store it.
+
+        The action chosen at a final frame was not taken, and zeros are stored for it. Where a simulator was lost it is
+        not known what the action led to, and nothing is made up: what is stored is the step that a new one took with
+        the same action, an episode of its own (EnvStep.reopened).
+        Raises: EnvFailure if one fails for good; nothing is stored then.
+        """
+        assert self._action is not None, "a step begins first"
+        action, self._action = self._action, None
+        step = self.envs.receive()
+        frame, is_first, is_last = self.frame.copy(), self.is_first.copy(), self.is_last.copy()
+        for k, first in step.reopened.items():
+            frame[k], is_first[k], is_last[k] = first, True, False
+        action = np.where(is_last[:, None], np.float32(0), action)
+        terminated = step.terminated | step.life_lost
+        self.replay.add(frame, action, step.reward, terminated, step.truncated, is_first, is_last)
+        self.frame, self.is_first, self.is_last = step.frame, step.is_first, step.is_last
+        for episode in step.finished:
+            score = self.scores[episode.task]
+            score.recent.append(episode.episode_return)
+            score.episodes += 1
+        self.restarts += sum(len(restart.tasks) for restart in step.restarts)
+        return step
+
+    def reorder(self, order: tuple[int, ...]) -> None:
+        """Sort environments, replay and the current observation: task k becomes the old task order[k]."""
+        self.envs.reorder(order)
+        self.replay.reorder(order)
+        index = list(order)
+        self.frame, self.is_first, self.is_last = self.frame[index], self.is_first[index], self.is_last[index]

@@ -1,0 +1,81 @@
+"""What the agent scores: whole episodes in fresh environments, no exploration, nothing stored.
+
+Every task plays the same number of episodes, shared out among the copies of its environment before they begin: the
+first to end are not favoured by being short, because each copy goes on until it has its number, and what it plays
+later is left out. An episode whose simulator fails is lost, and another is played in its place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mow.envs.vector import VectorEnv
+from mow.methods.mow.acting import ActingMemory
+from mow.methods.mow.learner import Learner
+
+
+@dataclass(frozen=True)
+class TaskEvaluation:
+    """Finished episodes of one task, copy after copy, each in order."""
+
+    task: str
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean return, units of the task."""
+        return float(np.mean(self.returns))
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    envs: VectorEnv,
+    *,
+    episodes: int,
+    max_steps: int,
+    on_episode: Callable[[int], None] = lambda k: None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[TaskEvaluation]:
+    """Play until every task has finished `episodes` episodes; actions are drawn from the policy.
+
+    Args:
+        envs: fresh environments in the learner's task order, each task as many times in a row as the others: copies,
+            that play its episodes side by side.
+        max_steps: agent steps per copy after which it ends all the same; a task may then have fewer episodes, or none.
+        on_episode: called with the task's index in `learner.tasks` when an episode that counts has ended.
+        check_stop: called once before every step of all tasks; it stops the play by raising.
+    Raises: what `check_stop` raises.
+    Source: STORM (sampled actions).
+    """
+    learner.world_model.eval()
+    routing, memory, device = learner.routing(), ActingMemory(learner.config.schedule.acting_context), learner.device
+    num_tasks = len(learner.tasks)
+    copies = len(envs.specs) // num_tasks
+    wanted = [episodes // copies + (copy < episodes % copies) for _ in learner.tasks for copy in range(copies)]
+    played: list[list[tuple[float, int]]] = [[] for _ in wanted]  # return and length, by slot
+    frame, is_first = envs.reset()
+    for _ in range(max_steps):
+        check_stop()
+        seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
+        opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
+        with learner.still.reading():
+            action = memory.act(learner.world_model, learner.agent, routing, seen, opens, learner.rng)  # [K, B, A]
+        memory.took(action)
+        step = envs.step(action.flatten(0, 1).cpu().numpy())
+        frame, is_first = step.frame, step.is_first
+        for episode in step.finished:
+            if len(played[episode.index]) < wanted[episode.index]:
+                played[episode.index].append((episode.episode_return, episode.length))
+                on_episode(episode.index // copies)
+        if all(len(found) == number for found, number in zip(played, wanted, strict=True)):
+            break
+    evaluations = []
+    for k in range(num_tasks):
+        own = [episode for slot in range(k * copies, (k + 1) * copies) for episode in played[slot]]
+        returns, lengths = zip(*own, strict=True) if own else ((), ())
+        evaluations.append(TaskEvaluation(envs.specs[k * copies].name, returns, lengths))
+    return evaluations

@@ -1,0 +1,121 @@
+"""All that a run is made of besides what learns, so that it goes on as if it had never stopped."""
+
+import json
+from collections import deque
+from dataclasses import asdict, astuple
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mow.nn.finite import check_weights
+from mow.replay import Request
+from mow.replay import save as save_replay
+from mow.runs.checkpoint import keep_as_best, prune, save_checkpoint
+from mow.runs.paths import best_path, checkpoint_path, checkpoints, step_of
+
+if TYPE_CHECKING:
+    from mow.engine.trainer import Run
+
+
+def run_state(run: "Run") -> dict[str, object]:
+    """Tensors, numbers, texts and lists of them; the replay is saved beside it, by mow.replay.save.
+
+    Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
+    step that it was published at.
+
+    Raises: FloatingPointError if the weights are not finite.
+    """
+    check_weights({"world model": run.learner.world_model, "agent": run.learner.agent})
+    collector = run.collector
+    scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
+    return {
+        "config": json.dumps(asdict(run.config)),
+        "specs": [asdict(spec) for spec in collector.envs.specs],
+        "step": run.step,
+        "agent_updates": run.agent_updates,
+        "tasks": run.tasks,
+        "first_loss": run.first_loss,
+        "last_loss": run.last_loss,
+        "learner": run.learner.state_dict(),
+        "envs": json.dumps(collector.envs.state_dict()),
+        "frame": torch.from_numpy(collector.frame),
+        "is_first": torch.from_numpy(collector.is_first),
+        "is_last": torch.from_numpy(collector.is_last),
+        "memory": collector.memory.state_dict(),
+        "random_actions": json.dumps(collector.rng.bit_generator.state),
+        "scores": scores,
+        "restarts": collector.restarts,
+        "score": run.score,
+        "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
+        "means": run.means.state_dict(),
+        "log": run.logger.state_dict(),
+        "torch_rng": torch.random.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(run.learner.device) if run.learner.device.type == "cuda" else None,
+    }
+
+
+def save_run(run: "Run") -> Path:
+    """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
+
+    The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
+    that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
+    """
+    folder = run.logger.folder
+    path = checkpoint_path(folder, run.step)
+    kept = checkpoints(folder)[-max(1, run.config.keep_checkpoints - 1) :]
+    save = partial(save_replay, run.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept])
+    save_checkpoint(path, run_state(run), once_written=save)
+    return path
+
+
+def keep_and_prune(run: "Run", path: Path) -> None:
+    """Keep the checkpoint at `path` as the best, if it is and the config asks for it, then delete the oldest ones.
+
+    The checkpoint counts whatever the disk answers here, so a failure is a line and not an error.
+    """
+    folder, score = run.logger.folder, run.score
+    if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
+        try:
+            keep_as_best(path, score)
+        except OSError as error:
+            run.say(f"{path} is written, but not kept as the best ({error}), the one before stays: free some space")
+        else:
+            run.best_score = score
+            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
+    try:
+        prune(folder, run.config.keep_checkpoints)
+    except OSError as error:
+        run.say(f"{path} is written, but older checkpoints could not be deleted ({error}): delete them by hand")
+
+
+def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
+    """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
+
+    Its files are not touched: what they hold beyond `state` is left to its logger's load_state_dict.
+
+    Returns: tasks whose simulator cannot go on, and which have begun a new episode.
+    """
+    collector, device = run.collector, run.learner.device
+    run.step, run.agent_updates = int(state["step"]), int(state["agent_updates"])
+    run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
+    run.learner.load_state_dict(state["learner"])
+    renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
+    shown = (state[name].cpu().numpy() for name in ("frame", "is_first", "is_last"))
+    collector.frame, collector.is_first, collector.is_last = shown
+    for k, frame in renewed.items():
+        collector.frame[k], collector.is_first[k], collector.is_last[k] = frame, True, False
+    collector.memory.load_state_dict(state["memory"], device)
+    collector.rng.bit_generator.state = json.loads(state["random_actions"])
+    collector.restarts = int(state.get("restarts", 0))
+    for task, kept in state["scores"].items():
+        score = collector.scores[task]
+        score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
+    run.means.load_state_dict(state["means"], device)
+    for *parts, step in state["batches"]:
+        run.prefetch.publish(Request(*parts), as_of=step)
+    torch.random.set_rng_state(state["torch_rng"].cpu())
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"].cpu(), device)
+    return tuple(run.tasks[k] for k in renewed)

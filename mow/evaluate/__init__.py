@@ -1,0 +1,1 @@
+"""What trained runs score and imagine: tables, films, ablations."""

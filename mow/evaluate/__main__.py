@@ -1,0 +1,275 @@
+"""Score trained runs: python -m mow.evaluate RUN [RUN ...] [--episodes 20 ...]
+
+Plays whole episodes of every task in environments that training has never seen, with actions drawn from the policy.
+Several runs are taken for seeds of one method. Writes evaluation.json and evaluation.md, and with --video the first
+episodes as GIFs. Nothing heavy is imported before the command line is understood.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mow.cli.parse import Parser, check_range, say
+from mow.config import ASIDE
+from mow.config.checks import LARGEST_SEED
+from mow.engine.device import num_workers, pick_device
+from mow.errors import UsageError
+from mow.evaluate.tables import (
+    Aggregate,
+    EvaluatedRun,
+    Grid,
+    TaskEpisodes,
+    TaskRow,
+    aggregate_grid,
+    as_json,
+    compare,
+    markdown,
+    normalised_scores,
+    plain,
+    published_grid,
+    run_grid,
+    summarise,
+    task_grid,
+    task_rows,
+)
+from mow.evaluate.video import LONGEST
+from mow.methods.mow.ablations import flat
+from mow.runs.disk import folder_to_write
+from mow.runs.failures import exit_code
+from mow.runs.restore import CHECKPOINTS, SavedRun, environments, find_run, restore
+from mow.system.console import program
+from mow.system.file_names import file_name
+from mow.system.shell import typed_path
+from mow.system.whole_file import write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+# Agent steps: a full Atari episode may last so long.
+_LONGEST_EPISODE = 27_000
+
+# What may differ between seeds of one method.
+_ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
+
+
+@program("mow.evaluate", lossy=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 the scores are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.evaluate", lambda: run(read_arguments(words)))
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "Scores of trained runs in fresh environments; several runs are taken for seeds of one method."
+    parser = Parser(prog="python -m mow.evaluate", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "runs", type=typed_path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+    )
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="newest", help="of folders: which of theirs (%(default)s)"
+    )
+    parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    about = f"film the first N episodes of each task, of each the first {LONGEST:,} steps"
+    parser.add_argument("--video", type=int, default=0, metavar="N", help=about)
+    parser.add_argument(
+        "--out",
+        type=typed_path,
+        help="folder for the results; default: the run's, or with several the first one's parent",
+    )
+    found = parser.parse_args(arguments)
+    check_range(found, 1, 1_000_000, "episodes")
+    check_range(found, 0, LARGEST_SEED, "seed")
+    if not 0 <= found.video <= found.episodes:
+        raise UsageError(f"--video must be 0 to --episodes {found.episodes}, got {found.video}")
+    return found
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Restore, play, tabulate, write. Raises: UsageError if something that is asked for is not to be had."""
+    runs = comparable([find_run(path, asked.checkpoint) for path in asked.runs], asked.seed)
+    out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
+    if asked.video:
+        _check_pillow()
+    device = pick_device(asked.device)
+    if len(runs) > 1:
+        for one in runs:  # all are opened before the first is played: a broken one is told at once
+            with environments(one, seed=asked.seed, workers=0) as envs:
+                restore(one.checkpoint, one.config, envs, device)
+    folder_to_write(out, "--out")
+    played = []
+    for i, one in enumerate(runs):
+        say(f"run {i + 1} of {len(runs)}: {one.checkpoint}, {asked.episodes} episodes of each task")
+        folder = out / "videos" if len(runs) == 1 else out / "videos" / f"{i + 1}-{one.folder.name}"
+        played.append(_play(one, asked, device, folder))
+    rows = task_rows(played, runs[0].config.tasks)
+    found = summarise(normalised_scores(rows))
+    notes = remarks(runs, played, rows, asked)
+    shown = grids(played, rows, found)
+    content = as_json(played, rows, found, {"episodes": asked.episodes, "seed": asked.seed})
+    text = ["# Evaluation", "", *(f"- {note}" for note in notes)]
+    for grid in shown:
+        text += ["", *markdown(grid)]
+    _write(out / "evaluation.json", json.dumps(content, indent=2))
+    _write(out / "evaluation.md", "\n".join(text))
+    for grid in shown:
+        say("\n".join(["", *plain(grid)]))
+    say("")
+    for note in notes:
+        say(note)
+    say(f"written: {out / 'evaluation.json'} and evaluation.md")
+
+
+def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
+    """The same runs. Raises: UsageError if they cannot be taken together, or were trained on episodes of `seed`."""
+    first = runs[0]
+    for i, one in enumerate(runs):
+        # Not Path.resolve, which raises where a link leads to itself.
+        if os.path.realpath(one.checkpoint) in [os.path.realpath(other.checkpoint) for other in runs[:i]]:
+            raise UsageError(f"{one.folder} is named twice: a run counts once")
+        if sorted(one.config.tasks) != sorted(first.config.tasks):
+            raise UsageError(
+                f"{one.folder} has other tasks ({', '.join(one.config.tasks)}) than {first.folder} "
+                f"({', '.join(first.config.tasks)}): evaluate them one by one"
+            )
+        if one.env_options != first.env_options:
+            raise UsageError(
+                f"{one.folder} has another protocol or action set than {first.folder}: evaluate them one by one"
+            )
+        if one.config.seed == seed:
+            raise UsageError(
+                f"--seed {seed} is that of {one.folder}, whose episodes were trained on: take another --seed"
+            )
+    return runs
+
+
+def remarks(
+    runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], asked: argparse.Namespace
+) -> list[str]:
+    """What must stand beside the numbers for them to mean something."""
+    lines = [
+        f"run {i + 1}: {one.preset}, seed {one.seed}, {one.step:,} environment steps per task, {one.checkpoint}"
+        for i, one in enumerate(played)
+    ]
+    protocols = sorted({words for one in played for words in one.protocols.values()})
+    lines.append(
+        f"{asked.episodes} episodes per task and run, of seed {asked.seed}; actions drawn from the policy; "
+        f"protocol: {'; '.join(protocols)}"
+    )
+    lines.append("normalised: 0 is random play, 1 the reference (an expert or a human); std: of single episodes")
+    if len(runs) == 1:
+        lines.append("no intervals: they are drawn from runs that differ in their seed, name two or more")
+    else:
+        lines.append(
+            f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task; coarse with few runs, "
+            "and they take the tasks of a run for independent"
+        )
+    differing = sorted(
+        {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
+        - _ASIDE
+    )
+    if differing:
+        lines.append(f"the runs are taken for one method, but they differ in {', '.join(differing)}")
+    if len({one.seed for one in played}) < len(played):
+        lines.append("some runs have the same seed: unless they differ otherwise, they are the same run twice")
+    short = [row.task for row in rows if row.episodes < asked.episodes * len(runs)]
+    if short:
+        lines.append(f"fewer episodes ended than asked for: {', '.join(short)}")
+    if compare(rows):
+        lines.append(
+            "published returns: one model per game, means over 5 seeds after 100,000 steps per game, their IQM and "
+            "optimality gap taken over these means"
+        )
+    return lines
+
+
+def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
+    """All tables that there are numbers for."""
+    shown = [task_grid(rows)]
+    if len(played) > 1:
+        shown.append(run_grid(played, rows))
+    if found:
+        shown.append(aggregate_grid(found, normalised_scores(rows).shape[1]))
+    if compared := compare(rows):
+        shown.append(published_grid(rows, compared))
+    return shown
+
+
+def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
+    """All episodes of one run; its films go to `videos`.
+
+    Raises: UsageError if it cannot be restored or filmed; KeyboardInterrupt, after a line, at SIGINT or SIGTERM.
+    """
+    from mow.engine.evaluator import evaluate
+    from mow.engine.scoring_progress import ScoringProgress
+    from mow.evaluate.video import EpisodeFilm, WatchedEnvs
+    from mow.kernels import PhiloxState
+    from mow.runs.signals import Stopped, StopSwitch
+
+    if asked.video:
+        folder_to_write(videos, "--out")
+    longest = asked.episodes * _LONGEST_EPISODE
+    with environments(one, seed=asked.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
+        learner, step = restore(one.checkpoint, one.config, plain_envs, device)
+        learner.rng = PhiloxState.from_seed(asked.seed, device)  # so that the draws hang on --seed alone
+        # Restoring sorts the tasks by cluster: films are named after it.
+        names = [spec.name for spec in plain_envs.specs] if asked.video else []
+        films = [EpisodeFilm(videos / f"{file_name(name)}.gif", asked.video) for name in names]
+        progress = ScoringProgress(len(one.config.tasks), asked.episodes, say, switch.check)
+        with WatchedEnvs(plain_envs, films) as envs:
+            try:
+                results = evaluate(
+                    learner,
+                    envs,
+                    episodes=asked.episodes,
+                    max_steps=longest,
+                    on_episode=progress.episode,
+                    check_stop=progress.step,
+                )
+            except Stopped:
+                say(f"stopped after {progress.line}: no scores are written, the same command plays from the start")
+                raise KeyboardInterrupt from None
+        tasks = {}
+        for result, episodes in zip(results, envs.episodes, strict=True):
+            successes = tuple(episode.success for episode in episodes[: len(result.returns)])
+            tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
+        protocols = {spec.name: spec.protocol for spec in envs.specs}
+    if progress.ended < progress.total:
+        say(f"stopped at the limit of {longest:,} steps with {progress.line}")
+    for film in films:
+        say(film.remark)
+    return EvaluatedRun(
+        folder=str(one.folder),
+        checkpoint=str(one.checkpoint),
+        step=step,
+        preset=one.config.preset,
+        seed=one.config.seed,
+        protocols=protocols,
+        tasks=tasks,
+    )
+
+
+def _check_pillow() -> None:
+    """Before minutes are spent on play. Raises: UsageError without the package that writes GIFs."""
+    try:
+        import_module("PIL.Image")
+    except ImportError as error:
+        raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_whole(path, text + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): name another place with --out") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

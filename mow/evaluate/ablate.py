@@ -1,0 +1,211 @@
+"""Compare a preset with baselines and with itself less one part: python -m mow.evaluate.ablate [--help]
+
+Runs a grid of methods and seeds, one training process after another, then writes table.md, table.json and scores.png.
+The same command goes on where it was stopped. Every run is `python -m mow.train PARENT` with the overrides that make
+the method out of the parent preset (see mow.evaluate.ablation_grid), so any of them can be repeated by hand.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+from mow import envs
+from mow.cli.parse import Parser, check_range, parse, say
+from mow.config import Config
+from mow.config.file import read_config
+from mow.envs.task_sets import ATARI26, TINY5
+from mow.errors import UsageError, nearest
+from mow.evaluate.ablation_grid import check_same, plan, run_all, unfinished
+from mow.evaluate.ablation_table import draw_scores, read_results, summarise, write_table
+from mow.methods.mow.ablations import BASELINES, METHODS, meaning, variants
+from mow.methods.mow.presets import PRESETS
+from mow.runs.disk import folder_to_write
+from mow.runs.failures import exit_code
+from mow.system.console import program
+from mow.system.shell import typed_path
+from mow.system.whole_file import write_json
+
+REMEDY = 'pip install -e ".[ablate]"'
+
+
+@program("mow.evaluate.ablate", lossy=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 all runs are done, 1 some failed, 2 the command cannot be carried out, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _any_end_is_an_interruption():
+        code = exit_code("mow.evaluate.ablate", lambda: _ablate(words))
+    if code == 130:
+        say("interrupted; the same command goes on from here")
+    return code
+
+
+@contextmanager
+def _any_end_is_an_interruption() -> Iterator[None]:
+    """Inside, SIGTERM and a closed terminal are taken as Ctrl-C is, so that no run goes on without its grid."""
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:  # a closed terminal sends it twice, from the shell and for the shell's end
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _ablate(arguments: list[str]) -> int:
+    told, extra = _told(arguments)
+    root: Path = told.folder
+    if told.table_only:
+        return _tabulate(root)
+    check_range(told, 1, 1000, "seeds", "jobs")
+    parent = parent_config(told.preset, told.tasks, told.total_steps, extra)
+    jobs = plan(parent, chosen_methods(parent, told.methods), told.seeds, root)
+    _check_matplotlib()
+    _claim(root, parent)
+    left = unfinished(jobs, say)
+    say(f"{len(jobs)} runs in {root}, {len(jobs) - len(left)} finished already, {len(left)} to go")
+    failed = run_all(left, at_once=told.jobs, say=say)
+    if failed:
+        say(f"{failed} of {len(left)} runs failed; the same command tries them again")
+    return max(_tabulate(root), int(failed > 0))
+
+
+def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | None, extra: Sequence[str]) -> Config:
+    """The config that the methods are made from. Raises: UsageError if it cannot be or cannot be scored."""
+    if preset not in PRESETS:
+        raise UsageError(f"unknown preset {preset!r}: {nearest(preset, PRESETS)}")
+    base = PRESETS[preset]()
+    words = [preset]
+    if tasks is not None:
+        words += ["--tasks", *tasks_of(tasks, base)]
+    if total_steps is not None:
+        words += ["--total-steps", str(total_steps)]
+    parent = parse([*words, *extra])
+    if (parent.seed, parent.folder) != (base.seed, base.folder):
+        raise UsageError("--seed and --folder of the runs are set by the grid: use --seeds and --folder before the --")
+    if parent.evaluation_episodes == 0:
+        raise UsageError(f"{preset} plays no episodes for a score: add -- --evaluation-episodes 30")
+    return parent
+
+
+def tasks_of(words: Sequence[str], base: Config) -> list[str]:
+    """Task names; a suite's name alone stands for its tasks in the preset, or for its benchmark if there are none."""
+    found: list[str] = []
+    for word in words:
+        if word not in envs.SUITES:
+            found.append(word)
+            continue
+        benchmark = {"atari": ATARI26, "tiny": TINY5}.get(word, envs.task_names())
+        known = [task for task in base.tasks if task.startswith(f"{word}:")]
+        found += known or [task for task in benchmark if task.startswith(f"{word}:")]
+    return list(dict.fromkeys(found))
+
+
+def chosen_methods(parent: Config, named: Sequence[str] | None) -> list[str]:
+    """The methods to run: those named, or all that make sense for the parent, saying which do not.
+
+    Raises: UsageError for an unknown method, or a named one that makes no sense.
+    """
+    for name in named or ():
+        if name not in METHODS:
+            raise UsageError(f"unknown method {name!r}: {nearest(name, METHODS)}")
+    chosen = []
+    for name in dict.fromkeys(named or METHODS):
+        try:
+            variants(parent, name)
+        except ValueError as error:
+            if named:
+                raise UsageError(str(error)) from error
+            say(f"left out: {error}")
+            continue
+        chosen.append(name)
+    return chosen
+
+
+def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What was asked for, and the words after `--`, which are overrides of the parent."""
+    extra: list[str] = []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, extra = arguments[:at], arguments[at + 1 :]
+    parser = Parser(
+        prog="python -m mow.evaluate.ablate",
+        usage="python -m mow.evaluate.ablate [--methods NAME ...] [--seeds N] [...] [-- --field VALUE ...]",
+        description="Compare a preset with baselines and with itself less one part; a stopped grid goes on.",
+        epilog="What follows -- overrides fields of the preset, in every run: -- --evaluation-episodes 10",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", default="quickstart", help="the parent (default: quickstart)")
+    parser.add_argument("--tasks", nargs="+", help="tasks, or a suite such as tiny (default: those of the preset)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1 (default: 3)")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"some of {', '.join(METHODS)} (default: all)")
+    parser.add_argument("--folder", type=typed_path, default="runs/ablate", help="default: runs/ablate")
+    parser.add_argument("--total-steps", type=int, help="environment steps per task (default: those of the preset)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores (default: 1)")
+    parser.add_argument("--table-only", action="store_true", help="table and plot from what is in --folder, no runs")
+    return parser.parse_args(arguments), extra
+
+
+def _check_matplotlib() -> None:
+    """Before hours are spent on runs. Raises: UsageError without the package that draws the plot."""
+    try:
+        import_module("matplotlib.figure")
+    except ImportError as error:
+        raise UsageError(f"the plot cannot be made ({error}): {REMEDY}") from error
+
+
+def _claim(root: Path, parent: Config) -> None:
+    """A grid has one parent, kept in parent.json. Raises: UsageError if the folder has another one."""
+    path = root / "parent.json"
+    if path.exists():
+        check_same(path, parent)
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError(f"{root} holds something else than a grid of runs: give another --folder")
+    folder_to_write(root, "--folder")
+    write_json(path, asdict(parent))
+
+
+def _tabulate(root: Path) -> int:
+    """Table and plot of all finished runs in the folder. Returns: 1 if there is none."""
+    if not (root / "parent.json").exists():
+        raise UsageError(f"{root} holds no grid of runs (no parent.json): give the --folder of one")
+    try:
+        parent = asdict(read_config(root / "parent.json"))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    results, left_out = read_results(root, parent["tasks"])
+    for line in left_out:
+        say(line)
+    if not results:
+        say(f"no finished run in {root}: no table")
+        return 1
+    _check_matplotlib()
+    rows = summarise(results)
+    title = f"{parent['preset']}: {len(parent['tasks'])} tasks, {parent['total_steps']:,} steps per task"
+    write_table(root, rows, title=title, meanings={name: meaning(name) for name in METHODS})
+    for row in rows:
+        say(f"{row.method:<24}{'-' if row.mean is None else f'{row.mean:.2f}':>6}  seeds: {len(row.seeds)}")
+    say(f"table: {root / 'table.md'} and table.json")
+    if rows[0].mean is None:
+        say("no plot: none of these tasks has returns to normalise with")
+        return 0
+    kinds = dict.fromkeys((*BASELINES, "storm"), "baseline") | {"mow": "parent"}
+    draw_scores(root / "scores.png", rows, title=title, kinds=kinds)
+    say(f"plot: {root / 'scores.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""A trained agent outside of training: it acts on frames, and lends its world model as an environment. See mow.load."""
+
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mow.engine.device import pick_device
+from mow.envs.base import FRAME_SHAPE
+from mow.envs.tiny_gymnasium import GymnasiumEnv
+from mow.errors import nearest
+from mow.inference.imagined_env import Dreamer, ImaginedEnv
+from mow.kernels import PhiloxState
+from mow.methods.mow.acting import ActingMemory
+from mow.runs.restore import SavedRun, environments, find_run, restore
+
+
+class LoadedAgent:
+    """One agent for all tasks of its run; tasks can be played in turn, each has a memory of its own.
+
+    Everything inside is computed for all tasks of the run at once, as in training, so a step costs what a step of all
+    of them costs.
+    """
+
+    def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
+        with environments(run, seed=0, workers=0) as envs:  # only to ask what the tasks are like
+            learner, self.step = restore(run.checkpoint, run.config, envs, device)
+            specs, layout = envs.specs, envs.layout
+        self.config, self.tasks = run.config, run.config.tasks
+        self._agent, self._run = learner.agent.eval(), run
+        self._dreamer = Dreamer(learner.world_model.eval(), learner.routing(), specs, layout, run)
+        self._rng = PhiloxState.from_seed(seed, device)
+        self._memories: dict[str, tuple[ActingMemory, int]] = {}  # task -> memory, episodes side by side
+
+    @torch.no_grad()
+    def act(self, obs: NDArray[np.uint8], task: str) -> int | NDArray[np.int64] | NDArray[np.float32]:
+        """An action drawn from the policy, which goes on remembering the episode until `reset`.
+
+        Args:
+            obs: [64, 64, 3] uint8, the newest frame; or [B, 64, 64, 3], of B episodes of the task side by side.
+            task: one of `tasks`.
+        Returns: what the environments of `real` and `imagine` take: of a discrete task the number of the action among
+            the legal ones, int or int64 [B]; of a continuous one float32 [n] or [B, n] in [-1, 1].
+        Raises: ValueError if the task is none of the run's, if obs has another shape or type, or another number of
+            episodes than before.
+        """
+        k = self._index(task)
+        frames = np.asarray(obs)
+        if frames.dtype != np.uint8 or frames.shape[-3:] != FRAME_SHAPE or frames.ndim not in (3, 4):
+            raise ValueError(
+                f"obs must be uint8 [64, 64, 3] or [B, 64, 64, 3], got {frames.dtype} {list(frames.shape)}: "
+                "take it from the environments of `real` or `imagine`"
+            )
+        batch = frames.reshape(-1, *FRAME_SHAPE)
+        started = task in self._memories
+        memory, width = self._memories.setdefault(task, (ActingMemory(self.config.schedule.acting_context), len(batch)))
+        if len(batch) != width:
+            raise ValueError(f"{task}: {width} episodes are being played, got {len(batch)} frames: call reset first")
+        dreamer, device = self._dreamer, self._rng.seed_offset.device
+        num_tasks = len(self.tasks)
+        # The rows of the other tasks are computed too and mean nothing.
+        seen = torch.from_numpy(batch.copy()).to(device).expand(num_tasks, *batch.shape)
+        is_first = torch.full((num_tasks, width), not started, device=device)
+        action = memory.act(dreamer.model, self._agent, dreamer.routing, seen, is_first, self._rng)  # [K, B, A]
+        memory.took(action)
+        native = [dreamer.to_native(k, vector) for vector in action[k].cpu().numpy()]
+        if frames.ndim == 4:
+            return np.array(native)
+        return native[0]
+
+    def reset(self, task: str | None = None) -> None:
+        """The next frame opens an episode: of one task, or of all. Raises: ValueError if the task is unknown."""
+        if task is None:
+            self._memories.clear()
+        else:
+            self._index(task)
+            self._memories.pop(task, None)
+
+    def real(self, task: str) -> GymnasiumEnv:
+        """The task itself, as the run played it. Raises: ValueError if it is none of the run's."""
+        self._index(task)
+        return GymnasiumEnv(task, self._run.env_options)
+
+    def imagine(self, task: str, *, max_steps: int = 100) -> ImaginedEnv:
+        """The task as the world model imagines it, from a real first frame on.
+
+        Args: max_steps: after which an imagined episode is truncated; time limits are not imagined.
+        Raises: ValueError if the task is none of the run's or max_steps is below 1.
+        """
+        return ImaginedEnv(self._dreamer, self._index(task), max_steps)
+
+    def _index(self, task: str) -> int:
+        names = [spec.name for spec in self._dreamer.specs]  # sorted by cluster
+        if task not in names:
+            raise ValueError(f"{task!r} is no task of this run: {nearest(task, names)}")
+        return names.index(task)
+
+
+def load_run(run: str | PathLike[str], *, checkpoint: str, device: str, seed: int) -> LoadedAgent:
+    """See mow.load."""
+    return LoadedAgent(find_run(Path(run).expanduser(), checkpoint), pick_device(device), seed)

@@ -1,0 +1,92 @@
+"""Give a trained agent away: python -m mow.inference.export RUN [--out FOLDER]
+
+Writes model.safetensors (weights of world model and agent), config.json and README.md, a model card. mow.load,
+mow.evaluate and mow.evaluate.film take the folder like that of a run; training cannot go on from it. Nothing heavy is imported
+before the command line is understood.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mow.cli.parse import Parser, say
+from mow.errors import UsageError
+from mow.inference.model_card import Card, read_scores, read_versions, write_card
+from mow.runs.failures import exit_code
+from mow.runs.restore import WEIGHTS, environments, find_run, newest_checkpoint, restore
+from mow.system.console import program
+from mow.system.shell import typed_path
+from mow.system.whole_file import write_json, write_whole
+
+
+@program("mow.inference.export", lossy=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 the weights are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.inference.export", lambda: run(read_arguments(words)))
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "Weights of a trained agent as safetensors, with its config and a model card."
+    parser = Parser(prog="python -m mow.inference.export", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "run", type=typed_path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+    )
+    parser.add_argument("--out", type=typed_path, help="folder to write, new or empty; default: RUN/export")
+    return parser.parse_args(arguments)
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Restore and write. Raises: UsageError if there is nothing to write or no place for it."""
+    saved = find_run(asked.run)
+    out: Path = asked.out or saved.folder / "export"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty: give another --out, so that nothing is overwritten")
+
+    import torch
+
+    from mow.runs.weights import write_weights
+
+    with environments(saved, seed=0, workers=0) as envs:
+        learner, step = restore(saved.checkpoint, saved.config, envs, torch.device("cpu"))
+        specs = [dataclasses.asdict(spec) for spec in envs.specs]
+        tasks = [spec.name for spec in envs.specs]  # sorted by cluster
+    routes = learner.routing().plan.routes.tolist()
+    newest = newest_checkpoint(saved.folder) if saved.checkpoint.suffix == ".pt" else saved.checkpoint
+    try:
+        card = Card(
+            config=saved.config,
+            checkpoint=saved.checkpoint.name,
+            step=step,
+            updates=learner.updates,
+            num_parameters=learner.num_parameters,
+            modules=dict(zip(tasks, learner.world_model.module_of_task, strict=True)),
+            experts=dict(zip(tasks, routes, strict=True)),
+            scores=read_scores(saved.folder, saved.checkpoint, newest),
+            versions=read_versions(saved.folder),
+        )
+        text = "\n".join(write_card(card)) + "\n"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise UsageError(
+            f"a .json of {saved.folder} is not as this version writes it ({error}): move scores.json, evaluation.json "
+            "or versions.json away"
+        ) from error
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_weights(out / WEIGHTS, learner, {"step": step, "tasks": tasks, "specs": specs})
+        write_json(out / "config.json", dataclasses.asdict(saved.config))
+        write_whole(out / "README.md", text)
+    except ImportError as error:
+        out.rmdir()
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"cannot write to {out} ({error.strerror}): name another place with --out") from error
+    size = (out / WEIGHTS).stat().st_size
+    say(f"written: {out / WEIGHTS} ({size / 1e6:.1f} MB), config.json and README.md; load with mow.load({str(out)!r})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

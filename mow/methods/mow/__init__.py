@@ -1,0 +1,72 @@
+'''Networks: the world model and the agent that is trained inside it.
+
+To try a variant of a part, write the other part with the signature of the one it stands for, and choose between them
+once, in a constructor; no `forward` asks the config. Say a prior with a hidden layer, in mow/methods/mow/prior.py beside
+DensePrior. Its weights have a module axis [M, ...], so that a cluster has its own.
+
+```python
+from mow.nn.modular import ModularMLP
+from mow.methods.mow.prior import rows_in
+from torch import nn
+
+
+class DeepPrior(nn.Module):
+    """One hidden layer on h_t; it knows of no events."""
+
+    num_events = 0
+
+    def __init__(self, config, num_modules, embedding_size):
+        super().__init__()
+        sizes = config.width, config.prior_width, config.perception.latent_size
+        self.next_latent = ModularMLP(num_modules, *sizes, num_layers=1, embedding_size=embedding_size)
+
+    def forward(self, moment, plan, embedding):
+        """Prior logits [K, 1, B * L, Z] and events [K, 1, B * L, 0]."""
+        hidden = rows_in(moment.hidden)
+        return self.next_latent(hidden, plan, embedding), hidden[..., :0]
+```
+
+The switch is one word of the config, and an ablation makes it a preset, a row of `mow.evaluate.ablate` and a test that exactly
+one field differs from the parent. flops.py and footprint.py count what a config costs: they must know it too.
+
+```diff
+--- mow/config/model.py
+-    prior: Literal["dense", "local"] = "dense"
++    prior: Literal["dense", "local", "deep"] = "dense"
+-            self.prior == "dense" or self.perception.latent == "spatial",
++            self.prior != "local" or self.perception.latent == "spatial",
+--- mow/methods/mow/heads.py
+             self.prior = LocalPrior(config, num_modules, action_size, d)
++        elif config.prior == "deep":
++            self.prior = DeepPrior(config, num_modules, d)
+--- mow/methods/mow/ablations.py
+     "no_balance_loss": Ablation("loss.balance", lambda _: 0.0, "nothing keeps all experts in use"),
++    "deep_prior": Ablation("model.prior", lambda _: "deep", "the prior has a hidden layer"),
+```
+
+Before any of that, try it in a model that is there: what imagines and what learns does not see the difference.
+
+```python
+import torch
+
+from mow.batch import Moment
+from mow.config import PerceptionConfig, WorldModelConfig
+from mow.methods.mow.world_model import WorldModel
+
+perception = PerceptionConfig(channels=(2, 2, 2, 2), groups=4, classes=5)
+config = WorldModelConfig(width=16, num_heads=2, feedforward=16, embedding_size=8, perception=perception)
+model = WorldModel(config, action_size=3, module_of_task=(0, 0, 1), num_modules=2)
+model.heads.prior = DeepPrior(config, num_modules=2, embedding_size=8)
+shape = (3, 2, 6)  # K tasks, B windows, L steps
+moment = Moment(latent=torch.zeros(*shape, 20), action=torch.zeros(*shape, 3), hidden=torch.randn(*shape, 16))
+assert model.predict(moment).next_latent_logits.shape == (*shape, 4, 5)  # [K, B, L, S, C]
+```
+'''
+
+from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.router import Routing
+from mow.methods.mow.split_modules import PER_MODULE, grow
+from mow.methods.mow.world_model import Memory, WorldModel
+from mow.nn.weight_cache import StillWeights, once
+
+__all__ = ["PER_MODULE", "Agent", "Memory", "Routing", "StillWeights", "WorldModel", "grow", "once"]

@@ -1,0 +1,85 @@
+"""A world-model update in parts: group after group of tasks goes forward and backward, and gradients add up.
+
+Only one group's activations live at a time. Loss and gradient are those of the undivided update: tasks meet only in
+weights, whose gradients add up; in the router, which is asked once and answers for all; and in batch norm shared by a
+module, which no group cuts in two. Sums are made in another order, so float32 rounds them differently, and dropout
+draws other masks. Clipping and the step itself come after, on the whole gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from mow.batch import TransitionBatch
+from mow.config import LossConfig
+from mow.kernels import PhiloxState
+from mow.losses import balance_loss
+from mow.methods.mow.router import Routing
+from mow.methods.mow.task_slice import Part, routing_of
+from mow.methods.mow.task_weights import TaskWeights
+from mow.methods.mow.world_model import WorldModel
+from mow.methods.mow.world_model_loss import WorldModelLosses, world_model_losses
+
+
+def backward_in_parts(
+    model: WorldModel,
+    batch: TransitionBatch,
+    routing: Routing,
+    rng: PhiloxState,
+    config: LossConfig,
+    task_weights: TaskWeights,
+    parts: Sequence[slice],
+    *,
+    turn: int,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> tuple[WorldModelLosses, Tensor]:
+    """Leave the gradient of L_H + 0.1 L_bal in the parameters.
+
+    Args:
+        parts: ranges of tasks, see mow.methods.mow.task_slice.task_parts.
+        turn: as for world_model_losses.
+        autocast: precision of the forward passes.
+    Returns: the losses of all tasks, and their weighted sum; without gradient.
+    """
+    drawn = rng.seed_offset.clone()
+    # The graph behind the router is walked once, in the end: what the groups want of it is gathered at this leaf.
+    scale_KJ = None if routing.scale_KJ is None else routing.scale_KJ.detach().requires_grad_()
+    found: list[WorldModelLosses] = []
+    totals: list[Tensor] = []
+    for tasks in parts:
+        rng.seed_offset.copy_(drawn)
+        with autocast():
+            rows = TransitionBatch(*(getattr(batch, field.name)[tasks] for field in fields(batch)))
+            part, experts = Part(model, tasks), routing_of(routing, tasks, scale_KJ)
+            losses = world_model_losses(part, rows, experts, rng, config, turn=turn)
+        total = task_weights(losses.weighted(config), tasks)
+        total.backward()
+        terms = {name: loss.detach() for name, loss in losses.terms.items()}
+        found.append(WorldModelLosses(terms, None, losses.kl))
+        totals.append(total.detach())
+    balance = _router_backward(routing, scale_KJ, config)
+    joined = {name: torch.cat([losses.terms[name] for losses in found]) for name in found[0].terms}
+    total = torch.stack(totals).sum()
+    if balance is not None:
+        total = total + config.balance * balance
+    return WorldModelLosses(joined, balance, torch.cat([losses.kl for losses in found])), total
+
+
+def _router_backward(routing: Routing, scale_KJ: Tensor | None, config: LossConfig) -> Tensor | None:
+    """What the groups left at the leaf, and the balance loss, back through the router; returns the balance loss."""
+    load_KE = routing.load()
+    ends: list[Tensor] = []
+    gradients: list[Tensor | None] = []
+    if scale_KJ is not None and routing.scale_KJ is not None and scale_KJ.grad is not None:
+        ends.append(routing.scale_KJ)
+        gradients.append(scale_KJ.grad)
+    balance = None if load_KE is None else balance_loss(load_KE)
+    if balance is not None:
+        ends.append(config.balance * balance)
+        gradients.append(None)
+    if ends:
+        torch.autograd.backward(ends, gradients)
+    return None if balance is None else balance.detach()

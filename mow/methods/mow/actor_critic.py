@@ -1,0 +1,114 @@
+"""The agent: one actor for all tasks, a critic per cluster and its slow copy. Source: MoW section 3, STORM (layers).
+
+What it sees of a state: z_t and h_{t-1}, which holds the past; by switches of the config z_{t-1} too, and h_{t-1}
+brought to mean 0 and variance 1, both additions of this package.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mow.config import ActorCriticConfig, Condition
+from mow.kernels import TwoHotForm, two_hot_decode
+from mow.methods.mow.prior import rows_in
+from mow.nn.modular import ModularMLP
+from mow.nn.policy import ActionMask, Policy
+from mow.nn.routes import one_each, same_for_all
+
+
+class Agent(nn.Module):
+    """pi(a | s) and v_i(s) on agent states s = (z, h), as `see` joins them: [K, B, T, X].
+
+    Args:
+        latent_size, hidden_size: Z and D.
+        mask: legal actions of each task.
+        module_of_task: cluster of each task.
+        num_modules: M.
+        two_hot_form: what a distribution over the value's bins stands for.
+        embedding_size: d where `condition` names "actor" or "critic", else unused.
+    """
+
+    def __init__(
+        self,
+        config: ActorCriticConfig,
+        *,
+        latent_size: int,
+        hidden_size: int,
+        num_bins: int,
+        mask: ActionMask,
+        module_of_task: Sequence[int],
+        num_modules: int,
+        two_hot_form: TwoHotForm = "symexp_of_mean",
+        embedding_size: int = 0,
+        condition: Sequence[Condition] = (),
+    ) -> None:
+        super().__init__()
+        self.condition, self.mask, self.two_hot_form = tuple(condition), mask, two_hot_form
+        self.memory_gain, self.memory_norm, self.frames = config.memory_gain, config.memory_norm, config.frames
+        state_size = self.frames * latent_size + hidden_size  # X
+        num_tasks = len(module_of_task)
+        routes = {
+            "cluster": (list(module_of_task), num_modules),
+            "shared": ([0] * num_tasks, 1),
+            "per_task": (list(range(num_tasks)), num_tasks),
+        }
+        critic_of_task, self.num_critics = routes[config.critic]
+        hidden, layers = config.hidden, config.num_layers
+        actor_size = embedding_size if "actor" in condition else 0
+        critic_size = embedding_size if "critic" in condition else 0
+        self.actor = ModularMLP(1, state_size, hidden, mask.num_outputs, num_layers=layers, embedding_size=actor_size)
+        self.critic = ModularMLP(
+            self.num_critics,
+            state_size,
+            hidden,
+            num_bins,
+            num_layers=layers,
+            embedding_size=critic_size,
+            zero_output=True,
+        )
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.actor_routes = same_for_all(len(module_of_task))
+        self.critic_routes = one_each(critic_of_task, self.num_critics)
+
+    def see(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
+        """What actor and critics see of a state.
+
+        Args:
+            latent: z_t [K, B, T, Z].
+            hidden: h_{t-1} [K, B, T, D].
+            before: z_{t-1} [K, B, T, Z], zeros where z_t opens an episode; None will do where `frames` is 1.
+        Returns: [K, B, T, X].
+        """
+        if self.memory_norm:
+            hidden = F.layer_norm(hidden, hidden.shape[-1:])  # where there is no past it stays zero
+        if self.memory_gain != 1.0:
+            hidden = self.memory_gain * hidden
+        if self.frames == 1:
+            return torch.cat([latent, hidden], dim=-1)
+        assert before is not None, "frames 2 sees z_{t-1}"
+        return torch.cat([latent, before, hidden], dim=-1)
+
+    def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
+        """[K, B, T, X] -> pi(a | s)."""
+        plan = self.actor_routes.plan
+        outputs = self.actor(rows_in(state), plan, embedding if "actor" in self.condition else None)
+        return Policy(outputs.view(*state.shape[:3], -1), self.mask)
+
+    def value_logits(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
+        """[K, B, T, X] -> two-hot logits of the value [K, B, T, V] by each task's own critic."""
+        critic = self.slow_critic if slow else self.critic
+        plan = self.critic_routes.plan
+        logits = critic(rows_in(state), plan, embedding if "critic" in self.condition else None)
+        return logits.view(*state.shape[:3], -1)
+
+    def value(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
+        """v(s) [K, B, T], units of the return."""
+        return two_hot_decode(self.value_logits(state, embedding, slow=slow), form=self.two_hot_form)
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
+        torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), 1.0 - decay)

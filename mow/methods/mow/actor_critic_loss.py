@@ -1,0 +1,108 @@
+"""Lessons from one imagined rollout: policy and value losses, per task. Tensors in, tensors out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mow.batch import Imagination
+from mow.config import ActorCriticConfig
+from mow.losses import entropy_bonus, policy_loss, value_loss
+from mow.losses.returns import ReturnScale, imagined_return
+from mow.methods.mow.actor_critic import Agent
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a rollout teaches the agent; made once, without gradient, by the agent as it was then."""
+
+    state: Tensor  # [K, B, T, X] as the agent sees it
+    raw_action: Tensor  # [K, B, T, A]
+    log_prob: Tensor  # [K, B, T] nats, of the policy that acted
+    advantage: Tensor  # [K, B, T] (R - v) / max(1, S)
+    returns: Tensor  # [K, B, T] units of the task
+    slow_target: Tensor  # [K, B, T] units of the task
+    weight: Tensor  # [K, B, T] of the state in every mean
+
+    def parts(self, number: int) -> "Iterator[Lesson]":
+        """The sequences in `number` parts, as equal as can be."""
+        columns = [getattr(self, field.name).tensor_split(number, dim=1) for field in fields(self)]
+        return (Lesson(*part) for part in zip(*columns, strict=True))
+
+
+@dataclass(frozen=True)
+class ActorCriticLosses:
+    total: Tensor  # scalar: mean over tasks
+    metrics: dict[str, Tensor]  # name -> [K]
+
+
+def make_lesson(
+    agent: Agent,
+    dream: Imagination,
+    scale: ReturnScale,
+    config: ActorCriticConfig,
+    *,
+    embedding: Tensor | None = None,
+    storm_index: bool = False,
+) -> tuple[Lesson, dict[str, Tensor]]:
+    """Returns and advantages of a rollout, and their means for the log ([K] each).
+
+    Args: embedding: e_k [K, d] where actor or critic are told their task.
+    Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`); rollouts whose
+    context had ended its episode never weigh anything.
+    """
+    with torch.no_grad():
+        before = dream.latent_before if agent.frames == 2 else None  # as large as all latents
+        every_state = agent.see(dream.latent, dream.hidden, before)  # [K, B, T + 1, X]
+        value = agent.value(every_state, embedding)  # [K, B, T + 1]
+        slow_value = agent.value(every_state, embedding, slow=True)
+        blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
+        returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
+        slow_target = slow_value[:, :, :-1]
+        if config.slow_target == "lambda_return":
+            slow_target = blend(dream.reward, dream.terminated, slow_value)
+        weight = dream.valid.unsqueeze(-1).expand_as(dream.reward).float()
+        if config.survival_weight:
+            weight = dream.alive[:, :, :-1]
+        return_range = scale.update(returns, weight)  # [K]
+        state = every_state[:, :, :-1]
+        lesson = Lesson(
+            state=state,
+            raw_action=dream.raw_action,
+            log_prob=agent.policy(state, embedding).log_prob(dream.raw_action),
+            advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
+            returns=returns,
+            slow_target=slow_target,
+            weight=weight,
+        )
+        mean_return = (returns * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
+        return lesson, {"imagined_return": mean_return, "return_range": return_range}
+
+
+def actor_critic_losses(
+    agent: Agent, lesson: Lesson, *, entropy: float | Tensor, clip: float, embedding: Tensor | None = None
+) -> ActorCriticLosses:
+    """The actor and the critics on a lesson; the world model gets no gradient.
+
+        L_actor  = - min(r A, clip(r) A) - eta H(pi),   A = sg[(R_t - v(s_t)) / max(1, S_k)],  r = pi / sg(pi_old)
+        L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
+
+    Args:
+        entropy: eta, as it is now; a scalar, or [K].
+        clip: of r, on either side of 1.
+        embedding: as for the lesson; it carries no gradient here.
+    Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
+    meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
+    """
+    embedding = None if embedding is None else embedding.detach()
+    policy = agent.policy(lesson.state, embedding)
+    log_prob = policy.log_prob(lesson.raw_action)
+    actor = policy_loss(log_prob, lesson.log_prob, lesson.advantage, lesson.weight, clip=clip)  # [K]
+    bonus = entropy_bonus(policy.entropy(), lesson.weight)  # [K]
+    logits = agent.value_logits(lesson.state, embedding)  # [K, B, T, V]
+    critic = value_loss(logits, lesson.returns, lesson.weight) + value_loss(logits, lesson.slow_target, lesson.weight)
+    total = (actor - entropy * bonus + critic).mean()
+    metrics = {"policy": actor, "value": critic, "entropy": bonus}
+    return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()})

@@ -1,0 +1,74 @@
+"""What is read off a moment: next latent, reward and termination per cluster, the task for all together."""
+
+import torch
+from torch import Tensor, nn
+
+from mow.batch import Moment, Prediction
+from mow.config import WorldModelConfig
+from mow.kernels import RoutePlan
+from mow.methods.mow.prior import DensePrior, LocalPrior, rows_in
+from mow.nn.modular import ModularMLP
+
+
+class Heads(nn.Module):
+    """g^D, g^R, g^C (per module, see e_k) and g^T (one for all, must not see e_k). Source: MoW section 3, STORM.
+
+    All read h_t; g^R and g^C also read the events of the prior, where it has any, and z_{t+1} in the arrival form.
+    Source of the arrival form: DreamerV3, whose reward head reads the state that o_{t+1} has entered.
+    """
+
+    def __init__(
+        self, config: WorldModelConfig, num_modules: int, num_tasks: int, action_size: int, embedding_size: int
+    ) -> None:
+        super().__init__()
+        width, d = config.width, embedding_size
+        self.latent_shape = (config.perception.groups, config.perception.classes)
+        self.prior: DensePrior | LocalPrior
+        if config.prior == "local":
+            self.prior = LocalPrior(config, num_modules, action_size, d)
+        else:
+            self.prior = DensePrior(config, num_modules, d)
+        self.arrival = config.outcome == "arrival"
+        in_features = width + self.prior.num_events + (config.perception.latent_size if self.arrival else 0)
+        self.reward = ModularMLP(num_modules, in_features, width, config.num_bins, embedding_size=d, zero_output=True)
+        self.termination = ModularMLP(num_modules, in_features, width, 1, embedding_size=d)
+        self.task = ModularMLP(1, width, width, num_tasks) if config.task_head else None
+
+    def forward(
+        self, moment: Moment, arrived: Tensor | None, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None
+    ) -> Prediction:
+        """`arrived`: z_{t+1} [K, B, L, Z]. `plan` names each task's module, `shared` leads to the task head."""
+        logits, events = self.foretell(moment, plan, embedding)
+        reward_logits, termination_logits = self.outcome(moment.hidden, events, arrived, plan, embedding)
+        task_logits = None
+        if self.task is not None:
+            task_logits = self.task(rows_in(moment.hidden), shared).view(*moment.hidden.shape[:3], -1)
+        return Prediction(
+            next_latent_logits=logits,
+            reward_logits=reward_logits,
+            termination_logits=termination_logits,
+            task_logits=task_logits,
+        )
+
+    def foretell(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `outcome`."""
+        logits, events = self.prior(moment, plan, embedding)
+        shape = moment.hidden.shape[:3]
+        return logits.view(*shape, *self.latent_shape), events.view(*shape, -1)
+
+    def outcome(
+        self, hidden: Tensor, events: Tensor, arrived: Tensor | None, plan: RoutePlan, embedding: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Reward logits [K, B, L, V] and termination logits [K, B, L].
+
+        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X]; arrived: z_{t+1} [K, B, L, Z], which the transition form
+            does not read.
+        """
+        inputs = [hidden, events]
+        if self.arrival:
+            assert arrived is not None, "the arrival form reads z_{t+1}"
+            inputs.append(arrived)
+        rows = rows_in(torch.cat(inputs, dim=-1))  # [K, 1, B * L, D + X (+ Z)]
+        shape = hidden.shape[:3]
+        reward = self.reward(rows, plan, embedding).view(*shape, -1)
+        return reward, self.termination(rows, plan, embedding).view(shape)

@@ -1,0 +1,398 @@
+"""Everything that learns, and its two updates: the world model on replay, the agent in imagination.
+
+A learner begins with one module for all tasks (warm-up), measures how the tasks pull at it, and is then regrouped: one
+module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from mow.batch import Imagination, TransitionBatch
+from mow.config import Config
+from mow.kernels import PhiloxState
+from mow.losses import entropy_unit
+from mow.losses.returns import ReturnScale
+from mow.methods.mow.accumulate import backward_in_parts
+from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.actor_critic_loss import ActorCriticLosses, Lesson
+from mow.methods.mow.clustering import Grouping
+from mow.methods.mow.compiled_steps import update_steps
+from mow.methods.mow.cuda_graph import RolloutGraph
+from mow.methods.mow.grouping import grouping_of
+from mow.methods.mow.imagination import imagine
+from mow.methods.mow.optim import first_and_last, muon_matrices
+from mow.methods.mow.router import Routing
+from mow.methods.mow.split_modules import grow
+from mow.methods.mow.task_slice import task_parts
+from mow.methods.mow.task_weights import make_task_weights
+from mow.methods.mow.world_model import WorldModel
+from mow.methods.mow.world_model_loss import WorldModelLosses, num_terms, world_model_losses
+from mow.nn.finite import check_finite
+from mow.nn.muon import Muon
+from mow.nn.policy import ActionMask
+from mow.nn.weight_cache import StillWeights, once
+
+Metrics = dict[str, Tensor]  # name -> [K], or a scalar for what concerns all tasks
+Watch = Callable[[str], AbstractContextManager[None]]  # what is being done -> entered while it lasts
+
+
+def unwatched(part: str) -> AbstractContextManager[None]:
+    """Nobody asks how long it takes."""
+    return nullcontext()
+
+
+class Learner:
+    """World model, agent, their optimisers and random streams, on one device."""
+
+    def __init__(self, config: Config, mask: ActionMask, device: torch.device) -> None:
+        self.config, self.device, self.mask = config, device, mask.to(device)
+        self.steps = update_steps(compiled=config.optim.compile)
+        self.rollout_graph = RolloutGraph() if config.optim.cuda_graph else None
+        num_tasks = len(config.tasks)
+        self.grouping: Grouping | None = None
+        self.world_model = WorldModel(
+            config.model,
+            action_size=mask.action_size,
+            module_of_task=[0] * num_tasks,
+            num_modules=1,
+            across_episodes=config.storm_compat,
+            recompute=config.optim.checkpoint_activations,
+        ).to(device)
+        terms = num_terms(config.model.task_head)
+        self.task_weights = make_task_weights(config.loss, num_tasks, terms).to(device)
+        self.agent = self._new_agent()
+        self.return_scale = ReturnScale(num_tasks, config.actor_critic.return_decay, device)
+        self.rng = PhiloxState.from_seed(config.seed, device)
+        self.frozen_routes: Tensor | None = None
+        self.updates = 0  # of the world model, warm-up included
+        self.still = StillWeights(device)
+        self._new_optimisers()
+
+    def _new_agent(self) -> Agent:
+        config, model = self.config, self.world_model
+        return Agent(
+            config.actor_critic,
+            latent_size=config.model.perception.latent_size,
+            hidden_size=config.model.width,
+            num_bins=config.model.num_bins,
+            two_hot_form=config.model.two_hot_form,
+            mask=self.mask,
+            module_of_task=model.module_of_task,
+            num_modules=model.num_modules,
+            embedding_size=config.model.embedding_size,
+            condition=config.model.condition if config.model.embedding_size else (),
+        ).to(self.device)
+
+    def _new_optimisers(self) -> None:
+        optim = self.config.optim
+        by_muon = optim.matrices == "muon"
+        matrices = muon_matrices(self.world_model, optim.matrix_layers) if by_muon else []
+        edges = first_and_last(self.world_model) if by_muon and optim.matrix_layers == "hidden" else []
+        moved = {id(p) for p in (*matrices, *edges)}
+        groups: list[dict[str, object]] = [
+            {"params": [p for p in self.world_model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},
+            {"params": edges, "lr": optim.matrix_lr},
+            {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.world_model_optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
+        ]
+        if matrices:
+            dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
+            muon = Muon(
+                matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype
+            )
+            self.world_model_optimisers.append(muon)
+        trained = [p for p in self.agent.parameters() if p.requires_grad]
+        self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
+        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+            optimiser.register_step_post_hook(lambda *_: self.still.forget())
+
+    def _progress(self, number: int) -> float:
+        """How far the world model is through the first `number` of its updates: 0 to 1."""
+        return min(1.0, self.updates / number) if number > 0 else 1.0
+
+    @property
+    def entropy(self) -> float:
+        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_updates`."""
+        config = self.config.actor_critic
+        progress = self._progress(config.entropy_updates or self.config.world_model_updates)
+        return config.entropy * (1.0 - (1.0 - config.final_entropy) * progress)
+
+    @property
+    def entropy_of_tasks(self) -> Tensor:
+        """eta of each task as `entropy_scale` has it: [K]; a tensor, because a number is a constant if compiled."""
+        if self.config.actor_critic.entropy_scale == "none":
+            return torch.full((len(self.tasks),), self.entropy, device=self.device)
+        return self.entropy / entropy_unit(self.mask.discrete, self.mask.continuous)
+
+    def _anneal(self) -> None:
+        """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
+        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
+        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+            for group in optimiser.param_groups:
+                group["lr"] = share * group.setdefault("initial_lr", group["lr"])
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the config asks for on this device."""
+        enabled = uses_bf16(self.config, self.device)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names in the order of the moment."""
+        order = range(len(self.config.tasks)) if self.grouping is None else self.grouping.order
+        return [self.config.tasks[k] for k in order]
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers of world model and agent; the slow critics are copies and not counted."""
+        parameters = [*self.world_model.parameters(), *self.agent.parameters()]
+        return sum(p.numel() for p in parameters if p.requires_grad)
+
+    # Routing ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def temperature(self) -> float:
+        """Falls linearly over the first `anneal_updates` of the world model."""
+        routing, progress = self.config.model.routing, self._annealed
+        return (1.0 - progress) * routing.temperature_start + progress * routing.temperature_end  # exact at both ends
+
+    @property
+    def _annealed(self) -> float:
+        """How far the temperature has fallen: 0 to 1."""
+        return self._progress(self.config.model.routing.anneal_updates)
+
+    def routing(self, *, explore: bool = False) -> Routing:
+        """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
+        config = self.config.model.routing
+        temperature = self.temperature
+        noise = config.noise * (temperature - config.temperature_end)
+        if self.frozen_routes is not None or not explore or noise <= 0:
+            return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)
+        return self.world_model.route(temperature=temperature, noise=noise, rng=self.rng)
+
+    @torch.no_grad()
+    def _freeze_routes(self) -> None:
+        """Fix the choice of experts after the update in which the temperature has reached its end."""
+        if self.frozen_routes is None and self._annealed >= 1.0:
+            with self.autocast():
+                self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
+
+    def still_routing(self) -> Routing:
+        """The same, asked for again and again while `still` is read."""
+        return once(self, self.world_model, self.routing)
+
+    # Updates ---------------------------------------------------------------------------------------------------------
+
+    def update_world_model(self, batch: TransitionBatch) -> Metrics:
+        """One step on L_H + 0.1 L_bal. Raises: NotFinite instead of making a step that would break the weights.
+
+        Source: MoW section 3.
+        """
+        config = self.config
+        self.world_model.train()
+        for optimiser in self.world_model_optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        losses, total = self._world_model_backward(batch.to(self.device))
+        norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
+        self.updates += 1  # a batch that is skipped is not asked for again
+        check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
+        for optimiser in self.world_model_optimisers:
+            optimiser.step()
+        self._anneal()
+        self._freeze_routes()
+        return self._world_model_metrics(losses, total, norm)
+
+    def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:
+        """Losses, and their weighted sum, whose gradient is left in the parameters."""
+        model, loss = self.world_model, self.config.loss
+        with self.autocast():
+            routing = self.routing(explore=True)
+        parts, turn = task_parts(model, self.config.optim.task_groups), self.updates
+        if len(parts) > 1:
+            return backward_in_parts(
+                model, batch, routing, self.rng, loss, self.task_weights, parts, turn=turn, autocast=self.autocast
+            )
+        with self.autocast():
+            turn %= loss.reconstruct_every  # to a compiled function a number is a constant
+            losses = self.steps.world_model_losses(model, batch, routing, self.rng, loss, turn=turn)
+        total = self.task_weights(losses.weighted(loss))
+        if losses.balance is not None:
+            total = total + loss.balance * losses.balance
+        total.backward()
+        return losses, total
+
+    def _world_model_metrics(self, losses: WorldModelLosses, total: Tensor, norm: Tensor) -> Metrics:
+        metrics = {f"loss/{name}": loss.detach() for name, loss in losses.terms.items()}
+        metrics["loss/world_model"] = losses.weighted(self.config.loss).sum(dim=1).detach()
+        metrics["latent/kl"] = losses.kl
+        metrics["optim/world_model_total"] = total.detach()
+        metrics["optim/world_model_grad_norm"] = norm
+        metrics.update(self.task_weights.metrics())
+        if losses.balance is not None:
+            metrics["loss/balance"] = losses.balance.detach()
+        return metrics
+
+    def update_agent(self, context: TransitionBatch, watch: Watch = unwatched) -> Metrics:
+        """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
+
+        Args: watch: is told what is done, imagination or actor_critic.
+        Source: MoW section 3.
+        """
+        self.world_model.eval()
+        with watch("imagination"):
+            dream = self.dream(context.to(self.device))
+        with watch("actor_critic"):
+            return self._teach(dream)
+
+    def _teach(self, dream: Imagination) -> Metrics:
+        config = self.config
+        with self.autocast():
+            embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
+            lesson, metrics = self.steps.make_lesson(
+                self.agent,
+                dream,
+                self.return_scale,
+                config.actor_critic,
+                embedding=embedding,
+                storm_index=config.storm_compat,
+            )
+        for _ in range(config.actor_critic.rollout_epochs):
+            for part in lesson.parts(config.actor_critic.rollout_parts):
+                losses, norm = self._agent_step(part, embedding)
+        # Of the losses, those of the last step are as good as any.
+        metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
+        return {**metrics, "optim/agent_grad_norm": norm}
+
+    def dream(self, context: TransitionBatch) -> Imagination:
+        """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
+        with torch.no_grad(), self.autocast(), self.still.reading():
+            routing = self.still_routing()
+        if self.rollout_graph is None:
+            return self._imagine(context, routing)
+        return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
+
+    def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
+        how = self.config.imagination
+        with self.autocast(), self.still.reading():
+            return imagine(
+                self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
+                ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
+            )  # fmt: skip
+
+    def _agent_step(self, lesson: Lesson, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
+        """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
+        config = self.config
+        with self.autocast():
+            losses = self.steps.actor_critic_losses(
+                self.agent, lesson, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
+            )
+        self.agent_optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
+        check_finite("agent", losses.total, norm, losses.metrics, self.tasks, self.agent.named_parameters())
+        self.agent_optimiser.step()
+        self.agent.follow(config.actor_critic.slow_decay)
+        return losses, norm
+
+    # Clustering ------------------------------------------------------------------------------------------------------
+
+    def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
+        """Decide which tasks share a module, from `batches` of replay; changes nothing yet.
+
+        Raises: FloatingPointError if the model's weights are broken.
+        """
+        return grouping_of(self, batches)
+
+    def regroup(self, grouping: Grouping, terms: Tensor | None = None) -> None:
+        """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
+
+        Args: terms: [K, terms] weighted losses as they stand, in the old order; harmony scales start from them.
+        Whoever holds tasks outside (environments, replay) sorts them by `grouping.order` too.
+        """
+        order = torch.tensor(grouping.order, device=self.device)
+        self.grouping = grouping
+        if terms is not None:
+            self.task_weights.adapt(terms)
+        self.task_weights.reorder(order)
+        self.mask = self.mask.reorder(order)
+        if self.frozen_routes is not None:
+            self.frozen_routes = self.frozen_routes[order]
+        self.world_model = grow(self.world_model, grouping.order, grouping.module_of_task, grouping.num_modules)
+        self.agent = self._new_agent()
+        self._new_optimisers()
+
+    @torch.no_grad()
+    def weighted_terms(self, batch: TransitionBatch) -> Tensor:
+        """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
+        self.world_model.eval()
+        with self.autocast():
+            losses = world_model_losses(
+                self.world_model, batch.to(self.device), self.routing(), self.rng, self.config.loss
+            )
+        return losses.weighted(self.config.loss)
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, object]:
+        """Tensors, numbers and lists only, so that it loads without pickle."""
+        grouping = self.grouping
+        return {
+            "world_model": self.world_model.state_dict(),
+            "task_weights": self.task_weights.state_dict(),
+            "agent": self.agent.state_dict(),
+            "world_model_optimisers": [optimiser.state_dict() for optimiser in self.world_model_optimisers],
+            "agent_optimiser": self.agent_optimiser.state_dict(),
+            "return_scale": self.return_scale.state_dict(),
+            "rng": self.rng.state(),
+            "frozen_routes": self.frozen_routes,
+            "updates": self.updates,
+            "grouping": None
+            if grouping is None
+            else {
+                "order": list(grouping.order),
+                "module_of_task": list(grouping.module_of_task),
+                "similarity": torch.from_numpy(grouping.similarity),
+                "silhouette": grouping.silhouette,
+                "stability": grouping.stability,
+                "shares": dict(grouping.shares),
+            },
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from a state_dict(); this learner must be fresh (not regrouped)."""
+        grouping = state["grouping"]
+        if grouping is not None:
+            self.regroup(
+                Grouping(
+                    order=tuple(grouping["order"]),
+                    module_of_task=tuple(grouping["module_of_task"]),
+                    similarity=grouping["similarity"].cpu().numpy(),
+                    silhouette=grouping["silhouette"],
+                    stability=grouping["stability"],
+                    shares=grouping.get("shares", {}),  # older checkpoints have none
+                )
+            )
+        self.world_model.load_state_dict(state["world_model"])
+        self.task_weights.load_state_dict(state["task_weights"])
+        self.agent.load_state_dict(state["agent"])
+        for optimiser, kept in zip(self.world_model_optimisers, state["world_model_optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+        self.agent_optimiser.load_state_dict(state["agent_optimiser"])
+        self.return_scale.load_state_dict(state["return_scale"])
+        self.rng.load(state["rng"])
+        routes = state["frozen_routes"]
+        self.frozen_routes = None if routes is None else routes.to(self.device)
+        self.updates = state["updates"]
+        self.still.forget()
+
+
+def uses_bf16(config: Config, device: torch.device) -> bool:
+    """Whether updates run under autocast to bfloat16."""
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)

@@ -1,0 +1,84 @@
+"""Some tasks of a world model: the same weights, fewer rows. What is learnt part by part adds up to the whole.
+
+Random streams are those of the whole model: every task draws the numbers that it would have drawn with all the others.
+"""
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mow.config import Condition
+from mow.kernels import PhiloxState, RoutePlan
+from mow.methods.mow.router import Routing
+from mow.methods.mow.vae import Decoder, Encoder
+from mow.methods.mow.world_model import WorldModel
+from mow.nn.routes import FixedRoutes
+
+Sight = TypeVar("Sight", Encoder, Decoder)
+
+
+class Part(WorldModel):
+    """Tasks `tasks` of `whole`, for one update: made from it each time, it holds no parameter of its own.
+
+    Args: tasks: contiguous, with start and stop; with batch norm shared by modules it must not cut a module in two.
+    """
+
+    def __init__(self, whole: WorldModel, tasks: slice) -> None:
+        nn.Module.__init__(self)
+        own = {name: getattr(self, name) for name in ("_modules", "_buffers")}
+        self.__dict__.update({**whole.__dict__, **own})
+        self._modules.update(whole._modules)
+        self._buffers.update(whole._buffers)
+        self.tasks, self.first_task, self.num_all = tasks, tasks.start, whole.num_tasks
+        self.module_of_task = whole.module_of_task[tasks]
+        self.encoder, self.decoder = _cut(whole.encoder, tasks), _cut(whole.decoder, tasks)
+        self.module_routes = FixedRoutes(whole.plan.routes[tasks], whole.num_modules)
+        self.shared_routes = FixedRoutes(whole.shared_plan.routes[tasks], 1)
+        if whole.background is not None:
+            self.background = whole.background[tasks]
+
+    def embedding(self, place: Condition) -> Tensor | None:
+        """e_k [k, d] of these tasks."""
+        every = super().embedding(place)
+        return None if every is None else every[self.tasks]
+
+    def sample(self, logits: Tensor, rng: PhiloxState) -> Tensor:
+        """As the whole model draws for these tasks. The others' rows are drawn too, from zeros, and dropped."""
+        after = self.num_all - self.tasks.stop
+        padding = [0, 0] * (logits.dim() - 1) + [self.tasks.start, after]
+        return super().sample(F.pad(logits, padding), rng)[self.tasks]
+
+    def _uniform(self, rng: PhiloxState, shape: tuple[int, ...]) -> Tensor:
+        return super()._uniform(rng, (self.num_all, *shape[1:]))[self.tasks]
+
+
+def routing_of(routing: Routing, tasks: slice, scale_KJ: Tensor | None) -> Routing:
+    """The experts of some tasks; `scale_KJ` [K, J] stands for the routing's own."""
+    plan = RoutePlan(routing.plan.routes[tasks], routing.plan.num_experts)
+    return Routing(plan, None, None if scale_KJ is None else scale_KJ[tasks])
+
+
+def task_parts(model: WorldModel, number: int) -> tuple[slice, ...]:
+    """At most `number` ranges of tasks, about equal; fewer where batch norm shared by a module keeps tasks together."""
+    modules, num_tasks = model.module_of_task, model.num_tasks
+    together = model.config.perception.norm == "bn_shared"
+    borders = [k for k in range(1, num_tasks) if not together or modules[k] != modules[k - 1]]
+    wanted = [num_tasks * part / number for part in range(1, number)]
+    cuts = {min(borders, key=lambda k: abs(k - want)) for want in wanted} if borders else set()
+    edges = [0, *sorted(cuts), num_tasks]
+    return tuple(slice(start, stop) for start, stop in pairwise(edges))
+
+
+def _cut(module: Sight, tasks: slice) -> Sight:
+    """Its weights and norms, and of its groups those of the tasks, counted from the first of them."""
+    cut, groups = copy.copy(module), []
+    for group in module.groups:
+        start, stop = max(group.tasks.start, tasks.start), min(group.tasks.stop, tasks.stop)
+        if start < stop:
+            groups.append(replace(group, tasks=slice(start - tasks.start, stop - tasks.start)))
+    cut.groups = tuple(groups)
+    return cut

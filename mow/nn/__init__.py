@@ -1,0 +1,1 @@
+"""Layers that every method may use: linear maps per module, Transformers, policies, Muon."""

@@ -1,0 +1,141 @@
+"""Layers whose weights are stacked on a module axis: each task is sent through the weights of its own module.
+
+A layer holds [M, ...] weights and is called with a RoutePlan that names the module of every (task, slot) pair, so that
+one call serves all tasks. The task embedding e_k is never concatenated to the input: its columns of the weight are
+multiplied once per task and enter as a bias, which gives the same value for less work.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mow.kernels import Activation, RoutePlan, expert_linear, gathered, rows_of
+from mow.nn.weight_cache import once, stand_still
+
+
+def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
+    """Uniform in +-1/sqrt(fan_in), the default of torch.nn.Linear and of the convolutions."""
+    return nn.Parameter(torch.empty(shape).uniform_(-1.0, 1.0) / math.sqrt(fan_in))
+
+
+class ModularLinear(nn.Module):
+    """y = act(W_i [x, e_k] + b_i) for the module i of each (task, slot) pair."""
+
+    def __init__(
+        self, num_modules: int, in_features: int, out_features: int, *, bias: bool = True, embedding_size: int = 0
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        fan_in = in_features + embedding_size
+        self.weight = uniform_parameter(num_modules, out_features, fan_in, fan_in=fan_in)
+        self.bias = uniform_parameter(num_modules, out_features, fan_in=fan_in) if bias else None
+
+    def forward(
+        self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None, *, activation: Activation = "none"
+    ) -> Tensor:
+        """[K, J or 1, R, I] -> [K, J, R, O]; `embedding` [K, d] is given exactly when the layer was built with one."""
+        weight, bias, task_bias, plan = once(self, plan, lambda: self._ready(plan, embedding))
+        return expert_linear(x, weight, plan, bias=bias, task_bias=task_bias, activation=activation)
+
+    def _ready(
+        self, plan: RoutePlan, embedding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, RoutePlan]:
+        """Weight, bias, task bias and plan for expert_linear; where they are kept, gathered and added up."""
+        task_bias = None
+        if embedding is not None:
+            of_embedding = self.weight[:, :, self.in_features :]  # [M, O, d]
+            if plan.lone is not None:
+                task_bias = torch.mv(of_embedding[plan.lone], embedding[0]).view(1, 1, -1)
+            else:
+                task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
+        weight = self.weight[:, :, : self.in_features]
+        if not stand_still():
+            return weight, self.bias, task_bias, plan
+        if self.bias is not None:
+            bias = rows_of(self.bias, plan)
+            task_bias = bias if task_bias is None else bias + task_bias
+        if len(weight) == 1:  # serves all tasks as it lies
+            return weight, None, task_bias, plan
+        weight, plan = gathered(weight, plan)
+        return weight, None, task_bias, plan
+
+
+class ModularLayerNorm(nn.Module):
+    """Layer norm over the last axis with one affine per module."""
+
+    def __init__(self, num_modules: int, width: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_modules, width))
+        self.bias = nn.Parameter(torch.zeros(num_modules, width))
+
+    def forward(self, x: Tensor, plan: RoutePlan) -> Tensor:
+        """[K, J, ..., W] -> the same shape."""
+        only = 0 if self.weight.shape[0] == 1 else plan.lone
+        if only is not None:
+            return F.layer_norm(x, x.shape[-1:], self.weight[only], self.bias[only], self.eps)
+        affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
+        rows = once(self, plan, lambda: (rows_of(self.weight, plan), rows_of(self.bias, plan)))
+        weight, bias = (of_pairs.view(affine) for of_pairs in rows)
+        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
+
+
+class ModularMLP(nn.Module):
+    """Hidden layers (Linear without bias, layer norm, ReLU), then one Linear. Source: STORM's heads.
+
+    `zero_output` starts the last layer at zero, so that a two-hot head begins by predicting exactly 0.
+    Differs: STORM starts it at random; zero as in DreamerV3.
+    """
+
+    def __init__(
+        self,
+        num_modules: int,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        *,
+        num_layers: int = 2,
+        embedding_size: int = 0,
+        zero_output: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [in_features] + [hidden] * num_layers
+        self.linears = nn.ModuleList(
+            ModularLinear(
+                num_modules, size, hidden, bias=False, embedding_size=embedding_size if index == 0 else 0
+            )
+            for index, size in enumerate(sizes[:-1])
+        )
+        self.norms = nn.ModuleList(ModularLayerNorm(num_modules, hidden) for _ in range(num_layers))
+        self.output = ModularLinear(num_modules, hidden, out_features)
+        if zero_output:
+            nn.init.zeros_(self.output.weight)
+            assert self.output.bias is not None
+            nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None) -> Tensor:
+        """[K, 1, R, I] -> [K, 1, R, O]."""
+        for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+            x = norm(linear(x, plan, embedding if index == 0 else None), plan).relu_()
+        return self.output(x, plan)
+
+
+class Stem(nn.Module):
+    """Two Linears without bias, layer norm after each, ReLU between: joins the parts of a token to width D.
+
+    Source: STORM's stem; MoW calls it an expert's mixer.
+    """
+
+    def __init__(self, num_modules: int, in_features: int, width: int, *, embedding_size: int) -> None:
+        super().__init__()
+        self.input = ModularLinear(num_modules, in_features, width, bias=False, embedding_size=embedding_size)
+        self.input_norm = ModularLayerNorm(num_modules, width)
+        self.output = ModularLinear(num_modules, width, width, bias=False)
+        self.output_norm = ModularLayerNorm(num_modules, width)
+
+    def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
+        """[K, 1, R, I] -> [K, J, R, D]."""
+        x = self.input_norm(self.input(x, plan, embedding), plan).relu_()
+        return self.output_norm(self.output(x, plan), plan)

@@ -1,0 +1,157 @@
+"""The causal Transformer, stacked on an expert axis, and its cache for imagination.
+
+Every (task, slot) pair runs through its own expert's weights; attention itself knows no experts, so all sequences of
+all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mow.config import WorldModelConfig
+from mow.kernels import RoutePlan, decode_attention
+from mow.nn.activation_checkpoint import Call, kept
+from mow.nn.modular import ModularLayerNorm, ModularLinear
+
+
+@dataclass(frozen=True)
+class Window:
+    """Who may see whom in a window of tokens, and where in its episode each token stands."""
+
+    position: Tensor  # [K, B, L] int64, steps since the window or the episode began
+    mask: Tensor  # [K, B, L, L] bool, query x key
+
+    def rows(self, start: int, stop: int) -> "Window":
+        """The view of tokens start..stop-1 on all tokens up to stop-1."""
+        return Window(self.position[:, :, start:stop], self.mask[:, :, start:stop, :stop])
+
+
+def episode_window(is_first: Tensor, *, across_episodes: bool = False) -> Window:
+    """Causal attention inside an episode: token i sees token j when j <= i and no episode starts in (j, i].
+
+    Positions restart with the episode, so a token stands where it will stand when the agent acts with a fresh context.
+    Differs: STORM's windows attend across episode ends and count on; `across_episodes` restores that.
+
+    Args: is_first: [K, B, L] bool.
+    """
+    length = is_first.shape[-1]
+    index = torch.arange(length, device=is_first.device)
+    causal = index[None, :] <= index[:, None]  # [L, L]
+    if across_episodes:
+        return Window(index.expand(is_first.shape), causal.expand(*is_first.shape, length))
+    episode = is_first.cumsum(dim=-1)  # [K, B, L]
+    mask = causal & (episode[..., :, None] == episode[..., None, :])
+    start = torch.where(is_first, index, 0).cummax(dim=-1).values
+    return Window(index - start, mask)
+
+
+class AttentionCache:
+    """Projected keys and values of all layers, preallocated for a whole rollout; rows are written in place.
+
+    How many tokens are in it is told by the mask that comes with the next ones: one column per token so far and per
+    new one. The cache itself counts nothing, so that a compiled step serves every position.
+
+    Source: MoW (key-value cache in imagination). Differs: STORM caches layer inputs and projects them anew each step.
+    """
+
+    def __init__(self, num_layers: int, shape: tuple[int, int, int], capacity: int, num_heads: int, like: Tensor):
+        *_, width = like.shape
+        size = (*shape, num_heads, capacity, width // num_heads)  # [K, J, B, heads, capacity, D / heads]
+        self.keys = [like.new_empty(size) for _ in range(num_layers)]
+        self.values = [like.new_empty(size) for _ in range(num_layers)]
+
+    def append(self, layer: int, key: Tensor, value: Tensor, stop: int) -> tuple[Tensor, Tensor]:
+        """Write [K, J, B, heads, n, D / heads] as the tokens up to `stop`; return all keys and values so far."""
+        start = stop - key.shape[-2]
+        self.keys[layer][..., start:stop, :] = key
+        self.values[layer][..., start:stop, :] = value
+        return self.keys[layer][..., :stop, :], self.values[layer][..., :stop, :]
+
+    def step(self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Append one token and attend from it: three [K, J, B, heads, D / heads], mask [K, B, cached + 1]."""
+        return decode_attention(query, key, value, self.keys[layer], self.values[layer], mask, mask.shape[-1] - 1)
+
+
+class Block(nn.Module):
+    """x -> norm(x + attention(x)) -> norm(x + feed_forward(x)), for the expert of each (task, slot) pair."""
+
+    def __init__(self, num_experts: int, config: WorldModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.query = ModularLinear(num_experts, width, width, bias=False)
+        self.key = ModularLinear(num_experts, width, width, bias=False)
+        self.value = ModularLinear(num_experts, width, width, bias=False)
+        self.output = ModularLinear(num_experts, width, width, bias=False)
+        self.attention_norm = ModularLayerNorm(num_experts, width, eps=1e-6)
+        self.expand = ModularLinear(num_experts, width, config.feedforward)
+        self.contract = ModularLinear(num_experts, config.feedforward, width)
+        self.feedforward_norm = ModularLayerNorm(num_experts, width, eps=1e-6)
+
+    def forward(self, x: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
+        """x [K, J, B, L, D], mask [K, B, L, L + cached] -> [K, J, B, L, D]."""
+        rows = x.flatten(2, 3)  # [K, J, B * L, D]
+        attended = self._drop(self.output(self._attend(rows, plan, mask, cache, layer), plan))
+        rows = self.attention_norm(rows + attended, plan)
+        forward = self._drop(self.contract(self.expand(rows, plan, activation="relu"), plan))
+        return self.feedforward_norm(rows + forward, plan).view(x.shape)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+    def _attend(self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
+        num_tasks, num_slots = rows.shape[:2]
+        num_sequences, length = mask.shape[1:3]
+
+        projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
+        # A step of a rollout. Dropout, which no rollout has, is left to the general path.
+        if cache is not None and length == 1 and not self.training:
+            token = (*rows.shape[:3], self.num_heads, rows.shape[3] // self.num_heads)  # [K, J, B, heads, D / heads]
+            query, key, value = (y.view(token) for y in projected)
+            return cache.step(layer, query, key, value, mask[:, :, 0]).view(rows.shape)
+
+        def heads(y: Tensor) -> Tensor:  # [K, J, B * L, D] -> [K, J, B, heads, L, D / heads]
+            return y.view(num_tasks, num_slots, num_sequences, length, self.num_heads, -1).transpose(3, 4)
+
+        query, key, value = (heads(y) for y in projected)
+        if cache is not None:
+            key, value = cache.append(layer, key, value, mask.shape[-1])
+        pairs_mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
+        attended = F.scaled_dot_product_attention(
+            query.flatten(0, 2),
+            key.flatten(0, 2),
+            value.flatten(0, 2),
+            attn_mask=pairs_mask.flatten(0, 2),
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # [K * J * B, heads, L, D / heads]
+        return attended.transpose(1, 2).reshape(rows.shape)
+
+
+class Transformer(nn.Module):
+    """Learned positions, layer norm, then the blocks; one set of weights per expert."""
+
+    def __init__(self, num_experts: int, num_layers: int, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.call: Call = kept
+        # Small beside the tokens (whose layer norm gives them length sqrt(D)), so that what is learnt at one position
+        # holds at the others from the start. Differs: STORM starts them as long as the tokens.
+        self.positions = nn.Parameter(0.02 * torch.randn(num_experts, config.max_positions, config.width))
+        self.norm = ModularLayerNorm(num_experts, config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(num_experts, config) for _ in range(num_layers))
+
+    def forward(self, x: Tensor, plan: RoutePlan, window: Window, cache: AttentionCache | None = None) -> Tensor:
+        """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens that the window's mask knows."""
+        num_positions = self.positions.shape[1]
+        row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
+        x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
+        for layer, block in enumerate(self.blocks):
+            x = self.call(block, x, plan, window.mask, cache, layer)
+        return x
+
+    def new_cache(self, like: Tensor, num_slots: int, num_sequences: int, capacity: int) -> AttentionCache:
+        """An empty cache for `num_sequences` rollouts of each task; `like` [K, ..., D] gives device and dtype."""
+        shape = (like.shape[0], num_slots, num_sequences)
+        return AttentionCache(len(self.blocks), shape, capacity, self.num_heads, like)

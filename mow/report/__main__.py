@@ -1,0 +1,110 @@
+"""Look at a run: python -m mow.report RUN [--out FILE]
+
+Writes RUN/report.html, one page that needs no network: scores, learning curves, losses, film strips of what the world
+model imagines, experts, clusters, time and config. What the run does not hold (yet) is left out and named. Nothing
+heavy is imported before the command line is understood.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mow.cli.parse import Parser, check_range, say
+from mow.errors import UsageError
+from mow.report.data import Report, RunData, read_run
+from mow.report.page import page
+from mow.runs.failures import exit_code
+from mow.system.console import program
+from mow.system.shell import typed_path
+from mow.system.whole_file import write_whole
+
+
+@program("mow.report", lossy=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 the page is written, 2 it cannot be made (one line says why), 1 something broke, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code("mow.report", lambda: _command(read_arguments(words)))
+
+
+def _command(asked: argparse.Namespace) -> None:
+    path = write_report(
+        asked.run_folder,
+        asked.out,
+        checkpoint=asked.checkpoint,
+        device=asked.device,
+        num_windows=asked.windows,
+    )
+    say(f"report: {path}")
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "One HTML page of what a run has learned, from its folder."
+    parser = Parser(prog="python -m mow.report", description=about, allow_abbrev=False)
+    parser.add_argument("run_folder", type=typed_path, metavar="RUN", help="what mow.train wrote")
+    parser.add_argument("--out", type=typed_path, help="page to write; default: RUN/report.html")
+    parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN/checkpoints")
+    parser.add_argument("--windows", type=int, default=8, help="of play per task, for the films; 0: none (%(default)s)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: auto")
+    found = parser.parse_args(arguments)
+    check_range(found, 0, 10_000, "windows")
+    if found.out is not None and (found.out.suffix != ".html" or not found.out.parent.is_dir()):
+        raise UsageError(f"--out {found.out} must be a .html in an existing folder")
+    return found
+
+
+def write_report(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    checkpoint: Path | None = None,
+    device: str | None = None,
+    num_windows: int = 8,
+) -> Path:
+    """Write the page of a run folder, `out` or folder/report.html; what it has to leave out is said.
+
+    Args:
+        checkpoint: None: the newest one.
+        device: for the films; None: auto, for a page may be made on another machine than the run.
+        num_windows: of held-out play per task, for the films; 0: no films.
+    Returns: where the page is.
+    Raises: UsageError in one line if the folder is no run or the page cannot be written.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(f"no folder {folder}: name a run folder, as mow.train printed it")
+    try:
+        run = read_run(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    report = _with_model(run, checkpoint, device, num_windows)
+    for remark in (*run.remarks, report.no_model, report.model.no_films if report.model else ""):
+        if remark:
+            say(remark)
+    path = out or folder / "report.html"
+    try:
+        write_whole(path, page(report))
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
+    return path
+
+
+def _with_model(run: RunData, checkpoint: Path | None, device: str | None, num_windows: int) -> Report:
+    """The run with what its checkpoint says, or with why it says nothing: the rest of the page stands without it."""
+    from mow.report.model import read_model
+
+    try:
+        model = read_model(
+            run.folder, run.config, checkpoint=checkpoint, device=device or "auto", num_windows=num_windows
+        )
+    except UsageError as error:
+        # Whoever names a checkpoint or a device wants that one and no page without it.
+        if checkpoint is not None or device is not None:
+            raise
+        return Report(run, None, f"Nothing of the model: {error}.")
+    return Report(run, model, "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

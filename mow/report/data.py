@@ -1,0 +1,286 @@
+"""What a run folder holds, as records for its report, and the reading of all that is text; torch is not needed.
+
+A file that the run did not write (yet) is None in the record; a line that cannot be read is left out and a remark says
+so. Records of the newest checkpoint are filled by mow.report.model.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mow.config import Config
+from mow.config.file import read_config
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric: its values, each with where the run stood."""
+
+    step: tuple[float, ...]  # environment steps per task
+    updates: tuple[float, ...]  # of the world model
+    value: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast the run went between every two records of metrics, and what its time went to."""
+
+    minute: tuple[float, ...]  # since the start, at the end of each stretch
+    updates_per_second: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task's line of scores.json."""
+
+    task: str
+    random: float | None
+    agent: float | None  # mean return
+    deviation: float | None  # standard deviation of the returns
+    expert: float | None  # or human
+    normalised: float | None
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    tasks: tuple[Score, ...]
+    mean_normalised: float | None
+    cost: Mapping[str, float]  # what the file says beside the scores, as far as it is numbers
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """metrics.jsonl, sorted by what it is about."""
+
+    episodes: Mapping[str, Curve] = field(default_factory=dict)  # task -> returns; `updates` is empty
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # label as logged, name/task or name -> means
+    rate: Rate = Rate((), ())
+    step: int = 0  # the last one that left a line
+    frame_skip: int | None = None  # frames per environment step; None before the first record of metrics
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class RunData:
+    folder: Path
+    config: Config
+    config_text: str
+    versions_text: str | None
+    scores: Scores | None
+    metrics: Metrics
+    remarks: tuple[str, ...]  # what could not be read, in sentences
+
+    def curve(self, name: str, task: str) -> Curve | None:
+        """A metric that is logged per task; None if it is not there."""
+        return self.metrics.curves.get(f"{name}/{task}")
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Cosines between tasks, in the order of ModelView.tasks."""
+
+    of: str  # what was compared
+    cosine: Floats  # [K, K]
+    silhouette: float  # nan where it is undefined or was not measured
+    stability: float
+    shares: Mapping[str, float]  # tensor -> its share of what was compared, largest first; empty without gradients
+
+
+@dataclass(frozen=True)
+class Film:
+    """One task: a window of play that training has never seen, and what was imagined of it."""
+
+    real: str  # both rows are pictures as data URIs, frames left to right
+    imagined: str
+    num_columns: int  # frames in a row, blank ones behind the episode's end included
+    num_context: int
+    real_end: tuple[int, ...]  # columns whose step terminated the task
+    imagined_end: tuple[int, ...]
+    # Squared errors per imagined step, means over the windows that live; nan where none does.
+    errors: Mapping[str, tuple[float, ...]]  # imagined, reconstructed, repeated
+    num_windows: int
+
+
+@dataclass(frozen=True)
+class ModelView:
+    checkpoint: str
+    step: int
+    tasks: tuple[str, ...]  # sorted by module, as the learner has them
+    module_of_task: tuple[int, ...]
+    expert_share: Floats  # [K, E], rows sum to 1; 0 where the task does not use the expert
+    learned_routing: bool
+    similarity: Similarity | None  # None where there is nothing to compare
+    weights: Mapping[str, float] | None  # 1 / sigma_k of harmony; None with another weighting
+    films: Mapping[str, Film]
+    no_films: str  # why `films` is empty; "" if it is not
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows."""
+
+    run: RunData
+    model: ModelView | None
+    no_model: str  # why `model` is None, a sentence; "" if it is not
+
+
+def read_run(folder: Path) -> RunData:
+    """Read all that is text.
+
+    Raises: ValueError in one line if the folder is no run: it has no config.json that can be read.
+    """
+    path = folder / "config.json"
+    config = read_config(path)
+    remarks: list[str] = []
+    metrics = read_metrics(folder / "metrics.jsonl", remarks)
+    return RunData(
+        folder=folder,
+        config=config,
+        config_text=path.read_text(encoding="utf-8", errors="replace"),
+        versions_text=_text(folder / "versions.json"),
+        scores=_scores(folder / "scores.json", remarks),
+        metrics=metrics,
+        remarks=tuple(remarks),
+    )
+
+
+def _text(path: Path) -> str | None:
+    """The text of a file; None where there is none or it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+
+def read_metrics(path: Path, remarks: list[str]) -> Metrics:
+    """Every line that is whole; `remarks` is told of the others.
+
+    A value that is no finite number is left out of its curve.
+    """
+    text = _text(path)
+    if text is None:
+        remarks.append("There is no metrics.jsonl: the run has logged nothing.")
+        return Metrics()
+    points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    episodes: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    clock: list[tuple[float, float]] = []  # (seconds, updates)
+    step, frame_skip = 0, None
+    for record in _records(text, remarks):
+        here = float(record["step"])
+        step = max(step, int(here))
+        if "task" in record:
+            if _is_finite(record.get("episode_return")):
+                episodes[str(record["task"])].append((here, 0.0, float(record["episode_return"])))
+            continue
+        updates = float(record["updates"]) if _is_finite(record.get("updates")) else 0.0
+        for label, value in record.items():
+            if label not in ("step", "frames", "updates", "seconds") and _is_finite(value):
+                points[label].append((here, updates, float(value)))
+        if _is_finite(record.get("seconds")):
+            clock.append((float(record["seconds"]), updates))
+        if here and _is_finite(record.get("frames")):
+            frame_skip = round(record["frames"] / here)
+    return Metrics(
+        episodes={task: _curve(found) for task, found in episodes.items()},
+        curves={label: _curve(found) for label, found in points.items()},
+        rate=_rate(clock),
+        step=step,
+        frame_skip=frame_skip,
+        seconds=clock[-1][0] if clock else None,
+    )
+
+
+def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
+    lines = text.split("\n")
+    found, spoilt = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and _is_finite(record.get("step")):
+            found.append(record)
+        else:
+            spoilt.append(number)
+    # After a whole line comes an empty one, so that only a torn one can be the last.
+    if spoilt[-1:] == [len(lines)]:
+        spoilt.pop()
+        remarks.append("The last line of metrics.jsonl is torn (the run was cut off while it wrote): it is left out.")
+    if spoilt:
+        shown = ", ".join(map(str, spoilt[:5])) + (", ..." if len(spoilt) > 5 else "")
+        remarks.append(f"metrics.jsonl has lines that cannot be read and are left out: {shown}.")
+    return found
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _curve(points: list[tuple[float, float, float]]) -> Curve:
+    step, updates, value = zip(*points, strict=True)
+    return Curve(step, updates, value)
+
+
+def _rate(clock: list[tuple[float, float]]) -> Rate:
+    """Updates per second in each stretch between two records; the first one begins with the run."""
+    minute, rate = [], []
+    for (then, before), (now, after) in zip([(0.0, 0.0), *clock], clock, strict=False):
+        # A clock that went back was started anew: nobody knows how long that stretch took.
+        if now > then and after >= before:
+            minute.append(now / 60.0)
+            rate.append((after - before) / (now - then))
+    return Rate(tuple(minute), tuple(rate))
+
+
+# Scores --------------------------------------------------------------------------------------------------------------
+
+
+def _scores(path: Path, remarks: list[str]) -> Scores | None:
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+        tasks = tuple(_score(task, entry) for task, entry in content["tasks"].items())
+        cost = {name: float(value) for name, value in content.items() if _is_finite(value)}
+        mean = cost.pop("mean_normalised", None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        remarks.append(f"scores.json cannot be read ({type(error).__name__}): the score table is left out.")
+        return None
+    return Scores(tasks, mean, cost)
+
+
+def _score(task: str, entry: Mapping[str, Any]) -> Score:
+    returns = [float(value) for value in entry["returns"]]
+    deviation = float(np.std(returns)) if returns else None
+    # Episodes that all return the same differ by rounding.
+    if deviation is not None and deviation < 1e-9 * max(map(abs, returns)):
+        deviation = 0.0
+    known = {name: float(entry[name]) if _is_finite(entry[name]) else None for name in ("random", "agent", "expert")}
+    return Score(
+        task=task,
+        random=known["random"],
+        agent=known["agent"],
+        deviation=deviation,
+        expert=known["expert"],
+        normalised=float(entry["normalised"]) if _is_finite(entry["normalised"]) else None,
+        episodes=len(returns),
+    )

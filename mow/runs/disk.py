@@ -1,0 +1,48 @@
+"""What the disk or a limit of the system refuses: before anything is computed where that can be, else in one line."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mow.errors import UsageError
+from mow.runs.resume_hint import way_on
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EROFS: "make it writable",
+    errno.EIO: "mend the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or take fewer workers (--env.num-workers 0)",
+    errno.ENFILE: "close other programs, the system has no more files to open",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or take fewer workers (--env.num-workers 0)",
+}
+
+
+def folder_to_write(folder: Path, flag: str) -> Path:
+    """The folder, made where there is none. Raises: UsageError, naming `flag`, if nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder} ({error.strerror}): name another place with {flag}") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write to {folder} (not writable): name another place with {flag}")
+    return folder
+
+
+@contextlib.contextmanager
+def told_when_the_disk_fails(folder: Path) -> Iterator[None]:
+    """Inside, an error of the disk says what to do about it and what is left of the run in `folder`.
+
+    One that does not come from the system, and says what to do already, keeps its words.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        remedy = f": {_REMEDIES[error.errno]}" if error.strerror == os.strerror(error.errno) else ""
+        raise OSError(f"{error}{remedy}; {way_on(folder)}") from error

@@ -1,0 +1,69 @@
+"""Who may use which core: one rule for PyTorch, the replay and the environments.
+
+    PyTorch        as many threads as it takes by itself, at most one per core that this process may use (mow.system.machine:
+                   affinity, cpusets, CPU quotas); or what OMP_NUM_THREADS or MKL_NUM_THREADS says
+    replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates;
+                   raw frames are copied by one, because a second team of OpenMP threads would slow all updates
+    environments   this process where there is but one spare core, else a worker per spare core, at most one per task
+
+Workers step while the world model is updated. On a CPU they then share cores with PyTorch, for a small part of the time
+that an update takes; on a GPU the cores are idle. The replay's threads sleep when nothing is gathered.
+"""
+
+import os
+from dataclasses import dataclass, replace
+
+from mow.system.machine import allowed_cores, available_cores
+
+_SET_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads of PyTorch and of the replay, processes for the environments (0: none beside this one)."""
+
+    torch: int
+    replay: int
+    workers: int
+    cores: str = ""  # why there are fewer cores than the affinity mask has, in words
+
+    def __str__(self) -> str:
+        where = f"{self.workers} worker processes" if self.workers else "this process"
+        why = f" ({self.cores})" if self.cores else ""
+        return f"threads: {self.torch} for PyTorch, {self.replay} for replay; environments in {where}{why}"
+
+
+def limit_torch() -> int:
+    """Give PyTorch no more threads than there are cores for them, unless the user has set their number; returns it.
+
+    PyTorch counts the cores of the affinity mask. Under a CPU quota that is too many: all threads of a process are
+    stopped for the rest of a period once its quota is used up.
+    """
+    import torch
+
+    if not any(os.environ.get(name) for name in _SET_BY_USER) and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
+    return torch.get_num_threads()
+
+
+def threads_here(num_tasks: int, num_workers: int) -> Threads:
+    """The rule, on this machine. Args: num_workers: what was asked for; -1 leaves it to the rule."""
+    cores, allowed = available_cores(), allowed_cores()
+    why = f"a CPU quota leaves {cores} of {allowed} cores" if cores < allowed else ""
+    return replace(share(limit_torch(), cores, num_tasks, num_workers), cores=why)
+
+
+def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int) -> Threads:
+    """The rule above.
+
+    Args:
+        num_torch: what PyTorch is set to.
+        num_cores: that this process may use.
+        num_tasks: K.
+        num_workers: what was asked for; -1 leaves it to the rule.
+    """
+    spare = num_cores - 1
+    workers = num_workers
+    if num_workers < 0:
+        workers = min(spare, num_tasks) if spare > 1 else 0  # one alone would gain nothing
+    return Threads(torch=num_torch, replay=max(1, min(4, num_torch // 2)), workers=workers)

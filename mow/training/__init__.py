@@ -1,1 +1,0 @@
-"""Training: the two updates, the loop around them, and what a run writes down."""

@@ -1,0 +1,203 @@
+"""A terminal shows a panel and keeps what is said; everything else gets lines; no way out leaves a mess."""
+
+import io
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.text import Text
+
+from mow.cli import live
+from mow.cli.live import Foot, LivePanel, watched, why_no_panel
+from mow.train import main
+from tests.cli.test_panel import planted
+from tests.terminal import Screen, terminal
+from tests.test_train import DUMMY
+
+SHORT = (*DUMMY, "--evaluation-episodes", "0")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
+@pytest.fixture(autouse=True)
+def _capable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "COLORTERM", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[int, Screen]:
+    with terminal(100, 30) as (stream, screen), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        code = main(["quickstart", *SHORT, "--folder", str(folder), *flags])
+        assert sys.stdout is stream, "the stream was not put back"
+    return code, screen
+
+
+def test_a_run_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, screen = trained(tmp_path / "run", monkeypatch)
+    assert code == 0
+    text = "\n".join(screen.lines)
+    assert text.count("╭") == text.count("╰") == 1, "one picture stays, and no piece of another"
+    at = screen.lines.index(next(line for line in screen.lines if line.startswith("╭─ mow · quickstart")))
+    above, below = "\n".join(screen.lines[:at]), "\n".join(screen.lines[at:])
+    for said in ("run folder: ", "prefill: 5 random", "warm-up: 1 world", "modules: ", "joint training: to 20 steps"):
+        assert said in above
+    assert "100%  20/20 steps" in below
+    assert "done in " in below
+    assert "| ETA" not in text, "no progress lines beside the panel"
+    assert COLOUR.search(screen.written)
+    assert "\x1b[?" not in screen.written, "neither the cursor nor the screen is switched"
+
+
+def test_plain_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a pipe gets the same without being told to is in tests/test_train.py."""
+    _, screen = trained(tmp_path / "run", monkeypatch, "--plain")
+    assert "\x1b" not in screen.written
+    assert "step 20/20 | frames 20 | " in screen.written
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What stands for a run that is at a planted point."""
+    progress = planted(("tiny:catch", "tiny:goal"))
+    monkeypatch.setattr("mow.engine.progress.progress_of", lambda run: progress)
+    return SimpleNamespace(phase=progress.phase)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_is_respected(no_color: str, looked_at: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    with terminal(100, 30) as (stream, screen), Foot(stream) as foot:
+        LivePanel(foot).look(looked_at)  # type: ignore[arg-type]
+    assert screen.lines[0].startswith("╭─ mow · quickstart")
+    codes = {code for found in COLOUR.findall(screen.written) for code in found[2:-1].split(";")}
+    assert (codes <= {"", "0", "1", "2"}) == bool(no_color), "bold and dim are no colours"
+
+
+def test_a_terminal_that_is_too_small_shows_none(looked_at: SimpleNamespace) -> None:
+    for width, height in ((39, 30), (100, 9)):
+        with terminal(width, height) as (stream, screen), Foot(stream) as foot:
+            LivePanel(foot).look(looked_at)  # type: ignore[arg-type]
+        assert screen.lines == [""]
+
+
+def test_an_error_leaves_the_picture_and_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FloatingPointError("planted")
+
+    monkeypatch.setattr("mow.methods.mow.learner.Learner.update_agent", fail)
+    code, screen = trained(tmp_path / "run", monkeypatch)
+    assert code == 1
+    assert "\n".join(screen.lines).count("╭") == 1
+    assert screen.lines[-2:] == ["mow.train: planted", ""]
+
+
+def test_what_is_printed_goes_above_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(20, 6) as (stream, screen), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        with Foot(stream) as foot:
+            foot.draw([Text("panel 1"), Text("panel 2")])
+            print("one")
+            print("two", end="")  # waits
+            foot.draw([Text("panel 3")])
+            print(" three")
+            print("beware", file=sys.stderr)
+            print("a line that is longer than the terminal")
+            print("never ended", end="")
+            sys.stdout.flush()
+            assert sys.stdout.isatty()
+    said = "\n".join(screen.lines)
+    assert screen.lines[:2] == ["one", "two three"]
+    assert "beware" in screen.lines
+    assert screen.lines[-3:] == ["never ended", "panel 3", ""]
+    assert "panel 1" not in said
+
+
+def test_a_terminal_that_became_narrower_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(20, 9) as (stream, screen):
+        foot = Foot(stream)
+        foot.draw([Text("x" * 20), Text("y" * 20), Text("z")])
+        monkeypatch.setattr(Foot, "size", (10, 9))
+        foot.draw([Text("narrow")])
+        foot.__exit__()
+    assert "\x1b[5A" in screen.written  # 2 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("plain", "tty", "term", "encoding", "why"),
+    [
+        (False, True, "xterm", "utf-8", None),
+        (True, True, "xterm", "utf-8", ""),
+        (False, False, "xterm", "utf-8", ""),
+        (False, True, "dumb", "utf-8", ""),
+        (False, True, "", "utf-8", ""),
+        (False, True, "xterm", "ANSI_X3.4-1968", "progress in lines: a panel needs a UTF-8 terminal"),
+    ],
+)
+def test_who_gets_a_panel(
+    plain: bool, tty: bool, term: str, encoding: str, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if term:
+        monkeypatch.setenv("TERM", term)
+    else:
+        monkeypatch.delenv("TERM")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(stream, "isatty", lambda: tty, raising=False)
+    found = why_no_panel(stream, plain=plain)
+    assert found == why or (why and found is not None and found.startswith(why))
+
+
+def test_without_rich_there_are_lines_and_a_word_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said: list[str] = []
+    run = SimpleNamespace(config=SimpleNamespace(plain=False), say=said.append, look=None)
+    with terminal(80, 24) as (stream, _), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with watched(run):  # type: ignore[arg-type]  # all that is asked of a run here
+            assert run.look is None
+    assert said == ["progress in lines: a panel needs rich (pip install rich)"]
+
+
+def test_drawing_takes_less_than_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow it is; a new phase is drawn at once."""
+    now, cpu, draws = [0.0], [0.0], []
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: cpu[0]))
+    run = SimpleNamespace(phase=SimpleNamespace(name="prefill"))
+    for cost, seconds in ((0.0, 0.25), (0.02, 2.5)):
+        panel = LivePanel.__new__(LivePanel)
+        panel._due, panel._phase = 0.0, ""
+
+        def draw(_: object, cost: float = cost) -> None:
+            cpu[0] += cost
+            draws.append(now[0])
+
+        monkeypatch.setattr(panel, "draw", draw)
+        draws.clear()
+        for step in range(100_00):
+            now[0] = step / 100
+            panel.look(run)  # type: ignore[arg-type]
+        assert len(draws) == pytest.approx(100 / seconds, abs=1.5)
+        run.phase = SimpleNamespace(name=f"after {cost}")
+        panel.look(run)  # type: ignore[arg-type]
+        assert draws[-1] == now[0]
+    assert (len(draws) - 1) * 0.02 < 1.0  # of 100 seconds
+
+
+def test_drawings_go_to_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has put a listener in the place of sys.stdout hears what is said and no pictures."""
+    with terminal(40, 10) as (stream, screen):
+        heard: list[str] = []
+        listener = SimpleNamespace(
+            fileno=stream.fileno, isatty=lambda: True, flush=lambda: None, write=heard.append, encoding="utf-8"
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", listener)
+            with Foot(listener) as foot:  # type: ignore[arg-type]
+                foot.draw([Text("picture")])
+                print("said")
+    assert heard == ["said\n"]
+    assert "picture" in screen.written

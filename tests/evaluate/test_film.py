@@ -1,0 +1,345 @@
+"""The command, from a run folder to picture and numbers."""
+
+import json
+import shutil
+import signal
+import sys
+
+import cv2
+import pytest
+import torch
+
+from mow import train
+from mow.envs.dummy import read_counter
+from mow.envs.vector import SerialVectorEnv
+from mow.evaluate.film import main, of_past, one_strip, read_arguments, summary, table
+from mow.evaluate.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, corner
+from mow.evaluate.held_out import HeldOutWindows
+from mow.evaluate.open_loop import Foresight, ForesightErrors, foresee
+from mow.evaluate.past import PastUse, past_use
+from mow.methods.mow.presets import quickstart
+from mow.runs.checkpoint import save_checkpoint
+from mow.runs.restore import newest_checkpoint
+from tests.small import transitions
+from tests.test_train import DUMMY
+
+PAST = PastUse(*torch.tensor([[0.0, 1.5], [0.0, 2.5], [0.0, float("nan")], [0.0, 0.25]]))
+TASKS = ("dummy:slide", "dummy:count-0", "dummy:count-1", "dummy:count-2")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run of seconds whose learner has sorted its tasks."""
+    folder = tmp_path_factory.mktemp("film") / "run"
+    tasks = ["--clustering.method", "random", "--clustering.num-modules", "2", "--tasks", *TASKS]
+    settings = ["--seed", "2", "--evaluation-episodes", "0"]
+    assert train.main(["quickstart", *DUMMY, *tasks, *settings, "--folder", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(run_folder, tmp_path):
+    return shutil.copytree(run_folder, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def filmed(run_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "strips.png"
+    assert main([str(run_folder), "--out", str(out), "--windows", "3", "--device", "cpu"]) == 0
+    return out
+
+
+def content(run_folder):
+    return torch.load(newest_checkpoint(run_folder), weights_only=True)
+
+
+def test_the_learner_of_this_run_has_sorted_its_tasks(run_folder):
+    # This order is not its own inverse, so that a mix-up of the two directions would show below.
+    assert content(run_folder)["learner"]["grouping"]["order"] == [0, 3, 1, 2]
+    assert content(run_folder)["tasks"] == [TASKS[0], TASKS[3], TASKS[1], TASKS[2]]
+
+
+def test_the_picture_holds_the_real_frames(filmed):
+    picture = cv2.imread(str(filmed))[:, :, ::-1]
+    width = 2 * MARGIN + LABELS + 18 * COLUMN + SEAM
+    lines, rest = divmod(picture.shape[0] - 2 * MARGIN - len(TASKS) * STRIP, LINE)
+    assert rest == 0
+    assert picture.shape[1:] == (width, 3)
+    for index, variant in enumerate((9, 0, 1, 2)):  # in the order of the config
+        lengths, ends = [], []
+        for column in range(18):
+            y, x = corner(index, 0, column, num_context=2, num_lines=lines)
+            cell = picture[y : y + FRAME, x : x + FRAME]
+            if (picture[y + FRAME + 4, x : x + FRAME] == (205, 30, 30)).all():
+                ends.append(column)
+            small = cell[::SCALE, ::SCALE]
+            assert (cell == small.repeat(SCALE, axis=0).repeat(SCALE, axis=1)).all()
+            if (cell == 255).all():
+                y, x = corner(index, 1, column, num_context=2, num_lines=lines)
+                assert (picture[y : y + FRAME, x : x + FRAME] == 255).all()
+                continue
+            shown_variant, _, step = read_counter(small)
+            assert (shown_variant, step) == (variant, column)
+            lengths.append(column)
+        # Episodes of the counting environment last 7 to 13 steps; the strip goes from the first frame to the final one.
+        assert lengths == list(range(len(lengths)))
+        assert 8 <= len(lengths) <= 14
+        # Even variants lose a life in the step to frame 4 and terminate; odd ones are cut by a time limit.
+        assert ends == ([] if variant % 2 else [4, len(lengths) - 1])
+
+
+def test_the_numbers_beside_it(filmed, run_folder, capsys):
+    numbers = json.loads(filmed.with_suffix(".json").read_text())
+    assert list(numbers["tasks"]) == list(TASKS)
+    assert numbers["step"] == 20
+    assert numbers["checkpoint"].endswith("step_00000020.pt")
+    assert {name: numbers[name] for name in ("policy", "context", "steps", "windows", "seed")} == {
+        "policy": "agent", "context": 2, "steps": 16, "windows": 3, "seed": 1000,
+    }  # fmt: skip
+    for task, found in numbers["tasks"].items():
+        assert list(found["ahead"]) == ["1", "4", "8", "16"]
+        assert found["ahead"]["1"]["windows"] == found["ahead"]["4"]["windows"] == 3
+        # No episode has 18 frames.
+        assert found["ahead"]["16"] == {"imagined": None, "reconstructed": None, "repeated": None, "windows": 0}
+        assert found["ahead"]["1"]["imagined"] > 0
+        # The longest window's ending is one of the imagined steps; even variants and lost lives terminate.
+        assert (found["real_terminations"] > 0) == (task in ("dummy:count-0", "dummy:count-2"))
+        # Three whole episodes: all their steps but the one before the first imagined one.
+        assert 3 * 6 <= found["steps"] <= 3 * 12
+        assert 0 <= found["termination_agreement"] <= 1
+        assert list(found["past"]) == ["kl", "kl_without", "kl_other", "policy_kl"]
+        assert found["past"]["kl"] > 0
+        assert found["past"]["policy_kl"] >= 0
+    # One step of counting changes few blocks and the repeated frame's error grows with them: never 0.
+    assert all(found["ahead"]["1"]["repeated"] > 0 for found in numbers["tasks"].values())
+
+
+def test_what_the_past_decides_is_looked_at_in_steps_that_are_trained(copied, monkeypatch):
+    looked = []
+    monkeypatch.setattr("mow.evaluate.past.past_use", lambda *_, **how: looked.append(how) or past_use(*_, **how))
+    assert main([str(copied), "--windows", "2", "--context", "1", "--steps", "6"]) == 0
+    assert looked == [{"longest": 4}]  # batch.length of this run
+
+
+def test_the_same_command_gives_the_same_film(filmed, run_folder, tmp_path, capsys):
+    out = tmp_path / "again.png"
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    assert main([str(run_folder), "--out", str(out), "--windows", "3"]) == 0
+    assert out.read_bytes() == filmed.read_bytes()
+    assert out.with_suffix(".json").read_text() == filmed.with_suffix(".json").read_text()
+    assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
+    said = capsys.readouterr().out
+    assert "steps ahead" in said
+    assert f"film: {out}" in said
+
+
+def test_it_draws_as_cold_as_the_run_imagined(copied, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mow.evaluate.open_loop.foresee", lambda *_, **how: asked.append(how) or foresee(*_, **how))
+    assert main([str(copied), "--steps", "1", "--windows", "1"]) == 0
+    assert asked == [{"temperature": quickstart().imagination.temperature}]
+    assert asked[0]["temperature"] != 1.0
+
+
+def test_by_default_it_lies_in_the_run_folder(copied):
+    assert main([str(copied), "--policy", "random", "--context", "1", "--steps", "3", "--windows", "1"]) == 0
+    assert list(json.loads((copied / "film.json").read_text())["tasks"]["dummy:slide"]["ahead"]) == ["1", "3"]
+    picture = cv2.imread(str(copied / "film.png"))
+    assert picture.shape[1] == 2 * MARGIN + LABELS + 4 * COLUMN + SEAM
+
+
+def test_another_checkpoint_and_the_newest(copied):
+    (path,) = (copied / "checkpoints").glob("step_*.pt")
+    older = path.with_name("step_00000003.pt")
+    state = torch.load(path, weights_only=True)
+    save_checkpoint(older, {**state, "step": 3})
+    assert newest_checkpoint(copied) == path
+    assert main([str(copied), "--checkpoint", str(older), "--steps", "2", "--windows", "1"]) == 0
+    assert json.loads((copied / "film.json").read_text())["step"] == 3
+
+
+def mistake(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("mow.evaluate.film: ")
+    return error.removeprefix("mow.evaluate.film: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "63"], "--context 2 and --steps 63 exceed the model's 64 positions: take at most 64 together"),
+        (["--steps", "0"], "--steps must be 1 or more, got 0"),
+        (["--context", "0"], "--context must be 1 or more, got 0"),
+        (["--windows", "x"], "argument --windows: invalid int value: 'x'"),
+        (["--seed", "-1"], "--seed must be 0 or more, got -1"),
+        (["--seed", "2"], "--seed 2 is that of the run"),
+        (["--policy", "expert"], "argument --policy: invalid choice: 'expert'"),
+        (["--step", "3"], "unrecognized arguments: --step 3"),
+        (["--device", "cuda:77"], "no cuda:77 here"),
+        (["--device", "tpu9"], "unknown device 'tpu9'"),
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt cannot be read (No such file or directory): name another"),
+        (
+            ["--context", "14", "--windows", "1"],
+            "dummy:slide, dummy:count-2, dummy:count-0, dummy:count-1: expected 1 windows of 15 steps or more",
+        ),
+        (["--out", "nowhere/film.png"], "--out nowhere/film.png must be a .png in an existing folder"),
+        (["--out", "film.jpg"], "--out film.jpg must be a .png"),
+        (["--out", "config.png"], "--out config.png must be a .png in an existing folder and not config"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(arguments, says, run_folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert mistake(capsys, run_folder, *arguments).startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_are_no_run(capsys, copied, tmp_path):
+    assert mistake(capsys, tmp_path / "gone").startswith(f"no folder {tmp_path / 'gone'}: name a run folder")
+    assert "config.json cannot be read (No such file" in mistake(capsys, tmp_path)
+    shutil.rmtree(copied / "checkpoints")
+    assert "has no checkpoints/step_*.pt" in mistake(capsys, copied)
+    assert "the following arguments are required: RUN_FOLDER" in mistake(capsys)
+
+
+def test_a_broken_checkpoint(capsys, copied):
+    path = newest_checkpoint(copied)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert f"{path} is cut short, or not a checkpoint of this version" in mistake(capsys, copied)
+
+
+def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
+    path = newest_checkpoint(copied)
+    state = torch.load(path, weights_only=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("mow.runs.checkpoint.FORMAT", 99)
+        save_checkpoint(path, state)
+    assert "has format 99, this version reads 7" in mistake(capsys, copied)
+    save_checkpoint(path, {**state, "tasks": ["tiny:pole"]})
+    assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
+    learner = dict(state["learner"])
+    del learner["agent"]
+    save_checkpoint(path, {**state, "learner": learner})
+    assert "does not fit the run's config.json (KeyError)" in mistake(capsys, copied)
+    save_checkpoint(path, state)
+    config = json.loads((copied / "config.json").read_text())
+    config["model"]["width"] = 32
+    (copied / "config.json").write_text(json.dumps(config))
+    assert "does not fit the run's config.json (RuntimeError)" in mistake(capsys, copied)
+
+
+def test_a_missing_simulator_names_the_remedy(capsys, copied, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mow.envs.atari", raising=False)
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    config = json.loads((copied / "config.json").read_text())
+    config["tasks"] = ["atari:Pong", *config["tasks"][1:]]
+    (copied / "config.json").write_text(json.dumps(config))
+    assert "pip install" in mistake(capsys, copied)
+
+
+def test_a_run_that_was_stopped_before_its_tasks_were_grouped(tmp_path, monkeypatch):
+    from mow.engine.trainer import Run
+    from mow.runs.signals import Stopped
+
+    def stop(_self):
+        raise Stopped
+
+    monkeypatch.setattr(Run, "group", stop)
+    folder = tmp_path / "run"
+    assert train.main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
+    assert content(folder)["learner"]["grouping"] is None
+    assert main([str(folder), "--steps", "2", "--windows", "1"]) == 0
+
+
+def test_help_lists_the_arguments(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        read_arguments(["--help"])
+    assert stopped.value.code == 0
+    assert "--windows" in capsys.readouterr().out
+
+
+def test_a_strip_by_hand():
+    batch = transitions(1, 3, 4)
+    batch.terminated[:] = False
+    batch.terminated[0, 1, 2] = True
+    foresight = Foresight(
+        frame=torch.tensor([0.0, 0.2, 1.5]).view(1, 1, 3, 1, 1, 1).expand(1, 3, 3, 64, 64, 3),
+        reward=torch.zeros(1, 3, 3),
+        terminated=torch.tensor([False, True, False]).expand(1, 3, 3),
+    )
+    reconstruction = torch.full((1, 3, 4, 64, 64, 3), 0.4)
+    strip = one_strip("tiny:catch", HeldOutWindows(batch, torch.tensor([[2, 3, 3]])), foresight, reconstruction, 0)
+    # The second window is the first of the longest; its third and last step ends it, which leads to a fourth column.
+    assert (strip.real == batch.frame[0, 1].numpy()).all()
+    assert strip.shown.tolist() == [True, True, True, False]
+    assert strip.real_end.tolist() == [False, False, False, True]
+    # Behind one column of context; the reconstruction there, then imagination, rounded and cut at white.
+    assert strip.imagined_end.tolist() == [False, False, True, False]
+    assert strip.imagined[:, 0, 0, 0].tolist() == [102, 0, 51, 255]
+
+
+def test_an_end_imagined_behind_the_end_is_not_marked():
+    foresight = Foresight(torch.zeros(1, 1, 3, 64, 64, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool))
+    windows = HeldOutWindows(transitions(1, 1, 4), torch.tensor([[2]]))
+    strip = one_strip("tiny:catch", windows, foresight, torch.zeros(1, 1, 4, 64, 64, 3), 0)
+    # Frames 0 and 1, then the step that ended the episode.
+    assert strip.imagined_end.tolist() == [False, True, True, False]
+
+
+def test_a_summary_by_hand():
+    nan = float("nan")
+    batch = transitions(1, 2, 3)
+    batch.terminated[:] = torch.tensor([[[False, True, True], [True, True, False]]])
+    errors = ForesightErrors(
+        imagined=torch.tensor([[[0.25, 0.5], [0.75, nan]]]),
+        reconstructed=torch.tensor([[[0.1, 0.2], [0.3, nan]]]),
+        repeated=torch.tensor([[[1.0, 2.0], [3.0, nan]]]),
+        reward=torch.tensor([[[1.0, 2.0], [6.0, nan]]]),
+        no_reward=torch.tensor([[[0.0, 2.0], [1.0, nan]]]),
+        agrees=torch.tensor([[[1.0, 0.0], [1.0, nan]]]),
+    )
+    foresight = Foresight(torch.zeros(0), torch.zeros(1, 2, 2), torch.tensor([[[True, False], [True, True]]]))
+    found = summary(errors, HeldOutWindows(batch, torch.tensor([[3, 1]])), foresight, 0)
+    # 1e-6: float32.
+    assert found["ahead"]["1"] == pytest.approx(
+        {"imagined": 0.5, "reconstructed": 0.2, "repeated": 2.0, "windows": 2}, abs=1e-6
+    )
+    assert found["ahead"]["2"] == pytest.approx(
+        {"imagined": 0.5, "reconstructed": 0.2, "repeated": 2.0, "windows": 1}, abs=1e-6
+    )
+    assert (found["reward_error"], found["no_reward_error"]) == (3.0, 1.0)
+    assert found["termination_agreement"] == pytest.approx(2 / 3)
+    # Of the three steps that were taken; the ends behind the episode's end count nowhere.
+    assert (found["steps"], found["real_terminations"], found["imagined_terminations"]) == (3, 2, 2)
+    lines = table({"tiny:catch": {**found, "past": of_past(PAST, 1)}}).splitlines()
+    assert lines[2].split() == ["tiny:catch", "1", "0.50000", "0.20000", "2.00000", "2"]
+    assert lines[-4].split() == ["tiny:catch", "3.00000", "1.00000", "0.66667", "3", "2", "2"]
+    assert lines[-1].split() == ["tiny:catch", "1.50000", "2.50000", "-", "0.25000"]
+
+
+def test_nothing_alive_is_a_dash():
+    found = summary(
+        ForesightErrors(*(torch.full((1, 1, 1), float("nan")) for _ in range(6))),
+        HeldOutWindows(transitions(1, 1, 2), torch.tensor([[0]])),
+        Foresight(torch.zeros(0), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool)),
+        0,
+    )
+    assert found["ahead"]["1"]["imagined"] is None
+    assert (found["steps"], found["imagined_terminations"]) == (0, 0)
+    lines = table({"tiny:catch": {**found, "past": of_past(PAST, 0)}}).splitlines()
+    assert lines[2].split() == ["tiny:catch", "1", "-", "-", "-", "0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_play(number, copied, capsys, monkeypatch):
+    step = SerialVectorEnv.step
+
+    def signalled(self, action):
+        signal.raise_signal(number)
+        return step(self, action)
+
+    monkeypatch.setattr(SerialVectorEnv, "step", signalled)
+    assert main([str(copied), "--device", "cpu"]) == 130
+    assert "no film is written" in capsys.readouterr().out
+    assert not (copied / "film.png").exists()
