@@ -16,7 +16,8 @@ from tests.envs import test_contract
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {"mow.envs": ROOT / "mow/envs/__init__.py", "mow.kernels": ROOT / "kernels/__init__.py",
-          "mow.losses": ROOT / "mow/losses/__init__.py", "mow.methods.mow": ROOT / "mow/methods/mow/__init__.py"}  # fmt: skip
+          "mow.losses": ROOT / "mow/losses/__init__.py",
+          "mow.methods.mow": ROOT / "mow/methods/mow/__init__.py"}  # fmt: skip
 
 
 def blocks(room: str, language: str = "python") -> list[str]:

@@ -12,11 +12,7 @@ from pathlib import Path
 import pytest
 
 from mow import train
-from mow.cli import doctor
-from mow.evaluate import __main__ as evaluate
-from mow.evaluate import ablate, film
-from mow.inference import export
-from mow.report import __main__ as report
+from mow.cli.command import COMMANDS, main
 from tests.test_train import DUMMY
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -44,25 +40,25 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "python -m mow.train mixed --tasks mt10 dmc:walker-walk tiny5": ("mixed", "--tasks", "tiny5", *MODEL),
     "python -m mow.train atari26 --dry-run": ("quickstart", *TASKS, *MODEL, "--dry-run"),
-    "python -m mow.envs": (),
-    "python -m mow.envs --preview atari26 out.png": ("--preview", "dummy:count", "out.png"),
-    "python -m mow.envs --protocol": ("--protocol",),
+    "mow envs": (),
+    "mow envs --preview atari26 out.png": ("--preview", "dummy:count", "out.png"),
+    "mow envs --protocol": ("--protocol",),
     "python -m mow.envs.tiny": (),
-    f"python -m mow.evaluate.film {RUN}": (RUN, "--windows", "1"),
-    "python -m mow.evaluate.ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
+    f"mow film {RUN}": (RUN, "--windows", "1"),
+    "mow ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
         "--methods", "mow", "storm_multitask_wide", "no_experts", "--seeds", "1", *GRID,
     ),
-    "python -m mow.evaluate.ablate --methods mow storm_multitask storm --seeds 3": (
+    "mow ablate --methods mow storm_multitask storm --seeds 3": (
         "--methods", "mow", "storm_multitask", "storm", "--seeds", "1", *GRID,
     ),
-    "python -m mow.evaluate.ablate": ("--methods", "mow", "--seeds", "1", *GRID),
-    "python -m mow.evaluate.ablate --table-only": ("--table-only", "--folder", "grid"),
-    "python -m mow.evaluate runs/a/seed-0 runs/a/seed-1 --episodes 20 --video 2": (
+    "mow ablate": ("--methods", "mow", "--seeds", "1", *GRID),
+    "mow ablate --table-only": ("--table-only", "--folder", "grid"),
+    "mow evaluate runs/a/seed-0 runs/a/seed-1 --episodes 20 --video 2": (
         RUN, "--episodes", "1", "--video", "1",
     ),
-    "python -m mow.inference.export RUN": (RUN,),
-    "python -m mow.cli.doctor": (),
-    "python -m mow.report runs/NAME": (RUN, "--windows", "0"),
+    "mow export RUN": (RUN,),
+    "mow doctor": (),
+    "mow report runs/NAME": (RUN, "--windows", "0"),
 }  # fmt: skip
 
 EXEMPT = {
@@ -70,23 +66,20 @@ EXEMPT = {
     "python -m pytest": "is what runs this",
     "python -m bench": "needs a GPU, or minutes of a quiet machine: tests/test_bench.py has its parts",
     "python -m mow.train PRESET": "is a pattern, of which others are instances",
+    "mow --help": "tests/cli/test_command.py has it",
 }
 
-MAINS = {
-    "mow.train": train.main, "mow.evaluate.film": film.main, "mow.evaluate.ablate": ablate.main, "mow.evaluate": evaluate.main,
-    "mow.inference.export": export.main, "mow.cli.doctor": doctor.main, "mow.report": report.main,
-}  # fmt: skip
-QUICK = ("python -m mow.train", f"python -m mow.train --resume {RUN}", "python -m mow.report runs/NAME")
+QUICK = ("python -m mow.train", f"python -m mow.train --resume {RUN}", "mow report runs/NAME")
 
 
 def commands(text: str) -> list[str]:
-    """Of the fenced blocks, line by line, and of the text between backquotes where it begins with `python -m`."""
+    """Of the fenced blocks, line by line, and of the text between backquotes that is a command."""
     found = []
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             found += [part.strip() for part in line.partition(" #")[0].split("&&")]
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    found += [" ".join(words.split()) for words in re.findall(r"`(python -m\s[^`]+)`", prose)]
+    found += [" ".join(words.split()) for words in re.findall(r"`((?:python -m|mow)\s[^`]+)`", prose)]
     return [command for command in dict.fromkeys(found) if command]
 
 
@@ -99,9 +92,9 @@ def test_every_command_has_a_row() -> None:
 
 
 def test_a_command_without_a_row_is_found() -> None:
-    fenced = "```bash\npip install x && python -m mow.new  # new\npython -m mow.cli.doctor\n```\n"
-    text = f"{fenced}and `python -m\nmow.newer RUN`"
-    assert without_a_row(text) == ["python -m mow.new", "python -m mow.newer RUN"]
+    fenced = "```bash\npip install x && python -m mow.new  # new\nmow doctor\n```\n"
+    text = f"{fenced}and `mow\nnewer RUN`"
+    assert without_a_row(text) == ["python -m mow.new", "mow newer RUN"]
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +114,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_command_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    module, words = command.split()[2], list(SMALL[command])
-    if module == "mow.inference.export":
+    name = command.split()[1] if command.startswith("mow ") else command.split()[2].removeprefix("mow.")
+    words = list(SMALL[command])
+    if name == "export":
         words += ["--out", f"export-{len(list(folder.glob('export-*')))}"]
-    if module == "mow.train" and "--resume" not in words:
+    if name == "train" and "--resume" not in words:
         words += ["--folder", f"runs/new-{len(list(folder.glob('runs/new-*')))}"]
-    if module in MAINS:
-        assert MAINS[module](words) == 0
+    if name in COMMANDS:
+        assert main([name, *words]) == 0
         return
-    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False,
+    done = subprocess.run([sys.executable, "-m", f"mow.{name}", *words], capture_output=True, text=True, check=False,
                           env=os.environ | {"PYTHONPATH": str(README.parent)})  # fmt: skip
     assert done.returncode == 0, done.stderr

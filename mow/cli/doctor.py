@@ -1,9 +1,9 @@
-"""Is this machine fit to train? python -m mow.cli.doctor
+"""Is this machine fit to train? mow doctor
 
 Prints a line for everything that training stands on: `ok`, `note` (training runs, something else does not, or slower)
 or `BROKEN`, each of the latter two with its remedy. Exit code 1 if something needed is broken. Only the standard
-library is imported here, and every question is asked in a process of its own (mow.cli.doctor_probes), so that nothing that
-is missing or broken keeps the doctor from saying so.
+library is imported here, and every check runs in a process of its own (mow.cli.doctor_probes), so that a missing or
+broken part is reported too.
 """
 
 import importlib.metadata
@@ -71,14 +71,14 @@ PACKAGES = (
     Package("ale_py", "ale-py", "Atari"),
     Package("cv2", "opencv-python-headless", "Atari and pictures"),
     Package("matplotlib.figure", "matplotlib", "the plot of mow.evaluate.ablate"),
-    Package("PIL.Image", "pillow", "the GIFs of mow.evaluate"),
+    Package("PIL.Image", "pillow", "the GIFs of mow evaluate"),
     Package("safetensors.torch", "safetensors", "mow.inference.export and what it wrote"),
 )
 # The robots' suites: module and what asks for it.
 SIMULATORS = {"mujoco": "dmc", "metaworld": "metaworld", "dm_control": "dmc"}
 
 
-@program("mow.cli.doctor")
+@program("mow doctor")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 training can run, 1 something needed is broken, 2 an argument was given that is none."""
     told = list(sys.argv[1:] if arguments is None else arguments)
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(sys.stdout, __doc__ or "")
         return 0
     if told:
-        complain(f"mow.cli.doctor: takes no arguments, got {command(*told)}: leave them out")
+        complain(f"mow doctor: takes no arguments, got {command(*told)}: leave them out")
         return 2
     findings = examine()
     width = max(len(finding.name) for finding in findings)

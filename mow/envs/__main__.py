@@ -1,4 +1,4 @@
-"""What can be played: python -m mow.envs [--protocol] [--preview NAME ... OUT.png]
+"""What can be played: mow envs [--protocol] [--preview NAME ... OUT.png]
 
 Without arguments all suites, tasks and sets are listed, and whether their simulators are installed; nothing is loaded.
 """
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; --help lists the arguments")
 
 
-@program("mow.envs")
+@program("mow envs")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 2 it cannot be (one line says why), 130 interrupted."""
     try:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _say(table(tuple(envs.SUITES)) if asked.protocol else listing())
     except (ImportError, ValueError) as error:
-        complain(f"mow.envs: {error}")
+        complain(f"mow envs: {error}")
         return 2
     return 0
 
@@ -48,7 +48,7 @@ def _say(text: str) -> None:
 
 def _read(arguments: Sequence[str]) -> argparse.Namespace:
     """Raises: ValueError in one line; SystemExit(0) after printing help."""
-    parser = _Parser(prog="python -m mow.envs", description="List the tasks that can be played, or look at some.",
+    parser = _Parser(prog="mow envs", description="List the tasks that can be played, or look at some.",
                      allow_abbrev=False)
     parser.add_argument("--protocol", action="store_true", help="what an episode is in each suite, in Markdown")
     parser.add_argument("--preview", nargs="+", metavar="NAME", default=[],
@@ -99,8 +99,8 @@ def listing() -> str:
     lines.append("sets, each short for its tasks:")
     for name, tasks in envs.SETS.items():
         lines += _wrapped(f"{name} ({len(tasks)}): ", tasks)
-    lines += ["", "python -m mow.envs --preview NAME ... OUT.png   draws frames of tasks or sets",
-              "python -m mow.envs --protocol                   prints what an episode is in each suite"]
+    lines += ["", "mow envs --preview NAME ... OUT.png   draws frames of tasks or sets",
+              "mow envs --protocol                   prints what an episode is in each suite"]
     return "\n".join(lines)
 
 

@@ -278,7 +278,7 @@ class TaskGroup:
         self._still.add(slot)
         shown = "the same frame" if progress.drawn else "frames of one colour"
         excuse = "unless the agent only ran against something, " if progress.drawn else ""
-        preview = command("python", "-m", "mow.envs", "--preview", name, "out.png")
+        preview = command("mow", "envs", "--preview", name, "out.png")
         stepped.notes.append(
             f"{name} showed {shown} through a whole episode of {progress.length} steps, from which nothing can be "
             f"learnt: {excuse}look at it with {preview}"

@@ -15,7 +15,7 @@ from mow.runs.resume_hint import way_on
 from mow.system.machine import free_memory
 
 _FRAME = (64, 64, 3)
-# Of the estimate of what an update keeps, which is within 15 % of what autograd does (tests/estimate/test_footprint.py).
+# Of the estimate of what an update keeps: within 15 % of what autograd keeps (tests/estimate/test_footprint.py).
 _SURE = 0.85
 # Of Atari's frames under random play (README, Replay); other tasks may be packed further, and few are by much.
 _PACKED = 20

@@ -1,8 +1,8 @@
 """What a run is going to take, before it takes it: parameters, memory, arithmetic, hours.
 
 Parameters are those of the models themselves, built without memory. Memory and arithmetic are counted from the config
-(mow.estimate.footprint, mow.estimate.flops). Hours are the arithmetic over a matmul rate measured here and now, times a share of it that
-is assumed and said to be; or, where an update is short, over updates that are made and timed.
+(footprint.py, flops.py). Hours are the arithmetic over a matmul rate measured here and now, times a share of it that is
+assumed and said to be; or, where an update is short, over updates that are made and timed.
 """
 
 import statistics

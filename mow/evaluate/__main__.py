@@ -1,4 +1,4 @@
-"""Score trained runs: python -m mow.evaluate RUN [RUN ...] [--episodes 20 ...]
+"""Score trained runs: mow evaluate RUN [RUN ...] [--episodes 20 ...]
 
 Plays whole episodes of every task in environments that training has never seen, with actions drawn from the policy.
 Several runs are taken for seeds of one method. Writes evaluation.json and evaluation.md, and with --video the first
@@ -57,17 +57,17 @@ _LONGEST_EPISODE = 27_000
 _ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
-@program("mow.evaluate", lossy=True)
+@program("mow evaluate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the scores are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("mow.evaluate", lambda: run(read_arguments(words)))
+    return exit_code("mow evaluate", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Scores of trained runs in fresh environments; several runs are taken for seeds of one method."
-    parser = Parser(prog="python -m mow.evaluate", description=about, allow_abbrev=False)
+    parser = Parser(prog="mow evaluate", description=about, allow_abbrev=False)
     parser.add_argument(
         "runs", type=typed_path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
     )

@@ -1,4 +1,4 @@
-"""Compare a preset with baselines and with itself less one part: python -m mow.evaluate.ablate [--help]
+"""Compare a preset with baselines and with itself less one part: mow ablate [--help]
 
 Runs a grid of methods and seeds, one training process after another, then writes table.md, table.json and scores.png.
 The same command goes on where it was stopped. Every run is `python -m mow.train PARENT` with the overrides that make
@@ -34,12 +34,12 @@ from mow.system.whole_file import write_json
 REMEDY = 'pip install -e ".[ablate]"'
 
 
-@program("mow.evaluate.ablate", lossy=True)
+@program("mow ablate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are done, 1 some failed, 2 the command cannot be carried out, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with _any_end_is_an_interruption():
-        code = exit_code("mow.evaluate.ablate", lambda: _ablate(words))
+        code = exit_code("mow ablate", lambda: _ablate(words))
     if code == 130:
         say("interrupted; the same command goes on from here")
     return code
@@ -140,8 +140,8 @@ def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         at = arguments.index("--")
         arguments, extra = arguments[:at], arguments[at + 1 :]
     parser = Parser(
-        prog="python -m mow.evaluate.ablate",
-        usage="python -m mow.evaluate.ablate [--methods NAME ...] [--seeds N] [...] [-- --field VALUE ...]",
+        prog="mow ablate",
+        usage="mow ablate [--methods NAME ...] [--seeds N] [...] [-- --field VALUE ...]",
         description="Compare a preset with baselines and with itself less one part; a stopped grid goes on.",
         epilog="What follows -- overrides fields of the preset, in every run: -- --evaluation-episodes 10",
         allow_abbrev=False,

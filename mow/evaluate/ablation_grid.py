@@ -80,7 +80,7 @@ def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list
                 folder = root / method / f"seed-{seed}"
                 if method == "storm":
                     folder = folder / file_name(config.tasks[0])
-                told = replace(config, seed=seed, folder=str(folder), report=False)  # python -m mow.report makes one
+                told = replace(config, seed=seed, folder=str(folder), report=False)  # mow report makes one
                 # The phases that the command line makes of the preset where it is given fewer steps.
                 preset = in_proportion(PRESETS[parent.preset](), told.total_steps)
                 arguments = (parent.preset, *overrides(preset, told))

@@ -1,7 +1,7 @@
 """What a grid of runs amounts to: table.md, table.json and scores.png from the scores.json of its runs.
 
-Mean and IQM of normalised scores [S seeds, K tasks] and their intervals: mow.evaluate.aggregates. The intervals take the tasks
-of one run for independent, so the means of the seeds are shown too.
+Mean and IQM of normalised scores [S seeds, K tasks] and their intervals: aggregates.py. The intervals take the tasks of
+one run for independent, so the means of the seeds are shown too.
 """
 
 import contextlib

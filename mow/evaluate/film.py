@@ -1,4 +1,4 @@
-"""See what a trained world model imagines: python -m mow.evaluate.film RUN_FOLDER [--steps 16 ...]
+"""See what a trained world model imagines: mow film RUN_FOLDER [--steps 16 ...]
 
 Plays episodes that training has never seen, lets the world model look at the first frames of some windows and imagine
 the rest along the actions that were taken. Writes film.png (real above, imagined below) and film.json (the errors).
@@ -42,18 +42,18 @@ _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last o
 _TAKEN = ("config", "versions", "scores", "evaluation")
 
 
-@program("mow.evaluate.film", lossy=True)
+@program("mow film", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the film is written, 2 it cannot be made (one line), 1 something broke, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("mow.evaluate.film", lambda: run(read_arguments(words)))
+    return exit_code("mow film", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Film strips of what a trained world model imagines, and how far it is from what came."
-    parser = Parser(prog="python -m mow.evaluate.film", description=about, allow_abbrev=False)
-    parser.add_argument("run_folder", type=typed_path, metavar="RUN_FOLDER", help="what mow.train or mow.inference.export wrote")
+    parser = Parser(prog="mow film", description=about, allow_abbrev=False)
+    parser.add_argument("run_folder", type=typed_path, metavar="RUN_FOLDER", help="of a run or an export")
     parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN_FOLDER/checkpoints")
     parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
     parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")

@@ -1,8 +1,8 @@
-"""Give a trained agent away: python -m mow.inference.export RUN [--out FOLDER]
+"""Give a trained agent away: mow export RUN [--out FOLDER]
 
 Writes model.safetensors (weights of world model and agent), config.json and README.md, a model card. mow.load,
-mow.evaluate and mow.evaluate.film take the folder like that of a run; training cannot go on from it. Nothing heavy is imported
-before the command line is understood.
+`mow evaluate` and `mow film` take the folder like that of a run; training cannot go on from it. Nothing heavy is
+imported before the command line is understood.
 """
 
 import argparse
@@ -21,17 +21,17 @@ from mow.system.shell import typed_path
 from mow.system.whole_file import write_json, write_whole
 
 
-@program("mow.inference.export", lossy=True)
+@program("mow export", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the weights are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("mow.inference.export", lambda: run(read_arguments(words)))
+    return exit_code("mow export", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Weights of a trained agent as safetensors, with its config and a model card."
-    parser = Parser(prog="python -m mow.inference.export", description=about, allow_abbrev=False)
+    parser = Parser(prog="mow export", description=about, allow_abbrev=False)
     parser.add_argument(
         "run", type=typed_path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
     )

@@ -91,7 +91,7 @@ def write_card(card: Card) -> Iterator[str]:
     if card.scores:
         yield "\nNormalised: 0 is random play, 1 the reference (an expert or a human). One run, one seed: no intervals."
     else:
-        yield "\nNot scored yet: `python -m mow.evaluate` on the folder of these weights does."
+        yield "\nNot scored yet: `mow evaluate` on the folder of these weights does."
     yield "\n## How it was made\n"
     told = [f"`{name}` {value}" for name, value in _changes(config)]
     yield f"Settings that differ from the preset `{config.preset}`: {', '.join(told) or 'none'}.\n"

@@ -49,7 +49,8 @@ terms. Curves per task, harmony weights, task gradients and the report follow fr
 +        "smoothness": smoothness_loss(posterior.hidden, batch.is_first),
 ```
 
-`python -m mow.train --loss.smoothness 0.1` uses it. An entry in mow/methods/mow/ablations.py makes it a row of `mow.evaluate.ablate`.
+`python -m mow.train --loss.smoothness 0.1` uses it. An entry in mow/methods/mow/ablations.py makes it a row
+of `mow ablate`.
 '''
 
 from mow.losses.actor_critic import entropy_bonus, entropy_unit, policy_loss, value_loss

@@ -1,4 +1,4 @@
-"""Look at a run: python -m mow.report RUN [--out FILE]
+"""Look at a run: mow report RUN [--out FILE]
 
 Writes RUN/report.html, one page that needs no network: scores, learning curves, losses, film strips of what the world
 model imagines, experts, clusters, time and config. What the run does not hold (yet) is left out and named. Nothing
@@ -21,11 +21,11 @@ from mow.system.shell import typed_path
 from mow.system.whole_file import write_whole
 
 
-@program("mow.report", lossy=True)
+@program("mow report", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the page is written, 2 it cannot be made (one line says why), 1 something broke, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("mow.report", lambda: _command(read_arguments(words)))
+    return exit_code("mow report", lambda: _command(read_arguments(words)))
 
 
 def _command(asked: argparse.Namespace) -> None:
@@ -42,7 +42,7 @@ def _command(asked: argparse.Namespace) -> None:
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "One HTML page of what a run has learned, from its folder."
-    parser = Parser(prog="python -m mow.report", description=about, allow_abbrev=False)
+    parser = Parser(prog="mow report", description=about, allow_abbrev=False)
     parser.add_argument("run_folder", type=typed_path, metavar="RUN", help="what mow.train wrote")
     parser.add_argument("--out", type=typed_path, help="page to write; default: RUN/report.html")
     parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN/checkpoints")

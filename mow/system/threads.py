@@ -1,7 +1,7 @@
 """Who may use which core: one rule for PyTorch, the replay and the environments.
 
-    PyTorch        as many threads as it takes by itself, at most one per core that this process may use (mow.system.machine:
-                   affinity, cpusets, CPU quotas); or what OMP_NUM_THREADS or MKL_NUM_THREADS says
+    PyTorch        as many threads as it takes by itself, at most one per core that this process may use (affinity,
+                   cpusets, CPU quotas: mow.system.machine); or what OMP_NUM_THREADS or MKL_NUM_THREADS says
     replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates;
                    raw frames are copied by one, because a second team of OpenMP threads would slow all updates
     environments   this process where there is but one spare core, else a worker per spare core, at most one per task

@@ -79,7 +79,7 @@ def test_the_doctor_itself_loads_the_standard_library_alone():
 
 def test_arguments(capsys):
     assert doctor.main(["--gpu"]) == 2
-    assert capsys.readouterr().err == "mow.cli.doctor: takes no arguments, got --gpu: leave them out\n"
+    assert capsys.readouterr().err == "mow doctor: takes no arguments, got --gpu: leave them out\n"
     assert doctor.main(["--help"]) == 0
     assert "Is this machine fit to train?" in capsys.readouterr().out
 

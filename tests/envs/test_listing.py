@@ -1,4 +1,4 @@
-"""python -m mow.envs: what it lists, what it draws, what it refuses."""
+"""mow envs: what it lists, what it draws, what it refuses."""
 
 import subprocess
 import sys
@@ -100,7 +100,7 @@ def test_a_mistake_is_one_line_and_exit_2(
 ) -> None:
     assert main([word.replace("OUT", str(tmp_path / "out")) for word in arguments]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("mow.envs: ")
+    assert said.startswith("mow envs: ")
     assert says in said
     assert said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -177,7 +177,7 @@ def test_a_mistake_is_one_line_and_exit_2(arguments, says, tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("mow.evaluate.ablate: ")
+    assert error.startswith("mow ablate: ")
     assert error.count("\n") == 1
     assert says in error
     assert list(tmp_path.iterdir()) == []
@@ -195,7 +195,10 @@ def test_a_missing_package_is_said_before_any_run(tmp_path, capsys, monkeypatch)
 
 
 def test_help_and_mistakes_need_no_torch() -> None:
-    code = "import sys, mow.evaluate.ablate as a; assert a.main(['--seeds', '0']) == 2; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, mow.evaluate.ablate as a; assert a.main(['--seeds', '0']) == 2; "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
 
 

@@ -123,8 +123,8 @@ def mistake(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("mow.evaluate: ")
-    return error.removeprefix("mow.evaluate: ")
+    assert error.startswith("mow evaluate: ")
+    return error.removeprefix("mow evaluate: ")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_simulator_that_fails_for_good_is_a_line_and_exit_1(copied, capsys, mo
 
     monkeypatch.setattr("mow.engine.evaluator.evaluate", fail)
     assert main([str(copied), "--episodes", "1"]) == 1
-    assert capsys.readouterr().err == "mow.evaluate: tiny:catch: the simulator fails\n"
+    assert capsys.readouterr().err == "mow evaluate: tiny:catch: the simulator fails\n"
 
 
 def test_an_interruption_is_quiet(copied, monkeypatch):

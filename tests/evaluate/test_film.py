@@ -162,8 +162,8 @@ def mistake(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("mow.evaluate.film: ")
-    return error.removeprefix("mow.evaluate.film: ")
+    assert error.startswith("mow film: ")
+    return error.removeprefix("mow film: ")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_signal_while_it_scores(
     assert len(steps) == 3
     assert "stopped while scoring (0 of 100 episodes, 3 steps); " in said
     assert f"training is complete: {checkpoint_path(folder, 20)}\nto score it later: " in said
-    assert f"to score it later: python -m mow.evaluate '{folder}'\n" in said
+    assert f"to score it later: mow evaluate '{folder}'\n" in said
     assert not (folder / "scores.json").exists()
     assert evaluate.main([str(folder), "--episodes", "1", "--device", "cpu"]) == 0
 
@@ -101,7 +101,7 @@ def test_a_report_that_fails_leaves_a_run_that_is_done(
     assert train.main(["quickstart", *DUMMY, "--report", "--evaluation-episodes", "0", "--folder", str(folder)]) == 0
     said = capsys.readouterr()
     last = said.out.splitlines()[-1]
-    assert last == f"no report ({str(error) or 'KeyboardInterrupt'}): python -m mow.report {folder} makes it later"
+    assert last == f"no report ({str(error) or 'KeyboardInterrupt'}): mow report {folder} makes it later"
     assert said.err == ""
     kept = not isinstance(error, UsageError | KeyboardInterrupt)
     assert (folder / "failure.txt").exists() == kept

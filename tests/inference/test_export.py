@@ -133,8 +133,8 @@ def mistake(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("mow.inference.export: ")
-    return error.removeprefix("mow.inference.export: ")
+    assert error.startswith("mow export: ")
+    return error.removeprefix("mow export: ")
 
 
 def test_mistakes_are_one_line_and_exit_2(run_folder, exported, capsys, tmp_path, monkeypatch):

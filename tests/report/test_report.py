@@ -173,8 +173,8 @@ def mistake(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("mow.report: ")
-    return error.removeprefix("mow.report: ")
+    assert error.startswith("mow report: ")
+    return error.removeprefix("mow report: ")
 
 
 def test_a_mistake_is_one_line_and_exit_2(run_folder, copied, capsys, tmp_path, monkeypatch):

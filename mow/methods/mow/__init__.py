@@ -1,8 +1,8 @@
 '''Networks: the world model and the agent that is trained inside it.
 
 To try a variant of a part, write the other part with the signature of the one it stands for, and choose between them
-once, in a constructor; no `forward` asks the config. Say a prior with a hidden layer, in mow/methods/mow/prior.py beside
-DensePrior. Its weights have a module axis [M, ...], so that a cluster has its own.
+once, in a constructor; no `forward` asks the config. Say a prior with a hidden layer, in mow/methods/mow/prior.py
+beside DensePrior. Its weights have a module axis [M, ...], so that a cluster has its own.
 
 ```python
 from mow.nn.modular import ModularMLP
@@ -26,7 +26,7 @@ class DeepPrior(nn.Module):
         return self.next_latent(hidden, plan, embedding), hidden[..., :0]
 ```
 
-The switch is one word of the config, and an ablation makes it a preset, a row of `mow.evaluate.ablate` and a test that exactly
+The switch is one word of the config, and an ablation makes it a preset, a row of `mow ablate` and a test that exactly
 one field differs from the parent. flops.py and footprint.py count what a config costs: they must know it too.
 
 ```diff
