@@ -28,10 +28,11 @@ from bench.floors import Work
 from bench.learners import NUM_ACTIONS, TaskCount, cases, make_learner, random_batch, single, task_by_task
 from bench.race import Contestant, Eager, Race
 from mow.batch import TransitionBatch
-from mow.config import Config
 from mow.estimate.flops import agent_update, world_model_update
 from mow.kernels import dispatch
-from mow.methods.mow.learner import Learner, Metrics
+from mow.methods.base import Metrics
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.learner import Learner
 
 CASES = cases(this_device().kind)
 _ROUNDS = {"cpu": 7, "cuda": 20}
@@ -72,7 +73,7 @@ class Way:
     optim: Mapping[str, Any] = field(default_factory=dict)
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def learner(self, config: Config, device: torch.device) -> Learner:
+    def learner(self, config: MowConfig, device: torch.device) -> Learner:
         """A fresh one; of one config they are all equal."""
         return make_learner(replace(config, optim=replace(config.optim, **self.optim)), device)
 

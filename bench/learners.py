@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from mow.batch import TransitionBatch
-from mow.config import Config, ExpertsConfig, RoutingConfig, SharedConfig
 from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, SharedConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import atari26, quickstart, storm
 from mow.nn.policy import ActionMask
@@ -30,7 +31,7 @@ class TaskCount:
         return f"{self.preset} K{self.K}"
 
     @property
-    def config(self) -> Config:
+    def config(self) -> MowConfig:
         parent = {"quickstart": quickstart, "atari26": atari26, "storm": storm}[self.preset]()
         return replace(parent, tasks=tuple(f"task:{k}" for k in range(self.K)))
 
@@ -42,7 +43,7 @@ def cases(kind: str) -> list[TaskCount]:
     return [TaskCount("quickstart", K) for K in (1, 2, 4, 8)]
 
 
-def single(config: Config) -> Config:
+def single(config: MowConfig) -> MowConfig:
     """The baseline for one of its tasks."""
     model = replace(
         config.model,
@@ -63,7 +64,7 @@ def single(config: Config) -> Config:
     )
 
 
-def make_learner(config: Config, device: torch.device) -> Learner:
+def make_learner(config: MowConfig, device: torch.device) -> Learner:
     """As it is once tasks are grouped, from one seed: two of one config are equal."""
     torch.manual_seed(0)
     num_tasks = len(config.tasks)

@@ -23,9 +23,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.learners import NUM_ACTIONS, TaskCount, make_learner, random_batch
-from mow.config import Config
 from mow.estimate.flops import agent_update
 from mow.estimate.plan import make_plan
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.learner import uses_bf16
 from mow.methods.mow.presets import BATCHINGS, with_batching
 from mow.nn.policy import ActionMask
@@ -51,14 +51,14 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def make_config(asked: argparse.Namespace) -> Config:
+def make_config(asked: argparse.Namespace) -> MowConfig:
     config = TaskCount(asked.preset, asked.tasks).config
     if asked.batching:
         config = with_batching(config, asked.batching)
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, task_groups=asked.task_groups))
 
 
-def measure(config: Config, device: torch.device, rounds: int) -> dict[str, Any]:
+def measure(config: MowConfig, device: torch.device, rounds: int) -> dict[str, Any]:
     """Updates by kind, the peak of memory on a GPU and its estimate."""
     num_tasks, how = len(config.tasks), config.imagination
     learner = make_learner(config, device)

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mow.batch import TransitionBatch
-from mow.config import Config
 from mow.engine.collector import Collector
 from mow.envs.base import ActionLayout
 from mow.envs.vector import make_vector
+from mow.methods.mow.config import MowConfig
 from mow.replay import ReplayBuffer
 
 _LONGEST_HOLD = 8  # steps that one action is kept for
@@ -30,7 +30,7 @@ class Recording:
         return replay.sample(num_windows, length, counter=counter, stream=0)
 
 
-def record(config: Config, *, steps: int, held_out: int) -> Recording:
+def record(config: MowConfig, *, steps: int, held_out: int) -> Recording:
     """Play mixed actions: in half of all episodes uniform at every step, in the others each action is held for 1 to 8.
 
     Args: steps, held_out: steps per task of the two replays; final frames count where the config collects them.
@@ -39,14 +39,14 @@ def record(config: Config, *, steps: int, held_out: int) -> Recording:
     return Recording(layout, train, _play(config, held_out, 2 * config.seed + 1)[1])
 
 
-def _play(config: Config, steps: int, seed: int) -> tuple[ActionLayout, ReplayBuffer]:
+def _play(config: MowConfig, steps: int, seed: int) -> tuple[ActionLayout, ReplayBuffer]:
     tasks = config.tasks
     rng = np.random.default_rng(seed)
     with make_vector(
         tasks, seed=seed, num_workers=0, options=config.env.options, final_frames=config.final_frames
     ) as envs:
         replay = ReplayBuffer(len(tasks), steps, (64, 64, 3), envs.layout.size, seed=seed)
-        collector = Collector(envs, replay, seed=seed, random_action=0.0, context=1)
+        collector = Collector(envs, replay, seed=seed)
         action = envs.layout.random(rng)
         left: NDArray[np.integer] = np.zeros(len(tasks), np.int64)  # steps that the action of each task is still held
         holds = rng.random(len(tasks)) < 0.5

@@ -24,10 +24,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mow.batch import Moment
-from mow.config import ExpertsConfig, PerceptionConfig, RoutingConfig, SharedConfig, WorldModelConfig
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.clustering import adjusted_rand_index
+from mow.methods.mow.config_model import (
+    ExpertsConfig,
+    PerceptionConfig,
+    RoutingConfig,
+    SharedConfig,
+    WorldModelConfig,
+)
 from mow.methods.mow.optim import muon_matrices
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel

@@ -23,9 +23,9 @@ import torch
 
 from bench.recording import Recording, record
 from bench.world_model_measures import Measured, mean_code, measure
-from mow.config import Config
 from mow.kernels import PhiloxState
 from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import PRESETS
 from mow.nn.policy import ActionMask
@@ -39,19 +39,19 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _model(**changes: Any) -> Callable[[Config], Config]:
+def _model(**changes: Any) -> Callable[[MowConfig], MowConfig]:
     return lambda config: dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
 
 
-def _perception(**changes: Any) -> Callable[[Config], Config]:
-    def changed(config: Config) -> Config:
+def _perception(**changes: Any) -> Callable[[MowConfig], MowConfig]:
+    def changed(config: MowConfig) -> MowConfig:
         perception = dataclasses.replace(config.model.perception, **changes)
         return dataclasses.replace(config, model=dataclasses.replace(config.model, perception=perception))
 
     return changed
 
 
-ROWS: dict[str, Callable[[Config], Config]] = {
+ROWS: dict[str, Callable[[MowConfig], MowConfig]] = {
     "preset": lambda config: config,
     "transition": _model(outcome="transition"),
     "one-frame": _model(prior_frames=1),
@@ -85,7 +85,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def make_config(asked: argparse.Namespace, row: str, seed: int) -> Config:
+def make_config(asked: argparse.Namespace, row: str, seed: int) -> MowConfig:
     """The preset with one row's settings, as many updates as asked, and as many frames in a batch as the preset has."""
     config = PRESETS[asked.preset]()
     frames = config.batch.num_sequences * config.batch.length
@@ -102,7 +102,7 @@ def make_config(asked: argparse.Namespace, row: str, seed: int) -> Config:
     return ROWS[row](config)
 
 
-def train(config: Config, recording: Recording, updates: int) -> tuple[Learner, list[float]]:
+def train(config: MowConfig, recording: Recording, updates: int) -> tuple[Learner, list[float]]:
     """A world model after its updates, and the milliseconds of each."""
     torch.manual_seed(config.seed)
     layout = recording.layout

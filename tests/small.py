@@ -5,20 +5,10 @@ import dataclasses
 import torch
 
 from mow.batch import TransitionBatch
-from mow.config import (
-    ActorCriticConfig,
-    BatchConfig,
-    ClusteringConfig,
-    Config,
-    ExpertsConfig,
-    ImaginationConfig,
-    LossConfig,
-    PerceptionConfig,
-    RoutingConfig,
-    ScheduleConfig,
-    WorldModelConfig,
-)
 from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.config import BatchConfig, ClusteringConfig, LossConfig, MowConfig, ScheduleConfig
+from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
+from mow.methods.mow.config_model import ExpertsConfig, PerceptionConfig, RoutingConfig, WorldModelConfig
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.policy import ActionMask
 
@@ -49,9 +39,9 @@ LOCAL_ARRIVAL = dataclasses.replace(LOCAL, outcome="arrival")
 TWO_FRAMES = dataclasses.replace(LOCAL, prior_frames=2)
 
 
-def run_config(**changes: object) -> Config:
+def run_config(**changes: object) -> MowConfig:
     """A whole run on the counting environment, seconds long."""
-    config = Config(
+    config = MowConfig(
         preset="quickstart",
         tasks=("dummy:count-0", "dummy:count-1", "dummy:slide"),
         total_steps=32,
@@ -98,7 +88,7 @@ def agent(config: WorldModelConfig = MODEL, modules: tuple[int, ...] = (0, 0, 1)
     )
 
 
-def meta_models(config: Config, discrete: int, continuous: int = 0) -> tuple[WorldModel, Agent]:
+def meta_models(config: MowConfig, discrete: int, continuous: int = 0) -> tuple[WorldModel, Agent]:
     """The models of a config once its tasks are grouped, on the meta device: to be counted, not run."""
     num_tasks, num_modules = len(config.tasks), config.num_modules
     modules = [k * num_modules // num_tasks for k in range(num_tasks)]

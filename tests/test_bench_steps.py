@@ -15,10 +15,10 @@ from bench.clock import CpuDevice
 from bench.floors import Ceilings
 from bench.learners import TaskCount, cases, make_learner, random_batch, single, task_by_task
 from bench.race import Race
-from mow.config import Config
 from mow.kernels import dispatch
 from mow.kernels.dispatch import choose
 from mow.methods.mow.compiled_steps import UpdateSteps
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import storm
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 class Small(TaskCount):
     @property
-    def config(self) -> Config:
+    def config(self) -> MowConfig:
         return dataclasses.replace(run_config(), tasks=tuple(f"task:{k}" for k in range(self.K)))
 
 

@@ -9,11 +9,12 @@ import torch
 
 from mow import envs
 from mow.batch import TransitionBatch
-from mow.config import LossConfig, PerceptionConfig
 from mow.engine.collector import Collector
 from mow.envs.base import FRAME_SHAPE, TaskSpec
 from mow.envs.vector import SerialVectorEnv
 from mow.kernels import PhiloxState
+from mow.methods.mow.config import LossConfig
+from mow.methods.mow.config_model import PerceptionConfig
 from mow.methods.mow.world_model_loss import world_model_losses
 from mow.replay import ReplayBuffer
 from tests.small import ACTION_SIZE, MODEL, world_model

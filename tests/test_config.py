@@ -10,28 +10,20 @@ from dataclasses import replace
 
 import pytest
 
-from mow.config import (
-    ASIDE,
-    ActorCriticConfig,
-    BatchConfig,
-    ClusteringConfig,
-    Config,
-    EnvConfig,
+from mow.config import RUNTIME_FIELDS, EnvConfig, ReplayConfig
+from mow.methods.mow.ablations import flat
+from mow.methods.mow.config import BatchConfig, ClusteringConfig, LossConfig, MowConfig, OptimConfig, ScheduleConfig
+from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
+from mow.methods.mow.config_model import (
     ExpertsConfig,
-    ImaginationConfig,
-    LossConfig,
-    OptimConfig,
     PerceptionConfig,
-    ReplayConfig,
     RoutingConfig,
-    ScheduleConfig,
     SharedConfig,
     WorldModelConfig,
 )
-from mow.methods.mow.ablations import flat
 
 
-def config(**changes: object) -> Config:
+def config(**changes: object) -> MowConfig:
     """Three tasks, 1,000 steps, windows of 8: prefill 50, warm-up 50."""
     fields: dict[str, object] = {
         "preset": "test",
@@ -41,7 +33,7 @@ def config(**changes: object) -> Config:
         "schedule": ScheduleConfig(prefill_steps=50, warmup_updates=50, acting_context=7),
         **changes,
     }
-    return Config(**fields)  # type: ignore[arg-type]
+    return MowConfig(**fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -184,4 +176,4 @@ def test_what_environments_are_made_with_is_known_to_them() -> None:
 
 
 def test_fields_of_which_nothing_is_learnt_exist() -> None:
-    assert flat(config()).keys() >= ASIDE
+    assert flat(config()).keys() >= RUNTIME_FIELDS

@@ -211,7 +211,7 @@ def plant(root: Path, name: str, text: str) -> None:
         ("mow/losses/a.py", "from .. import clustering", "clustering"),
         ("mow/losses/__init__.py", "from ..methods import mow", "methods"),
         ("kernels/a.py", "from mow.batch import Posterior", "batch"),
-        ("kernels/a.py", "try:\n    pass\nexcept ImportError:\n    from ..config import Config", "config"),
+        ("kernels/a.py", "try:\n    pass\nexcept ImportError:\n    from ..config import MowConfig", "config"),
         ("mow/envs/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mow.batch import X", "batch"),
         ("mow/envs/a.py", "from mow import _C", "_C"),
         ("mow/methods/mow/presets.py", "from mow import config, runs", "runs"),
@@ -234,7 +234,7 @@ def test_a_planted_import_is_caught(tmp_path: Path, name: str, text: str, illega
         ("mow/methods/mow/__init__.py", "from .router import Routing\nfrom mow.methods.mow.heads import Heads"),
         ("kernels/a.py", "import torch\nfrom mow.kernels.philox import uniform\nfrom .dispatch import choose"),
         ("mow/replay/sampler.py", "def f():\n    from mow import _C"),
-        ("mow/train.py", "from mow.config import Config\nfrom mow.engine.trainer import Run"),
+        ("mow/train.py", "from mow.config import MowConfig\nfrom mow.engine.trainer import Run"),
     ],
 )
 def test_a_legal_import_passes(tmp_path: Path, name: str, text: str) -> None:

@@ -79,7 +79,7 @@ def reference_actions(run_folder, task, seen, seed):
     for t, frame in enumerate(seen):
         frame = torch.from_numpy(frame).expand(4, 64, 64, 3)
         args = (learner.world_model, learner.agent, learner.routing(), frame, torch.full((4,), t == 0), rng)
-        memory.took(memory.act(*args))
+        memory.record(memory.act(*args))
         found.append(layout.decode(k, memory._tokens[-1][1][k, 0, 0].numpy()))
     return found
 

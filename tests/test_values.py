@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mow import train
-from mow.config import Config
+from mow.methods.mow.config import MowConfig
 from tests.test_train import DUMMY
 
 INTS = (-(10**30), -1, 0, 1, 2, 3, 7, 1000, 2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**30)
@@ -25,7 +25,7 @@ WORDS = ("", " ", "a\nb", "a\0b", "\udcff", "\x1b[1m", "ä b'c", "x" * 5000, "cu
 SLOW = {("optim.compile", True), ("env.num_workers", 7), ("env.num_workers", 1000)}
 
 
-def fields(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def fields(kind: type = MowConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, annotated type) of all leaves."""
     for name, hint in get_type_hints(kind).items():
         if dataclasses.is_dataclass(hint):

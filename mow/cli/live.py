@@ -21,7 +21,7 @@ from mow.system.console import tell
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from mow.engine.trainer import Run
+    from mow.engine.trainer import Trainer
 
 _PERIOD_S = 0.25  # between two drawings, at least
 _SHARE = 0.008  # of the time, that drawing may take
@@ -30,7 +30,7 @@ _SPARE_LINES = 3  # of the terminal, for what is said and the cursor
 
 
 @contextlib.contextmanager
-def watched(run: "Run") -> Iterator[None]:
+def watched(run: "Trainer") -> Iterator[None]:
     """Inside, a terminal shows a panel of `run`; a pipe, a file and `--plain` get its progress lines."""
     why = why_no_panel(sys.stdout, plain=run.config.plain)
     if why is not None:
@@ -40,11 +40,11 @@ def watched(run: "Run") -> Iterator[None]:
         return
     with Foot(sys.stdout) as foot:
         panel = LivePanel(foot)
-        run.look = panel.look
+        run.show = panel.look
         try:
             yield
         finally:
-            run.look = None
+            run.show = None
             panel.draw(run)
 
 
@@ -71,7 +71,7 @@ class LivePanel:
         self._due, self._phase = 0.0, ""
         self._passed: deque[tuple[float, int]] = deque()  # (seconds, updates) of the last drawings
 
-    def look(self, run: "Run") -> None:
+    def look(self, run: "Trainer") -> None:
         """Draw, if it is time to, or if a phase begins."""
         if time.monotonic() >= self._due or run.phase.name != self._phase:
             self._phase = run.phase.name
@@ -79,11 +79,10 @@ class LivePanel:
             self.draw(run)
             self._due = time.monotonic() + max(_PERIOD_S, (time.thread_time() - began) / _SHARE)
 
-    def draw(self, run: "Run") -> None:
+    def draw(self, run: "Trainer") -> None:
         from mow.cli.panel import SMALLEST, panel
-        from mow.engine.progress import progress_of
 
-        progress = progress_of(run)
+        progress = run.progress()
         self._trends.note(progress)
         self._passed.append((progress.seconds, progress.updates))
         while progress.seconds - self._passed[0][0] > _RATE_OVER_S and len(self._passed) > 2:

@@ -4,27 +4,35 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mow import envs
-from mow.config import Config
-from mow.config.checks import LARGEST_SEED, is_plain, shortened
+from mow.config import RunConfig
+from mow.config.checks import LARGEST_SEED, is_plain
+from mow.config.checks import shortened as shortened_number
 from mow.errors import UsageError, nearest
-from mow.methods.mow.presets import BATCHINGS, PRESETS, in_proportion, with_batching
-from mow.system.console import tell
+from mow.methods.registry import MODULES, get_method, presets
+from mow.system.console import say, tell
 from mow.system.shell import expanded
 
-USAGE = f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
 
-presets: {", ".join(PRESETS)} (none: quickstart)
+def usage() -> str:
+    """The page of `--help` without a preset."""
+    lines = []
+    for name in MODULES:
+        method = get_method(name)
+        lines.append(f"presets of {name}: {', '.join(method.presets)}")
+    batchings = "|".join(dict.fromkeys(each for name in MODULES for each in get_method(name).batchings))
+    return f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
+
+{chr(10).join(lines)} (none: quickstart)
 
 python -m mow.train --resume RUN goes on with a run that was stopped, exactly as it would have.
-python -m mow.train [PRESET] --dry-run says what it would take (parameters, memory, FLOP, hours) and trains nothing.
-python -m mow.train [PRESET] --batching {"|".join(BATCHINGS)} sets the batches of the paper's baseline, or cheaper ones.
+python -m mow.train [PRESET] --dry-run prints what it would take (parameters, memory, FLOP, hours) and trains nothing.
+python -m mow.train [PRESET] --batching {batchings} sets the batches of the paper's baseline, or cheaper ones.
 
 Every field of the preset can be overridden; --help after a preset lists them all, for example
   python -m mow.train atari4 --total-steps 600
@@ -48,7 +56,7 @@ def check_range(asked: argparse.Namespace, low: int, high: int, *names: str) -> 
         value = getattr(asked, name)
         if not low <= value <= high:
             bound = f"{low} or more" if value < low else f"{low} to {high}"
-            raise UsageError(f"--{name} must be {bound}, got {shortened(value)}")
+            raise UsageError(f"--{name} must be {bound}, got {shortened_number(value)}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,84 +71,77 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; --help lists the arguments")
 
 
-def say(line: str) -> None:
-    """One line to the console, at once even when it goes to a file."""
-    tell(sys.stdout, line + "\n")
+def parse(arguments: Sequence[str]) -> RunConfig:
+    """The config of the arguments.
 
-
-class _Console(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
-
-
-@contextlib.contextmanager
-def chatty() -> Iterator[None]:
-    """Inside, what the package logs of its choices (which store, which kernels) goes to the console too."""
-    logger, console = logging.getLogger("mow"), _Console()
-    level = logger.level
-    logger.addHandler(console)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(console)
-        logger.setLevel(level)
-
-
-def parse(arguments: Sequence[str]) -> Config:
-    """The config that the arguments ask for.
-
-    Raises: UsageError with one line for an unknown preset, field or task and for a value that does not fit;
+    Raises: UsageError with one line for an unknown preset, method, field or task and for a value that does not fit;
         SystemExit(0) after printing help.
     """
     arguments = list(arguments)
     if arguments[:1] in (["--help"], ["-h"]):
-        tell(sys.stdout, USAGE)
+        tell(sys.stdout, usage())
         raise SystemExit(0)
-    name = "quickstart"
-    if arguments and not arguments[0].startswith("-"):
-        name = arguments.pop(0)
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}: {nearest(name, PRESETS)}")
-    config = override(_shorter(_with_batching(PRESETS[name](), arguments), arguments), arguments)
+    known = presets()
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
+    wanted = _taken(arguments, "--method")
+    try:
+        method = get_method(wanted) if wanted is not None else None
+    except ValueError as error:
+        raise UsageError(f"--method: {error}") from error
+    name = name or (next(iter(method.presets)) if method else "quickstart")
+    if name not in known:
+        raise UsageError(f"unknown preset {name!r}: {nearest(name, known)}")
+    preset = known[name]()
+    if method and preset.method != method.name:
+        raise UsageError(f"{name} is a preset of {preset.method}, not of {method.name}: leave --method out, or take "
+                         f"one of {', '.join(method.presets)}")
+    config = override(_shorter(_with_batching(preset, arguments), arguments), arguments)
     if config.seed > LARGEST_SEED:
         raise UsageError(f"--seed must be 0 to {LARGEST_SEED}, got {config.seed}")
     return config
 
 
-def _with_batching(config: Config, arguments: list[str]) -> Config:
-    """Takes `--batching NAME` out of the arguments; what other flags say of batches comes after it and wins."""
+def _taken(arguments: list[str], flag: str) -> str | None:
+    """The word after `flag`, or after `flag=`, and both out of the arguments; None if it is not there."""
     for at, argument in enumerate(arguments):
-        if argument == "--batching" or argument.startswith("--batching="):
+        if argument == flag or argument.startswith(f"{flag}="):
             words = arguments[at : at + (1 if "=" in argument else 2)]
             del arguments[at : at + len(words)]
-            name = " ".join(words).removeprefix("--batching").lstrip("= ")
-            if name not in BATCHINGS:
-                raise UsageError(f"--batching must be one of {', '.join(BATCHINGS)}, got {name!r}: name one of them")
-            try:
-                return with_batching(config, name)
-            except ValueError as error:
-                raise UsageError(f"--batching {name}: {error}") from error
-    return config
+            return " ".join(words).removeprefix(flag).lstrip("= ")
+    return None
 
 
-def _shorter(preset: Config, arguments: Sequence[str]) -> Config:
-    """The preset's phases in proportion, and a line that says so, where `--total-steps` is less than the preset's."""
+def _with_batching(config: RunConfig, arguments: list[str]) -> RunConfig:
+    """`--batching NAME`, taken out of the arguments; flags that set batches one by one come after it and win."""
+    name = _taken(arguments, "--batching")
+    if name is None:
+        return config
+    known = get_method(config.method).batchings
+    if name not in known:
+        raise UsageError(f"--batching must be one of {', '.join(known) or 'none'}, got {name!r}: name one of them")
+    try:
+        changed: RunConfig = known[name](config)
+    except ValueError as error:
+        raise UsageError(f"--batching {name}: {error}") from error
+    return changed
+
+
+def _shorter(preset: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """The preset's phases in proportion, and a line with them, where `--total-steps` is less than the preset's."""
     given = re.search(r"(?:^| )--total[-_]steps[= ](\d+)(?: |$)", " ".join(arguments))
-    if given is None or not 0 < int(given[1]) < preset.total_steps or {"--help", "-h"} & set(arguments):
+    shortened = get_method(preset.method).shortened
+    if given is None or shortened is None or {"--help", "-h"} & set(arguments):
         return preset
-    config = in_proportion(preset, int(given[1]))
-    schedule, routing = config.schedule, config.model.routing
-    say(
-        f"{int(given[1]):,} steps, where {preset.preset} has {preset.total_steps:,}: unless given, its phases are in "
-        f"proportion (schedule.prefill_steps {schedule.prefill_steps:,}, schedule.warmup_updates "
-        f"{schedule.warmup_updates:,}, model.routing.anneal_updates {routing.anneal_updates:,}, "
-        f"actor_critic.entropy_updates {config.actor_critic.entropy_updates:,})"
-    )
-    return config
+    if not 0 < int(given[1]) < preset.total_steps:
+        return preset
+    config, fields = shortened(preset, int(given[1]))
+    say(f"{int(given[1]):,} steps, where {preset.preset} has {preset.total_steps:,}: unless given, its phases are in "
+        f"proportion ({fields})")
+    changed: RunConfig = config
+    return changed
 
 
-def override(default: Config, arguments: list[str]) -> Config:
+def override(default: RunConfig, arguments: list[str]) -> RunConfig:
     """`default` with the fields that the arguments name. Raises: UsageError as parse."""
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
@@ -155,16 +156,16 @@ def override(default: Config, arguments: list[str]) -> Config:
     return config
 
 
-def _parse_overrides(default: Config, arguments: list[str]) -> Config:
+def _parse_overrides(default: RunConfig, arguments: list[str]) -> RunConfig:
     """tyro reads the values; what it says of a bad one is folded into one line."""
     import tyro
 
     if "--help" in arguments or "-h" in arguments:
-        return tyro.cli(Config, default=default, args=arguments, prog="python -m mow.train")
+        return tyro.cli(type(default), default=default, args=arguments, prog="python -m mow.train")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(Config, default=default, args=arguments, prog="python -m mow.train")
+            return tyro.cli(type(default), default=default, args=arguments, prog="python -m mow.train")
     except ValueError as error:  # from a __post_init__ of the config
         raise UsageError(str(error)) from error
     except SystemExit as error:
@@ -178,7 +179,7 @@ def _one_line(box: str) -> str:
     said = re.sub(r"\s+", " ", " ".join(rows)).split(" Argument helptext")[0]
     if said.startswith("Unrecognized"):
         return f"{said}: write --field VALUE; --help lists the fields"
-    return re.sub(r"^(\w+ (error|choice|argument|options) )?(Error parsing Config: )?", "", said)
+    return re.sub(r"^(\w+ (error|choice|argument|options) )?(Error parsing RunConfig: )?", "", said)
 
 
 def flags(config: object, prefix: str = "") -> list[str]:
@@ -195,7 +196,7 @@ def flags(config: object, prefix: str = "") -> list[str]:
     return found
 
 
-def _check_fields(default: Config, arguments: Sequence[str]) -> None:
+def _check_fields(default: RunConfig, arguments: Sequence[str]) -> None:
     known = flags(default)
     for argument in arguments:
         flag = argument.split("=")[0].replace("_", "-")
@@ -203,5 +204,7 @@ def _check_fields(default: Config, arguments: Sequence[str]) -> None:
             raise UsageError("the preset is the first word, without a flag: python -m mow.train atari4")
         if flag == "--batching":
             raise UsageError("--batching is given once, and to a new run: leave it out here")
+        if flag == "--method":
+            raise UsageError("a run keeps its method: leave --method out")
         if argument.startswith("--") and flag not in (*known, "--help"):
             raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")

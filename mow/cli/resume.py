@@ -1,7 +1,6 @@
 """Going on with a run: which checkpoint, and with which flags changed."""
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow.cli.parse import override
-from mow.config import ASIDE, Config
-from mow.config.file import config_of, read_config
+from mow.config import RUNTIME_FIELDS, RunConfig
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
+from mow.methods.registry import config_of, read_config
 from mow.runs.paths import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
 from mow.runs.provenance import resumed_versions
 from mow.runs.resume_hint import resume_command
@@ -21,10 +20,10 @@ from mow.system.shell import expanded
 from mow.system.whole_file import write_json
 
 if TYPE_CHECKING:
-    from mow.engine.trainer import Run
+    from mow.engine.trainer import Trainer
 
 # What may differ from the run so far.
-FREE = ASIDE | {"evaluation_episodes", "evaluation_copies"}
+FREE = RUNTIME_FIELDS | {"evaluation_episodes", "evaluation_copies"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Resumption:
 
     folder: Path
     checkpoint: Path
-    config: Config
+    config: RunConfig
     changes: tuple[str, ...]  # "field: before -> now"
 
 
@@ -91,7 +90,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
             yield f"{prefix}{name}: {old} -> {new}"
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def _plain(config: RunConfig) -> dict[str, Any]:
     """As config.json has it, where tuples are lists."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return plain
@@ -130,7 +129,7 @@ def read_state(resumption: Resumption) -> dict[str, Any]:
     return state
 
 
-def go_on(session: "Run", resumption: Resumption, state: dict[str, Any]) -> list[str]:
+def go_on(session: "Trainer", resumption: Resumption, state: dict[str, Any]) -> list[str]:
     """Put a fresh run where the checkpoint was; only then change what is in the folder.
 
     What was logged after the checkpoint is cut off, newer checkpoints are moved to checkpoints/superseded, the versions
@@ -169,7 +168,7 @@ def go_on(session: "Run", resumption: Resumption, state: dict[str, Any]) -> list
     return [*lines, f"going on from {resumption.checkpoint}"]
 
 
-def _load_replay(session: "Run", folder: Path, state: dict[str, Any]) -> None:
+def _load_replay(session: "Trainer", folder: Path, state: dict[str, Any]) -> None:
     """What the replay held at the checkpoint. Raises: UsageError if it is missing or damaged."""
     from mow.replay import load
 
@@ -232,15 +231,3 @@ def _set_aside(folder: Path, ahead: Sequence[Path]) -> list[str]:
 def _numbered(path: Path, number: int) -> str:
     """step_00000032.pt, step_00000032-2.pt, ..."""
     return path.name if number == 1 else f"{path.stem}-{number}{path.suffix}"
-
-
-@contextlib.contextmanager
-def files_writable() -> Iterator[None]:
-    """Inside, a file that cannot be opened for writing is a UsageError; a full or broken disk stays an OSError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP):
-            raise
-        path = error.filename2 or error.filename
-        raise UsageError(f"cannot write {path} ({error.strerror}): move it away, or make it writable") from error

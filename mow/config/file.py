@@ -1,34 +1,12 @@
-"""A run folder's config.json, read back into the Config that it was written from."""
+"""A dataclass from JSON, checked field by field."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mow.config import Config
-from mow.system.whole_file import read_json
 
-
-def read_config(path: Path) -> Config:
-    """The config that a run was started with.
-
-    A field that the file lacks takes its default: it is younger than the run, and its default is what runs did before.
-    Raises: ValueError in one line, with file, field and remedy, if the file cannot be read, if a field is unknown, has
-        no default and is missing, or has a value that does not fit.
-    """
-    try:
-        content = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}: name a folder that mow.train wrote") from error
-    try:
-        return config_of(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def config_of(content: object) -> Config:
-    """The config that a JSON object tells, as read_config reads it. Raises: ValueError in one line."""
-    config: Config = _record(Config, content, "")
-    return config
+def record_of(kind: Any, content: object) -> Any:
+    """The dataclass `kind` from a JSON object. Raises: ValueError in one line, with field and remedy."""
+    return _record(kind, content, "")
 
 
 def _record(kind: Any, content: object, place: str) -> Any:

@@ -1,4 +1,4 @@
-"""Steps all environments and writes what happens to replay."""
+"""Steps all environments and writes the transitions to replay."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from mow.envs.base import EnvStep
 from mow.envs.vector import VectorEnv
-from mow.methods.mow.acting import ActingMemory
-from mow.methods.mow.learner import Learner
+from mow.methods.base import Actor
 from mow.nn.finite import check_actions
 from mow.replay import ReplayBuffer
 
@@ -28,17 +27,13 @@ class TaskScores:
 
 
 class Collector:
-    """Random steps for the prefill, then steps of the agent with a little randomness left.
+    """Steps of all tasks, by random actions or by an actor with a little randomness left.
 
     Atari's lost lives are stored as terminations; the episode itself goes on. Source: STORM.
     """
 
-    def __init__(
-        self, envs: VectorEnv, replay: ReplayBuffer, *, seed: int, random_action: float, context: int
-    ) -> None:
+    def __init__(self, envs: VectorEnv, replay: ReplayBuffer, *, seed: int) -> None:
         self.envs, self.replay = envs, replay
-        self.random_action = random_action
-        self.memory = ActingMemory(context)
         self.rng = np.random.default_rng(seed)
         self.scores = {spec.name: TaskScores(deque(maxlen=10)) for spec in envs.specs}
         self.restarts = 0  # of simulators, each for one task
@@ -47,28 +42,21 @@ class Collector:
         self._action: NDArray[np.float32] | None = None  # [K, A] on its way
 
     def begin_random_step(self) -> None:
-        """Act in every task, uniformly at random among what is legal; `end_step` must follow."""
+        """Act in every task, uniformly at random among the legal actions; `end_step` must follow."""
         self.begin_step(self.envs.layout.random(self.rng))
 
     @torch.no_grad()
-    def begin_agent_step(self, learner: Learner) -> None:
-        """Act in every task as the agent does, now and then at random; `end_step` must follow.
+    def begin_agent_step(self, actor: Actor, device: torch.device, random_action: float) -> None:
+        """Act in every task by `actor`, with probability `random_action` at random; `end_step` must follow.
 
-        Raises: FloatingPointError if broken weights choose nothing.
+        Raises: FloatingPointError if broken weights give an action that is not finite.
         """
-        if learner.world_model.training:  # asked first: the walk through all layers takes a tenth of a small step
-            learner.world_model.eval()
-        device = learner.device
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
-        with learner.still.reading():
-            chosen = self.memory.act(
-                learner.world_model, learner.agent, learner.still_routing(), frame, is_first, learner.rng
-            )
-        action = chosen.cpu().numpy()
+        action = actor.act(frame, is_first).cpu().numpy()
         check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])
-        explore = self.rng.random(len(action)) < self.random_action
+        explore = self.rng.random(len(action)) < random_action
         action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
-        self.memory.took(torch.from_numpy(action).to(device))
+        actor.record(torch.from_numpy(action).to(device))
         self.begin_step(action)
 
     def begin_step(self, action: NDArray[np.float32]) -> None:
@@ -77,11 +65,11 @@ class Collector:
         self._action = action
 
     def end_step(self) -> EnvStep:
-        """Wait for what the environments answer and store it.
+        """Wait for the environments and store their step.
 
-        The action chosen at a final frame was not taken, and zeros are stored for it. Where a simulator was lost it is
-        not known what the action led to, and nothing is made up: what is stored is the step that a new one took with
-        the same action, an episode of its own (EnvStep.reopened).
+        The action chosen at a final frame was not taken, and zeros are stored for it. Where a simulator was lost the
+        outcome of the action is unknown: the step stored in its place is that of a new simulator with the same action,
+        an episode of its own (EnvStep.reopened).
         Raises: EnvFailure if one fails for good; nothing is stored then.
         """
         assert self._action is not None, "a step begins first"

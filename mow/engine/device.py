@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mow.config import Config
+from mow.config import RunConfig
 from mow.errors import UsageError
 from mow.system.threads import Threads, threads_here
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     import torch
 
 
-def threads_of(config: Config) -> Threads:
+def threads_of(config: RunConfig) -> Threads:
     """Who may use which core in a run of `config`."""
     return threads_here(len(config.tasks), config.env.num_workers)
 
 
-def num_workers(config: Config) -> int:
+def num_workers(config: RunConfig) -> int:
     """Processes for the environments."""
     return threads_of(config).workers
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from mow.envs.vector import VectorEnv
-from mow.methods.mow.acting import ActingMemory
-from mow.methods.mow.learner import Learner
+from mow.methods.base import Learner
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def evaluate(
     Raises: what `check_stop` raises.
     Source: STORM (sampled actions).
     """
-    learner.world_model.eval()
-    routing, memory, device = learner.routing(), ActingMemory(learner.config.schedule.acting_context), learner.device
+    actor, device = learner.actor(), learner.device
     num_tasks = len(learner.tasks)
     copies = len(envs.specs) // num_tasks
     wanted = [episodes // copies + (copy < episodes % copies) for _ in learner.tasks for copy in range(copies)]
@@ -62,9 +60,8 @@ def evaluate(
         check_stop()
         seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
         opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
-        with learner.still.reading():
-            action = memory.act(learner.world_model, learner.agent, routing, seen, opens, learner.rng)  # [K, B, A]
-        memory.took(action)
+        action = actor.act(seen, opens)  # [K, B, A]
+        actor.record(action)
         step = envs.step(action.flatten(0, 1).cpu().numpy())
         frame, is_first = step.frame, step.is_first
         for episode in step.finished:

@@ -1,33 +1,19 @@
-"""How far a run is: a record that is read off it between two steps, for whoever shows it."""
+"""How far a run is: a record that is read off the trainer between two steps, for the panel."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from mow.engine.peak_memory import peak_bytes
-from mow.envs.references import reference_returns
-
-if TYPE_CHECKING:
-    from mow.engine.trainer import Run
-
-
-PhaseName = Literal["prefill", "warm-up", "grouping", "joint"]
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Phase:
     """A part of a run, as it begins."""
 
-    name: PhaseName
+    name: str
     begun: int  # units that were done before
     end: int  # units when it is over
     started: float  # time.monotonic()
-
-    @property
-    def unit(self) -> Literal["steps", "updates"]:
-        """What it is counted in."""
-        return "steps" if self.name in ("prefill", "joint") else "updates"
+    unit: Literal["steps", "updates"] = "steps"
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class TaskProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """All of a run that changes while one looks at it."""
+    """The parts of a run that change from step to step."""
 
     preset: str
     folder: str
@@ -62,43 +48,11 @@ class Progress:
     step: int  # environment steps per task
     total_steps: int
     frames: int | None  # per task; None where tasks differ in their frame skip
-    updates: int  # of the world model
+    updates: int  # of the first kind of the method, for mow: of the world model
     split: Mapping[str, float]  # part -> seconds, between the last two readings
     memory: int  # peak, bytes
     score: float | None  # mean over tasks, as checkpoints are compared
     best: float | None  # of the checkpoint that is kept
     left_out: int  # updates that would have broken the weights
     restarts: int  # of simulators
-    tasks: tuple[TaskProgress, ...]  # in the order of the moment
-
-
-def progress_of(run: "Run") -> Progress:
-    """What `run` is at now. Reads nothing from the device."""
-    phase, learner, skip = run.phase, run.learner, run.logger.frame_skip
-    done = run.step if phase.unit == "steps" else learner.updates
-    lived = time.monotonic() - phase.started
-    modules = learner.world_model.module_of_task if learner.grouping is not None else [None] * len(run.tasks)
-    losses: Sequence[float | None] = run.last_loss or [None] * len(run.tasks)
-    tasks = tuple(
-        TaskProgress(task, module, loss, run.collector.scores[task].mean(), reference_returns(task))
-        for task, module, loss in zip(run.tasks, modules, losses, strict=True)
-    )
-    return Progress(
-        preset=run.config.preset,
-        folder=str(run.logger.folder),
-        phase=phase,
-        done=done,
-        eta=lived * (phase.end - done) / (done - phase.begun) if done > phase.begun else None,
-        seconds=run.logger.seconds,
-        step=run.step,
-        total_steps=run.config.total_steps,
-        frames=None if skip is None else run.step * skip,
-        updates=learner.updates,
-        split=run.split or run.watch.so_far,
-        memory=peak_bytes(learner.device),
-        score=run.score,
-        best=run.best_score,
-        left_out=run.left_out,
-        restarts=run.collector.restarts,
-        tasks=tasks,
-    )
+    tasks: tuple[TaskProgress, ...]  # in the present order

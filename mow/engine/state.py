@@ -1,25 +1,53 @@
-"""All that a run is made of besides what learns, so that it goes on as if it had never stopped."""
+"""What a checkpoint holds: every part of a run that changes, so that it goes on as if it had never stopped."""
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
+from mow.config import RunConfig
+from mow.engine.collector import Collector
+from mow.methods.base import Actor, Learner
 from mow.nn.finite import check_weights
-from mow.replay import Request
+from mow.replay import Prefetcher, Request
 from mow.replay import save as save_replay
 from mow.runs.checkpoint import keep_as_best, prune, save_checkpoint
+from mow.runs.logger import Logger, MetricMeans
 from mow.runs.paths import best_path, checkpoint_path, checkpoints, step_of
 
-if TYPE_CHECKING:
-    from mow.engine.trainer import Run
+
+class Running(Protocol):
+    """The parts of a Trainer that a checkpoint keeps."""
+
+    config: RunConfig
+    collector: Collector
+    learner: Learner
+    actor: Actor
+    prefetch: Prefetcher
+    logger: Logger
+    means: MetricMeans
+    step: int
+    phase_index: int
+    counts: dict[str, int]
+    counts_before: dict[str, int]
+    first_loss: list[float] | None
+    last_loss: list[float] | None
+    best_score: float | None
+    say: Callable[[str], None]
+
+    @property
+    def tasks(self) -> list[str]: ...
+
+    @property
+    def score(self) -> float | None: ...
 
 
-def run_state(run: "Run") -> dict[str, object]:
+def run_state(run: Running) -> dict[str, object]:
     """Tensors, numbers, texts and lists of them; the replay is saved beside it, by mow.replay.save.
 
     Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
@@ -27,14 +55,16 @@ def run_state(run: "Run") -> dict[str, object]:
 
     Raises: FloatingPointError if the weights are not finite.
     """
-    check_weights({"world model": run.learner.world_model, "agent": run.learner.agent})
+    check_weights(run.learner.networks)
     collector = run.collector
     scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
         "config": json.dumps(asdict(run.config)),
         "specs": [asdict(spec) for spec in collector.envs.specs],
         "step": run.step,
-        "agent_updates": run.agent_updates,
+        "phase": run.phase_index,
+        "counts": run.counts,
+        "counts_before": run.counts_before,
         "tasks": run.tasks,
         "first_loss": run.first_loss,
         "last_loss": run.last_loss,
@@ -43,7 +73,7 @@ def run_state(run: "Run") -> dict[str, object]:
         "frame": torch.from_numpy(collector.frame),
         "is_first": torch.from_numpy(collector.is_first),
         "is_last": torch.from_numpy(collector.is_last),
-        "memory": collector.memory.state_dict(),
+        "memory": run.actor.state_dict(),
         "random_actions": json.dumps(collector.rng.bit_generator.state),
         "scores": scores,
         "restarts": collector.restarts,
@@ -56,7 +86,7 @@ def run_state(run: "Run") -> dict[str, object]:
     }
 
 
-def save_run(run: "Run") -> Path:
+def save_run(run: Running) -> Path:
     """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
 
     The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
@@ -70,7 +100,7 @@ def save_run(run: "Run") -> Path:
     return path
 
 
-def keep_and_prune(run: "Run", path: Path) -> None:
+def keep_and_prune(run: Running, path: Path) -> None:
     """Keep the checkpoint at `path` as the best, if it is and the config asks for it, then delete the oldest ones.
 
     The checkpoint counts whatever the disk answers here, so a failure is a line and not an error.
@@ -90,7 +120,7 @@ def keep_and_prune(run: "Run", path: Path) -> None:
         run.say(f"{path} is written, but older checkpoints could not be deleted ({error}): delete them by hand")
 
 
-def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
+def load_run_state(run: Running, state: dict[str, Any]) -> tuple[str, ...]:
     """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
 
     Its files are not touched: what they hold beyond `state` is left to its logger's load_state_dict.
@@ -98,7 +128,9 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     Returns: tasks whose simulator cannot go on, and which have begun a new episode.
     """
     collector, device = run.collector, run.learner.device
-    run.step, run.agent_updates = int(state["step"]), int(state["agent_updates"])
+    run.step, run.phase_index = int(state["step"]), int(state["phase"])
+    for counts, saved in ((run.counts, state["counts"]), (run.counts_before, state["counts_before"])):
+        counts.update({kind: int(saved[kind]) for kind in counts})
     run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
@@ -106,7 +138,7 @@ def load_run_state(run: "Run", state: dict[str, Any]) -> tuple[str, ...]:
     collector.frame, collector.is_first, collector.is_last = shown
     for k, frame in renewed.items():
         collector.frame[k], collector.is_first[k], collector.is_last[k] = frame, True, False
-    collector.memory.load_state_dict(state["memory"], device)
+    run.actor.load_state_dict(state["memory"])
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
     collector.restarts = int(state.get("restarts", 0))
     for task, kept in state["scores"].items():

@@ -1,11 +1,7 @@
-"""The run from first step to last: random prefill, warm-up, grouping of the tasks, then acting and learning in turn.
+"""Executes the phases of a learner: acts, draws batches, updates, logs, saves; contains no method's name.
 
-    prefill:  P random steps per task (counted)
-    warm-up:  updates of the world model with one module for all tasks
-    grouping: gradients per task -> clusters -> one module each, tasks sorted by cluster
-    joint:    each step: act in every task; every n steps one world-model update and one update in imagination
-
-Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
+A phase either acts (each step in every task, with the updates that are due) or only updates. An update that is due may
+train while the environments step, if its batch was drawn before.
 """
 
 import time
@@ -14,35 +10,34 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mow.batch import TransitionBatch
-from mow.config import Config
+from mow.config import RunConfig
 from mow.engine.collector import Collector
-from mow.engine.peak_memory import measured_peak
+from mow.engine.peak_memory import measured_peak, peak_bytes
 from mow.engine.profile import Trace
-from mow.engine.progress import Phase, PhaseName
+from mow.engine.progress import Phase as PhaseProgress
+from mow.engine.progress import Progress, TaskProgress
 from mow.engine.scores import recent_score
 from mow.engine.state import keep_and_prune, save_run
-from mow.methods.mow.diagnostics import measure
-from mow.methods.mow.learner import Learner
+from mow.envs.references import reference_returns
+from mow.methods.base import Actor, Learner, Method, Note, Phase, Picture, Reorder, Update
 from mow.nn.finite import REMEDY, NotFinite
 from mow.replay import Prefetcher, Request
 from mow.runs.checkpoint import save_checkpoint
 from mow.runs.logger import Logger, MetricMeans, Stopwatch, duration
 
-# Streams of the replay's random draws: the same (seed, counter) gives other windows in each.
-WORLD_MODEL_STREAM, IMAGINATION_STREAM, CLUSTERING_STREAM, BACKGROUND_STREAM = 0, 1, 2, 3
 _MAX_FAILED_SAVES = 3
 _MAX_SKIPPED = 5
 
 
-class Run:
-    """One training run: who acts, who learns, who writes down."""
+class Trainer:
+    """One training run."""
 
     def __init__(
         self,
-        config: Config,
+        config: RunConfig,
+        method: Method,
         collector: Collector,
         learner: Learner,
         logger: Logger,
@@ -50,125 +45,207 @@ class Run:
         *,
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """Args: check_stop: called wherever the run can be saved; ends it by raising what it likes."""
-        self.check_stop = check_stop
-        self.look: Callable[[Run], None] | None = None  # shows how far it is, between steps; else progress lines do
-        self.config, self.collector, self.learner, self.logger, self.say = config, collector, learner, logger, say
+        """Args:
+        say: prints a line.
+        check_stop: called wherever the run can be saved; ends it by raising.
+        """
+        self.config, self.method, self.say, self.check_stop = config, method, say, check_stop
+        self.collector, self.learner, self.logger = collector, learner, logger
+        self.actor: Actor = learner.actor()
+        self.show: Callable[[Trainer], None] | None = None  # draws the progress between steps, in place of lines
         # A batch is drawn when the one before it trains, from what the replay holds then.
         self.prefetch = Prefetcher(collector.replay, depth=config.replay.prefetch, device=learner.device)
         self.step = 0  # environment steps per task so far
-        self.agent_updates = 0
-        self.means = MetricMeans()
-        self.watch = Stopwatch()
+        self.phase_index = 0
+        self.counts = {update.kind: 0 for phase in learner.phases for update in phase.updates}  # of each kind
+        self.counts_before = dict(self.counts)  # as the phase began
+        self.means, self.watch = MetricMeans(), Stopwatch()
         self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self.best_score: float | None = None  # of the checkpoint that is kept as the best
-        self._failed_saves = 0  # in a row
-        self._skipped = {"world model": 0, "agent": 0}  # updates, in a row
         self.left_out = 0  # updates, all of this process
-        self.split: dict[str, float] = {}  # part -> seconds, as last logged
-        self._trace = self._new_trace()
-        self._measured: set[str] = set()  # kinds of update whose peak of memory has been said
-        self.phase = Phase("prefill", 0, config.prefill_steps, time.monotonic())
-        self._marked = (self.phase.started, 0)  # when the last progress line was said, and the updates by then
+        self._failed_saves = 0  # in a row
+        self._skipped = dict.fromkeys(self.counts, 0)  # updates, in a row
+        self._split: dict[str, float] = {}  # part -> seconds, as last logged
+        self._trace: Trace | None = None
+        self._measured: set[str] = set()  # kinds of update whose peak of memory has been logged
+        self.phase = PhaseProgress(learner.phases[0].name, 0, learner.phases[0].size, time.monotonic())
+        self._marked = (self.phase.started, 0)  # time of the last progress line, and the updates by then
 
     @property
     def tasks(self) -> list[str]:
-        """Names in the order of the moment, which grouping changes."""
+        """Names in the present order, which `end_phase` may change."""
         return self.learner.tasks
+
+    @property
+    def updates(self) -> int:
+        """Of the first kind."""
+        return next(iter(self.counts.values()), 0)
 
     def train(self) -> None:
         """Run to the end, from wherever it is. Raises: FloatingPointError if a loss or score is not finite."""
-        if self.learner.grouping is None:
-            self.prefill()
-            self.warm_up()
-            self.group()
         try:
-            self.joint()
+            while self.phase_index < len(self.learner.phases):
+                self._run_phase(self.learner.phases[self.phase_index])
         finally:
             if self._trace is not None:
                 self._trace.close()
 
-    def prefill(self) -> None:
-        """Random steps, so that there is something to learn from."""
-        total = self.config.prefill_steps
-        self._begin(f"prefill: {total:,} random steps per task", "prefill", end=total)
-        while self.step < total:
+    def _run_phase(self, phase: Phase) -> None:
+        self._begin(phase)
+        if phase.act == "none":
+            self._only_update(phase)
+        else:
+            self._act_and_update(phase)
+        for event in self.learner.end_phase(phase.name, self.collector.replay.sample):
+            if isinstance(event, Reorder):
+                self._reorder(event.order)
+            elif isinstance(event, Note):
+                self.say(event.text)
+            elif isinstance(event, Picture):
+                self.logger.figure(event.name, torch.from_numpy(event.image), self.updates)
+        self.phase_index, self.counts_before = self.phase_index + 1, dict(self.counts)
+
+    def _only_update(self, phase: Phase) -> None:
+        """`count` updates of each kind, in turn, without acting."""
+        for update in phase.updates:
+            begun, end = self.counts[update.kind], self.counts_before[update.kind] + update.count
+            every = max(1, update.count // 5)
+            while self.counts[update.kind] < end:
+                self._draw_and_update(update)
+                number = self.counts[update.kind] - self.counts_before[update.kind]
+                if number % every == 0 or number == update.count:
+                    self._report(f"{phase.name} {number:,}/{update.count:,}",
+                                 done=self.counts[update.kind] - begun, total=end - begun)  # fmt: skip
+                self._pause()
+
+    def _act_and_update(self, phase: Phase) -> None:
+        """Act until the phase's last step, with the updates that are due after each."""
+        config, first = self.config, self._steps_before(self.phase_index)
+        begun, end = self.step, first + phase.steps
+        while self.step < end:
             with self.watch.on("acting"):
-                self.collector.begin_random_step()
-            self._end_step()
-            self._pause()
-
-    def warm_up(self) -> None:
-        """World-model updates with one module for all tasks."""
-        if self.config.model.perception.background != "none" and self.learner.updates == 0:
-            self.learner.world_model.set_background(self._prefill_frames())
-        total = self.config.warmup_updates
-        if total == 0:
-            return
-        said = f"warm-up: {total:,} world-model updates, one module for {len(self.tasks)} tasks"
-        self._begin(said, "warm-up", end=total)
-        every, first = max(1, total // 5), self.learner.updates
-        for update in range(first + 1, total + 1):
-            self._update_world_model()
-            if update % every == 0 or update == total:
-                self._report(f"warm-up {update:,}/{total:,}", done=update - first, total=total - first)
-            self._pause()
-
-    def group(self) -> None:
-        """Group the tasks and sort everything that holds tasks."""
-        learner, config = self.learner, self.config
-        self._begin(None, "grouping", end=learner.updates)
-        grouping = learner.group(map(self._clustering_batch, range(config.clustering.num_batches)))
-        fresh = self._clustering_batch(config.clustering.num_batches)
-        terms = learner.weighted_terms(fresh) if config.warmup_updates else None
-        names = self.tasks
-        learner.regroup(grouping, terms)
-        self.prefetch.discard()  # what it holds has the tasks in the old order
-        self.collector.reorder(grouping.order)
-        self.first_loss, self.last_loss = (
-            loss and [loss[k] for k in grouping.order] for loss in (self.first_loss, self.last_loss)
-        )
-        groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(grouping.groups(names)))
-        detail = f"silhouette {grouping.silhouette:.2f}, stability {grouping.stability:.2f}"
-        for name, share in list(grouping.shares.items())[:1]:
-            detail += f", the largest part of the features is {name} with {share:.0%}"
-        self.say(f"modules: {groups}" + (f" ({detail})" if grouping.silhouette == grouping.silhouette else ""))
-        shades = (127.5 * (1.0 + torch.from_numpy(grouping.similarity).clamp(-1, 1))).to(torch.uint8)
-        self.logger.figure("clustering/similarity", shades.unsqueeze(-1).expand(-1, -1, 3), learner.updates)
-
-    def joint(self) -> None:
-        """Act and learn until the last step."""
-        config, schedule = self.config, self.config.schedule
-        self._begin(f"joint training: to {config.total_steps:,} steps per task", "joint", end=config.total_steps)
-        begun = self.step
-        while self.step < config.total_steps:
-            with self.watch.on("acting"):
-                self.collector.begin_agent_step(self.learner)
-            done = self.step + 1 - config.prefill_steps
-            self._end_step(update=self._is_due(done))
-            if done % schedule.agent_every == 0:
-                self._update_agent()
-            last = self.step == config.total_steps
-            if done % config.log_every == 0 or last:
-                self._report(
-                    f"step {self.step:,}/{config.total_steps:,}",
-                    done=self.step - begun,
-                    total=config.total_steps - begun,
-                )
-            if done % config.checkpoint_every == 0 or last:
+                if phase.act == "random":
+                    self.collector.begin_random_step()
+                else:
+                    self.collector.begin_agent_step(self.actor, self.learner.device, phase.random_action)
+            done = self.step + 1 - first
+            due = [update for update in phase.updates if self._is_due(update, done)]
+            self._end_step(next((update for update in due if update is phase.updates[0]), None))
+            for update in due:
+                if update is not phase.updates[0]:
+                    self._draw_and_update(update)
+            last = self.step == end
+            if phase.updates and (done % config.log_every == 0 or last):
+                self._report(f"step {self.step:,}/{end:,}", done=self.step - begun, total=end - begun)
+            if phase.updates and (done % config.checkpoint_every == 0 or last):
                 self._try_to_save()
                 self.say(self.collector.replay.describe())
             if self._trace is not None:
                 self._trace.step()
             self._pause()
 
-    def _new_trace(self) -> Trace | None:
-        """Of two rounds of updates, after one that is not watched; None where none was asked for."""
-        if not self.config.profile:
-            return None
-        every = max(self.config.schedule.world_model_every, self.config.schedule.agent_every)
-        return Trace(self.logger.folder / "trace.json", self.learner.device, self.say, skip=every, record=2 * every)
+    def _steps_before(self, index: int) -> int:
+        """Environment steps of the phases before number `index`."""
+        return sum(phase.steps for phase in self.learner.phases[:index])
+
+    def _is_due(self, update: Update, done: int) -> bool:
+        """Whether an update follows the phase's step number `done`.
+
+        It may have been made already, where the simulators failed for good during it.
+        """
+        made = self.counts[update.kind] - self.counts_before[update.kind]
+        return done % update.every == 0 and made < done // update.every
+
+    def _reorder(self, order: tuple[int, ...]) -> None:
+        self.prefetch.discard()  # its batches have the tasks in the old order
+        self.collector.reorder(order)
+        self.first_loss, self.last_loss = (
+            loss and [loss[k] for k in order] for loss in (self.first_loss, self.last_loss)
+        )
+
+    # Updates ---------------------------------------------------------------------------------------------------------
+
+    def _request(self, update: Update) -> Request:
+        return Request(update.num_sequences, update.length, self.counts[update.kind], update.stream)
+
+    def _draw_and_update(self, update: Update) -> None:
+        """One update on a batch that is drawn, if it was not before, from the replay as it is now."""
+        with self.watch.on("gather"):
+            batch = self.prefetch.next(self._request(update))
+        self._update(update, batch)
+
+    def _update(self, update: Update, batch: TransitionBatch) -> None:
+        """Every `insight_every` updates of the first kind the model is diagnosed first, on the same batch."""
+        every, kind = self.config.insight_every, update.kind
+        due = every > 0 and kind == next(iter(self.counts)) and self.counts[kind] % every == 0
+        insight = self.method.diagnostics(self.learner, batch) if due and self.method.diagnostics else {}
+        self.counts[kind] += 1  # a batch whose update is left out is not drawn again
+        with self._guarded(kind, batch):
+            self.means.add(self.learner.update(kind, batch, self.watch.on))
+            self.means.add(insight)
+        if batch.frame.device.type == "cpu":
+            self.prefetch.give_back(batch)
+        if kind not in self._measured:  # the first of its kind in this process: the estimate can be checked
+            self._measured.add(kind)
+            name = kind.replace("_", "-")
+            self.say(f"peak memory after the first {name} update: {measured_peak(self.learner.device)}")
+
+    @contextmanager
+    def _guarded(self, kind: str, batch: TransitionBatch) -> Iterator[None]:
+        """An update that would break the weights is left out, logged and counted; after some in a row the run ends."""
+        try:
+            yield
+        except NotFinite as error:
+            self._skipped[kind] += 1
+            self.left_out += 1
+            self.logger.skipped(self.step, self.updates, str(error))
+            self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
+            if self._skipped[kind] == _MAX_SKIPPED:
+                path = self.logger.folder / "diagnosis.pt"
+                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
+                raise FloatingPointError(
+                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
+                ) from error
+        else:
+            self._skipped[kind] = 0
+
+    # Steps -----------------------------------------------------------------------------------------------------------
+
+    def _end_step(self, update: Update | None) -> None:
+        """The step of every task that was begun, and the update that is due with it.
+
+        The update trains while the environments step, if its batch was drawn before: then neither needs the other, and
+        their order changes nothing. The batch after it is drawn once the step is stored, as it always is.
+        """
+        meanwhile = update is not None and self._request(update) in self.prefetch.pending()
+        if update is not None and meanwhile:
+            request = self._request(update)
+            with self.watch.on("gather"):
+                batch = self.prefetch.take(request)
+            self._update(update, batch)
+            self._store_step()
+            with self.watch.on("gather"):
+                self.prefetch.publish(request.following())
+            return
+        self._store_step()
+        if update is not None:
+            self._draw_and_update(update)
+
+    def _store_step(self) -> None:
+        """Once what was drawn from the replay is copied out of it."""
+        with ExitStack() as stack:
+            with self.watch.on("gather"):
+                stack.enter_context(self.prefetch.writing())
+            with self.watch.on("environments"):
+                stepped = self.collector.end_step()
+        self.step += 1
+        for episode in stepped.finished:
+            self.logger.episode(self.step, episode)
+        for restart in stepped.restarts:
+            self.logger.restart(self.step, restart)
+
+    # Saving ----------------------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint."""
@@ -193,159 +270,49 @@ class Run:
         else:
             self._failed_saves = 0
 
-    def _is_due(self, done: int) -> bool:
-        """Is there a world-model update after so many steps of joint training?
+    # Progress --------------------------------------------------------------------------------------------------------
 
-        It may have been made already, where the simulators failed for good during it.
-        """
-        every = self.config.schedule.world_model_every
-        return done % every == 0 and self.learner.updates < self.config.warmup_updates + done // every
-
-    def _update_world_model(self) -> None:
-        """One update on a batch that is drawn, if it was not before, from what the replay holds now."""
-        request = self._request(self.learner.updates)
-        with self.watch.on("gather"):
-            batch = self.prefetch.next(request)
-        self._train_world_model(batch)
-
-    def _train_world_model(self, batch: TransitionBatch) -> None:
-        """Every `insight_every` updates a look inside the model first, on the same batch."""
-        every = self.config.insight_every
-        due = every > 0 and self.learner.updates % every == 0
-        insight = measure(self.learner, batch) if due else {}
-        with self._guarded("world model", batch), self.watch.on("world_model"):
-            self.means.add(self.learner.update_world_model(batch))
-            self.means.add(insight)
-        self._give_back(batch)
-        self._say_peak("world-model")
-
-    def _update_agent(self) -> None:
-        imagination = self.config.imagination
-        with self.watch.on("gather"):
-            context = self.prefetch.next(
-                Request(imagination.num_sequences, imagination.context, self.agent_updates, IMAGINATION_STREAM)
-            )
-        self.agent_updates += 1
-        with self._guarded("agent", context):
-            self.means.add(self.learner.update_agent(context, watch=self.watch.on))
-        self._give_back(context)
-        self._say_peak("agent")
-
-    def _say_peak(self, kind: str) -> None:
-        """After the first update of its kind that this process makes: what was estimated is now known."""
-        if kind not in self._measured:
-            self._measured.add(kind)
-            self.say(f"peak memory after the first {kind} update: {measured_peak(self.learner.device)}")
-
-    @contextmanager
-    def _guarded(self, learning: str, batch: TransitionBatch) -> Iterator[None]:
-        """An update that would break the weights is left out, said and counted; after some in a row the run ends."""
-        try:
-            yield
-        except NotFinite as error:
-            self._skipped[learning] += 1
-            self.left_out += 1
-            self.logger.skipped(self.step, self.learner.updates, str(error))
-            self.say(f"update {self.learner.updates:,} left out: {error} ({self._skipped[learning]} in a row)")
-            if self._skipped[learning] == _MAX_SKIPPED:
-                path = self.logger.folder / "diagnosis.pt"
-                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
-                raise FloatingPointError(
-                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
-                ) from error
-        else:
-            self._skipped[learning] = 0
-
-    # Batches ---------------------------------------------------------------------------------------------------------
-
-    def _request(self, update: int) -> Request:
-        batch = self.config.batch
-        return Request(batch.num_sequences, batch.length, update, WORLD_MODEL_STREAM)
-
-    def _give_back(self, batch: TransitionBatch) -> None:
-        if batch.frame.device.type == "cpu":
-            self.prefetch.give_back(batch)
-
-    def _prefill_frames(self) -> Tensor:
-        """A few hundred frames of each task: uint8 [K, N, 64, 64, 3]."""
-        length = self.config.batch.length
-        batch = self.collector.replay.sample(max(1, 256 // length), length, counter=0, stream=BACKGROUND_STREAM)
-        return batch.frame.flatten(1, 2).to(self.learner.device)
-
-    def _clustering_batch(self, counter: int) -> TransitionBatch:
-        size = self.config.batch
-        return self.collector.replay.sample(size.num_sequences, size.length, counter=counter, stream=CLUSTERING_STREAM)
-
-    # Words and curves ------------------------------------------------------------------------------------------------
-
-    def _begin(self, message: str | None, name: PhaseName, *, end: int) -> None:
-        begun = self.step if name in ("prefill", "joint") else self.learner.updates
-        self.phase = Phase(name, begun, end, time.monotonic())
-        self._marked = (self.phase.started, self.learner.updates)
-        self.split = {}
-        if message is not None:
-            self.say(message)
-        if self.look is not None:
-            self.look(self)
+    def _begin(self, phase: Phase) -> None:
+        """Log the phase's note, and start its clock."""
+        in_steps, before = phase.unit == "steps", sum(self.counts_before[update.kind] for update in phase.updates)
+        done = self.step if in_steps else sum(self.counts[update.kind] for update in phase.updates)
+        end = (self._steps_before(self.phase_index) if in_steps else before) + phase.size
+        self.phase = PhaseProgress(phase.name, done, end, time.monotonic(), phase.unit)
+        self._marked, self._split = (self.phase.started, self.updates), {}
+        if phase.note and phase.size:
+            self.say(phase.note)
+        if phase.act == "agent" and self.config.profile:  # two rounds of updates, after one that is not recorded
+            every = max((update.every for update in phase.updates), default=1)
+            path = self.logger.folder / "trace.json"
+            self._trace = Trace(path, self.learner.device, self.say, skip=every, record=2 * every)
+        if self.show is not None:
+            self.show(self)
 
     def _pause(self) -> None:
-        """Between two steps, or two updates of the warm-up: the run can be looked at, saved and ended."""
-        if self.look is not None:
-            self.look(self)
+        """Between two steps, or two updates without acting: the run can be shown, saved and ended."""
+        if self.show is not None:
+            self.show(self)
         self.check_stop()
-
-    def _end_step(self, *, update: bool = False) -> None:
-        """The step of every task that was begun, and the world-model update that is due with it.
-
-        The update trains while the environments step, if its batch was drawn before: then neither needs the other, and
-        their order changes nothing. The batch after it is drawn once the step is stored, as it always is.
-        """
-        request = self._request(self.learner.updates)
-        meanwhile = update and request in self.prefetch.pending()
-        if meanwhile:
-            with self.watch.on("gather"):
-                batch = self.prefetch.take(request)
-            self._train_world_model(batch)
-        self._store_step()
-        if meanwhile:
-            with self.watch.on("gather"):
-                self.prefetch.publish(request.following())
-        elif update:
-            self._update_world_model()
-
-    def _store_step(self) -> None:
-        """Once what was drawn from the replay is copied out of it."""
-        with ExitStack() as stack:
-            with self.watch.on("gather"):
-                stack.enter_context(self.prefetch.writing())
-            with self.watch.on("environments"):
-                stepped = self.collector.end_step()
-        self.step += 1
-        for episode in stepped.finished:
-            self.logger.episode(self.step, episode)
-        for restart in stepped.restarts:
-            self.logger.restart(self.step, restart)
 
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
-        self.split = self.watch.so_far
+        self._split = self.watch.so_far
         means = {**self.means.read(), **self.watch.read(), "envs/restarts": float(self.collector.restarts)}
         if (score := self.score) is not None:
             means["score/recent_mean"] = score
-        self.logger.metrics(self.step, self.learner.updates, means, self.tasks)
+        self.logger.metrics(self.step, self.updates, means, self.tasks)
         self.logger.flush()
         now, (then, updates_then) = time.monotonic(), self._marked
-        self._marked = (now, self.learner.updates)
-        seconds = max(1e-9, now - then)
-        rate = (self.learner.updates - updates_then) / seconds
+        self._marked = (now, self.updates)
         skip = self.logger.frame_skip
         parts = [where] if skip is None else [where, f"frames {self.step * skip:,}"]
-        parts += [f"{rate:.2f} updates/s", f"ETA {duration((now - self.phase.started) * (total - done) / done)}"]
-        loss = means.get("loss/world_model")
+        parts.append(f"{(self.updates - updates_then) / max(1e-9, now - then):.2f} updates/s")
+        parts.append(f"ETA {duration((now - self.phase.started) * (total - done) / done)}")
+        loss = means.get(self.method.loss)
         if isinstance(loss, list):
             self.first_loss, self.last_loss = self.first_loss or loss, loss
             parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
-        if self.look is not None:
+        if self.show is not None:
             return
         scores = [self.collector.scores[task].mean() for task in self.tasks]
         returns = (
@@ -353,3 +320,35 @@ class Run:
             for task, score in zip(self.tasks, scores, strict=True)
         )
         self.say(" | ".join([*parts, "return " + ", ".join(returns)]))
+
+    def progress(self) -> Progress:
+        """The state of the run now, for the panel. Reads nothing from the device."""
+        phase, skip = self.phase, self.logger.frame_skip
+        declared = self.learner.phases[min(self.phase_index, len(self.learner.phases) - 1)]
+        done = self.step if phase.unit == "steps" else sum(self.counts[update.kind] for update in declared.updates)
+        elapsed = time.monotonic() - phase.started
+        groups, losses = self.learner.groups, self.last_loss
+        tasks = tuple(
+            TaskProgress(task, groups[k] if groups else None, losses[k] if losses else None,
+                         self.collector.scores[task].mean(), reference_returns(task))
+            for k, task in enumerate(self.tasks)
+        )  # fmt: skip
+        return Progress(
+            preset=self.config.preset,
+            folder=str(self.logger.folder),
+            phase=phase,
+            done=done,
+            eta=elapsed * (phase.end - done) / (done - phase.begun) if done > phase.begun else None,
+            seconds=self.logger.seconds,
+            step=self.step,
+            total_steps=self.config.total_steps,
+            frames=None if skip is None else self.step * skip,
+            updates=self.updates,
+            split=self._split or self.watch.so_far,
+            memory=peak_bytes(self.learner.device),
+            score=self.score,
+            best=self.best_score,
+            left_out=self.left_out,
+            restarts=self.collector.restarts,
+            tasks=tasks,
+        )

@@ -10,7 +10,8 @@ Rows are what a weight is applied to: K B L replay steps, or K B imagined ones. 
 
 from itertools import pairwise
 
-from mow.config import Config, PerceptionConfig, WorldModelConfig
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 
 _BOTH = 3  # forward, gradient of the weight, gradient of the input
 _WEIGHT_ONLY = 2  # the input is data
@@ -103,7 +104,7 @@ def outcome(config: WorldModelConfig) -> int:
     return _mlp(inputs, config.width, 2, config.num_bins) + _mlp(inputs, config.width, 2, 1)
 
 
-def world_model_update(config: Config, action_size: int) -> dict[str, float]:
+def world_model_update(config: MowConfig, action_size: int) -> dict[str, float]:
     """FLOP of one world-model update by part: encoder, decoder, experts, shared, heads; forward and backward.
 
     Attention counts all L x L pairs of a window, as it is computed. Of a decoder that leaves out steps
@@ -123,7 +124,7 @@ def world_model_update(config: Config, action_size: int) -> dict[str, float]:
     }
 
 
-def agent_update(config: Config, action_size: int, num_outputs: int) -> dict[str, float]:
+def agent_update(config: MowConfig, action_size: int, num_outputs: int) -> dict[str, float]:
     """FLOP of one agent update by part: context (what opens a rollout), imagination, actor_critic.
 
     Args:
@@ -152,7 +153,7 @@ def agent_update(config: Config, action_size: int, num_outputs: int) -> dict[str
     }
 
 
-def _agent_networks(config: Config, num_outputs: int) -> tuple[int, int, int]:
+def _agent_networks(config: MowConfig, num_outputs: int) -> tuple[int, int, int]:
     """One state through the policy, through a critic, and through their first layers alone; forward."""
     agent = config.actor_critic
     state = agent.frames * config.model.perception.latent_size + config.model.width

@@ -8,8 +8,9 @@ tests/estimate/test_footprint.py compares with what autograd really keeps.
 
 from dataclasses import dataclass
 
-from mow.config import Config, PerceptionConfig, WorldModelConfig
 from mow.estimate.flops import num_events
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 
 _FLOAT = 4
 _PICTURE = 64 * 64 * 3
@@ -33,7 +34,7 @@ class Activations:
         return max(self.world_model, self.rollout, self.lesson)
 
 
-def activations(config: Config, action_size: int, *, bf16: bool) -> Activations:
+def activations(config: MowConfig, action_size: int, *, bf16: bool) -> Activations:
     """Of one world-model update and of one agent update."""
     num_tasks, batch = len(config.tasks), config.batch
     map_bytes = 2 if bf16 else _FLOAT
@@ -48,7 +49,7 @@ def activations(config: Config, action_size: int, *, bf16: bool) -> Activations:
     )
 
 
-def _per_token(config: Config, action_size: int, map_bytes: int) -> float:
+def _per_token(config: MowConfig, action_size: int, map_bytes: int) -> float:
     """Bytes that a world-model update keeps for each step of a batch."""
     model = config.model
     perception = model.perception
@@ -111,12 +112,12 @@ def _heads(model: WorldModelConfig, num_tasks: int) -> int:
     return numbers
 
 
-def _dream(config: Config) -> int:
+def _dream(config: MowConfig) -> int:
     """Bytes of the latents and hidden states of one imagined trajectory."""
     return _FLOAT * (config.imagination.horizon + 1) * (config.model.perception.latent_size + config.model.width)
 
 
-def _rollout(config: Config, map_bytes: int) -> float:
+def _rollout(config: MowConfig, map_bytes: int) -> float:
     """Bytes of one trajectory while it grows: the frames and latents that open it, keys, values, what came so far."""
     model, imagination = config.model, config.imagination
     latents = 3 * _FLOAT * model.perception.latent_size
@@ -127,7 +128,7 @@ def _rollout(config: Config, map_bytes: int) -> float:
     return context + cache + _dream(config)
 
 
-def _lesson(config: Config, map_bytes: int) -> float:
+def _lesson(config: MowConfig, map_bytes: int) -> float:
     """Bytes of one trajectory, of the states joined from it, and of what policy and critic keep for a step on it."""
     agent, horizon = config.actor_critic, config.imagination.horizon
     network = 3 * agent.hidden * agent.num_layers

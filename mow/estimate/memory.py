@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mow.config import Config
+from mow.config import RunConfig
 from mow.estimate.plan import Plan
 from mow.replay.packed import why_not_packed
 from mow.runs.resume_hint import way_on
@@ -32,7 +32,7 @@ class Part:
     remedy: str
 
 
-def least_memory(config: Config, plan: Plan, action_size: int, free_bytes: int) -> tuple[Part, tuple[Part, ...]]:
+def least_memory(config: RunConfig, plan: Plan, action_size: int, free_bytes: int) -> tuple[Part, tuple[Part, ...]]:
     """(replay, what is on the device), each as little as it can be.
 
     Frames that can be packed count as packed as Atari's; of the estimate of an update, what it may be too high by is
@@ -49,7 +49,7 @@ def least_memory(config: Config, plan: Plan, action_size: int, free_bytes: int) 
     )  # fmt: skip
 
 
-def check_memory(config: Config, plan: Plan, action_size: int, device: torch.device) -> str:
+def check_memory(config: RunConfig, plan: Plan, action_size: int, device: torch.device) -> str:
     """One line: what the run will need at least, and what is free.
 
     Args: plan: of this config; action_size: A.
@@ -79,7 +79,7 @@ def _needed(parts: Sequence[Part]) -> int:
     return sum(part.num_bytes for part in parts) - (min(in_turn) if len(in_turn) > 1 else 0)
 
 
-def _replay(config: Config, action_size: int, free_bytes: int) -> Part:
+def _replay(config: RunConfig, action_size: int, free_bytes: int) -> Part:
     steps = len(config.tasks) * config.total_steps
     raw, beside = steps * prod(_FRAME), steps * (4 * action_size + 7)
     packs = config.replay.store == "packed" or (config.replay.store == "auto" and not why_not_packed())

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from mow.batch import TransitionBatch
-from mow.config import Config
 from mow.estimate.flops import agent_update, world_model_update
 from mow.estimate.footprint import Activations, activations
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.optim import muon_matrices
 from mow.methods.mow.world_model import WorldModel
@@ -62,7 +62,7 @@ class Plan:
         return sum(self.world_model_flops.values()), sum(self.agent_flops.values())
 
 
-def make_plan(config: Config, mask: ActionMask, *, bf16: bool) -> Plan:
+def make_plan(config: MowConfig, mask: ActionMask, *, bf16: bool) -> Plan:
     """Args: mask: of the tasks in the order of the config; bf16: whether updates run under its autocast.
 
     Raises: MemoryError if a tensor would have more bytes than can be counted.
@@ -99,13 +99,13 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _modules(config: Config) -> list[int]:
+def _modules(config: MowConfig) -> list[int]:
     """Tasks spread evenly over as many modules as grouping will make; which of them go together does not matter."""
     num_tasks = len(config.tasks)
     return [k * config.num_modules // num_tasks for k in range(num_tasks)]
 
 
-def _models(config: Config, mask: ActionMask) -> tuple[WorldModel, Agent]:
+def _models(config: MowConfig, mask: ActionMask) -> tuple[WorldModel, Agent]:
     """Both models as they are once tasks are grouped, without memory."""
     modules, latent_size = _modules(config), config.model.perception.latent_size
     with torch.device("meta"):
@@ -127,7 +127,7 @@ def _models(config: Config, mask: ActionMask) -> tuple[WorldModel, Agent]:
     return model, agent
 
 
-def _learner(config: Config, mask: ActionMask, device: torch.device) -> Learner:
+def _learner(config: MowConfig, mask: ActionMask, device: torch.device) -> Learner:
     """A learner as it is once tasks are grouped."""
     learner = Learner(config, mask, device)
     learner.regroup(from_labels(np.array(_modules(config)), np.eye(len(config.tasks))))
@@ -143,7 +143,7 @@ class Pace:
     why: str  # one line
 
 
-def make_pace(plan: Plan, config: Config, mask: ActionMask, device: torch.device, *, bf16: bool) -> Pace:
+def make_pace(plan: Plan, config: MowConfig, mask: ActionMask, device: torch.device, *, bf16: bool) -> Pace:
     """Time short updates, foresee long ones."""
     rate = matmul_rate(device, torch.bfloat16 if bf16 else torch.float32)
     seconds = [flops / (ASSUMED_SHARE * rate) for flops in plan.update_flops]
@@ -164,7 +164,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * size**3 / _median_seconds(lambda: torch.mm(left, right), device, 5)
 
 
-def _timed(config: Config, mask: ActionMask, device: torch.device) -> tuple[float, float]:
+def _timed(config: MowConfig, mask: ActionMask, device: torch.device) -> tuple[float, float]:
     """Seconds of an update of the world model and of one of the agent, on random frames."""
     state = torch.random.get_rng_state()  # the run that follows must not depend on this
     try:
@@ -180,7 +180,7 @@ def _timed(config: Config, mask: ActionMask, device: torch.device) -> tuple[floa
         torch.random.set_rng_state(state)
 
 
-def _random_batch(config: Config, mask: ActionMask, num_sequences: int, length: int) -> TransitionBatch:
+def _random_batch(config: MowConfig, mask: ActionMask, num_sequences: int, length: int) -> TransitionBatch:
     shape = (len(config.tasks), num_sequences, length)
     flags = torch.zeros(shape, dtype=torch.bool)
     is_first = flags.clone()

@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mow.cli.parse import Parser, check_range, say
-from mow.config import ASIDE
+from mow.cli.parse import Parser, check_range
+from mow.config import RUNTIME_FIELDS
 from mow.config.checks import LARGEST_SEED
 from mow.engine.device import num_workers, pick_device
 from mow.errors import UsageError
@@ -42,7 +42,7 @@ from mow.methods.mow.ablations import flat
 from mow.runs.disk import folder_to_write
 from mow.runs.failures import exit_code
 from mow.runs.restore import CHECKPOINTS, SavedRun, environments, find_run, restore
-from mow.system.console import program
+from mow.system.console import program, say
 from mow.system.file_names import file_name
 from mow.system.shell import typed_path
 from mow.system.whole_file import write_whole
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _LONGEST_EPISODE = 27_000
 
 # What may differ between seeds of one method.
-_ASIDE = ASIDE | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
+_ASIDE = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
 @program("mow evaluate", lossy=True)

@@ -16,18 +16,18 @@ from pathlib import Path
 from types import FrameType
 
 from mow import envs
-from mow.cli.parse import Parser, check_range, parse, say
-from mow.config import Config
-from mow.config.file import read_config
+from mow.cli.parse import Parser, check_range, parse
 from mow.envs.task_sets import ATARI26, TINY5
 from mow.errors import UsageError, nearest
 from mow.evaluate.ablation_grid import check_same, plan, run_all, unfinished
 from mow.evaluate.ablation_table import draw_scores, read_results, summarise, write_table
 from mow.methods.mow.ablations import BASELINES, METHODS, meaning, variants
+from mow.methods.mow.config import MowConfig, of_mow
 from mow.methods.mow.presets import PRESETS
+from mow.methods.registry import read_config
 from mow.runs.disk import folder_to_write
 from mow.runs.failures import exit_code
-from mow.system.console import program
+from mow.system.console import program, say
 from mow.system.shell import typed_path
 from mow.system.whole_file import write_json
 
@@ -81,7 +81,7 @@ def _ablate(arguments: list[str]) -> int:
     return max(_tabulate(root), int(failed > 0))
 
 
-def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | None, extra: Sequence[str]) -> Config:
+def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | None, extra: Sequence[str]) -> MowConfig:
     """The config that the methods are made from. Raises: UsageError if it cannot be or cannot be scored."""
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}: {nearest(preset, PRESETS)}")
@@ -91,7 +91,7 @@ def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | N
         words += ["--tasks", *tasks_of(tasks, base)]
     if total_steps is not None:
         words += ["--total-steps", str(total_steps)]
-    parent = parse([*words, *extra])
+    parent = of_mow(parse([*words, *extra]))
     if (parent.seed, parent.folder) != (base.seed, base.folder):
         raise UsageError("--seed and --folder of the runs are set by the grid: use --seeds and --folder before the --")
     if parent.evaluation_episodes == 0:
@@ -99,7 +99,7 @@ def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | N
     return parent
 
 
-def tasks_of(words: Sequence[str], base: Config) -> list[str]:
+def tasks_of(words: Sequence[str], base: MowConfig) -> list[str]:
     """Task names; a suite's name alone stands for its tasks in the preset, or for its benchmark if there are none."""
     found: list[str] = []
     for word in words:
@@ -112,7 +112,7 @@ def tasks_of(words: Sequence[str], base: Config) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def chosen_methods(parent: Config, named: Sequence[str] | None) -> list[str]:
+def chosen_methods(parent: MowConfig, named: Sequence[str] | None) -> list[str]:
     """The methods to run: those named, or all that make sense for the parent, saying which do not.
 
     Raises: UsageError for an unknown method, or a named one that makes no sense.
@@ -165,7 +165,7 @@ def _check_matplotlib() -> None:
         raise UsageError(f"the plot cannot be made ({error}): {REMEDY}") from error
 
 
-def _claim(root: Path, parent: Config) -> None:
+def _claim(root: Path, parent: MowConfig) -> None:
     """A grid has one parent, kept in parent.json. Raises: UsageError if the folder has another one."""
     path = root / "parent.json"
     if path.exists():

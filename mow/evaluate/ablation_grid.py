@@ -20,12 +20,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from mow.config import ASIDE, Config
-from mow.config.file import read_config
+from mow.config import RUNTIME_FIELDS
 from mow.errors import UsageError
 from mow.evaluate.ablation_table import read_scores
 from mow.methods.mow.ablations import flat, variants
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import PRESETS, in_proportion
+from mow.methods.registry import read_config
 from mow.runs.folder import claimed
 from mow.runs.paths import checkpoints
 from mow.system.file_names import file_name
@@ -34,7 +35,7 @@ from mow.system.shell import as_word
 
 PATHS = ("folder", "replay.disk")  # fields of a config
 # What may differ between a finished run and the one that is asked for.
-_ASIDE = ASIDE | {"preset", "folder", "insight_every"}
+_ASIDE = RUNTIME_FIELDS | {"preset", "folder", "insight_every"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Job:
 
     method: str
     seed: int
-    config: Config  # with the run folder
+    config: MowConfig  # with the run folder
     arguments: tuple[str, ...]  # of python -m mow.train
 
     @property
@@ -68,7 +69,7 @@ class _Running:
     started: float
 
 
-def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list[Job]:
+def plan(parent: MowConfig, methods: Sequence[str], seeds: int, root: Path) -> list[Job]:
     """All runs, seed by seed, so that a grid that is stopped early still compares all methods.
 
     Raises: ValueError if a method makes no sense for this parent.
@@ -88,7 +89,7 @@ def plan(parent: Config, methods: Sequence[str], seeds: int, root: Path) -> list
     return jobs
 
 
-def overrides(base: Config, config: Config) -> list[str]:
+def overrides(base: MowConfig, config: MowConfig) -> list[str]:
     """The words of a command line that turn `base` into `config`, the preset's name aside."""
     words, old = [], flat(base)
     for path, value in flat(config).items():
@@ -131,7 +132,7 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
     return left
 
 
-def check_same(path: Path, config: Config) -> None:
+def check_same(path: Path, config: MowConfig) -> None:
     """Raises: UsageError if the config saved at `path` is not `config`: results of two kinds would be mixed."""
     try:
         saved = flat(read_config(path))

@@ -14,16 +14,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow.cli.parse import Parser, check_range, say
-from mow.config import Config
+from mow.cli.parse import Parser, check_range
 from mow.config.checks import LARGEST_SEED
-from mow.config.file import read_config
 from mow.engine.device import pick_device
 from mow.errors import UsageError
+from mow.methods.mow.config import MowConfig, of_mow
+from mow.methods.registry import read_config
 from mow.runs.disk import folder_to_write
 from mow.runs.failures import exit_code
 from mow.runs.restore import find_run, restore
-from mow.system.console import program
+from mow.system.console import program, say
 from mow.system.shell import typed_path
 from mow.system.threads import limit_torch
 from mow.system.whole_file import write_json, write_whole
@@ -144,10 +144,10 @@ def run(asked: argparse.Namespace) -> None:
     say(f"film: {asked.out}, numbers: {asked.out.with_suffix('.json')}")
 
 
-def _config(asked: argparse.Namespace) -> Config:
+def _config(asked: argparse.Namespace) -> MowConfig:
     """The run's config, if what is asked goes with it."""
     try:
-        config = read_config(asked.run_folder / "config.json")
+        config = of_mow(read_config(asked.run_folder / "config.json"))
     except ValueError as error:
         raise UsageError(str(error)) from error
     longest = config.model.max_positions
@@ -264,7 +264,7 @@ def one_strip(
     )
 
 
-def _caption(asked: argparse.Namespace, config: Config, path: Path) -> tuple[str, ...]:
+def _caption(asked: argparse.Namespace, config: MowConfig, path: Path) -> tuple[str, ...]:
     player = {"agent": "by the agent", "random": "at random"}[asked.policy]
     return (
         f"{config.preset}, {path.name}: {asked.context} real frames are seen, then {asked.steps} imagined along the "

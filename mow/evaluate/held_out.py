@@ -90,7 +90,7 @@ def play_windows(
             seen = torch.from_numpy(frame).to(device), torch.from_numpy(is_first).to(device)
             with learner.still.reading():
                 chosen = memory.act(learner.world_model, learner.agent, routing, *seen, rng)
-            memory.took(chosen)
+            memory.record(chosen)
             action = chosen.cpu().numpy()
         else:
             action = envs.layout.random(generator)

@@ -14,6 +14,7 @@ from mow.errors import nearest
 from mow.inference.imagined_env import Dreamer, ImaginedEnv
 from mow.kernels import PhiloxState
 from mow.methods.mow.acting import ActingMemory
+from mow.methods.mow.config import of_mow
 from mow.runs.restore import SavedRun, environments, find_run, restore
 
 
@@ -55,7 +56,8 @@ class LoadedAgent:
             )
         batch = frames.reshape(-1, *FRAME_SHAPE)
         started = task in self._memories
-        memory, width = self._memories.setdefault(task, (ActingMemory(self.config.schedule.acting_context), len(batch)))
+        fresh = ActingMemory(of_mow(self.config).schedule.acting_context)
+        memory, width = self._memories.setdefault(task, (fresh, len(batch)))
         if len(batch) != width:
             raise ValueError(f"{task}: {width} episodes are being played, got {len(batch)} frames: call reset first")
         dreamer, device = self._dreamer, self._rng.seed_offset.device
@@ -64,7 +66,7 @@ class LoadedAgent:
         seen = torch.from_numpy(batch.copy()).to(device).expand(num_tasks, *batch.shape)
         is_first = torch.full((num_tasks, width), not started, device=device)
         action = memory.act(dreamer.model, self._agent, dreamer.routing, seen, is_first, self._rng)  # [K, B, A]
-        memory.took(action)
+        memory.record(action)
         native = [dreamer.to_native(k, vector) for vector in action[k].cpu().numpy()]
         if frames.ndim == 4:
             return np.array(native)

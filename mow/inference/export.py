@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mow.cli.parse import Parser, say
+from mow.cli.parse import Parser
 from mow.errors import UsageError
 from mow.inference.model_card import Card, read_scores, read_versions, write_card
 from mow.runs.failures import exit_code
 from mow.runs.restore import WEIGHTS, environments, find_run, newest_checkpoint, restore
-from mow.system.console import program
+from mow.system.console import program, say
 from mow.system.shell import typed_path
 from mow.system.whole_file import write_json, write_whole
 

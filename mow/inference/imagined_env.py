@@ -17,6 +17,7 @@ from mow.batch import Moment
 from mow.envs.base import FRAME_SHAPE, ActionLayout, Frame, TaskSpec
 from mow.envs.guarded import GuardedEnv
 from mow.kernels import PhiloxState, two_hot_decode
+from mow.methods.mow.config import of_mow
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.runs.restore import SavedRun
@@ -77,7 +78,8 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
             else gymnasium.spaces.Box(-1.0, 1.0, (task.num_actions,), np.float32)
         )
         self._real: GuardedEnv | None = None  # made for the first real frame
-        self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=dreamer.run.config.schedule.acting_context)
+        context = of_mow(dreamer.run.config).schedule.acting_context
+        self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context)
         self._num_steps, self._running = 0, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
@@ -124,7 +126,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         latents, actions, firsts = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
         hidden = model.remember(latents, actions, model.window(firsts), self._dreamer.routing)[:, :, -1:]
         logits, events = model.foretell(Moment(self._latent, taken, hidden, self._before))
-        temperature = self._dreamer.run.config.imagination.temperature
+        temperature = of_mow(self._dreamer.run.config).imagination.temperature
         self._before, self._latent = self._latent, model.sample(logits / temperature, self._rng)
         reward_logits, termination_logits = model.outcome(hidden.float(), events, self._latent)
         decoded = model.decode(self._latent)[k, 0, 0]  # [64, 64, 3]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mow.config import ASIDE, Config
+from mow.config import RUNTIME_FIELDS, RunConfig
 from mow.methods.mow.ablations import flat
 from mow.methods.mow.presets import PRESETS
 from mow.system.whole_file import read_object
 
 # Fields that say nothing of what a run learnt.
-_ASIDE = ASIDE | {"preset", "folder", "insight_every"}
+_ASIDE = RUNTIME_FIELDS | {"preset", "folder", "insight_every"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Score:
 class Card:
     """What the card tells."""
 
-    config: Config
+    config: RunConfig
     checkpoint: str
     step: int  # environment steps per task
     updates: int  # of the world model
@@ -131,7 +131,7 @@ def _use(task: str) -> Iterator[str]:
     yield "```\n"
 
 
-def _changes(config: Config) -> list[tuple[str, object]]:
+def _changes(config: RunConfig) -> list[tuple[str, object]]:
     base = flat(PRESETS[config.preset]()) if config.preset in PRESETS else {}
     return [(name, value) for name, value in flat(config).items() if name not in _ASIDE and base.get(name) != value]
 

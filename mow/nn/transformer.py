@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.config import WorldModelConfig
 from mow.kernels import RoutePlan, decode_attention
+from mow.methods.mow.config_model import WorldModelConfig
 from mow.nn.activation_checkpoint import Call, kept
 from mow.nn.modular import ModularLayerNorm, ModularLinear
 

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mow.cli.parse import Parser, check_range, say
+from mow.cli.parse import Parser, check_range
 from mow.errors import UsageError
 from mow.report.data import Report, RunData, read_run
 from mow.report.page import page
 from mow.runs.failures import exit_code
-from mow.system.console import program
+from mow.system.console import program, say
 from mow.system.shell import typed_path
 from mow.system.whole_file import write_whole
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.config import Config
-from mow.config.file import read_config
+from mow.methods.mow.config import MowConfig, of_mow
+from mow.methods.registry import read_config
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class Metrics:
 @dataclass(frozen=True)
 class RunData:
     folder: Path
-    config: Config
+    config: MowConfig
     config_text: str
     versions_text: str | None
     scores: Scores | None
@@ -140,7 +140,7 @@ def read_run(folder: Path) -> RunData:
     Raises: ValueError in one line if the folder is no run: it has no config.json that can be read.
     """
     path = folder / "config.json"
-    config = read_config(path)
+    config = of_mow(read_config(path))
     remarks: list[str] = []
     metrics = read_metrics(folder / "metrics.jsonl", remarks)
     return RunData(

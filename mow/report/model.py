@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mow.config import Config
 from mow.engine.device import pick_device
 from mow.errors import UsageError
 from mow.evaluate.film import one_strip
+from mow.methods.mow.config import MowConfig
 from mow.report.data import Film, ModelView, Similarity
 from mow.report.film import picture
 from mow.runs.restore import newest_checkpoint, restore
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CONTEXT, _STEPS = 2, 16  # frames that a film's world model sees, and the most that it imagines
 
 
-def read_model(folder: Path, config: Config, *, checkpoint: Path | None, device: str, num_windows: int) -> ModelView:
+def read_model(folder: Path, config: MowConfig, *, checkpoint: Path | None, device: str, num_windows: int) -> ModelView:
     """Restore the checkpoint and look at it.
 
     Args:

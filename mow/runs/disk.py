@@ -46,3 +46,15 @@ def told_when_the_disk_fails(folder: Path) -> Iterator[None]:
             raise
         remedy = f": {_REMEDIES[error.errno]}" if error.strerror == os.strerror(error.errno) else ""
         raise OSError(f"{error}{remedy}; {way_on(folder)}") from error
+
+
+@contextlib.contextmanager
+def files_writable() -> Iterator[None]:
+    """Inside, a file that cannot be opened for writing is a UsageError; a full or broken disk stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP):
+            raise
+        path = error.filename2 or error.filename
+        raise UsageError(f"cannot write {path} ({error.strerror}): move it away, or make it writable") from error

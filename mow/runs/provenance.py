@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow import __version__
-from mow.config import Config
+from mow.config import RunConfig
 from mow.system.whole_file import read_object, write_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _LIBRARIES = {
 }
 
 
-def write_origin(folder: Path, config: Config, device: "torch.device", protocols: list[str]) -> None:
+def write_origin(folder: Path, config: RunConfig, device: "torch.device", protocols: list[str]) -> None:
     """Write both files of a new run. Args: protocols: of the tasks, in their order."""
     write_json(folder / "config.json", dataclasses.asdict(config))
     protocol = dict(zip(config.tasks, protocols, strict=True))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mow.config import Config
-from mow.config.file import read_config
+from mow.config import RunConfig
+from mow.methods.registry import get_method, read_config
 from mow.envs.base import TaskSpec, spec_differences
 from mow.errors import UsageError
 from mow.runs.paths import best_path, checkpoints, folder_of, is_checkpoint
@@ -29,7 +29,7 @@ class SavedRun:
 
     folder: Path
     checkpoint: Path
-    config: Config
+    config: RunConfig
 
     @property
     def env_options(self) -> dict[str, object]:
@@ -123,7 +123,7 @@ def check_specs(path: Path, content: Mapping[str, Any], now: Sequence[TaskSpec])
         )
 
 
-def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
+def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
     """The learner of a checkpoint or of exported weights, and the step it was written at; `envs` are sorted as its
     tasks are.
 
@@ -131,15 +131,11 @@ def restore(path: Path, config: Config, envs: "VectorEnv", device: "torch.device
     """
     import torch
 
-    from mow.nn.policy import ActionMask
+    from mow.methods.base import TaskSet
     from mow.runs.checkpoint import load_checkpoint
-    from mow.methods.mow.learner import Learner
     from mow.runs.weights import give_weights, read_weights
 
-    layout = envs.layout
-    learner = Learner(
-        config, ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask)), device
-    )
+    learner: Any = get_method(config.method).build(config, TaskSet(tuple(envs.specs), envs.layout), device)
     tensors: dict[str, Tensor] = {}
     try:
         if path.suffix == ".safetensors":

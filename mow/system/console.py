@@ -10,6 +10,7 @@
 import contextlib
 import errno
 import functools
+import logging
 import os
 import signal
 import sys
@@ -96,6 +97,30 @@ def tell(stream: TextIO | None, text: str) -> None:
             _say_lost(_lossy, error.strerror)
         else:
             raise OSError(f"the output takes no more ({error.strerror}): send it to another place") from error
+
+
+def say(line: str) -> None:
+    """One line to the console, at once even when it goes to a file."""
+    tell(sys.stdout, line + "\n")
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextlib.contextmanager
+def log_to_console() -> Iterator[None]:
+    """Inside, the log records of the package (chosen store, chosen kernels) are printed too."""
+    logger, console = logging.getLogger("mow"), _Console()
+    level = logger.level
+    logger.addHandler(console)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(console)
+        logger.setLevel(level)
 
 
 def complain(line: str) -> None:

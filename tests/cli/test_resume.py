@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mow.cli.resume import Resumption, read_state
-from mow.config.file import config_of
 from mow.errors import UsageError
+from mow.methods.registry import config_of
 from tests.small import run_config
 
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from mow.config import Config
-from mow.config.file import read_config
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import PRESETS
+from mow.methods.registry import read_config
 
 
 def written(tmp_path, *, at=(), value=None, drop=()):
@@ -56,7 +56,7 @@ def test_a_file_by_hand(tmp_path):
     assert config.model.perception.channels == (1, 2, 3, 4)
     assert type(config.loss.free_bits) is float
     assert config.loss.free_bits == 2.0
-    default = Config(tasks=("tiny:catch",), total_steps=9000, preset="mine")
+    default = MowConfig(tasks=("tiny:catch",), total_steps=9000, preset="mine")
     assert config.model.routing == default.model.routing, "what the file lacks has its default"
     assert config.seed == 0
 

@@ -14,10 +14,10 @@ import pytest
 
 from mow import train
 from mow.config import EnvConfig
-from mow.config.file import read_config
 from mow.engine.trainer import Run
 from mow.envs.dummy import CountingEnv, read_counter
 from mow.envs.vector import SerialVectorEnv
+from mow.methods.registry import read_config
 from mow.runs.paths import checkpoints
 from mow.runs.signals import StopSwitch
 from mow.train import main

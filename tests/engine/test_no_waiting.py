@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mow.batch import TransitionBatch
-from mow.config import ActorCriticConfig, ImaginationConfig, LossConfig, OptimConfig
+from mow.methods.mow.config import LossConfig, OptimConfig
+from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
 from mow.methods.mow.learner import Learner
 from mow.runs.logger import MetricMeans
 from tests.host_reads import host_reads

@@ -6,8 +6,8 @@ import functools
 import torch
 
 from mow.batch import TransitionBatch
-from mow.config import LossConfig, OptimConfig
 from mow.kernels import PhiloxState
+from mow.methods.mow.config import LossConfig, OptimConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import quickstart
 from mow.methods.mow.world_model_loss import world_model_losses

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mow.batch import Imagination
-from mow.config import Config
 from mow.methods.mow.clustering import Grouping
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner
 from mow.nn.weight_cache import StillWeights, once, stand_still
@@ -18,7 +18,7 @@ from tests.small import LOCAL, MODEL, action_mask, run_config, transitions
 CPU = torch.device("cpu")
 
 
-def learner(config: Config | None = None, *, muon: bool = False) -> Learner:
+def learner(config: MowConfig | None = None, *, muon: bool = False) -> Learner:
     config = config or run_config(model=LOCAL)
     if muon:
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, matrices="muon"))
@@ -70,7 +70,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_rollouts_are_the_same(config: Config) -> None:
+def test_rollouts_are_the_same(config: MowConfig) -> None:
     made = learner(config)
     assert close(dreamt(made, keeping=True), dreamt(made, keeping=False))
 

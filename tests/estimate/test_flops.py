@@ -8,11 +8,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mow.config import BatchConfig, Config, ImaginationConfig, LossConfig, PerceptionConfig, SharedConfig
 from mow.estimate.flops import agent_update, decoder, encoder, world_model_update
 from mow.kernels import PhiloxState
 from mow.losses.returns import ReturnScale
 from mow.methods.mow.actor_critic_loss import actor_critic_losses, make_lesson
+from mow.methods.mow.config import BatchConfig, LossConfig, MowConfig
+from mow.methods.mow.config_agent import ImaginationConfig
+from mow.methods.mow.config_model import PerceptionConfig, SharedConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.presets import atari26, storm
 from mow.methods.mow.world_model_loss import world_model_losses
@@ -36,17 +38,17 @@ SMALL_AGENT = run_config().actor_critic
 DREAM = ImaginationConfig(num_sequences=64, context=3, horizon=5)
 
 
-def small(**changes: object) -> Config:
+def small(**changes: object) -> MowConfig:
     return run_config(batch=BATCH, imagination=DREAM, **changes)
 
 
-def patches() -> Config:
+def patches() -> MowConfig:
     perception = PerceptionConfig(channels=(4, 6), groups=64, classes=3, latent="spatial", norm="group")
     model = dataclasses.replace(LOCAL, perception=perception, shared=SharedConfig(kind="mlp"))
     return small(model=model, loss=LossConfig(reconstruct_every=4))
 
 
-def lone() -> Config:
+def lone() -> MowConfig:
     """One expert and one task, nothing shared, nothing embedded."""
     model = dataclasses.replace(
         storm().model, width=16, num_heads=2, feedforward=24, perception=run_config().model.perception
@@ -58,12 +60,12 @@ def lone() -> Config:
     )
 
 
-def rollouts_twice() -> Config:
+def rollouts_twice() -> MowConfig:
     actor_critic = dataclasses.replace(SMALL_AGENT, rollout_epochs=2, rollout_parts=2)
     return small(actor_critic=actor_critic, model=LOCAL)
 
 
-def two_frames() -> Config:
+def two_frames() -> MowConfig:
     """Prior and agent read z_{t-1} too."""
     return small(
         model=dataclasses.replace(LOCAL, prior_frames=2), actor_critic=dataclasses.replace(SMALL_AGENT, frames=2)
@@ -81,7 +83,7 @@ CONFIGS = {
 }
 
 
-def counted(config: Config) -> tuple[float, float]:
+def counted(config: MowConfig) -> tuple[float, float]:
     """What PyTorch counts in one world-model update and one agent update."""
     imagination, actor_critic, num_tasks = config.imagination, config.actor_critic, len(config.tasks)
     modules = (0, 0, 1)[:num_tasks]

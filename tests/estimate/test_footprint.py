@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from mow.config import ActorCriticConfig
 from mow.estimate.footprint import activations
 from mow.kernels import PhiloxState
 from mow.losses.returns import ReturnScale
 from mow.methods.mow.actor_critic_loss import actor_critic_losses, make_lesson
+from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.presets import atari26
 from mow.methods.mow.world_model_loss import world_model_losses

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from mow.config import OptimConfig
 from mow.estimate import plan
 from mow.estimate.flops import world_model_update
 from mow.estimate.plan import Pace, long, make_pace, make_plan, matmul_rate, short
+from mow.methods.mow.config import OptimConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import PRESETS, atari26
 from mow.nn.policy import ActionMask

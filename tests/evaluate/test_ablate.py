@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import pytest
 
 from mow.cli.parse import parse
-from mow.config import Config
 from mow.envs.task_sets import TINY5
 from mow.errors import UsageError
 from mow.evaluate import ablate
@@ -24,6 +23,7 @@ from mow.evaluate.ablate import chosen_methods, main, parent_config, tasks_of
 from mow.evaluate.ablation_grid import Job, overrides, plan, run_all, train_command, unfinished
 from mow.evaluate.ablation_table import Result, read_results, summarise, write_table
 from mow.methods.mow.ablations import METHODS, meaning, variants
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import PRESETS, atari4, quickstart
 from mow.runs.folder import claimed
 
@@ -47,7 +47,7 @@ if scores:
 """
 
 
-def scores_of(config: Config, value: float = 0.5, **more: object) -> str:
+def scores_of(config: MowConfig, value: float = 0.5, **more: object) -> str:
     """What mow.train writes: every task with the same score, references 0 and 1."""
     task = {"random": 0.0, "agent": value, "expert": 1.0, "normalised": value}
     return json.dumps({"tasks": dict.fromkeys(config.tasks, task), "mean_normalised": value, **COST, **more})

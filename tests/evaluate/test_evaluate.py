@@ -15,11 +15,11 @@ from gymnasium.spaces import Discrete
 from PIL import Image
 
 from mow import train
-from mow.config.file import read_config
 from mow.envs.base import EnvFailure
 from mow.envs.vector import SerialVectorEnv
 from mow.evaluate.__main__ import main, read_arguments
 from mow.evaluate.video import BAR, SCALE
+from mow.methods.registry import read_config
 from mow.runs.restore import find_run, newest_checkpoint
 from mow.system.file_names import file_name
 from tests.envs.test_gymnasium_envs import Walk

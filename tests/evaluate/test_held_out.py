@@ -139,7 +139,7 @@ def test_the_agent_acts_on_what_it_saw_and_did():
     for t in range(5):
         seen = batch.frame[:, 0, t], batch.is_first[:, 0, t]
         action = memory.act(model, learner.agent, learner.routing(), *seen, stream)
-        memory.took(action)
+        memory.record(action)
         assert torch.equal(batch.action[:, 0, t], action)
 
 

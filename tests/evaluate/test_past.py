@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mow.batch import Imagination, TransitionBatch
-from mow.config import BatchConfig, ExpertsConfig, RoutingConfig
 from mow.envs.tiny import expert_action, make
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.past import PastUse, past_use
 from mow.kernels import PhiloxState
+from mow.methods.mow.config import BatchConfig
+from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import quickstart
 from mow.methods.mow.world_model import WorldModel

@@ -12,19 +12,19 @@ import torch
 
 from mow import train
 from mow.cli.resume import find_resumption
-from mow.config import Config
 from mow.engine.trainer import Run
+from mow.methods.mow.config import MowConfig
 from mow.runs.signals import Stopped, StopSwitch
 from mow.train import main
 
 
-def to_the_end(config: Config, folder: Path) -> Run:
+def to_the_end(config: MowConfig, folder: Path) -> Run:
     run = train.run(dataclasses.replace(config, folder=str(folder)))
     assert run is not None
     return run
 
 
-def stopped(config: Config, folder: Path, moment: int, patch: pytest.MonkeyPatch) -> None:
+def stopped(config: MowConfig, folder: Path, moment: int, patch: pytest.MonkeyPatch) -> None:
     """Run until the `moment`-th time that it could be saved."""
     calls = 0
 

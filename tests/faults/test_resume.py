@@ -16,8 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mow
 from mow import train
 from mow.cli.resume import find_resumption
-from mow.config import ReplayConfig, WorldModelConfig
+from mow.config import ReplayConfig
 from mow.engine.trainer import Run
+from mow.methods.mow.config_model import WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.runs import checkpoint
 from mow.runs import provenance as origin

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from mow.config import OptimConfig
+from mow.methods.mow.config import OptimConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.optim import muon_matrices
 from mow.nn.muon import Muon, orthogonalised

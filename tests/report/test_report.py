@@ -272,7 +272,7 @@ def test_the_model_view_is_the_learners(run_folder):
     """Against the checkpoint itself: modules, experts and cosines in the learner's order."""
     import torch
 
-    from mow.config.file import read_config
+    from mow.methods.registry import read_config
     from mow.report.model import read_model
 
     config = read_config(run_folder / "config.json")
@@ -293,7 +293,7 @@ def test_the_model_view_is_the_learners(run_folder):
 
 
 def test_where_the_grouping_measured_nothing_the_embeddings_are_compared(tmp_path):
-    from mow.config.file import read_config
+    from mow.methods.registry import read_config
     from mow.report.model import read_model
 
     folder = tmp_path / "run"

@@ -50,7 +50,7 @@ Before any of that, try it in a model that is there: what imagines and what lear
 import torch
 
 from mow.batch import Moment
-from mow.config import PerceptionConfig, WorldModelConfig
+from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.world_model import WorldModel
 
 perception = PerceptionConfig(channels=(2, 2, 2, 2), groups=4, classes=5)
@@ -63,10 +63,49 @@ assert model.predict(moment).next_latent_logits.shape == (*shape, 4, 5)  # [K, B
 ```
 '''
 
-from mow.methods.mow.actor_critic import Agent
-from mow.methods.mow.router import Routing
-from mow.methods.mow.split_modules import PER_MODULE, grow
-from mow.methods.mow.world_model import Memory, WorldModel
-from mow.nn.weight_cache import StillWeights, once
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING
 
-__all__ = ["PER_MODULE", "Agent", "Memory", "Routing", "StillWeights", "WorldModel", "grow", "once"]
+from mow.methods.base import Method, Metrics, TaskSet
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.presets import BATCHINGS, PRESETS, shortened, summary, with_batching
+
+if TYPE_CHECKING:
+    import torch
+
+    from mow.batch import TransitionBatch
+    from mow.methods.mow.learner import Learner
+
+
+def _build(config: MowConfig, tasks: TaskSet, device: "torch.device") -> "Learner":
+    from mow.methods.mow.learner import Learner
+
+    return Learner.of_tasks(config, tasks, device)
+
+
+def _diagnostics(learner: "Learner", batch: "TransitionBatch") -> Metrics:
+    from mow.methods.mow.diagnostics import measure
+
+    return measure(learner, batch)
+
+
+def _context(config: MowConfig, device: "torch.device") -> AbstractContextManager[str]:
+    from mow.methods.mow.compile import updates_as_asked
+
+    return updates_as_asked(config, device)
+
+
+METHOD = Method(
+    name="mow",
+    config=MowConfig,
+    presets=PRESETS,
+    build=_build,
+    loss="loss/world_model",
+    diagnostics=_diagnostics,
+    summary=summary,
+    context=_context,
+    batchings={name: partial(with_batching, name=name) for name in BATCHINGS},
+    shortened=shortened,
+    imagines=True,
+)

@@ -1,6 +1,6 @@
 """What each part of the method is worth: a parent config with one part taken out, and the baselines to compare with.
 
-Everything here is a function of a parent Config and keeps what it does not name: widths, batch, schedule, budget.
+Everything here is a function of a parent MowConfig and keeps what it does not name: widths, batch, schedule, budget.
 """
 
 import dataclasses
@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from mow.config import Config, ExpertsConfig, SharedConfig
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.config_model import ExpertsConfig, SharedConfig
 
 
 @dataclass(frozen=True)
 class Ablation:
     """One part taken out: a single field of the config, or the group of fields of one component."""
 
-    field: str  # dotted path in Config
-    value: Callable[[Config], object]  # of the parent
+    field: str  # dotted path in MowConfig
+    value: Callable[[MowConfig], object]  # of the parent
     meaning: str
 
 
@@ -62,7 +63,7 @@ ABLATIONS: dict[str, Ablation] = {
 WIDENING: dict[str, float] = {"quickstart": 2.26, "atari4": 1.76, "atari26": 4.32}
 
 
-def ablation(parent: Config, name: str) -> Config:
+def ablation(parent: MowConfig, name: str) -> MowConfig:
     """`parent` with exactly one field replaced; its preset is called ablation_NAME.
 
     Raises: KeyError if the name is unknown; ValueError if the parent has that value already.
@@ -76,7 +77,7 @@ def ablation(parent: Config, name: str) -> Config:
     return replace(_replaced(parent, chosen.field.split("."), value), preset=f"ablation_{name}")
 
 
-def storm_single(parent: Config, task: str) -> Config:
+def storm_single(parent: MowConfig, task: str) -> MowConfig:
     """STORM on one task at the parent's size: no embedding, no task head, one Transformer of equal depth, no warm-up.
 
     Without a warm-up it makes fewer world-model updates than its parent: those that would group a single task.
@@ -93,7 +94,7 @@ def storm_single(parent: Config, task: str) -> Config:
     )
 
 
-def storm_multitask(parent: Config) -> Config:
+def storm_multitask(parent: MowConfig) -> MowConfig:
     """One STORM for all tasks, told its task by an embedding where the parent is: one VAE, Transformer and critic.
 
     It keeps the parent's warm-up, so that both make the same number of updates. Source: MoW section 5 (baseline).
@@ -108,7 +109,7 @@ def storm_multitask(parent: Config) -> Config:
     )
 
 
-def storm_multitask_wide(parent: Config) -> Config:
+def storm_multitask_wide(parent: MowConfig) -> MowConfig:
     """storm_multitask widened to as many learned parameters as the parent has: is it the parts, or their size?
 
     Width, feed-forward, hidden layers and VAE channels grow by one factor; depth and latents stay.
@@ -122,12 +123,12 @@ def storm_multitask_wide(parent: Config) -> Config:
     return widened(storm_multitask(parent), WIDENING[parent.preset])
 
 
-def storm_vaes(parent: Config) -> Config:
+def storm_vaes(parent: MowConfig) -> MowConfig:
     """storm_multitask with modules found by clustering as the parent does: several VAEs, still one Transformer."""
     return replace(storm_multitask(parent), preset="storm_vaes", clustering=parent.clustering)
 
 
-def widened(config: Config, factor: float) -> Config:
+def widened(config: MowConfig, factor: float) -> MowConfig:
     """All layers `factor` times as wide, rounded to what heads and norm groups divide."""
     model = config.model
     channels = tuple(_channels(factor * c) for c in model.perception.channels)
@@ -145,7 +146,7 @@ def widened(config: Config, factor: float) -> Config:
     )
 
 
-BASELINES: dict[str, Callable[[Config], Config]] = {
+BASELINES: dict[str, Callable[[MowConfig], MowConfig]] = {
     "storm_multitask": storm_multitask,
     "storm_multitask_wide": storm_multitask_wide,
     "storm_vaes": storm_vaes,
@@ -156,7 +157,7 @@ BASELINES: dict[str, Callable[[Config], Config]] = {
 METHODS = ("mow", *BASELINES, "storm", *ABLATIONS)
 
 
-def variants(parent: Config, method: str) -> tuple[Config, ...]:
+def variants(parent: MowConfig, method: str) -> tuple[MowConfig, ...]:
     """The runs that one seed of a method takes: one per task for `storm`, else a single one for all tasks.
 
     Raises: KeyError if the method is unknown; ValueError if it makes no sense for this parent.
@@ -177,7 +178,7 @@ def meaning(method: str) -> str:
     return (text or "").splitlines()[0].removesuffix(".")
 
 
-def recipes(parent: Callable[[], Config]) -> dict[str, Callable[[], Config]]:
+def recipes(parent: Callable[[], MowConfig]) -> dict[str, Callable[[], MowConfig]]:
     """Presets made from a parent's: the baselines for all tasks, and ablation_NAME for every ablation."""
     found = {name: _recipe(parent, baseline, baseline.__doc__) for name, baseline in BASELINES.items()}
     for name, chosen in ABLATIONS.items():
@@ -209,7 +210,7 @@ def _replaced(config: Any, path: list[str], value: object) -> Any:
     return replace(config, **{path[0]: inner})
 
 
-def _dense(parent: Config) -> Config:
+def _dense(parent: MowConfig) -> MowConfig:
     """One Transformer, as deep as an expert and the shared part together, and nothing that chooses or joins experts."""
     model = parent.model
     shared_layers = model.shared.num_layers if model.shared.kind == "transformer" else 0
@@ -227,9 +228,9 @@ def _dense(parent: Config) -> Config:
 
 
 def _recipe(
-    parent: Callable[[], Config], change: Callable[[Config], Config], meaning: str | None
-) -> Callable[[], Config]:
-    def recipe() -> Config:
+    parent: Callable[[], MowConfig], change: Callable[[MowConfig], MowConfig], meaning: str | None
+) -> Callable[[], MowConfig]:
+    def recipe() -> MowConfig:
         return change(parent())
 
     recipe.__doc__ = meaning

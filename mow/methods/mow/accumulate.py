@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mow.batch import TransitionBatch
-from mow.config import LossConfig
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
+from mow.methods.mow.config import LossConfig
 from mow.methods.mow.router import Routing
 from mow.methods.mow.task_slice import Part, routing_of
 from mow.methods.mow.task_weights import TaskWeights

@@ -7,6 +7,7 @@ prior and lets the context run across episodes.
 """
 
 from collections import deque
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +16,45 @@ from mow.kernels import PhiloxState
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
+from mow.nn.weight_cache import StillWeights
+
+
+class Agents(Protocol):
+    """The part of a learner that acting reads, as it is at each step."""
+
+    world_model: WorldModel
+    agent: Agent
+    rng: PhiloxState
+    still: StillWeights
+
+    def still_routing(self) -> Routing: ...
+
+
+class MowActor:
+    """Acts with the present weights of a learner, and a memory of its own."""
+
+    def __init__(self, learner: Agents, context: int) -> None:
+        """Args: context: steps of the episode that are remembered."""
+        self._learner, self._memory = learner, ActingMemory(context)
+
+    @torch.no_grad()
+    def act(self, frame: Tensor, is_first: Tensor) -> Tensor:
+        """Sampled actions [K, A] or [K, B, A]; see ActingMemory.act."""
+        learner = self._learner
+        if learner.world_model.training:  # the walk through all layers takes a tenth of a small step
+            learner.world_model.eval()
+        with learner.still.reading():
+            routing = learner.still_routing()
+            return self._memory.act(learner.world_model, learner.agent, routing, frame, is_first, learner.rng)
+
+    def record(self, action: Tensor) -> None:
+        self._memory.record(action)
+
+    def state_dict(self) -> list[list[Tensor]]:
+        return self._memory.state_dict()
+
+    def load_state_dict(self, state: list[list[Tensor]]) -> None:
+        self._memory.load_state_dict(state, self._learner.rng.seed_offset.device)
 
 
 class ActingMemory:
@@ -32,7 +72,7 @@ class ActingMemory:
         """Args:
             frame: [K, 64, 64, 3] uint8, the newest observation of every task; or [K, B, 64, 64, 3], of B episodes each.
             is_first: [K] or [K, B] bool, it opens an episode.
-        Returns: actions [K, A] or [K, B, A]; call `took` with those that were taken in the end.
+        Returns: actions [K, A] or [K, B, A]; call `record` with those that were taken in the end.
         """
         single = frame.dim() == 4
         if single:
@@ -46,19 +86,19 @@ class ActingMemory:
         action, _ = agent.policy(agent.see(latent, hidden, before), model.embedding("actor")).sample(rng)
         return action[:, 0, 0] if single else action[:, :, 0]
 
-    def took(self, action: Tensor) -> None:
-        """Remember what was done at the frame last seen: [K, A] or [K, B, A]."""
+    def record(self, action: Tensor) -> None:
+        """Keep the actions taken at the last frames: [K, A] or [K, B, A]."""
         assert self._latent is not None, "act comes first"
         assert self._is_first is not None, "act comes first"
         num_tasks, num_episodes = self._latent.shape[:2]
         self._tokens.append((self._latent, action.reshape(num_tasks, num_episodes, 1, -1), self._is_first))
 
     def state_dict(self) -> list[list[Tensor]]:
-        """The tokens remembered; to be asked for between `took` and `act`."""
+        """The tokens kept; valid between `record` and `act`."""
         return [[*token] for token in self._tokens]
 
     def load_state_dict(self, state: list[list[Tensor]], device: torch.device) -> None:
-        """Remember what another one did."""
+        """Take the tokens of another memory."""
         self._tokens.clear()
         for latent, action, is_first in state:
             self._tokens.append((latent.to(device), action.to(device), is_first.to(device)))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.config import ActorCriticConfig, Condition
 from mow.kernels import TwoHotForm, two_hot_decode
+from mow.methods.mow.config_agent import ActorCriticConfig
+from mow.methods.mow.config_model import Condition
 from mow.methods.mow.prior import rows_in
 from mow.nn.modular import ModularMLP
 from mow.nn.policy import ActionMask, Policy

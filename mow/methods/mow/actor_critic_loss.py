@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mow.batch import Imagination
-from mow.config import ActorCriticConfig
 from mow.losses import entropy_bonus, policy_loss, value_loss
 from mow.losses.returns import ReturnScale, imagined_return
 from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.config_agent import ActorCriticConfig
 
 
 @dataclass(frozen=True)

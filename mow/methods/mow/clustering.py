@@ -51,6 +51,22 @@ class Grouping:
             groups[module].append(names[task])
         return groups
 
+    def describe(self, names: Sequence[str]) -> str:
+        """The groups in a line, with what is known of their quality; `names` in the old order."""
+        groups = " | ".join(f"{i}: {', '.join(group)}" for i, group in enumerate(self.groups(names)))
+        if math.isnan(self.silhouette):
+            return f"modules: {groups}"
+        detail = f"silhouette {self.silhouette:.2f}, stability {self.stability:.2f}"
+        for name, share in list(self.shares.items())[:1]:
+            detail += f", the largest part of the features is {name} with {share:.0%}"
+        return f"modules: {groups} ({detail})"
+
+    @property
+    def shades(self) -> NDArray[np.uint8]:
+        """The similarities as an image: [K, K, 3], black for -1, white for 1."""
+        shades = (127.5 * (1.0 + np.clip(self.similarity, -1, 1))).astype(np.uint8)
+        return np.repeat(shades[:, :, None], 3, axis=2)
+
     def agreement(self, labels: Sequence[int]) -> float:
         """Adjusted Rand index with known groups: `labels` of the tasks in the old order."""
         found = np.empty(len(self.order), dtype=np.int64)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState, RoutePlan
 from mow.losses import expert_use
-from mow.methods.mow.learner import Learner, Metrics
+from mow.methods.base import Metrics
+from mow.methods.mow.learner import Learner
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses

@@ -8,8 +8,8 @@ Source: MoW section 3.
 import torch
 from torch import Tensor, nn
 
-from mow.config import SharedConfig, WorldModelConfig
 from mow.kernels import RoutePlan
+from mow.methods.mow.config_model import SharedConfig, WorldModelConfig
 from mow.methods.mow.router import Routing
 from mow.nn.modular import Stem
 from mow.nn.transformer import AttentionCache, Transformer, Window

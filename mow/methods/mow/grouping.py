@@ -1,14 +1,15 @@
 """Which tasks share a module: what a learner after its warm-up says of each task. Source: MoW section 3."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mow.batch import TransitionBatch
+from mow.kernels import PhiloxState
 from mow.methods.mow.clustering import (
     GradientFeatures,
     Grouping,
@@ -19,19 +20,31 @@ from mow.methods.mow.clustering import (
     tensor_shares,
     unit_rows,
 )
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.split_modules import PER_MODULE, grow
+from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses
 
-if TYPE_CHECKING:
-    from mow.methods.mow.learner import Learner
+
+@dataclass(frozen=True)
+class WarmedUp:
+    """A world model after its warm-up, and what its losses are computed with."""
+
+    model: WorldModel
+    config: MowConfig
+    device: torch.device
+    rng: PhiloxState
+    temperature: float  # of the router
+    frozen_routes: Tensor | None
+    autocast: Callable[[], AbstractContextManager[object]]
 
 
-def grouping_of(learner: "Learner", batches: Iterable[TransitionBatch]) -> Grouping:
-    """The clusters that the config asks for, from `batches` of replay; changes nothing.
+def grouping_of(learner: WarmedUp, batches: Iterable[TransitionBatch]) -> Grouping:
+    """The clusters by the config's method, from `batches` of replay; changes nothing.
 
     Raises: FloatingPointError if the model's weights are broken.
     """
-    config, num_tasks = learner.config, learner.world_model.num_tasks
+    config, num_tasks = learner.config, learner.model.num_tasks
     num_modules = config.num_modules
     method = config.clustering.method
     if num_modules in (1, num_tasks) or method == "random":
@@ -52,13 +65,13 @@ def grouping_of(learner: "Learner", batches: Iterable[TransitionBatch]) -> Group
     return replace(grouping, shares=tensor_shares(np.sum(evidence, axis=0), sizes) if sizes else {})
 
 
-def gradient_evidence(learner: "Learner", batches: Iterable[TransitionBatch]) -> list[GradientFeatures]:
+def gradient_evidence(learner: WarmedUp, batches: Iterable[TransitionBatch]) -> list[GradientFeatures]:
     """Gradients of each task's loss on the warm-up module, one entry per batch.
 
     Every task gets its own copy of the module, so one backward pass of sum_k L_k leaves exactly the gradient of L_k
     in copy k. (With batch norm shared by a module the copies see one task's statistics each, not the mixture.)
     """
-    model, config = learner.world_model, learner.config
+    model, config = learner.model, learner.config
     tasks = range(model.num_tasks)
     probe = grow(model, tasks, tasks, model.num_tasks).train()
     # Heads that all tasks share have one gradient for all: it says nothing about a single task.
@@ -77,9 +90,9 @@ def gradient_evidence(learner: "Learner", batches: Iterable[TransitionBatch]) ->
 
 
 @torch.no_grad()
-def latent_evidence(learner: "Learner", batches: Iterable[TransitionBatch]) -> list[Vectors]:
+def latent_evidence(learner: WarmedUp, batches: Iterable[TransitionBatch]) -> list[Vectors]:
     """Mean encoder features of each task, less their mean over tasks, one entry per batch."""
-    model = learner.world_model.eval()
+    model = learner.model.eval()
     evidence = []
     for batch in batches:
         frame = batch.frame.to(learner.device).flatten(1, 2)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from mow.batch import Moment, Prediction
-from mow.config import WorldModelConfig
 from mow.kernels import RoutePlan
+from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.prior import DensePrior, LocalPrior, rows_in
 from mow.nn.modular import ModularMLP
 

@@ -4,26 +4,29 @@ A learner begins with one module for all tasks (warm-up), measures how the tasks
 module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mow.batch import Imagination, TransitionBatch
-from mow.config import Config
 from mow.kernels import PhiloxState
 from mow.losses import entropy_unit
 from mow.losses.returns import ReturnScale
+from mow.methods.base import Event, Metrics, Note, Picture, Reorder, Sampler, TaskSet, Watch, untimed
 from mow.methods.mow.accumulate import backward_in_parts
+from mow.methods.mow.acting import MowActor
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.actor_critic_loss import ActorCriticLosses, Lesson
 from mow.methods.mow.clustering import Grouping
 from mow.methods.mow.compiled_steps import update_steps
+from mow.methods.mow.config import MowConfig
 from mow.methods.mow.cuda_graph import RolloutGraph
-from mow.methods.mow.grouping import grouping_of
+from mow.methods.mow.grouping import WarmedUp, grouping_of
 from mow.methods.mow.imagination import imagine
-from mow.methods.mow.optim import first_and_last, muon_matrices
+from mow.methods.mow.optim import world_model_optimisers
+from mow.methods.mow.phases import BACKGROUND_STREAM, CLUSTERING_STREAM, phases
 from mow.methods.mow.router import Routing
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.task_slice import task_parts
@@ -31,24 +34,16 @@ from mow.methods.mow.task_weights import make_task_weights
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import WorldModelLosses, num_terms, world_model_losses
 from mow.nn.finite import check_finite
-from mow.nn.muon import Muon
 from mow.nn.policy import ActionMask
 from mow.nn.weight_cache import StillWeights, once
-
-Metrics = dict[str, Tensor]  # name -> [K], or a scalar for what concerns all tasks
-Watch = Callable[[str], AbstractContextManager[None]]  # what is being done -> entered while it lasts
-
-
-def unwatched(part: str) -> AbstractContextManager[None]:
-    """Nobody asks how long it takes."""
-    return nullcontext()
 
 
 class Learner:
     """World model, agent, their optimisers and random streams, on one device."""
 
-    def __init__(self, config: Config, mask: ActionMask, device: torch.device) -> None:
+    def __init__(self, config: MowConfig, mask: ActionMask, device: torch.device) -> None:
         self.config, self.device, self.mask = config, device, mask.to(device)
+        self.phases = phases(config)
         self.steps = update_steps(compiled=config.optim.compile)
         self.rollout_graph = RolloutGraph() if config.optim.cuda_graph else None
         num_tasks = len(config.tasks)
@@ -71,6 +66,13 @@ class Learner:
         self.still = StillWeights(device)
         self._new_optimisers()
 
+    @classmethod
+    def of_tasks(cls, config: MowConfig, tasks: TaskSet, device: torch.device) -> "Learner":
+        """A learner for the tasks as their environments describe them."""
+        layout = tasks.layout
+        mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
+        return cls(config, mask, device)
+
     def _new_agent(self) -> Agent:
         config, model = self.config, self.world_model
         return Agent(
@@ -88,25 +90,7 @@ class Learner:
 
     def _new_optimisers(self) -> None:
         optim = self.config.optim
-        by_muon = optim.matrices == "muon"
-        matrices = muon_matrices(self.world_model, optim.matrix_layers) if by_muon else []
-        edges = first_and_last(self.world_model) if by_muon and optim.matrix_layers == "hidden" else []
-        moved = {id(p) for p in (*matrices, *edges)}
-        groups: list[dict[str, object]] = [
-            {"params": [p for p in self.world_model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},
-            {"params": edges, "lr": optim.matrix_lr},
-            {"params": list(self.task_weights.parameters()), "lr": optim.weighting_lr},
-        ]
-        groups = [group for group in groups if group["params"]]
-        self.world_model_optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(groups, eps=optim.world_model_eps, fused=True)
-        ]
-        if matrices:
-            dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
-            muon = Muon(
-                matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype
-            )
-            self.world_model_optimisers.append(muon)
+        self.world_model_optimisers = world_model_optimisers(self.world_model, self.task_weights, optim)
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
@@ -149,6 +133,19 @@ class Learner:
         return [self.config.tasks[k] for k in order]
 
     @property
+    def groups(self) -> list[int] | None:
+        """The module of every task; None before the tasks are grouped."""
+        return None if self.grouping is None else [*self.world_model.module_of_task]
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"world model": self.world_model, "agent": self.agent}
+
+    def actor(self) -> MowActor:
+        """A new actor, with an empty memory."""
+        return MowActor(self, self.config.schedule.acting_context)
+
+    @property
     def num_parameters(self) -> int:
         """Learned numbers of world model and agent; the slow critics are copies and not counted."""
         parameters = [*self.world_model.parameters(), *self.agent.parameters()]
@@ -188,6 +185,29 @@ class Learner:
         return once(self, self.world_model, self.routing)
 
     # Updates ---------------------------------------------------------------------------------------------------------
+
+    def update(self, kind: str, batch: TransitionBatch, watch: Watch = untimed) -> Metrics:
+        """One update, of the "world_model" or of the "agent". Raises: NotFinite as they do."""
+        if kind == "agent":
+            return self.update_agent(batch, watch)
+        with watch("world_model"):
+            return self.update_world_model(batch)
+
+    def end_phase(self, name: str, sample: Sampler) -> tuple[Event, ...]:
+        """After the prefill the background is set, after the warm-up the tasks are grouped."""
+        if name == "prefill" and self.config.model.perception.background != "none":
+            length = self.config.batch.length
+            batch = sample(max(1, 256 // length), length, counter=0, stream=BACKGROUND_STREAM)
+            self.world_model.set_background(batch.frame.flatten(1, 2).to(self.device))  # [K, N, 64, 64, 3]
+        if name == "warm-up":
+            size, number, names = self.config.batch, self.config.clustering.num_batches, self.tasks
+            draw = partial(sample, size.num_sequences, size.length, stream=CLUSTERING_STREAM)
+            grouping = self.group(draw(counter=counter) for counter in range(number))
+            fresh = draw(counter=number)
+            self.regroup(grouping, self.weighted_terms(fresh) if self.config.warmup_updates else None)
+            picture = Picture("clustering/similarity", grouping.shades)
+            return Reorder(grouping.order), Note(grouping.describe(names)), picture
+        return ()
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
         """One step on L_H + 0.1 L_bal. Raises: NotFinite instead of making a step that would break the weights.
@@ -238,7 +258,7 @@ class Learner:
             metrics["loss/balance"] = losses.balance.detach()
         return metrics
 
-    def update_agent(self, context: TransitionBatch, watch: Watch = unwatched) -> Metrics:
+    def update_agent(self, context: TransitionBatch, watch: Watch = untimed) -> Metrics:
         """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
 
         Args: watch: is told what is done, imagination or actor_critic.
@@ -307,7 +327,10 @@ class Learner:
 
         Raises: FloatingPointError if the model's weights are broken.
         """
-        return grouping_of(self, batches)
+        warmed_up = WarmedUp(
+            self.world_model, self.config, self.device, self.rng, self.temperature, self.frozen_routes, self.autocast
+        )
+        return grouping_of(warmed_up, batches)
 
     def regroup(self, grouping: Grouping, terms: Tensor | None = None) -> None:
         """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
@@ -392,7 +415,7 @@ class Learner:
         self.still.forget()
 
 
-def uses_bf16(config: Config, device: torch.device) -> bool:
+def uses_bf16(config: MowConfig, device: torch.device) -> bool:
     """Whether updates run under autocast to bfloat16."""
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)

@@ -1,12 +1,15 @@
-"""Which of a world model's parameters Muon moves, and which are left to Adam."""
+"""Optimisers of the world model: which parameters Muon moves, and which are left to Adam."""
 
 from typing import Literal
 
+import torch
 from torch import nn
 
+from mow.methods.mow.config import OptimConfig
 from mow.methods.mow.vae import Conv
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.modular import ModularLinear
+from mow.nn.muon import Muon
 
 # Left to Adam: the router, the heads that read off one number or a class, and by choice the first and last layers.
 _READ_OFF = ("router.", "heads.reward.", "heads.termination.", "heads.task.")
@@ -39,3 +42,23 @@ def _matrices(model: WorldModel) -> list[tuple[str, nn.Parameter]]:
         for name, module in model.named_modules()
         if isinstance(module, (ModularLinear, Conv))
     ]
+
+
+def world_model_optimisers(
+    model: WorldModel, task_weights: nn.Module, optim: OptimConfig
+) -> list[torch.optim.Optimizer]:
+    """Adam, and Muon beside it where the config has it; each parameter is in one group of one of them."""
+    by_muon = optim.matrices == "muon"
+    matrices = muon_matrices(model, optim.matrix_layers) if by_muon else []
+    edges = first_and_last(model) if by_muon and optim.matrix_layers == "hidden" else []
+    moved = {id(p) for p in (*matrices, *edges)}
+    groups: list[dict[str, object]] = [
+        {"params": [p for p in model.parameters() if id(p) not in moved], "lr": optim.world_model_lr},
+        {"params": edges, "lr": optim.matrix_lr},
+        {"params": list(task_weights.parameters()), "lr": optim.weighting_lr},
+    ]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], eps=optim.world_model_eps, fused=True)
+    if not matrices:
+        return [adam]
+    dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
+    return [adam, Muon(matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype)]

@@ -1,35 +1,28 @@
-"""Recipes: functions that return a Config. `python -m mow.train NAME` starts from one and takes overrides."""
+"""Recipes: functions that return a MowConfig. `python -m mow.train NAME` starts from one and takes overrides."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
-from mow.config import (
-    ActorCriticConfig,
-    BatchConfig,
-    ClusteringConfig,
-    Config,
-    EnvConfig,
+from mow.config import EnvConfig, ReplayConfig
+from mow.envs.task_sets import ATARI26, DMC18, MT10, MT50, TINY5
+from mow.methods.mow.ablations import recipes
+from mow.methods.mow.config import BatchConfig, ClusteringConfig, LossConfig, MowConfig, OptimConfig, ScheduleConfig
+from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
+from mow.methods.mow.config_model import (
     ExpertsConfig,
-    ImaginationConfig,
-    LossConfig,
-    OptimConfig,
     PerceptionConfig,
-    ReplayConfig,
     RoutingConfig,
-    ScheduleConfig,
     SharedConfig,
     WorldModelConfig,
 )
-from mow.envs.task_sets import ATARI26, DMC18, MT10, MT50, TINY5
-from mow.methods.mow.ablations import recipes
 
 
-def atari26() -> Config:
+def atari26() -> MowConfig:
     """The paper's Atari run at its size: 26 games, 100k steps each, 254,926,526 values (972.47 MiB).
 
     Source: MoW (arXiv 2602.01270), sizes inferred from its reported total; literal batch norm and 18 actions.
     """
-    return Config(
+    return MowConfig(
         preset="atari26",
         tasks=ATARI26,
         total_steps=100_000,
@@ -38,12 +31,12 @@ def atari26() -> Config:
     )
 
 
-def storm() -> Config:
+def storm() -> MowConfig:
     """The single-task baseline: STORM's network (19,935,891 parameters with 18 actions) in this training loop.
 
     Source: STORM (arXiv 2310.09615). `--storm-compat` restores its treatment of episode ends and its return index.
     """
-    return Config(
+    return MowConfig(
         preset="storm",
         tasks=("atari:Pong",),
         total_steps=100_000,
@@ -62,9 +55,9 @@ def storm() -> Config:
     )
 
 
-def atari4() -> Config:
+def atari4() -> MowConfig:
     """Four games, a model of half the width throughout: a check of the whole method in under an hour of one GPU."""
-    config = Config(
+    config = MowConfig(
         preset="atari4",
         tasks=("atari:Pong", "atari:Boxing", "atari:Breakout", "atari:CrazyClimber"),
         total_steps=20_000,
@@ -86,7 +79,7 @@ def atari4() -> Config:
     return _beyond_the_paper(config)
 
 
-def mt50() -> Config:
+def mt50() -> MowConfig:
     """The paper's robot run at its size: the 50 tasks of Meta-World from pixels, 300k steps each.
 
     Source: MoW (arXiv 2602.01270) for tasks and steps; its reported sizes leave modules and experts open, so they are
@@ -97,12 +90,12 @@ def mt50() -> Config:
     return _robots("mt50", MT50, total_steps=300_000, modules=12)
 
 
-def mt10() -> Config:
+def mt10() -> MowConfig:
     """Ten of Meta-World's tasks, as `mt50`, with modules and experts in the paper's proportion to tasks (12 for 26)."""
     return _beyond_the_paper(_robots("mt10", MT10, total_steps=300_000, modules=5))
 
 
-def dmc18() -> Config:
+def dmc18() -> MowConfig:
     """Eighteen tasks of the DeepMind Control Suite from pixels, 500k steps of the simulator each, two per action.
 
     Source: tasks, budget and action repeat of DreamerV3 (arXiv 2301.04104); sizes as `mt10`. Actions are padded to the
@@ -111,9 +104,9 @@ def dmc18() -> Config:
     return _beyond_the_paper(_robots("dmc18", DMC18, total_steps=250_000, modules=8))
 
 
-def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: int) -> Config:
+def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: int) -> MowConfig:
     """The paper's network on robots; prefill and warm-up of 5,000 steps and updates each, a discount of 0.99."""
-    return Config(
+    return MowConfig(
         preset=preset,
         tasks=tasks,
         total_steps=total_steps,
@@ -130,7 +123,7 @@ def _robots(preset: str, tasks: tuple[str, ...], *, total_steps: int, modules: i
     )
 
 
-def _beyond_the_paper(config: Config) -> Config:
+def _beyond_the_paper(config: MowConfig) -> MowConfig:
     """Settings of the presets that reproduce no published run: rewards and ends read off the step that they lead to,
     two-hot codes decoded by the mean, task weights of the terms that reach shared parameters, an Adam whose steps do
     not shrink where many tasks share its gradient.
@@ -143,7 +136,7 @@ def _beyond_the_paper(config: Config) -> Config:
     )
 
 
-def mixed() -> Config:
+def mixed() -> MowConfig:
     """Eight tasks of four suites in one run, games beside robots: discrete and continuous actions in one agent.
 
     The network is that of `atari4`, half as wide as the paper's; nobody has published such a run.
@@ -165,7 +158,7 @@ def mixed() -> Config:
     )
 
 
-def quickstart() -> Config:
+def quickstart() -> MowConfig:
     """Five tiny tasks that look and move differently, one small agent: the whole method in minutes on two CPU cores.
 
     Differs from the presets of the paper's size where ten minutes ask for it (bench/results/LOG.md has the numbers):
@@ -177,7 +170,7 @@ def quickstart() -> Config:
     used for six steps, because making it costs more than learning from it; a task's weight does not depend on how hard
     its pictures are to draw.
     """
-    return Config(
+    return MowConfig(
         preset="quickstart",
         tasks=TINY5,
         total_steps=7_600,
@@ -238,7 +231,7 @@ def quickstart() -> Config:
     )
 
 
-def in_proportion(config: Config, total_steps: int) -> Config:
+def in_proportion(config: MowConfig, total_steps: int) -> MowConfig:
     """`config` with prefill, warm-up, routing anneal and fall of the entropy as much shorter as `total_steps` is.
 
     So that a short trial has every phase. total_steps itself stays; for a longer run nothing changes.
@@ -261,7 +254,25 @@ def in_proportion(config: Config, total_steps: int) -> Config:
     )
 
 
-def with_batching(config: Config, name: str) -> Config:
+def shortened(preset: MowConfig, total_steps: int) -> tuple[MowConfig, str]:
+    """`in_proportion`, and the fields that differ, for the log."""
+    config = in_proportion(preset, total_steps)
+    return config, (
+        f"schedule.prefill_steps {config.schedule.prefill_steps:,}, schedule.warmup_updates "
+        f"{config.schedule.warmup_updates:,}, model.routing.anneal_updates {config.model.routing.anneal_updates:,}, "
+        f"actor_critic.entropy_updates {config.actor_critic.entropy_updates:,}"
+    )
+
+
+def summary(config: MowConfig) -> str:
+    """Updates and modules of a run, for the line that opens it."""
+    return (
+        f"{config.world_model_updates:,} world-model updates ({config.warmup_updates:,} of them warm-up); "
+        f"{config.num_modules} modules"
+    )
+
+
+def with_batching(config: MowConfig, name: str) -> MowConfig:
     """`config` with the batches of `name`, one of BATCHINGS: how much is learnt from, per task and step.
 
     storm: 16 windows of 64 steps; 1,024 rollouts of 16 steps after 8; both at every step. Source: STORM.
@@ -288,7 +299,7 @@ BATCHINGS: dict[str, tuple[BatchConfig, int, int]] = {
     "cheap": (BatchConfig(num_sequences=8, length=32), 256, 2),
 }
 
-PRESETS: dict[str, Callable[[], Config]] = {
+PRESETS: dict[str, Callable[[], MowConfig]] = {
     "quickstart": quickstart,
     "atari4": atari4,
     "atari26": atari26,

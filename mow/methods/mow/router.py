@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.config import ExpertsConfig, RoutingConfig
 from mow.kernels import PhiloxState, RoutePlan, uniform
+from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.config import Condition
 from mow.kernels import PhiloxState, RoutePlan
+from mow.methods.mow.config_model import Condition
 from mow.methods.mow.router import Routing
 from mow.methods.mow.vae import Decoder, Encoder
 from mow.methods.mow.world_model import WorldModel

@@ -5,8 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mow.config import LossConfig
 from mow.losses import harmony_loss
+from mow.methods.mow.config import LossConfig
 
 ALL = slice(None)
 OWN_TERMS = (0, 4)  # of WorldModelLosses.terms: reconstruction and representation, which reach encoder and decoder only

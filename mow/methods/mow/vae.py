@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.config import PerceptionConfig
 from mow.kernels import RoutePlan
+from mow.methods.mow.config_model import PerceptionConfig
 from mow.nn.activation_checkpoint import Call, kept, recomputing
 from mow.nn.modular import ModularLinear, uniform_parameter
 

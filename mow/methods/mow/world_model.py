@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mow.batch import Moment, Posterior, Prediction, TransitionBatch
-from mow.config import Condition, WorldModelConfig
 from mow.kernels import PhiloxState, RoutePlan, sample_onehot, uniform
+from mow.methods.mow.config_model import Condition, WorldModelConfig
 from mow.methods.mow.experts import Experts, Shared, unit_length
 from mow.methods.mow.heads import Heads
 from mow.methods.mow.router import Router, Routing, fixed_choice

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from mow.batch import Moment, TransitionBatch
-from mow.config import LossConfig
 from mow.kernels import PhiloxState
 from mow.losses import (
     balance_loss,
@@ -16,6 +15,7 @@ from mow.losses import (
     task_loss,
     termination_loss,
 )
+from mow.methods.mow.config import LossConfig
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mow.config import BatchConfig, EnvConfig, ImaginationConfig, SharedConfig
+from mow.config import EnvConfig
 from mow.envs.vector import SerialVectorEnv
 from mow.methods.mow.ablations import (
     ABLATIONS,
@@ -25,6 +25,9 @@ from mow.methods.mow.ablations import (
     storm_vaes,
     widened,
 )
+from mow.methods.mow.config import BatchConfig
+from mow.methods.mow.config_agent import ImaginationConfig
+from mow.methods.mow.config_model import SharedConfig
 from mow.methods.mow.presets import PRESETS, quickstart
 from mow.train import run
 from tests.small import ARRIVAL, meta_models, run_config

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from mow.config import ClusteringConfig, LossConfig, OptimConfig, PerceptionConfig, RoutingConfig
+from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
+from mow.methods.mow.config_model import PerceptionConfig, RoutingConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.task_slice import Part, task_parts
 from mow.methods.mow.world_model_loss import world_model_losses

@@ -34,7 +34,7 @@ def test_the_memory_holds_what_a_full_forward_holds():
     routing = model.route()
     for t in range(8):
         memory.act(model, seen, routing, batch.frame[:, 0, t], batch.is_first[:, 0, t], stream)
-        memory.took(batch.action[:, 0, t])
+        memory.record(batch.action[:, 0, t])
     latent = torch.cat([state[..., :16] for state in seen.states], dim=2)
     hidden = model.remember(latent, batch.action, model.window(batch.is_first), routing)
     for t in range(1, 8):
@@ -52,7 +52,7 @@ def test_only_the_last_steps_are_kept():
     routing = model.route()
     for t in range(7):
         memory.act(model, seen, routing, batch.frame[:, 0, t], batch.is_first[:, 0, t], stream)
-        memory.took(batch.action[:, 0, t])
+        memory.record(batch.action[:, 0, t])
     latent = torch.cat([state[..., :16] for state in seen.states], dim=2)[:, :, 3:6]
     window = model.window(torch.zeros(3, 1, 3, dtype=torch.bool))
     hidden = model.remember(latent, batch.action[:, :, 3:6], window, routing)

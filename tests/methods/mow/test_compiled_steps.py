@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from mow.config import ActorCriticConfig, Config, ImaginationConfig, LossConfig, OptimConfig, WorldModelConfig
 from mow.methods.mow.compiled_steps import Compiled, UpdateSteps, update_steps
+from mow.methods.mow.config import LossConfig, MowConfig, OptimConfig
+from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
+from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.learner import Learner
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions
 
@@ -43,7 +45,7 @@ def graphs() -> int:
     return found["unique_graphs"]
 
 
-def learner(config: Config, backend: str | None) -> Learner:
+def learner(config: MowConfig, backend: str | None) -> Learner:
     torch.manual_seed(0)
     made = Learner(config, action_mask(len(config.tasks)), CPU)
     if backend is not None:
@@ -52,7 +54,7 @@ def learner(config: Config, backend: str | None) -> Learner:
     return made
 
 
-def config_of(model: WorldModelConfig, horizon: int = 3, **changes: object) -> Config:
+def config_of(model: WorldModelConfig, horizon: int = 3, **changes: object) -> MowConfig:
     imagination = ImaginationConfig(num_sequences=2, context=3, horizon=horizon, start="posterior", ends="expected")
     return run_config(**{"total_steps": 400, "model": model, "imagination": imagination, **MOVING, **changes})
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mow.batch import Imagination
-from mow.config import OptimConfig
+from mow.methods.mow.config import OptimConfig
 from mow.methods.mow.cuda_graph import RolloutGraph, record_cuda
 from mow.methods.mow.learner import Learner
 from tests.host_reads import host_reads

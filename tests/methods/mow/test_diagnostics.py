@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from mow.config import ExpertsConfig, LossConfig, OptimConfig, RoutingConfig, SharedConfig
 from mow.kernels import RoutePlan
 from mow.methods.mow import diagnostics as insight
 from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.config import LossConfig, OptimConfig
+from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, SharedConfig
 from mow.methods.mow.diagnostics import (
     conflict,
     dormant_units,

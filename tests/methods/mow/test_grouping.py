@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mow.batch import TransitionBatch
-from mow.config import ClusteringConfig, OptimConfig
 from mow.methods.mow.clustering import Grouping
+from mow.methods.mow.config import ClusteringConfig, OptimConfig
 from mow.methods.mow.learner import Learner
 from mow.nn.policy import ActionMask
 from tests.small import LOCAL, run_config

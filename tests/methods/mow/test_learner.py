@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from mow.config import ActorCriticConfig, ClusteringConfig, ImaginationConfig, LossConfig, OptimConfig
 from mow.methods.mow.actor_critic_loss import Lesson, actor_critic_losses
 from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
+from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
 from mow.methods.mow.grouping import gradient_evidence
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mow.batch import Moment
-from mow.config import LossConfig, PerceptionConfig, WorldModelConfig
 from mow.kernels import PhiloxState, RoutePlan
+from mow.methods.mow.config import LossConfig
+from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.prior import LocalPrior
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.world_model import WorldModel

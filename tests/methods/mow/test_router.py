@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from mow.config import ExpertsConfig, RoutingConfig
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
+from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
 from mow.methods.mow.experts import unit_length
 from mow.methods.mow.router import Router, fixed_choice
 from tests.small import MODEL, world_model

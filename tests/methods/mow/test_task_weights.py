@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mow.config import LossConfig
 from mow.kernels import PhiloxState
+from mow.methods.mow.config import LossConfig
 from mow.methods.mow.task_weights import OWN_TERMS, Harmony, RunningMean, Uniform, make_task_weights
 from mow.methods.mow.world_model_loss import world_model_losses
 from tests.small import transitions, world_model

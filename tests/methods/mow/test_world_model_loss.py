@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from mow.config import LossConfig
 from mow.kernels import PhiloxState
 from mow.losses import reconstruction_loss
+from mow.methods.mow.config import LossConfig
 from mow.methods.mow.world_model_loss import world_model_losses
 from tests.small import ARRIVAL, LOCAL_ARRIVAL, MODEL, transitions, world_model
 

@@ -6,10 +6,10 @@ import functools
 import pytest
 import torch
 
-from mow.config import OptimConfig
 from mow.engine import compile as compiler
-from mow.engine.compile import updates_as_asked
 from mow.errors import UsageError
+from mow.methods.mow.compile import updates_as_asked
+from mow.methods.mow.config import OptimConfig
 from mow.train import main
 from tests.small import run_config
 

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mow.config import Config
 from mow.errors import UsageError
+from mow.methods.mow.config import MowConfig
 
 
 @contextmanager
-def updates_as_asked(config: Config, device: torch.device) -> Iterator[str]:
+def updates_as_asked(config: MowConfig, device: torch.device) -> Iterator[str]:
     """Gives a line that says how updates will run; inside, whatever cannot be compiled ends in one line.
 
     Nothing else is taken instead of what was asked for.

@@ -1,0 +1,43 @@
+"""`--dry-run`: what a run would take, without starting it."""
+
+import dataclasses
+
+from mow.config import RunConfig
+from mow.engine.device import pick_device, threads_of
+from mow.errors import UsageError
+from mow.methods.registry import get_method
+from mow.system.console import log_to_console, say
+
+
+def dry_run(config: RunConfig) -> None:
+    """Print parameters, memory, arithmetic and hours. Raises: UsageError as a run would."""
+    from mow.engine.assemble import describe, free_folder, make_environments, make_replay
+    from mow.estimate.memory import check_memory
+    from mow.estimate.of_method import hours_of, plan_of
+    from mow.methods.base import TaskSet
+
+    device = pick_device(config.device)
+    free_folder(config)
+    with log_to_console(), get_method(config.method).context(config, device) as how:
+        with make_environments(config, 0) as envs:
+            tasks = TaskSet(tuple(envs.specs), envs.layout)
+        say(f"{describe(config, device)}\n{how}")
+        say(str(threads_of(config)))
+        in_memory = dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk=""))
+        replay = make_replay(in_memory, tasks)
+        size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
+        where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
+        packed = type(replay.store).__name__ == "PackedStore"
+        say(f"replay: packed, at most {size}, less as far as frames pack{where}" if packed else f"replay: raw, {size}")
+        try:
+            planned = plan_of(config, tasks, device)
+        except MemoryError as error:
+            raise UsageError(str(error)) from error
+        if planned is None:
+            say(f"parameters, memory and hours are not estimated for the method {config.method}")
+            return
+        try:
+            say(check_memory(config, planned, tasks.layout.size, device))
+        except MemoryError as error:
+            say(f"it does not fit here: {error}")
+        say(hours_of(planned, config, tasks, device))

@@ -1,0 +1,189 @@
+"""The seam between a method and the rest: what a method declares, and what the trainer calls.
+
+A method is a folder of mow/methods with a METHOD in its __init__.py and a line in registry.py. The trainer executes the
+phases that a learner declares; it collects, draws batches, logs and saves, and contains no method's name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mow.envs.base import FRAME_SHAPE, ActionLayout, TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mow.batch import TransitionBatch
+    from mow.config import RunConfig
+
+Metrics = dict[str, "Tensor"]  # name -> [K], or a scalar that concerns all tasks
+State = dict[str, Any]  # tensors, numbers, texts, lists and dicts of them: what torch.load reads without pickle
+Watch = Callable[[str], AbstractContextManager[None]]  # name of a part of an update -> a timer around it
+
+
+def untimed(part: str) -> AbstractContextManager[None]:
+    """A timer that measures nothing."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """What every task is observed by."""
+
+    shape: tuple[int, ...] = FRAME_SHAPE
+    dtype: str = "uint8"
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """The tasks of a run, as their environments describe them; K rows, in the order of the config."""
+
+    specs: tuple[TaskSpec, ...]
+    layout: ActionLayout
+    observation: ObservationSpec = field(default_factory=ObservationSpec)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number per step and task that replay keeps beside the transition: float32."""
+
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Update:
+    """Training on batches of one kind within a phase."""
+
+    kind: str
+    num_sequences: int  # windows per task
+    length: int  # steps per window
+    stream: int  # of the replay's random draws: the same (seed, counter) gives other windows in each
+    every: int = 0  # environment steps per update; 0: `count` updates without acting
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run: so many steps of every task, or so many updates."""
+
+    name: str
+    steps: int = 0
+    act: Literal["random", "agent", "none"] = "none"
+    random_action: float = 0.0  # probability of a uniformly random action in place of the agent's
+    updates: tuple[Update, ...] = ()
+    note: str = ""  # a line for the log when it begins
+
+    @property
+    def unit(self) -> Literal["steps", "updates"]:
+        return "updates" if self.act == "none" else "steps"
+
+    @property
+    def size(self) -> int:
+        """Steps or updates."""
+        return sum(update.count for update in self.updates) if self.act == "none" else self.steps
+
+
+@dataclass(frozen=True)
+class Reorder:
+    """Task k becomes the old task order[k], in everything that holds tasks."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the log."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image for the log: uint8 [height, width, 3]."""
+
+    name: str
+    image: NDArray[np.uint8]
+
+
+Event = Reorder | Note | Picture
+
+
+class Sampler(Protocol):
+    """Windows of replay, drawn by (seed, counter, stream)."""
+
+    def __call__(self, num_sequences: int, length: int, *, counter: int, stream: int) -> "TransitionBatch": ...
+
+
+class Actor(Protocol):
+    """Acts in K tasks, in each of which B episodes may run side by side."""
+
+    def act(self, frame: "Tensor", is_first: "Tensor") -> "Tensor":
+        """Args: frame: [K, ...] or [K, B, ...] newest observation. is_first: [K] or [K, B] bool, it opens an episode.
+        Returns: actions [K, A] or [K, B, A], in the layout of the TaskSet; `record` must follow.
+        """
+
+    def record(self, action: "Tensor") -> None:
+        """The actions that were taken in the end: as those that `act` returned, or others."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+class Learner(Protocol):
+    """All that is trained, with its optimisers and random streams, on one device."""
+
+    phases: tuple[Phase, ...]
+    device: "torch.device"
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names, in the present order."""
+
+    @property
+    def groups(self) -> Sequence[int] | None:
+        """Which tasks share parameters of their own: a number per task; None where no grouping has been made."""
+
+    @property
+    def networks(self) -> Mapping[str, "nn.Module"]:
+        """By name; all trained numbers are in them."""
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    def actor(self) -> Actor:
+        """A new actor, with an empty memory."""
+
+    def update(self, kind: str, batch: "TransitionBatch", watch: Watch = untimed) -> Metrics:
+        """One update. Raises: NotFinite before a step that would break the weights."""
+
+    def end_phase(self, name: str, sample: Sampler) -> tuple[Event, ...]:
+        """Called once when a phase has ended; returns what follows from it."""
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, as the registry lists it. Loading it imports no torch."""
+
+    name: str
+    config: type["RunConfig"]
+    presets: Mapping[str, Callable[[], "RunConfig"]]
+    build: Callable[[Any, TaskSet, "torch.device"], Learner]
+    loss: str  # the metric, per task, that stands for how well the model has learnt
+    columns: Callable[[Any, ActionLayout], Mapping[str, Column]] = lambda config, layout: {}
+    diagnostics: Callable[[Any, "TransitionBatch"], Metrics] | None = None
+    context: Callable[[Any, "torch.device"], AbstractContextManager[str]] = lambda config, device: nullcontext("")
+    """Entered for the life of a run; gives a line about how updates run, or none."""
+    summary: Callable[[Any], str] = lambda config: ""  # updates and sizes, for the line that opens a run
+    batchings: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # --batching NAME
+    shortened: Callable[[Any, int], tuple[Any, str]] | None = None  # config for fewer steps, and how it differs
+    imagines: bool = False  # it has a world model that films, reports and mow.load can run
