@@ -21,7 +21,8 @@ from bench.clock import this_device
 from bench.floors import Work
 from bench.learners import NUM_ACTIONS, TaskCount, cases, make_learner, random_batch, single, task_by_task
 from bench.race import Contestant, Eager, Race
-from mow.batch import Imagination, TransitionBatch
+from mow.batch import TransitionBatch
+from mow.methods.mow.records import Imagination
 from mow.estimate.flops import agent_update
 from mow.methods.mow.learner import Learner
 

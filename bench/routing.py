@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mow.batch import Moment
+from mow.methods.mow.records import Moment
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.clustering import adjusted_rand_index

@@ -10,7 +10,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from bench.recording import unbroken
-from mow.batch import Moment, TransitionBatch
+from mow.batch import TransitionBatch
+from mow.methods.mow.records import Moment
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import foresee, reconstruct, split
 from mow.evaluate.past import past_use

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mow import train
+from mow.engine.assemble import free_folder
 from mow.engine.device import num_workers
 from mow.methods.mow.presets import quickstart
 from mow.system import threads
@@ -155,12 +155,12 @@ def test_workers_follow_the_spare_cores(monkeypatch):
 
 
 def test_broken_numbers_end_with_one_line(tmp_path, capsys, monkeypatch):
-    from mow.engine.trainer import Run
+    from mow.engine.trainer import Trainer
 
     def broken(_self):
         raise FloatingPointError("loss/reward/dummy:slide became nan near step 9")
 
-    monkeypatch.setattr(Run, "train", broken)
+    monkeypatch.setattr(Trainer, "train", broken)
     assert main(["quickstart", *DUMMY, "--folder", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
     assert error == "mow.train: loss/reward/dummy:slide became nan near step 9\n"
@@ -188,5 +188,5 @@ def test_scores_are_written_when_asked(tmp_path, capsys):
 def test_seeds_that_start_in_the_same_second_have_folders_of_their_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda form: "20270101-120000")
-    folders = [str(train._free_folder(dataclasses.replace(quickstart(), seed=seed))) for seed in (0, 1)]
+    folders = [str(free_folder(dataclasses.replace(quickstart(), seed=seed))) for seed in (0, 1)]
     assert folders == [f"runs/quickstart-20270101-120000-seed{seed}" for seed in (0, 1)]

@@ -152,6 +152,7 @@ def make_replay(config: RunConfig, tasks: "TaskSet") -> "ReplayBuffer":
             draw=config.replay.draw,
             store=config.replay.store,
             disk=Path(config.replay.disk) if config.replay.disk else None,
+            extra=get_method(config.method).columns(config, tasks.layout),
         )
     except (ImportError, OSError) as error:
         raise UsageError(str(error)) from error

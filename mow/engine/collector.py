@@ -1,6 +1,7 @@
 """Steps all environments and writes the transitions to replay."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ class Collector:
         self.frame, self.is_first = envs.reset()
         self.is_last = np.zeros_like(self.is_first)  # [K] `frame` is the final one of its episode
         self._action: NDArray[np.float32] | None = None  # [K, A] on its way
+        self._extra: Mapping[str, NDArray[np.float32]] = {}  # columns that go with it
 
     def begin_random_step(self) -> None:
         """Act in every task, uniformly at random among the legal actions; `end_step` must follow."""
@@ -52,17 +54,18 @@ class Collector:
         Raises: FloatingPointError if broken weights give an action that is not finite.
         """
         frame, is_first = torch.from_numpy(self.frame).to(device), torch.from_numpy(self.is_first).to(device)
-        action = actor.act(frame, is_first).cpu().numpy()
+        chosen = actor.act(frame, is_first)
+        action = chosen.action.cpu().numpy()
         check_actions(action, self.envs.layout, [spec.name for spec in self.envs.specs])
         explore = self.rng.random(len(action)) < random_action
         action = np.where(explore[:, None], self.envs.layout.random(self.rng), action)
         actor.record(torch.from_numpy(action).to(device))
-        self.begin_step(action)
+        self.begin_step(action, {name: column.cpu().numpy() for name, column in chosen.extra.items()})
 
-    def begin_step(self, action: NDArray[np.float32]) -> None:
-        """Take `action` [K, A] in every task; `end_step` must follow."""
+    def begin_step(self, action: NDArray[np.float32], extra: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """Take `action` [K, A] in every task; `end_step` must follow. Args: extra: columns of the method [K, n]."""
         self.envs.send(action)
-        self._action = action
+        self._action, self._extra = action, extra or {}
 
     def end_step(self) -> EnvStep:
         """Wait for the environments and store their step.
@@ -80,7 +83,7 @@ class Collector:
             frame[k], is_first[k], is_last[k] = first, True, False
         action = np.where(is_last[:, None], np.float32(0), action)
         terminated = step.terminated | step.life_lost
-        self.replay.add(frame, action, step.reward, terminated, step.truncated, is_first, is_last)
+        self.replay.add(frame, action, step.reward, terminated, step.truncated, is_first, is_last, **self._extra)
         self.frame, self.is_first, self.is_last = step.frame, step.is_first, step.is_last
         for episode in step.finished:
             score = self.scores[episode.task]

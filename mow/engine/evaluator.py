@@ -60,7 +60,7 @@ def evaluate(
         check_stop()
         seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
         opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
-        action = actor.act(seen, opens)  # [K, B, A]
+        action = actor.act(seen, opens).action  # [K, B, A]
         actor.record(action)
         step = envs.step(action.flatten(0, 1).cpu().numpy())
         frame, is_first = step.frame, step.is_first

@@ -86,12 +86,14 @@ class Trainer:
         """Run to the end, from wherever it is. Raises: FloatingPointError if a loss or score is not finite."""
         try:
             while self.phase_index < len(self.learner.phases):
-                self._run_phase(self.learner.phases[self.phase_index])
+                self.run_phase()
         finally:
             if self._trace is not None:
                 self._trace.close()
 
-    def _run_phase(self, phase: Phase) -> None:
+    def run_phase(self) -> None:
+        """The present phase from where it is to its end, and what the learner makes of its end."""
+        phase = self.learner.phases[self.phase_index]
         self._begin(phase)
         if phase.act == "none":
             self._only_update(phase)

@@ -132,6 +132,7 @@ def _stack(windows: list[list[list[_Token]]], length: int, device: torch.device)
                 terminated[k, b, t], truncated[k, b, t] = token.terminated, token.truncated
                 is_last[k, b, t] = token.is_last
     arrays = (frame, action, reward, terminated, truncated, is_first, is_last)
-    batch = TransitionBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+    frames, actions, rewards, *flags = (torch.from_numpy(array).to(device) for array in arrays)
+    batch = TransitionBatch(frames, actions, rewards, *flags[:4])
     steps = torch.tensor([[len(tokens) for tokens in task] for task in windows], device=device)
     return HeldOutWindows(batch, steps)

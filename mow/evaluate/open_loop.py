@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from mow.batch import Moment, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.kernels import PhiloxState, two_hot_decode
+from mow.methods.mow.records import Moment
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 

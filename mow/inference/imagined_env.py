@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mow.batch import Moment
 from mow.envs.base import FRAME_SHAPE, ActionLayout, Frame, TaskSpec
 from mow.envs.guarded import GuardedEnv
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.methods.mow.config import of_mow
+from mow.methods.mow.records import Moment
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.runs.restore import SavedRun

@@ -49,13 +49,6 @@ class TaskSet:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A number per step and task that replay keeps beside the transition: float32."""
-
-    size: int = 1
-
-
-@dataclass(frozen=True)
 class Update:
     """Training on batches of one kind within a phase."""
 
@@ -119,12 +112,20 @@ class Sampler(Protocol):
     def __call__(self, num_sequences: int, length: int, *, counter: int, stream: int) -> "TransitionBatch": ...
 
 
+@dataclass(frozen=True)
+class ActorOutput:
+    """Chosen actions, and what the method's columns of replay hold for this step."""
+
+    action: "Tensor"  # [K, A] or [K, B, A]
+    extra: Mapping[str, "Tensor"] = field(default_factory=dict)  # float32 [K, n] or [K, B, n]
+
+
 class Actor(Protocol):
     """Acts in K tasks, in each of which B episodes may run side by side."""
 
-    def act(self, frame: "Tensor", is_first: "Tensor") -> "Tensor":
+    def act(self, frame: "Tensor", is_first: "Tensor") -> ActorOutput:
         """Args: frame: [K, ...] or [K, B, ...] newest observation. is_first: [K] or [K, B] bool, it opens an episode.
-        Returns: actions [K, A] or [K, B, A], in the layout of the TaskSet; `record` must follow.
+        Returns: actions in the layout of the TaskSet; `record` must follow.
         """
 
     def record(self, action: "Tensor") -> None:
@@ -179,7 +180,8 @@ class Method:
     presets: Mapping[str, Callable[[], "RunConfig"]]
     build: Callable[[Any, TaskSet, "torch.device"], Learner]
     loss: str  # the metric, per task, that stands for how well the model has learnt
-    columns: Callable[[Any, ActionLayout], Mapping[str, Column]] = lambda config, layout: {}
+    columns: Callable[[Any, ActionLayout], Mapping[str, int]] = lambda config, layout: {}
+    """Extra columns of replay, and their float32 numbers per step and task."""
     diagnostics: Callable[[Any, "TransitionBatch"], Metrics] | None = None
     context: Callable[[Any, "torch.device"], AbstractContextManager[str]] = lambda config, device: nullcontext("")
     """Entered for the life of a run; gives a line about how updates run, or none."""

@@ -1,15 +1,15 @@
-"""What K tasks saw and did, in rings of `capacity` steps, and batches of windows drawn from them."""
+"""Transitions of K tasks, in rings of `capacity` steps, and batches of windows drawn from them."""
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mow.batch import TransitionBatch
 from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
@@ -61,6 +61,7 @@ class ReplayBuffer:
         store: StoreKind = "auto",
         free_bytes: int | None = None,
         disk: Path | None = None,
+        extra: Mapping[str, int] | None = None,
     ) -> None:
         """Set the rings up; memory is taken page by page as steps arrive.
 
@@ -75,7 +76,9 @@ class ReplayBuffer:
             store: of the frames; "auto" packs them where raw ones would take over half of the free memory.
             free_bytes: memory to decide by; None asks the operating system.
             disk: a folder for the packed frames that outgrow half of the free memory; None keeps all in memory.
-        Raises: ValueError for a size below 1, a seed out of range, an unknown draw or raw frames with a disk;
+            extra: columns of the method, and their numbers per step: float32 [n] each.
+        Raises: ValueError for a size below 1, a column with the name of a field, a seed out of range, an unknown draw
+            or raw frames with a disk;
             ImportError for backend "compiled" or store "packed" without what they need; OSError where `disk` takes no
             file.
         """
@@ -83,6 +86,9 @@ class ReplayBuffer:
         for name, value in {**sizes, **{f"frame_shape[{i}]": side for i, side in enumerate(frame_shape)}}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, size in (extra or {}).items():
+            if name in FIELD_DTYPES or size < 1:
+                raise ValueError(f"extra column {name!r} of {size} numbers: take another name, and 1 or more")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed must be in 0 to {2**64 - 1}, got {seed}")
         if draw not in get_args(Draw):
@@ -95,10 +101,13 @@ class ReplayBuffer:
         self._step_shapes: dict[str, tuple[int, ...]] = {
             name: {"frame": tuple(frame_shape), "action": (action_size,)}.get(name, ()) for name in FIELD_DTYPES
         }
+        self._extra = {name: (size,) for name, size in (extra or {}).items()}
+        self._step_shapes.update(self._extra)
+        self._dtypes = {**_NUMPY_DTYPES, **dict.fromkeys(self._extra, np.dtype(np.float32))}
         self._columns: dict[str, NDArray[Any]] = {
             # np.zeros takes a page of memory only once a step is written to it.
             name: np.zeros((num_tasks, capacity, *self._step_shapes[name]), dtype)
-            for name, dtype in _NUMPY_DTYPES.items()
+            for name, dtype in self._dtypes.items()
             if name != "frame"
         }
         self._rows = np.arange(num_tasks)  # [K] ring row of each task
@@ -144,10 +153,12 @@ class ReplayBuffer:
         truncated: NDArray[np.bool_],
         is_first: NDArray[np.bool_],
         is_last: NDArray[np.bool_],
+        **extra: NDArray[np.float32],
     ) -> None:
-        """Add one step of every task; TransitionBatch says what the fields mean.
+        """Add one step of every task; TransitionBatch has the meaning of the fields.
 
-        Args: frame uint8 [K, H, W, 3], action float32 [K, A], reward float32 [K], the others bool [K].
+        Args: frame uint8 [K, H, W, 3], action float32 [K, A], reward float32 [K], the others bool [K]; of each extra
+            column float32 [K, n], zeros where it is left out.
         Raises: ValueError for another shape or dtype, or a reward or action that is not finite; nothing is added then.
             OSError where the disk does not take what memory has no room for; the step is in, in memory.
         """
@@ -158,6 +169,8 @@ class ReplayBuffer:
             "truncated": truncated,
             "is_first": is_first,
             "is_last": is_last,
+            **{name: np.zeros((len(self._rows), *shape), np.float32) for name, shape in self._extra.items()},
+            **extra,
         }
         self._check_step({"frame": frame, **columns})
         with self._turn:
@@ -230,9 +243,10 @@ class ReplayBuffer:
             first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps
             self._check_held(first)
             batch = self._new_batch(num_sequences, length, pin) if out is None else out
+            tensors = batch.tensors()
             finish_frames = self._frames.begin_gather(self._rows, first, length, batch.frame.numpy())
             gather_windows([*self._columns.values()], self._rows, start, length,
-                           [getattr(batch, name).numpy() for name in self._columns], backend=self._backend)
+                           [tensors[name].numpy() for name in self._columns], backend=self._backend)
         batch.is_first[:, :, 0] = True
 
         def finish() -> TransitionBatch:
@@ -283,13 +297,15 @@ class ReplayBuffer:
     # Checks ---------------------------------------------------------------------------------------------------------
 
     def _check_step(self, step: dict[str, NDArray[Any]]) -> None:
+        if unknown := set(step) - set(self._step_shapes):
+            raise ValueError(f"unknown column {', '.join(sorted(unknown))}: declare it as extra of the replay")
         for name, value in step.items():
             expected = (len(self._rows), *self._step_shapes[name])
-            dtype = _NUMPY_DTYPES[name]
+            dtype = self._dtypes[name]
             if value.shape != expected or value.dtype != dtype:
                 raise ValueError(f"{name} of one step: expected {dtype} {[*expected]}, got {value.dtype} "
                                  f"{[*value.shape]}: pass one entry per task, in the buffer's dtype")
-        for name in ("reward", "action"):
+        for name in ("reward", "action", *self._extra):
             is_finite = np.isfinite(step[name])
             if not is_finite.all():
                 finite = is_finite.reshape(len(self._rows), -1).all(axis=1)  # [K]
@@ -312,19 +328,27 @@ class ReplayBuffer:
     def _new_batch(self, num_sequences: int, length: int, pin: bool) -> TransitionBatch:
         shapes = {name: (len(self._rows), num_sequences, length, *shape) for name, shape in self._step_shapes.items()}
         if pin:
-            return TransitionBatch(**{n: torch.empty(shapes[n], dtype=d, pin_memory=True)
-                                      for n, d in FIELD_DTYPES.items()})
+            return self._batch({n: torch.empty(shapes[n], dtype=FIELD_DTYPES.get(n, torch.float32), pin_memory=True)
+                                for n in shapes})
         # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, and for
         # small pages that takes several times as long as the copy itself; with `out` there is no first touch.
-        return TransitionBatch(**{n: torch.from_numpy(np.empty(shapes[n], d)) for n, d in _NUMPY_DTYPES.items()})
+        return self._batch({n: torch.from_numpy(np.empty(shapes[n], d)) for n, d in self._dtypes.items()})
+
+    def _batch(self, tensors: dict[str, Tensor]) -> TransitionBatch:
+        own = {name: tensor for name, tensor in tensors.items() if name not in self._extra}
+        return TransitionBatch(**own, extra={name: tensors[name] for name in self._extra})
 
     def _check_out(self, num_sequences: int, length: int, out: TransitionBatch) -> None:
-        for field in fields(out):
-            tensor, dtype = getattr(out, field.name), FIELD_DTYPES[field.name]
-            expected = (len(self._rows), num_sequences, length, *self._step_shapes[field.name])
+        tensors = out.tensors()
+        if tensors.keys() != self._step_shapes.keys():
+            raise ValueError(f"out has the columns {', '.join(tensors)}, not {', '.join(self._step_shapes)}: pass a "
+                             "batch of this replay")
+        for name, tensor in tensors.items():
+            dtype = FIELD_DTYPES.get(name, torch.float32)
+            expected = (len(self._rows), num_sequences, length, *self._step_shapes[name])
             if tensor.shape != expected or tensor.dtype != dtype or tensor.device.type != "cpu":
-                raise ValueError(f"out.{field.name}: expected {dtype} {[*expected]} on the CPU, got {tensor.dtype} "
+                raise ValueError(f"out.{name}: expected {dtype} {[*expected]} on the CPU, got {tensor.dtype} "
                                  f"{[*tensor.shape]} on {tensor.device}: pass a batch of these arguments")
             if not tensor.is_contiguous():
-                raise ValueError(f"out.{field.name}: expected a contiguous tensor, got strides {tensor.stride()}: pass "
+                raise ValueError(f"out.{name}: expected a contiguous tensor, got strides {tensor.stride()}: pass "
                                  "whole tensors, not slices")

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -124,9 +124,9 @@ class Prefetcher:
         if arrival.landed is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_event(arrival.landed)
-            for field in fields(arrival.batch):
+            for tensor in arrival.batch.tensors().values():
                 # The memory was taken on the copying stream; it must not be reused before the work queued here is done.
-                getattr(arrival.batch, field.name).record_stream(here)
+                tensor.record_stream(here)
         return arrival.batch
 
     def next(self, request: Request) -> TransitionBatch:

@@ -60,11 +60,10 @@ def test_plain_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def looked_at(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def looked_at() -> SimpleNamespace:
     """What stands for a run that is at a planted point."""
     progress = planted(("tiny:catch", "tiny:goal"))
-    monkeypatch.setattr("mow.engine.progress.progress_of", lambda run: progress)
-    return SimpleNamespace(phase=progress.phase)
+    return SimpleNamespace(phase=progress.phase, progress=lambda: progress)
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
@@ -158,7 +157,7 @@ def test_without_rich_there_are_lines_and_a_word_of_it(monkeypatch: pytest.Monke
     with terminal(80, 24) as (stream, _), monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         with watched(run):  # type: ignore[arg-type]  # all that is asked of a run here
-            assert run.look is None
+            assert run.show is None
     assert said == ["progress in lines: a panel needs rich (pip install rich)"]
 
 

@@ -14,9 +14,10 @@ import pytest
 
 from mow import train
 from mow.config import EnvConfig
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.envs.dummy import CountingEnv, read_counter
 from mow.envs.vector import SerialVectorEnv
+from mow.methods.mow.learner import Learner
 from mow.methods.registry import read_config
 from mow.runs.paths import checkpoints
 from mow.runs.signals import StopSwitch
@@ -30,7 +31,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def cut_off(run: Run) -> list[tuple[str, int]]:
+def cut_off(run: Trainer) -> list[tuple[str, int]]:
     """(task, step) of episodes of one step that were truncated: the dummy has none of its own.
 
     Everything that is stored is checked on the way: it is what the dummy answers to that action at that frame, and
@@ -156,8 +157,8 @@ def test_a_simulator_that_fails_for_good_stops_the_run_which_can_go_on(
 
     # Mended: it goes on to its end, with as many updates as it would have made.
     updates: list[int] = []
-    train_once = Run._train_world_model
-    monkeypatch.setattr(Run, "_train_world_model", lambda *a: updates.append(a[0].learner.updates) or train_once(*a))
+    train_once = Learner.update_world_model
+    monkeypatch.setattr(Learner, "update_world_model", lambda *a: updates.append(a[0].updates) or train_once(*a))
     assert main(["--resume", str(folder)]) == 0
     said = capsys.readouterr()
     assert said.out.count("its simulator cannot be put back where it was, a new episode begins") == 2

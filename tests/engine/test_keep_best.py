@@ -11,7 +11,7 @@ import mow
 from mow.cli.resume import find_resumption
 from mow.engine import state as run_state
 from mow.engine.scores import recent_score
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.evaluate.__main__ import main as evaluate
 from mow.runs import checkpoint
 from mow.runs.checkpoint import keep_as_best, load_checkpoint, read_best, save_checkpoint
@@ -52,7 +52,7 @@ def test_a_second_name_outlives_the_first(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores that rise, fall and rise again, by step: saves come at 18, 26 and 32."""
-    monkeypatch.setattr(Run, "score", property(lambda self: {18: 0.5, 26: 0.25}.get(self.step, 0.125)))
+    monkeypatch.setattr(Trainer, "score", property(lambda self: {18: 0.5, 26: 0.25}.get(self.step, 0.125)))
 
 
 @pytest.mark.usefixtures("told")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mow.batch import Imagination
 from mow.methods.mow.clustering import Grouping
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner
+from mow.methods.mow.records import Imagination
 from mow.nn.weight_cache import StillWeights, once, stand_still
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions
 

@@ -12,11 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mow.config import ReplayConfig
 from mow.engine.collector import Collector
-from mow.engine.trainer import IMAGINATION_STREAM, WORLD_MODEL_STREAM, Run
+from mow.engine.trainer import Trainer
 from mow.envs.dummy import read_counter
 from mow.envs.vector import SerialVectorEnv
+from mow.methods.mow import METHOD
 from mow.methods.mow.clustering import from_labels
 from mow.methods.mow.learner import Learner
+from mow.methods.mow.phases import IMAGINATION_STREAM, WORLD_MODEL_STREAM
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.policy import ActionMask
 from mow.replay import ReplayBuffer
@@ -87,13 +89,12 @@ def wire(config, folder: Path):
     layout = envs.layout
     mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
     torch.manual_seed(config.seed)
+    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, random_action=0.2))
     learner = Learner(config, mask, torch.device("cpu"))
-    collector = Collector(
-        envs, replay, seed=config.seed, random_action=0.2, context=config.schedule.acting_context
-    )
+    collector = Collector(envs, replay, seed=config.seed)
     folder.mkdir(exist_ok=True)
     said = []
-    return Run(config, collector, learner, Logger(folder, 1), said.append), envs, said
+    return Trainer(config, METHOD, collector, learner, Logger(folder, 1), said.append), envs, said
 
 
 @pytest.fixture(scope="module")
@@ -103,18 +104,18 @@ def finished(tmp_path_factory):
     config = run_config()
     run, envs, said = wire(config, folder)
     batches, acted = [], []
-    sample, act = run.collector.replay.sample, run.collector.memory.act
+    sample, act = run.collector.replay.sample, run.actor.act
 
     def record_sample(*args, **kwargs):
         batch = sample(*args, **kwargs)
         batches.append((list(run.tasks), {n: t.clone() for n, t in vars(batch).items()}))
         return batch
 
-    def record_act(model, agent, routing, frame, is_first, rng):
+    def record_act(frame, is_first):
         acted.append((run.step, list(run.tasks), frame.clone(), is_first.clone()))
-        return act(model, agent, routing, frame, is_first, rng)
+        return act(frame, is_first)
 
-    run.collector.replay.sample, run.collector.memory.act = record_sample, record_act
+    run.collector.replay.sample, run.actor.act = record_sample, record_act
     group = run.learner.group
 
     def first_and_last_together(batches):
@@ -139,7 +140,7 @@ def test_every_step_is_taken(finished):
     assert all(len(entries) == 32 for entries in envs.emitted.values())
     updates = run.config.warmup_updates + (32 - run.config.prefill_steps)
     assert run.learner.updates == updates == run.config.world_model_updates
-    assert run.agent_updates == 32 - run.config.prefill_steps
+    assert run.counts["agent"] == 32 - run.config.prefill_steps
 
 
 def test_every_window_is_what_the_environment_emitted(finished):
@@ -267,12 +268,13 @@ def test_a_batch_is_drawn_when_the_one_before_it_trains(tmp_path):
         return sample(num_sequences, length, counter=counter, stream=stream, **how)
 
     run.collector.replay.sample = record
-    run.prefill()
-    run.warm_up()
+    run.run_phase()
+    run.run_phase()
     run.prefetch.close()
     run.logger.close()
     prefill, updates = run.config.prefill_steps, run.config.warmup_updates
-    assert drawn == [(WORLD_MODEL_STREAM, update, prefill) for update in range(updates + 1)]
+    trained = [one for one in drawn if one[0] == WORLD_MODEL_STREAM]
+    assert trained == [(WORLD_MODEL_STREAM, update, prefill) for update in range(updates + 1)]
 
 
 def test_the_world_model_trains_while_the_environments_step(tmp_path, monkeypatch):
@@ -284,13 +286,12 @@ def test_the_world_model_trains_while_the_environments_step(tmp_path, monkeypatc
         method = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, **how: (events.append(what), method(*args, **how))[1])
 
-    run.prefill()
-    run.warm_up()
-    run.group()
+    run.run_phase()
+    run.run_phase()
     told(envs, "send", "send")
     told(envs, "receive", "receive")
     told(Learner, "update_world_model", "update")
-    run.joint()
+    run.run_phase()
     run.prefetch.close()
     run.logger.close()
     steps = run.config.total_steps - run.config.prefill_steps
@@ -330,10 +331,10 @@ def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
     for tasks, frames in trained:
         for task, frame in zip(tasks, frames, strict=True):
             assert variant.setdefault(task, read_counter(frame.numpy())[0]) == read_counter(frame.numpy())[0]
-    assert len(returned) == len(trained) == run.learner.updates + run.agent_updates
+    assert len(returned) == len(trained) == run.learner.updates + run.counts["agent"]
     assert not any(overtaken)
     counters = [counter for stream, counter in drawn if stream == IMAGINATION_STREAM]
-    assert counters == [*range(run.agent_updates + 1)]
+    assert counters == [*range(run.counts["agent"] + 1)]
 
 
 def test_insight_comes_when_asked_and_changes_nothing(tmp_path):
@@ -352,14 +353,13 @@ def test_insight_comes_when_asked_and_changes_nothing(tmp_path):
 
 def test_weights_that_are_broken_stop_the_run_with_a_diagnosis(tmp_path):
     run, _, said = wire(run_config(), tmp_path / "nan")
-    run.prefill()
-    run.warm_up()
-    run.group()
+    run.run_phase()
+    run.run_phase()
     with torch.no_grad():
         run.learner.world_model.decoder.output.bias.fill_(float("nan"))
     updates = run.learner.updates
     with pytest.raises(FloatingPointError, match=r"5 updates in a row were left out, the last batch is in .*diagnosis"):
-        run.joint()
+        run.run_phase()
     run.logger.close()
     what = f"world model: reconstruction of {run.tasks[0]} is nan"
     assert [line for line in said if "left out" in line] == [
@@ -414,8 +414,8 @@ def test_the_background_is_what_the_random_steps_share(tmp_path):
         model=dataclasses.replace(MODEL, perception=dataclasses.replace(MODEL.perception, background="median"))
     )
     run, envs, _ = wire(config, tmp_path / "run")
-    run.prefill()
-    run.warm_up()
+    run.run_phase()
+    run.run_phase()
     run.logger.close()
     for k, task in enumerate(run.tasks):
         seen = np.stack([entry[0] for entry in envs.emitted[task]])

@@ -4,10 +4,11 @@ import math
 import pytest
 import torch
 
-from mow.batch import Moment, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import Foresight, alive, foresee, foresight_errors, reconstruct, split
 from mow.kernels import PhiloxState, two_hot_decode
+from mow.methods.mow.records import Moment
 from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, transitions, world_model
 
 CONTEXT, STEPS = 3, 4

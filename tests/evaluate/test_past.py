@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mow.batch import Imagination, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.envs.tiny import expert_action, make
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.past import PastUse, past_use
@@ -20,6 +20,7 @@ from mow.methods.mow.config import BatchConfig
 from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import quickstart
+from mow.methods.mow.records import Imagination
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.policy import ActionMask
 from mow.replay import ReplayBuffer

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from tests.faults.runs import to_the_end
 from tests.small import run_config
 
 
 @pytest.fixture(scope="session")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return to_the_end(run_config(), tmp_path_factory.mktemp("straight"))
 
 

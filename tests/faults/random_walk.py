@@ -28,7 +28,7 @@ import torch
 from mow import train
 from mow.cli.resume import find_resumption
 from mow.config import EnvConfig
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.methods.mow.learner import Learner
 from mow.nn.finite import NotFinite
 from mow.runs.checkpoint import load_checkpoint
@@ -64,7 +64,7 @@ def _raises(error: BaseException) -> Callable[[], None]:
 
 
 def _signal(number: signal.Signals) -> Fault:
-    return lambda moment: _before(Run, "_store_step", moment, lambda: os.kill(os.getpid(), number))
+    return lambda moment: _before(Trainer, "_store_step", moment, lambda: os.kill(os.getpid(), number))
 
 
 def _disk(name: str, code: int) -> Fault:
@@ -76,7 +76,7 @@ def _not_finite(moment: int) -> None:
 
 
 def _own_mistake(moment: int) -> None:
-    _before(Run, "_store_step", moment, _raises(AttributeError("planted")))
+    _before(Trainer, "_store_step", moment, _raises(AttributeError("planted")))
 
 
 def _no_memory(moment: int) -> None:
@@ -97,7 +97,7 @@ def _worker_killed(moment: int) -> None:
         _MADE.append(self)
 
     setattr(WorkerVectorEnv, "__init__", made)  # noqa: B010 - mypy takes an assignment for an override
-    _before(Run, "_store_step", moment, strike)
+    _before(Trainer, "_store_step", moment, strike)
 
 
 _MADE: list[Any] = []
@@ -139,7 +139,7 @@ def _work(folder: Path, simulator: str, kind: str, moment: int, num_workers: int
     return exit_code("mow.train", lambda: _ignored(train.run(config)))
 
 
-def _ignored(run: Run | None) -> None:
+def _ignored(run: Trainer | None) -> None:
     """A run that ended in order."""
 
 

@@ -12,20 +12,20 @@ import torch
 
 from mow import train
 from mow.cli.resume import find_resumption
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.methods.mow.config import MowConfig
 from mow.runs.signals import Stopped, StopSwitch
 from mow.train import main
 
 
-def to_the_end(config: MowConfig, folder: Path) -> Run:
+def to_the_end(config: MowConfig, folder: Path) -> Trainer:
     run = train.run(dataclasses.replace(config, folder=str(folder)))
     assert run is not None
     return run
 
 
 def stopped(config: MowConfig, folder: Path, moment: int, patch: pytest.MonkeyPatch) -> None:
-    """Run until the `moment`-th time that it could be saved."""
+    """Trainer until the `moment`-th time that it could be saved."""
     calls = 0
 
     def check(_: StopSwitch) -> None:
@@ -39,7 +39,7 @@ def stopped(config: MowConfig, folder: Path, moment: int, patch: pytest.MonkeyPa
         assert train.run(dataclasses.replace(config, folder=str(folder))) is None
 
 
-def gone_on(folder: Path, *flags: str) -> Run:
+def gone_on(folder: Path, *flags: str) -> Trainer:
     resumption = find_resumption(["--resume", str(folder), *flags])
     run = train.run(resumption.config, resumption)
     assert run is not None
@@ -70,16 +70,16 @@ def assert_equal(one: object, other: object) -> None:
         assert same or (value != value and second[place] != second[place]), place  # or both are no number
 
 
-def assert_same_end(one: Run, other: Run) -> None:
+def assert_same_end(one: Trainer, other: Trainer) -> None:
     """What they learnt, what they hold, what they would do next, what they wrote."""
-    assert (one.step, one.agent_updates, one.tasks) == (other.step, other.agent_updates, other.tasks)
+    assert (one.step, one.counts, one.tasks) == (other.step, other.counts, other.tasks)
     assert_equal(one.learner.state_dict(), other.learner.state_dict())
     assert one.collector.rng.bit_generator.state == other.collector.rng.bit_generator.state
     assert np.array_equal(one.collector.frame, other.collector.frame)
     for counter in range(3):
         batches = [run.collector.replay.sample(4, 6, counter=counter, stream=9) for run in (one, other)]
         assert_equal(*(vars(batch) for batch in batches))
-    assert_equal(one.collector.memory.state_dict(), other.collector.memory.state_dict())
+    assert_equal(one.actor.state_dict(), other.actor.state_dict())
     assert lines(one.logger.folder) == lines(other.logger.folder)
 
 

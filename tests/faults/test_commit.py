@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.methods.mow.config import MowConfig
 from mow.replay import ReplayBuffer, load
 from mow.runs import checkpoint
@@ -21,7 +21,7 @@ from tests.replay.test_segments import Disk, Killed
 from tests.small import run_config
 
 
-def saved_step(run: Run, config: MowConfig) -> int:
+def saved_step(run: Trainer, config: MowConfig) -> int:
     """Of the newest checkpoint, once it and the replay that goes with it have been read."""
     folder = run.logger.folder
     step = int(load_checkpoint(checkpoints(folder)[-1], torch.device("cpu"))["step"])

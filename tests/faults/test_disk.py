@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mow.cli.resume import find_resumption
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.runs import checkpoint
 from mow.runs.checkpoint import load_checkpoint, save_checkpoint
 from mow.runs.paths import checkpoints
@@ -39,7 +39,7 @@ def refusing(which: Callable[[int], bool], number: int, patch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("number", REFUSALS)
 def test_two_failures_are_borne_and_change_nothing(
-    tmp_path: Path, straight: Run, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, straight: Trainer, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Checkpoints come at steps 18, 26 and 32; the first two are not taken."""
     refusing(lambda call: call < 3, number, monkeypatch)
@@ -53,7 +53,7 @@ def test_two_failures_are_borne_and_change_nothing(
 
 
 def test_the_third_failure_in_a_row_ends_it_and_the_last_checkpoint_still_has_its_replay(
-    tmp_path: Path, straight: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, straight: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -101,12 +101,12 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_and_no_debris(smal
 
 
 def test_a_disk_that_is_really_full(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], straight: Run
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], straight: Trainer
 ) -> None:
     """It fills up after the first checkpoint, down to the last byte; with room again the run goes on."""
-    folder, filler, save = small_disk / "run", small_disk / "filler", Run.save
+    folder, filler, save = small_disk / "run", small_disk / "filler", Trainer.save
 
-    def fill(self: Run) -> Path:
+    def fill(self: Trainer) -> Path:
         path = save(self)
         with open(filler, "wb", buffering=0) as file:
             while True:
@@ -116,7 +116,7 @@ def test_a_disk_that_is_really_full(
                     return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", fill)
+        patch.setattr(Trainer, "save", fill)
         code = main(["--resume", str(prepared(folder))])
     said = capsys.readouterr()
     assert code == 1

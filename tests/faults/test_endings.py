@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mow import train
-from mow.engine import evaluator
-from mow.engine.trainer import Run
+from mow.engine import evaluator, scoring
+from mow.engine.trainer import Trainer
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
 from mow.evaluate import __main__ as evaluate
@@ -74,14 +74,14 @@ def fails(error: BaseException) -> Callable[..., Any]:
 def test_simulators_that_cannot_be_made_for_scoring_are_not_a_run_that_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, make = tmp_path / "run", train._environments
+    folder, make = tmp_path / "run", scoring.make_environments
 
     def made(config: Any, *how: Any, **more: Any) -> Any:
         if config.seed == 1:
             raise UsageError("no more of these")
         return make(config, *how, **more)
 
-    monkeypatch.setattr(train, "_environments", made)
+    monkeypatch.setattr(scoring, "make_environments", made)
     assert train.main([*SCORED, "--folder", str(folder)]) == 1
     said = capsys.readouterr()
     assert f"not scored; training is complete: {checkpoint_path(folder, 20)}" in said.out
@@ -117,7 +117,7 @@ def test_what_the_user_cannot_mend_leaves_its_traceback(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    monkeypatch.setattr(Run, "train", fails(error))
+    monkeypatch.setattr(Trainer, "train", fails(error))
     assert train.main(["quickstart", *DUMMY, "--folder", str(folder)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.runs.checkpoint import load_checkpoint
 from mow.runs.paths import checkpoints
 from tests.faults.runs import assert_equal, lines
@@ -28,14 +28,14 @@ PROGRAM = """
     from mow.cli.resume import find_resumption
     from mow.runs.paths import checkpoints
     from mow.runs.checkpoint import load_checkpoint
-    from mow.engine.trainer import Run
+    from mow.engine.trainer import Trainer
     from tests.small import run_config
     folder, every, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     draw, reached = random.Random(seed), mmap.mmap(-1, 8)
     config = run_config(folder=str(folder), checkpoint_every=every)
-    told = Run._store_step
+    told = Trainer._store_step
 
     def step(self):
         told(self)
@@ -43,7 +43,7 @@ PROGRAM = """
 
     def work():
         sys.stdout = open(os.devnull, "w")
-        Run._store_step = step
+        Trainer._store_step = step
         if checkpoints(folder):
             resumption = find_resumption(["--resume", str(folder)])
             return train.run(resumption.config, resumption)
@@ -93,7 +93,7 @@ def killed(folder: Path, kills: int, seed: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, straight: Run, kills: int) -> None:
+def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, straight: Trainer, kills: int) -> None:
     folder = tmp_path / "run"
     found = killed(folder, kills, seed=kills)
     assert len(found) == kills

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.inference import export
 from mow.report import __main__ as report
 from mow.runs import checkpoint
@@ -121,10 +121,10 @@ class Accepted(BaseException):
 
 @pytest.fixture
 def not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(_: Run) -> None:
+    def train(_: Trainer) -> None:
         raise Accepted
 
-    monkeypatch.setattr(Run, "train", train)
+    monkeypatch.setattr(Trainer, "train", train)
 
 
 def states(whole: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

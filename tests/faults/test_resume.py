@@ -17,7 +17,7 @@ import mow
 from mow import train
 from mow.cli.resume import find_resumption
 from mow.config import ReplayConfig
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.replay.packed import why_not_packed
 from mow.runs import checkpoint
@@ -45,7 +45,7 @@ ATARI = all(importlib.util.find_spec(name) for name in ("gymnasium", "ale_py", "
 # after a checkpoint of its own, at the last step but one.
 @pytest.mark.parametrize("moment", [2, 9, 10, 11, 13, 15, 20, 33])
 def test_stopped_anywhere_it_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Run, moment: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Trainer, moment: int
 ) -> None:
     stopped(run_config(), tmp_path / "run", moment, monkeypatch)
     assert_same_end(gone_on(tmp_path / "run"), straight)
@@ -60,7 +60,7 @@ REPLAYS = [
 
 @pytest.mark.parametrize("replay", REPLAYS)
 def test_with_other_stores_and_depths_it_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Run, replay: ReplayConfig
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Trainer, replay: ReplayConfig
 ) -> None:
     """Stopped twice, and with flags that may change."""
     stopped(run_config(replay=replay), tmp_path / "run", 14, monkeypatch)
@@ -94,7 +94,7 @@ def test_dropout_and_workers_end_the_same(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("moment", [13, 16, 17, 18, 19, 20])
 def test_with_final_frames_it_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrival: Run, moment: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrival: Trainer, moment: int
 ) -> None:
     """At some of these steps a task shows the final frame of its episode."""
     stopped(run_config(model=ARRIVAL), tmp_path / "run", moment, monkeypatch)
@@ -104,7 +104,7 @@ def test_with_final_frames_it_ends_the_same(
 
 
 @pytest.fixture(scope="module")
-def arrival(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def arrival(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     return to_the_end(run_config(model=ARRIVAL), tmp_path_factory.mktemp("arrival") / "run")
 
 
@@ -138,7 +138,7 @@ def test_atari_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert_same_end(gone_on(tmp_path / "run"), one)
 
 
-def test_a_seed_is_the_same_run_and_another_is_another(tmp_path: Path, straight: Run) -> None:
+def test_a_seed_is_the_same_run_and_another_is_another(tmp_path: Path, straight: Trainer) -> None:
     assert_same_end(to_the_end(run_config(), tmp_path / "again"), straight)
     other = to_the_end(run_config(seed=1), tmp_path / "other")
     assert lines(tmp_path / "other") != lines(straight.logger.folder)
@@ -146,7 +146,7 @@ def test_a_seed_is_the_same_run_and_another_is_another(tmp_path: Path, straight:
 
 
 def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_is_moved_aside(
-    tmp_path: Path, straight: Run, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, straight: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     to_the_end(run_config(), folder)
@@ -163,7 +163,7 @@ def test_it_goes_on_from_an_earlier_checkpoint_and_the_later_one_is_moved_aside(
 
 
 def test_it_goes_on_from_an_earlier_checkpoint_as_often_as_it_is_killed(
-    tmp_path: Path, straight: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, straight: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed each time between the replay of the later checkpoint and the checkpoint itself."""
     folder = tmp_path / "run"
@@ -186,7 +186,11 @@ def test_it_goes_on_from_an_earlier_checkpoint_as_often_as_it_is_killed(
 
 
 def test_a_checkpoint_that_was_moved_aside_can_be_used(
-    tmp_path: Path, finished: Path, straight: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    finished: Path,
+    straight: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Until the next checkpoint is written a run can go on from it, and it can be loaded ever after."""
     folder = copied(finished, tmp_path / "run")
@@ -210,17 +214,17 @@ def killed_at_once(path: Path, patch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
-    def killed(_: Run) -> None:
+    def killed(_: Trainer) -> None:
         raise Killed
 
     with patch.context() as patched:
-        patched.setattr(Run, "train", killed)
+        patched.setattr(Trainer, "train", killed)
         with pytest.raises(Killed):
             gone_on(path)
 
 
 def test_its_curves_show_no_point_twice(
-    tmp_path: Path, finished: Path, straight: Run, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Path, straight: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped twice and once gone back, TensorBoard shows what it shows of a run that was never stopped."""
     folder = tmp_path / "run"
@@ -246,7 +250,7 @@ def test_nothing_of_the_checkpoint_stays_in_memory(
     """Nor is it ever on the device: it is read to the CPU, and what learns takes copies."""
     folder = copied(finished, tmp_path / "run")
     left: list[weakref.ref[torch.Tensor]] = []
-    load, train_on, devices = checkpoint.load_checkpoint, Run.train, []
+    load, train_on, devices = checkpoint.load_checkpoint, Trainer.train, []
 
     def loaded(path: Path, device: torch.device) -> dict[str, Any]:
         devices.append(device.type)
@@ -256,20 +260,20 @@ def test_nothing_of_the_checkpoint_stays_in_memory(
         left.extend(weakref.ref(tensor) for tensor in kept)
         return content
 
-    def trained(run: Run) -> None:
+    def trained(run: Trainer) -> None:
         gc.collect()
         assert len(left) > 50
         assert not [ref for ref in left if ref() is not None]
         train_on(run)
 
     monkeypatch.setattr(checkpoint, "load_checkpoint", loaded)
-    monkeypatch.setattr(Run, "train", trained)
+    monkeypatch.setattr(Trainer, "train", trained)
     gone_on(folder)
     assert devices == ["cpu"]
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_is_not_known(
-    tmp_path: Path, finished: Path, straight: Run, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, finished: Path, straight: Trainer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copied(finished, tmp_path / "run")
     early = checkpoints(folder)[0]
@@ -304,7 +308,7 @@ def once_it_is(wanted: Path, instead: Callable[..., None]) -> Callable[[Path, Pa
     return call
 
 
-def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, straight: Run) -> None:
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, straight: Trainer) -> None:
     to_the_end(run_config(), tmp_path / "run")
     assert_same_end(gone_on(tmp_path / "run"), straight)
 
@@ -336,7 +340,7 @@ def test_what_cannot_go_on_is_one_line(
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], straight: Run, harm: str
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], straight: Trainer, harm: str
 ) -> None:
     folder = copied(finished, tmp_path / "run")
     early, late = checkpoints(folder)

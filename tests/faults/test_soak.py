@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mow import replay
-from mow.engine.trainer import Run
+from mow.engine.trainer import Trainer
 from tests.faults.runs import to_the_end
 from tests.small import run_config
 
@@ -34,16 +34,16 @@ def looked_at() -> tuple[float, float, int, int]:
 @pytest.mark.slow
 def test_nothing_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves, episodes, updates, rollouts and progress lines all the time; the replay is full early on."""
-    seen, save = [], Run.save
+    seen, save = [], Trainer.save
 
-    def look(self: Run) -> Path:
+    def look(self: Trainer) -> Path:
         path = save(self)
         seen.append(looked_at())
         if seen[-1][0] - seen[0][0] > MINUTES:
             raise Enough
         return path
 
-    monkeypatch.setattr(Run, "save", look)
+    monkeypatch.setattr(Trainer, "save", look)
     buffer = replay.ReplayBuffer
     # As large as the run is long, it would grow all the time, and should.
     monkeypatch.setattr(replay, "ReplayBuffer", lambda tasks, _, *args, **named: buffer(tasks, 200, *args, **named))

@@ -1,6 +1,6 @@
 """The buffer: what goes in comes out, in whole windows, for the right task."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def fill(buffer: ReplayBuffer, num_steps: int, num_tasks: int = 3) -> ReplayBuff
 
 
 def same(one: TransitionBatch, other: TransitionBatch) -> bool:
-    return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(TransitionBatch))
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -96,7 +96,7 @@ def test_windows_are_consecutive_and_held(num_steps: int, backend: Backend, stor
 
 def test_shapes_and_dtypes_are_those_of_the_record() -> None:
     batch = fill(make_buffer(), 10).sample(4, 7, counter=0, stream=0)
-    got = {f.name: (getattr(batch, f.name).dtype, [*getattr(batch, f.name).shape]) for f in fields(TransitionBatch)}
+    got = {name: (tensor.dtype, [*tensor.shape]) for name, tensor in batch.tensors().items()}
     assert got == {
         "frame": (torch.uint8, [3, 4, 7, 2, 4, 3]),
         "action": (torch.float32, [3, 4, 7, 5]),
@@ -129,7 +129,7 @@ def test_draws_follow_seed_counter_and_stream() -> None:
 def test_a_batch_is_not_touched_by_later_steps_and_samples() -> None:
     buffer = fill(make_buffer(), 40)
     batch = buffer.sample(8, 5, counter=0, stream=0)
-    kept = TransitionBatch(*(getattr(batch, f.name).clone() for f in fields(batch)))
+    kept = batch.map(torch.clone)
     for index in range(40):
         buffer.add(**step_of(500 + index))
     buffer.sample(8, 5, counter=0, stream=0)
@@ -140,11 +140,11 @@ def test_a_batch_is_not_touched_by_later_steps_and_samples() -> None:
 def test_a_batch_is_written_into_the_callers_memory(store: StoreKind) -> None:
     buffer = fill(make_buffer(store=store), 61)
     fresh = buffer.sample(4, 7, counter=5, stream=1)
-    own = TransitionBatch(*(torch.full_like(getattr(fresh, f.name), 1) for f in fields(fresh)))
-    places = [getattr(own, f.name).data_ptr() for f in fields(own)]
+    own = fresh.map(torch.ones_like)
+    places = [tensor.data_ptr() for tensor in own.tensors().values()]
     assert buffer.sample(4, 7, counter=5, stream=1, out=own) is own
     assert same(own, fresh)
-    assert places == [getattr(own, f.name).data_ptr() for f in fields(own)]
+    assert places == [tensor.data_ptr() for tensor in own.tensors().values()]
 
 
 def test_a_batch_that_does_not_fit_is_refused() -> None:
@@ -290,7 +290,7 @@ def test_pin_without_a_gpu_is_refused() -> None:
 def test_pinned_batches_are_pinned_and_equal() -> None:
     buffer = fill(make_buffer(backend="auto"), 40)
     pinned = buffer.sample(4, 8, counter=0, stream=0, pin=True)
-    assert all(getattr(pinned, f.name).is_pinned() for f in fields(pinned))
+    assert all(tensor.is_pinned() for tensor in pinned.tensors().values())
     assert same(pinned, buffer.sample(4, 8, counter=0, stream=0))
 
 

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def request(counter: int = 0, stream: int = 0, *, length: int = 5) -> Request:
 
 
 def bytes_of(batch: TransitionBatch) -> bytes:
-    return b"".join(getattr(batch, f.name).numpy().tobytes() for f in fields(batch))
+    return b"".join(tensor.numpy().tobytes() for tensor in batch.tensors().values())
 
 
 def sampled(buffer: ReplayBuffer, name: Request) -> bytes:

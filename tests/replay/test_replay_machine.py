@@ -4,7 +4,6 @@ list agree.
 
 import shutil
 import tempfile
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,10 +112,10 @@ class ReplayMachine(RuleBasedStateMachine):
             out = TransitionBatch(**{n: torch.full_like(t, 1) for n, t in expected.items()}) if into_own else None
             batch = buffer.sample(num_sequences, length, counter=counter, stream=3, out=out)
             assert out is None or batch is out
-            for field in fields(batch):
-                got = getattr(batch, field.name)
-                assert got.dtype == expected[field.name].dtype
-                assert torch.equal(got, expected[field.name]), field.name
+            for name, tensor in batch.tensors().items():
+                got = tensor
+                assert got.dtype == expected[name].dtype
+                assert torch.equal(got, expected[name]), name
 
     def expected(self, num_sequences: int, length: int, counter: int) -> dict[str, torch.Tensor]:
         """The windows that are drawn, as slices of the list."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +61,7 @@ def held(buffer: ReplayBuffer) -> list[bytes]:
     if size == 0:
         return []
     batch = buffer.sample(1, size, counter=0, stream=0)
-    return [getattr(batch, f.name).numpy().tobytes() for f in fields(batch)]
+    return [tensor.numpy().tobytes() for tensor in batch.tensors().values()]
 
 
 def loaded(folder: Path, kind: Kind = "raw", *, capacity: int = CAPACITY, **options: Any) -> ReplayBuffer:

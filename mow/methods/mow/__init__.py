@@ -49,7 +49,7 @@ Before any of that, try it in a model that is there: what imagines and what lear
 ```python
 import torch
 
-from mow.batch import Moment
+from mow.methods.mow.records import Moment
 from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.world_model import WorldModel
 

@@ -8,7 +8,7 @@ draws other masks. Clipping and the step itself come after, on the whole gradien
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def backward_in_parts(
     for tasks in parts:
         rng.seed_offset.copy_(drawn)
         with autocast():
-            rows = TransitionBatch(*(getattr(batch, field.name)[tasks] for field in fields(batch)))
+            rows = batch.map(itemgetter(tasks))
             part, experts = Part(model, tasks), routing_of(routing, tasks, scale_KJ)
             losses = world_model_losses(part, rows, experts, rng, config, turn=turn)
         total = task_weights(losses.weighted(config), tasks)

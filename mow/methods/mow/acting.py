@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mow.kernels import PhiloxState
+from mow.methods.base import ActorOutput
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
@@ -38,14 +39,15 @@ class MowActor:
         self._learner, self._memory = learner, ActingMemory(context)
 
     @torch.no_grad()
-    def act(self, frame: Tensor, is_first: Tensor) -> Tensor:
+    def act(self, frame: Tensor, is_first: Tensor) -> ActorOutput:
         """Sampled actions [K, A] or [K, B, A]; see ActingMemory.act."""
         learner = self._learner
         if learner.world_model.training:  # the walk through all layers takes a tenth of a small step
             learner.world_model.eval()
         with learner.still.reading():
             routing = learner.still_routing()
-            return self._memory.act(learner.world_model, learner.agent, routing, frame, is_first, learner.rng)
+            action = self._memory.act(learner.world_model, learner.agent, routing, frame, is_first, learner.rng)
+        return ActorOutput(action)
 
     def record(self, action: Tensor) -> None:
         self._memory.record(action)

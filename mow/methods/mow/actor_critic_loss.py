@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mow.batch import Imagination
 from mow.losses import entropy_bonus, policy_loss, value_loss
 from mow.losses.returns import ReturnScale, imagined_return
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.config_agent import ActorCriticConfig
+from mow.methods.mow.records import Imagination
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ the cache and to the random counter. The two are used together instead: compiled
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
-from mow.batch import Imagination, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState, RoutePlan
+from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
 
 Roll = Callable[[TransitionBatch, Routing], Imagination]
@@ -84,7 +84,7 @@ class RolloutGraph:
         inputs = _inputs(context, routing)
         key = _key(inputs, routing, rng, modules)
         if key != self._key or any(new is not old for new, old in zip(modules, self._modules, strict=True)):
-            self._capture(roll, inputs, routing, rng, device)
+            self._capture(roll, context, routing, rng, device)
             self._key, self._modules = key, tuple(modules)
         for kept, new in zip(self._inputs, inputs, strict=True):
             kept.copy_(new)
@@ -94,10 +94,10 @@ class RolloutGraph:
         return self._dream
 
     def _capture(
-        self, roll: Roll, inputs: list[Tensor], routing: Routing, rng: PhiloxState, device: torch.device
+        self, roll: Roll, context: TransitionBatch, routing: Routing, rng: PhiloxState, device: torch.device
     ) -> None:
         self._forget()  # first of all: the memory of the old graph
-        context = TransitionBatch(*(x.clone() for x in inputs[: len(fields(TransitionBatch))]))
+        context = context.map(Tensor.clone)
         plan = RoutePlan(routing.plan.routes.clone(), routing.plan.num_experts)
         plan.by_expert()  # made here it is kept, and is one of the buffers
         scale_KJ = None if routing.scale_KJ is None else routing.scale_KJ.detach().clone()
@@ -112,7 +112,7 @@ class RolloutGraph:
 def _inputs(context: TransitionBatch, routing: Routing) -> list[Tensor]:
     """All tensors that a rollout reads besides weights and random counter."""
     scale_KJ = [] if routing.scale_KJ is None else [routing.scale_KJ.detach()]
-    return [*(getattr(context, f.name) for f in fields(context)), routing.plan.routes, *routing.plan.by_expert(),
+    return [*context.tensors().values(), routing.plan.routes, *routing.plan.by_expert(),
             *scale_KJ]  # fmt: skip
 
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from mow.batch import Moment, Prediction
 from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.prior import DensePrior, LocalPrior, rows_in
+from mow.methods.mow.records import Moment, Prediction
 from mow.nn.modular import ModularMLP
 
 

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mow.batch import Imagination, Moment, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.records import Imagination, Moment
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import Memory, WorldModel
 from mow.nn.transformer import Window

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mow.batch import Imagination, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState
 from mow.losses import entropy_unit
 from mow.losses.returns import ReturnScale
@@ -27,6 +27,7 @@ from mow.methods.mow.grouping import WarmedUp, grouping_of
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.optim import world_model_optimisers
 from mow.methods.mow.phases import BACKGROUND_STREAM, CLUSTERING_STREAM, phases
+from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.task_slice import task_parts

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.batch import Moment
 from mow.kernels import RoutePlan, rows_of, softmax
 from mow.methods.mow.config_model import WorldModelConfig
+from mow.methods.mow.records import Moment
 from mow.nn.modular import ModularLayerNorm, ModularLinear
 from mow.nn.weight_cache import once
 

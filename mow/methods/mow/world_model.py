@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mow.batch import Moment, Posterior, Prediction, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState, RoutePlan, sample_onehot, uniform
 from mow.methods.mow.config_model import Condition, WorldModelConfig
 from mow.methods.mow.experts import Experts, Shared, unit_length
 from mow.methods.mow.heads import Heads
+from mow.methods.mow.records import Moment, Posterior, Prediction
 from mow.methods.mow.router import Router, Routing, fixed_choice
 from mow.methods.mow.vae import Decoder, Encoder
 from mow.nn.activation_checkpoint import Recompute, recomputed

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mow.batch import Moment, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState
 from mow.losses import (
     balance_loss,
@@ -16,6 +16,7 @@ from mow.losses import (
     termination_loss,
 )
 from mow.methods.mow.config import LossConfig
+from mow.methods.mow.records import Moment
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 

@@ -197,7 +197,7 @@ def test_every_variant_trains(name, trained):
     config = VARIANTS[name]
     assert session.step == 17
     assert session.learner.updates == config.world_model_updates >= 12
-    assert session.agent_updates == 12
+    assert session.counts["agent"] == 12
     assert session.last_loss is not None
     assert all(math.isfinite(loss) for loss in session.last_loss)
     for module in (session.learner.world_model, session.learner.agent):

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from mow.batch import Imagination
 from mow.losses import entropy_bonus, value_loss
 from mow.losses.returns import ReturnScale, imagined_return
 from mow.methods.mow.actor_critic_loss import actor_critic_losses, make_lesson
 from mow.methods.mow.config_agent import ActorCriticConfig
+from mow.methods.mow.records import Imagination
 from tests.small import action_mask, agent
 
 CONFIG = ActorCriticConfig(hidden=8, discount=0.9, lam=0.8)

@@ -6,8 +6,8 @@ import functools
 import pytest
 import torch
 
-from mow.engine import compile as compiler
 from mow.errors import UsageError
+from mow.methods.mow import compile as compiler
 from mow.methods.mow.compile import updates_as_asked
 from mow.methods.mow.config import OptimConfig
 from mow.train import main

@@ -10,10 +10,10 @@ from dataclasses import fields
 import pytest
 import torch
 
-from mow.batch import Imagination
 from mow.methods.mow.config import OptimConfig
 from mow.methods.mow.cuda_graph import RolloutGraph, record_cuda
 from mow.methods.mow.learner import Learner
+from mow.methods.mow.records import Imagination
 from tests.host_reads import host_reads
 from tests.small import action_mask, run_config, transitions
 

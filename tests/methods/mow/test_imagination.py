@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from mow.batch import Moment
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.methods.mow.imagination import imagine
+from mow.methods.mow.records import Moment
 from mow.methods.mow.world_model import WorldModel
 from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, agent, transitions, world_model
 

@@ -3,11 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from mow.batch import Moment
 from mow.kernels import PhiloxState, RoutePlan
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.prior import LocalPrior
+from mow.methods.mow.records import Moment
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses

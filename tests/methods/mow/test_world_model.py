@@ -3,10 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from mow.batch import Moment, TransitionBatch
+from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, SharedConfig
+from mow.methods.mow.records import Moment
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses

@@ -1,0 +1,165 @@
+"""Every method keeps the contract of mow/methods/base.py: it collects, updates, acts, saves, resumes and reorders."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mow import train
+from mow.engine.trainer import Trainer
+from mow.methods import registry
+from mow.methods.base import Reorder, TaskSet
+from mow.methods.registry import MODULES, get_method, presets
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
+from tests.test_train import DUMMY
+
+# The arguments of a run of seconds, and its updates by kind at the end.
+RUNS: dict[str, list[str]] = {
+    "toy": ["toy"],
+    "mow": ["quickstart", *DUMMY, "--checkpoint-every", "3", "--keep-checkpoints", "9"],
+}
+
+
+@pytest.fixture(autouse=True)
+def with_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "toy", "tests.methods.toy")
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": tensor
+        for name, module in trainer.learner.networks.items()
+        for key, tensor in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", ["toy", *registry.MODULES])
+def test_a_method_trains_and_goes_on_from_a_checkpoint(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight: list[Trainer] = []
+    trained = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda self: (straight.append(self), trained(self))[1])
+    folder = tmp_path / "run"
+    assert train.main([*RUNS[name], "--folder", str(folder)]) == 0
+    (run,) = straight
+    assert json.loads((folder / "config.json").read_text())["method"] == name
+    declared = {update.kind for phase in run.learner.phases for update in phase.updates}
+    assert declared
+    assert set(run.counts) == declared
+    assert all(number > 0 for number in run.counts.values())
+    assert run.phase_index == len(run.learner.phases)
+    assert run.step == sum(phase.steps for phase in run.learner.phases) == run.config.total_steps
+    assert sorted(run.tasks) == sorted(run.config.tasks)
+    assert [spec.name for spec in run.collector.envs.specs] == run.tasks
+    losses = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert any(key.startswith(run.method.loss) for record in losses for key in record)
+
+    middle = checkpoints(folder)[0]
+    assert load_checkpoint(middle, torch.device("cpu"))["step"] < run.step
+    assert train.main(["--resume", str(middle)]) == 0
+    again = straight[1]
+    assert (again.counts, again.tasks, again.step) == (run.counts, run.tasks, run.step)
+    for key, tensor in weights(again).items():
+        assert torch.equal(tensor, weights(run)[key]), key
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["toy", *registry.MODULES])
+def test_actors_act_in_one_episode_and_in_many(name: str, tmp_path: Path) -> None:
+    run = train.run(_config(name, tmp_path))
+    assert run is not None
+    num_tasks, size = len(run.tasks), run.collector.envs.layout.size
+    for shape in ((num_tasks,), (num_tasks, 3)):
+        actor = run.learner.actor()
+        for is_first in (True, False):
+            frame = torch.zeros(*shape, 64, 64, 3, dtype=torch.uint8)
+            chosen = actor.act(frame, torch.full(shape, is_first))
+            assert chosen.action.shape == (*shape, size)
+            for column, width in run.method.columns(run.config, run.collector.envs.layout).items():
+                assert chosen.extra[column].shape == (*shape, width)
+            actor.record(chosen.action)
+        other = run.learner.actor()
+        other.load_state_dict(actor.state_dict())
+
+
+def _config(name: str, folder: Path) -> object:
+    from mow.cli.parse import parse
+
+    return parse([*RUNS[name], "--folder", str(folder / "acting")])
+
+
+def test_the_column_of_a_method_is_in_replay_in_the_new_order(tmp_path: Path) -> None:
+    run = train.run(_config("toy", tmp_path))
+    assert run is not None
+    batch = run.collector.replay.sample(4, 4, counter=0, stream=9)
+    chance = batch.extra["chance"]  # [K, B, L, 1]
+    assert ((chance >= 0) & (chance <= 1)).all()
+    assert (chance > 0).any()
+    assert run.tasks == [*reversed(run.config.tasks)]
+
+
+def test_an_event_moves_environments_and_replay() -> None:
+    method = get_method("toy")
+    config = method.presets["toy"]()
+    from mow.engine.assemble import make_environments, make_replay
+
+    with make_environments(config, 0) as envs:
+        tasks = TaskSet(tuple(envs.specs), envs.layout)
+        learner = method.build(config, tasks, torch.device("cpu"))
+        replay = make_replay(config, tasks)
+        frame, is_first = envs.reset()
+        zeros = np.zeros(2, np.bool_)
+        for _ in range(3):
+            replay.add(frame, np.zeros((2, envs.layout.size), np.float32), np.array([1.0, 2.0], np.float32), zeros,
+                       zeros, is_first, zeros)  # fmt: skip
+        (event, *_) = learner.end_phase("prefill", replay.sample)
+    assert isinstance(event, Reorder)
+    replay.reorder(event.order)
+    assert replay.sample(1, 2, counter=0, stream=0).reward[:, 0, 0].tolist() == [2.0, 1.0]
+
+
+def test_presets_of_two_methods_must_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"toy", "quickstart", "atari26"} <= set(presets())
+    monkeypatch.setitem(MODULES, "mow2", "mow.methods.mow")
+    with pytest.raises(ValueError, match="two methods have a preset"):
+        presets()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method", "pmw"], "--method: unknown method 'pmw': did you mean "),
+        (["quickstart", "--method", "toy"], "quickstart is a preset of mow, not of toy: leave --method out, or"),
+        (["toy", "--model.width", "8"], "unknown field --model.width: did you mean "),
+        (["toy", "--batching", "storm"], "--batching must be one of none, got 'storm'"),
+    ],
+)
+def test_mistakes_about_methods(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        train.main(arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"mow.train: {says}")
+    assert error.count("\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_method_is_enough_to_name_its_first_preset(tmp_path: Path) -> None:
+    assert train.main(["--method", "toy", "--folder", str(tmp_path / "run")]) == 0
+
+
+def test_what_needs_a_world_model_of_mow_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mow.cli.command import main
+
+    folder = tmp_path / "run"
+    assert train.main(["toy", "--folder", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["film", str(folder)]) == 2
+    assert "this run is of the method toy, and this needs one of mow" in capsys.readouterr().err
