@@ -132,8 +132,7 @@ def _stack(windows: list[list[list[_Token]]], length: int, device: torch.device)
                 terminated[k, b, t], truncated[k, b, t] = token.terminated, token.truncated
                 is_last[k, b, t] = token.is_last
     arrays = (frame, action, reward, terminated, truncated, is_first, is_last)
-    names = ("frame", "action", "reward", "terminated", "truncated", "is_first", "is_last")
-    tensors = {name: torch.from_numpy(array).to(device) for name, array in zip(names, arrays, strict=True)}
-    batch = TransitionBatch(**tensors)
+    frames, actions, rewards, ended, cut, opens, closes = (torch.from_numpy(array).to(device) for array in arrays)
+    batch = TransitionBatch(frames, actions, rewards, ended, cut, opens, closes)
     steps = torch.tensor([[len(tokens) for tokens in task] for task in windows], device=device)
     return HeldOutWindows(batch, steps)
