@@ -111,7 +111,7 @@ def test_a_coin_that_only_a_final_frame_shows(config, monkeypatch):
     final_frames = config.outcome == "arrival"
     with SerialVectorEnv(("coin:toss",), seed=0, options={}, final_frames=final_frames) as vector:
         replay = ReplayBuffer(1, 600, FRAME_SHAPE, ACTION_SIZE, seed=0)
-        collector = Collector(vector, replay, seed=0, random_action=0.0, context=4)
+        collector = Collector(vector, replay, seed=0)
         for _ in range(600):
             collector.begin_random_step()
             collector.end_step()

@@ -205,7 +205,7 @@ class Trainer:
             self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
             if self._skipped[kind] == _MAX_SKIPPED:
                 path = self.logger.folder / "diagnosis.pt"
-                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": vars(batch)})
+                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": batch.tensors()})
                 raise FloatingPointError(
                     f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
                 ) from error

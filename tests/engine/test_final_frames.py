@@ -15,7 +15,7 @@ def collected(**options: object) -> tuple[ReplayBuffer, np.ndarray]:
     """Random steps with final frames, the tasks in another order after the first 20; frames [R, STEPS, 64, 64, 3]."""
     with SerialVectorEnv(TASKS, seed=1, options=options, max_restarts=9, final_frames=True) as envs:
         replay = ReplayBuffer(3, STEPS, (64, 64, 3), envs.layout.size, seed=0)
-        collector = Collector(envs, replay, seed=0, random_action=0.0, context=4)
+        collector = Collector(envs, replay, seed=0)
         for step in range(STEPS):
             if step == 20:
                 collector.reorder((2, 0, 1))

@@ -15,8 +15,8 @@ from tests.host_reads import host_reads
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions
 
 CPU = torch.device("cpu")
-GUARD = {"__bool__ in guard.py:check_finite", "aten._local_scalar_dense in guard.py:check_finite",
-         "aten.is_nonzero in guard.py:check_finite"}  # fmt: skip
+GUARD = {"__bool__ in finite.py:check_finite", "aten._local_scalar_dense in finite.py:check_finite",
+         "aten.is_nonzero in finite.py:check_finite"}  # fmt: skip
 
 CASES = {
     "plain": {},

@@ -32,7 +32,7 @@ def test_a_run_leaves_a_timeline_of_two_rounds(tmp_path, capsys):
     # An update of the agent at every second step, one of the world model at each.
     assert found.count("mow.world_model") == 4
     assert found.count("mow.acting") >= 4
-    assert found.count("mow.methods.mow.imagination") == found.count("mow.actor_critic") == 2
+    assert found.count("mow.imagination") == found.count("mow.actor_critic") == 2
     assert "mow.gather" in found
     assert "mow.prefetch" in found  # on a thread of its own
     assert any(name.startswith("aten::convolution") for name in found if name)

@@ -108,7 +108,7 @@ def finished(tmp_path_factory):
 
     def record_sample(*args, **kwargs):
         batch = sample(*args, **kwargs)
-        batches.append((list(run.tasks), {n: t.clone() for n, t in vars(batch).items()}))
+        batches.append((list(run.tasks), {n: t.clone() for n, t in batch.tensors().items()}))
         return batch
 
     def record_act(frame, is_first):

@@ -78,7 +78,7 @@ def assert_same_end(one: Trainer, other: Trainer) -> None:
     assert np.array_equal(one.collector.frame, other.collector.frame)
     for counter in range(3):
         batches = [run.collector.replay.sample(4, 6, counter=counter, stream=9) for run in (one, other)]
-        assert_equal(*(vars(batch) for batch in batches))
+        assert_equal(*(batch.tensors() for batch in batches))
     assert_equal(one.actor.state_dict(), other.actor.state_dict())
     assert lines(one.logger.folder) == lines(other.logger.folder)
 

@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 import torch
 
-from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, SharedConfig
@@ -159,7 +158,7 @@ class TestGrow:
             return m.encode(batch.frame), m.decode(latent), hidden, prediction
 
         encoded, decoded, hidden, prediction = everything(model, batch, latent)
-        sorted_batch = TransitionBatch(*(tensor[index] for tensor in vars(batch).values()))
+        sorted_batch = batch.map(lambda tensor: tensor[index])
         got = everything(grown, sorted_batch, latent[index])
         for new, old in zip(got[:3], (encoded, decoded, hidden), strict=True):
             torch.testing.assert_close(new, old[index], rtol=1e-4, atol=1e-5)  # float32, other matmul shapes
