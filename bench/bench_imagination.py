@@ -22,9 +22,9 @@ from bench.floors import Work
 from bench.learners import NUM_ACTIONS, TaskCount, cases, make_learner, random_batch, single, task_by_task
 from bench.race import Contestant, Eager, Race
 from mow.batch import TransitionBatch
-from mow.methods.mow.records import Imagination
 from mow.estimate.flops import agent_update
 from mow.methods.mow.learner import Learner
+from mow.methods.mow.records import Imagination
 
 CASES = cases(this_device().kind)
 _ROUNDS = {"cpu": 7, "cuda": 20}

@@ -4,7 +4,8 @@ The baseline is STORM's network in this package's own training loop, of the widt
 no task embedding, one expert, one module, nothing shared. At the paper's size it is the preset `storm`.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -98,5 +99,4 @@ def random_batch(num_tasks: int, num_sequences: int, length: int, device: torch.
 
 def task_by_task(batch: TransitionBatch) -> list[TransitionBatch]:
     """K batches of one task each."""
-    columns = [getattr(batch, field.name) for field in fields(batch)]
-    return [TransitionBatch(*(column[k : k + 1] for column in columns)) for k in range(len(batch.frame))]
+    return [batch.map(itemgetter(slice(k, k + 1))) for k in range(len(batch.frame))]

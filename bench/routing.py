@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mow.methods.mow.records import Moment
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.clustering import adjusted_rand_index
@@ -35,6 +34,7 @@ from mow.methods.mow.config_model import (
     WorldModelConfig,
 )
 from mow.methods.mow.optim import muon_matrices
+from mow.methods.mow.records import Moment
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.muon import Muon

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from bench.recording import unbroken
 from mow.batch import TransitionBatch
-from mow.methods.mow.records import Moment
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import foresee, reconstruct, split
 from mow.evaluate.past import past_use
 from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
 from mow.methods.mow.actor_critic import Agent
+from mow.methods.mow.records import Moment
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 
@@ -61,7 +61,7 @@ def measure(
 
 def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tensor]:
     """Squared errors per frame (sum over 64 x 64 x 3 numbers in [0, 1]) and the share of moving pixels that is kept."""
-    batch = TransitionBatch(*(column[:, :, : context + max(AHEAD)] for column in vars(at.batch).values()))
+    batch = at.batch.map(lambda column: column[:, :, : context + max(AHEAD)])
     real = batch.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
     background = at.background[:, None]  # [K, 1, 64, 64, 3]
     foresight = foresee(at.model, *split(batch, context), at.routing, at.rng, temperature=temperature)

@@ -8,7 +8,7 @@ action a_{C-2+n}, and the frame o_{C-1+n} that it leads to. Everything without g
 the caller sets.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ def split(batch: TransitionBatch, num_context: int) -> tuple[TransitionBatch, Te
 
     The last action is left out: the frame that it leads to lies behind the window.
     """
-    context = TransitionBatch(*(getattr(batch, f.name)[:, :, :num_context] for f in fields(batch)))
+    context = batch.map(lambda tensor: tensor[:, :, :num_context])
     return context, batch.action[:, :, num_context:-1]
 
 

@@ -5,12 +5,11 @@ next latent foretold worse without it, and does the policy change with the past 
 stay near 0 where one picture says all, or where a model makes no use of more.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.kernels import PhiloxState, categorical_kl
 from mow.methods.mow.actor_critic import Agent
@@ -38,7 +37,7 @@ def past_use(
         windows: [K, B, ...]; "another" is the one beside it, and where B is 1 there is none.
         longest: steps of a window that are looked at, its first.
     """
-    batch = TransitionBatch(*(getattr(windows.batch, f.name)[:, :, :longest] for f in fields(TransitionBatch)))
+    batch = windows.batch.map(lambda tensor: tensor[:, :, :longest])
     posterior = model.observe(batch, routing, rng)
     latent, hidden = posterior.latent, posterior.hidden
     before = model.before(latent, batch.is_first)

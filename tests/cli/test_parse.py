@@ -124,7 +124,7 @@ def test_help_lists_the_presets(flag: str, capsys: pytest.CaptureFixture[str]) -
     assert caught.value.code == 0
     said = capsys.readouterr().out
     assert said.startswith("usage: python -m mow.train [PRESET]")
-    assert f"presets: {', '.join(PRESETS)}" in said
+    assert f"presets of mow: {', '.join(PRESETS)}" in said
 
 
 def test_help_after_a_preset_lists_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
