@@ -11,7 +11,6 @@ from mow.kernels.custom_op import custom_op
 from mow.kernels.dispatch import compute_dtype
 from mow.kernels.row_layout_triton import row_offset
 from mow.kernels.sample_onehot_triton import load_logits
-from mow.kernels.two_hot import TwoHotForm
 from mow.kernels.two_hot_triton import from_centre, run
 
 
@@ -176,7 +175,7 @@ def two_hot_decode_backward_kernel(  # type: ignore[no-untyped-def]
         tl.store(place + half, (scale * middle * (at_centre - mean)).to(grad_dtype), mask=is_row)
 
 
-def two_hot_decode_triton(logits: Tensor, low: float, high: float, form: TwoHotForm) -> Tensor:
+def two_hot_decode_triton(logits: Tensor, low: float, high: float, form: str) -> Tensor:
     """two_hot_decode; arguments already checked."""
     value: Tensor = torch.ops.mow.two_hot_decode(logits, low, high, form)
     return value

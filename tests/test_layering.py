@@ -13,28 +13,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "batch": set(),
     "system": set(),
+    "config": set(),
     "kernels": set(),
-    "config": {"system"},
-    "losses": {"kernels", "batch", "nn"},
-    "envs": {"errors", "system"},
-    "replay": {"_C", "batch", "config", "system"},
-    "nn": {"config", "envs", "kernels"},
-    "methods": {"batch", "config", "envs", "kernels", "losses", "nn"},
+    "losses": {"kernels"},
+    "envs": {"system"},
+    "replay": {"_C", "batch", "system"},
+    "nn": {"envs", "kernels"},
+    "methods": {"batch", "config", "envs", "errors", "kernels", "losses", "nn", "system"},
     "runs": {"__version__", "config", "envs", "errors", "methods", "nn", "replay", "system"},
-    "engine": {"batch", "config", "envs", "errors", "kernels", "methods", "nn", "replay", "runs", "system"},
-    "cli": {"__version__", "_C", "config", "engine", "envs", "errors", "methods", "replay", "runs", "system"},
     "estimate": {"batch", "config", "methods", "nn", "replay", "runs", "system"},
-    "inference": {"batch", "cli", "config", "engine", "envs", "errors", "kernels", "methods", "nn", "runs", "system"},
-    "evaluate": {
-        "batch", "cli", "config", "engine", "envs", "errors", "kernels", "losses", "methods", "nn", "runs", "system",
-    },
-    "report": {"cli", "config", "engine", "envs", "errors", "evaluate", "kernels", "methods", "nn", "runs", "system"},
-    "train": {
-        "cli", "config", "engine", "envs", "errors", "estimate", "methods", "nn", "replay", "report", "runs", "system",
-    },
+    "engine": {"batch", "config", "envs", "errors", "estimate", "kernels", "methods", "nn", "replay", "runs", "system"},
+    "cli": {"__version__", "_C", "config", "engine", "envs", "errors", "estimate", "methods", "replay", "runs",
+            "system"},
+    "inference": {"cli", "config", "engine", "envs", "errors", "kernels", "methods", "runs", "system"},
+    "evaluate": {"batch", "cli", "config", "engine", "envs", "errors", "kernels", "methods", "runs", "system"},
+    "report": {"cli", "engine", "envs", "errors", "evaluate", "kernels", "methods", "runs", "system"},
+    "train": {"cli", "config", "engine", "envs", "errors", "estimate", "report", "runs", "system"},
     "__init__": {"inference"},
     "__main__": {"cli"},
-}
+}  # fmt: skip
 
 # Files that answer before torch could be loaded (over a second): all of these rooms, and these files of others.
 WITHOUT_TORCH = ("errors", "config", "envs", "system", "cli", "train", "__main__")

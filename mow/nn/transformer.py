@@ -5,15 +5,31 @@ all pairs share one attention call. Layers are post-norm. Source: STORM (layer f
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.kernels import RoutePlan, decode_attention
-from mow.methods.mow.config_model import WorldModelConfig
 from mow.nn.activation_checkpoint import Call, kept
 from mow.nn.modular import ModularLayerNorm, ModularLinear
+
+
+class TransformerSizes(Protocol):
+    """Sizes of a Transformer, as a config has them."""
+
+    @property
+    def width(self) -> int: ...  # D
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def feedforward(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def max_positions(self) -> int: ...
+
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class AttentionCache:
 class Block(nn.Module):
     """x -> norm(x + attention(x)) -> norm(x + feed_forward(x)), for the expert of each (task, slot) pair."""
 
-    def __init__(self, num_experts: int, config: WorldModelConfig) -> None:
+    def __init__(self, num_experts: int, config: TransformerSizes) -> None:
         super().__init__()
         width = config.width
         self.num_heads, self.dropout = config.num_heads, config.dropout
@@ -132,7 +148,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Learned positions, layer norm, then the blocks; one set of weights per expert."""
 
-    def __init__(self, num_experts: int, num_layers: int, config: WorldModelConfig) -> None:
+    def __init__(self, num_experts: int, num_layers: int, config: TransformerSizes) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.call: Call = kept

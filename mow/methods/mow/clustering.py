@@ -15,7 +15,7 @@ paper names no algorithm.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,29 @@ class Grouping:
         for task, module in zip(self.order, self.module_of_task, strict=True):
             groups[module].append(names[task])
         return groups
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and lists of them, for a checkpoint."""
+        return {
+            "order": list(self.order),
+            "module_of_task": list(self.module_of_task),
+            "similarity": torch.from_numpy(self.similarity),
+            "silhouette": self.silhouette,
+            "stability": self.stability,
+            "shares": dict(self.shares),
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "Grouping":
+        """From a state_dict()."""
+        return cls(
+            order=tuple(state["order"]),
+            module_of_task=tuple(state["module_of_task"]),
+            similarity=state["similarity"].cpu().numpy(),
+            silhouette=state["silhouette"],
+            stability=state["stability"],
+            shares=state["shares"],
+        )
 
     def describe(self, names: Sequence[str]) -> str:
         """The groups in a line, with what is known of their quality; `names` in the old order."""

@@ -149,8 +149,7 @@ class Learner:
     @property
     def num_parameters(self) -> int:
         """Learned numbers of world model and agent; the slow critics are copies and not counted."""
-        parameters = [*self.world_model.parameters(), *self.agent.parameters()]
-        return sum(p.numel() for p in parameters if p.requires_grad)
+        return sum(p.numel() for part in self.networks.values() for p in part.parameters() if p.requires_grad)
 
     # Routing ---------------------------------------------------------------------------------------------------------
 
@@ -356,16 +355,14 @@ class Learner:
         """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
         self.world_model.eval()
         with self.autocast():
-            losses = world_model_losses(
-                self.world_model, batch.to(self.device), self.routing(), self.rng, self.config.loss
-            )
+            batch, routing = batch.to(self.device), self.routing()
+            losses = world_model_losses(self.world_model, batch, routing, self.rng, self.config.loss)
         return losses.weighted(self.config.loss)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, object]:
         """Tensors, numbers and lists only, so that it loads without pickle."""
-        grouping = self.grouping
         return {
             "world_model": self.world_model.state_dict(),
             "task_weights": self.task_weights.state_dict(),
@@ -376,32 +373,13 @@ class Learner:
             "rng": self.rng.state(),
             "frozen_routes": self.frozen_routes,
             "updates": self.updates,
-            "grouping": None
-            if grouping is None
-            else {
-                "order": list(grouping.order),
-                "module_of_task": list(grouping.module_of_task),
-                "similarity": torch.from_numpy(grouping.similarity),
-                "silhouette": grouping.silhouette,
-                "stability": grouping.stability,
-                "shares": dict(grouping.shares),
-            },
+            "grouping": None if self.grouping is None else self.grouping.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from a state_dict(); this learner must be fresh (not regrouped)."""
-        grouping = state["grouping"]
-        if grouping is not None:
-            self.regroup(
-                Grouping(
-                    order=tuple(grouping["order"]),
-                    module_of_task=tuple(grouping["module_of_task"]),
-                    similarity=grouping["similarity"].cpu().numpy(),
-                    silhouette=grouping["silhouette"],
-                    stability=grouping["stability"],
-                    shares=grouping.get("shares", {}),  # older checkpoints have none
-                )
-            )
+        if state["grouping"] is not None:
+            self.regroup(Grouping.of_state(state["grouping"]))
         self.world_model.load_state_dict(state["world_model"])
         self.task_weights.load_state_dict(state["task_weights"])
         self.agent.load_state_dict(state["agent"])
