@@ -145,7 +145,7 @@ def test_widened_by_hand():
 
 
 def test_a_parent_that_nobody_has_measured_is_refused():
-    with pytest.raises(ValueError, match=r"got storm: add its factor to mow\.ablations\.WIDENING"):
+    with pytest.raises(ValueError, match=r"got storm: add its factor to mow\.methods\.mow\.ablations\.WIDENING"):
         storm_multitask_wide(PRESETS["storm"]())
 
 
