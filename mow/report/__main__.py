@@ -24,15 +24,13 @@ from mow.system.whole_file import write_whole
 @program("mow report", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the page is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
-    words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("mow report", lambda: _command(read_arguments(words)))
 
+    def command() -> None:
+        asked = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        options = {"checkpoint": asked.checkpoint, "device": asked.device, "num_windows": asked.windows}
+        say(f"report: {write_report(asked.run_folder, asked.out, **options)}")
 
-def _command(asked: argparse.Namespace) -> None:
-    path = write_report(
-        asked.run_folder, asked.out, checkpoint=asked.checkpoint, device=asked.device, num_windows=asked.windows
-    )
-    say(f"report: {path}")
+    return exit_code("mow report", command)
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:

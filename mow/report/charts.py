@@ -68,7 +68,7 @@ class Level:
 class Panel:
     """One pair of axes with its curves."""
 
-    title: str  # read out by a screen reader
+    title: str
     x_label: str
     y_label: str
     series: tuple[Series, ...]
@@ -130,7 +130,7 @@ def draw(panel: Panel) -> str:
         axes.spines[["left", "right", "top"]].set_visible(False)
         axes.set_xlabel(panel.x_label, loc="right")
         axes.set_title(panel.y_label, loc="left")
-        return _svg(figure, "panel", panel.title)
+        return _svg(figure, "panel", f"{panel.title}: {panel.y_label} over {panel.x_label}")
 
 
 def _plot(axes: "Axes", series: Series, floor: float) -> None:

@@ -4,11 +4,13 @@ A file that is missing is None in the record; a line that cannot be read is left
 the checkpoint are filled by mow.report.model.
 """
 
+import contextlib
 import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,60 +158,56 @@ def _text(path: Path) -> str | None:
 
 
 def read_metrics(path: Path, remarks: list[str]) -> Metrics:
-    """Read every whole line; append a sentence to `remarks` about the others. Values that are not finite are left out.
-    """
+    """Read every whole line without the values that are not finite; describe the other lines in `remarks`."""
     text = _text(path)
     if text is None:
         remarks.append("There is no metrics.jsonl: the run has logged nothing.")
         return Metrics()
-    points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    # Of tasks and of labels: (step, updates, value).
     episodes: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    clock: list[tuple[float, float]] = []  # (seconds, updates)
-    step, frame_skip = 0, None
+    points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    clock = [(0.0, 0.0)]  # (seconds, updates)
+    step, frame_skip = 0.0, None
     for record in _records(text, remarks):
-        here = float(record["step"])
-        step = max(step, int(here))
+        known = {name: float(value) for name, value in record.items() if _is_finite(value)}
+        here, updates = known.pop("step"), known.pop("updates", 0.0)
+        seconds, frames = known.pop("seconds", None), known.pop("frames", None)
+        step = max(step, here)
         if "task" in record:
-            if _is_finite(record.get("episode_return")):
-                episodes[str(record["task"])].append((here, 0.0, float(record["episode_return"])))
+            if "episode_return" in known:
+                episodes[str(record["task"])].append((here, 0.0, known["episode_return"]))
             continue
-        updates = float(record["updates"]) if _is_finite(record.get("updates")) else 0.0
-        for label, value in record.items():
-            if label not in ("step", "frames", "updates", "seconds") and _is_finite(value):
-                points[label].append((here, updates, float(value)))
-        if _is_finite(record.get("seconds")):
-            clock.append((float(record["seconds"]), updates))
-        if here and _is_finite(record.get("frames")):
-            frame_skip = round(record["frames"] / here)
-    # A clock that runs backwards was started anew: the length of that stretch is not known.
-    speed = tuple(
-        (now / 60.0, (after - before) / (now - then))
-        for (then, before), (now, after) in zip([(0.0, 0.0), *clock], clock, strict=False)
-        if now > then and after >= before
-    )
+        for label, value in known.items():
+            points[label].append((here, updates, value))
+        if seconds is not None:
+            clock.append((seconds, updates))
+        if here and frames is not None:
+            frame_skip = round(frames / here)
     return Metrics(
         episodes={task: Curve(*zip(*found, strict=True)) for task, found in episodes.items()},
         curves={label: Curve(*zip(*found, strict=True)) for label, found in points.items()},
-        speed=speed,
-        step=step,
+        # A clock that runs backwards was started anew: the length of that stretch is not known.
+        speed=tuple(
+            (now / 60.0, (after - before) / (now - then))
+            for (then, before), (now, after) in pairwise(clock)
+            if now > then and after >= before
+        ),
+        step=int(step),
         frame_skip=frame_skip,
-        seconds=clock[-1][0] if clock else None,
+        seconds=clock[-1][0] if len(clock) > 1 else None,
     )
 
 
 def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
-    lines = text.split("\n")
     found, spoilt = [], []
+    lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
+        record = None
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line) if line.strip() else None
         if isinstance(record, dict) and _is_finite(record.get("step")):
             found.append(record)
-        else:
+        elif line.strip():
             spoilt.append(number)
     # A whole last line ends in a line break, so that the text after it is empty.
     if spoilt[-1:] == [len(lines)]:
@@ -248,10 +246,8 @@ def _scores(path: Path, remarks: list[str]) -> Scores | None:
 def _score(task: str, entry: Mapping[str, Any]) -> Score:
     returns = [float(value) for value in entry["returns"]]
     deviation = float(np.std(returns)) if returns else None
-    # Equal returns differ by rounding.
     if deviation is not None and deviation < 1e-9 * max(map(abs, returns)):
-        deviation = 0.0
-    random, agent, expert, normalised = (
-        float(entry[name]) if _is_finite(entry[name]) else None for name in ("random", "agent", "expert", "normalised")
-    )
+        deviation = 0.0  # equal returns differ by rounding
+    names = ("random", "agent", "expert", "normalised")
+    random, agent, expert, normalised = (float(entry[n]) if _is_finite(entry[n]) else None for n in names)
     return Score(task, random, agent, deviation, expert, normalised, len(returns))

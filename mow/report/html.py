@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from html import escape
 
-from mow.report.charts import STYLES
+from mow.report.charts import STYLES, Panel, draw
+
+
+def note(text: str, kind: str = "note") -> str:
+    """A paragraph."""
+    return f'<p class="{kind}">{escape(text)}</p>'
 
 
 def absent(why: str) -> str:
     """A sentence in place of something that cannot be shown."""
-    return f'<p class="absent">{escape(why)}</p>'
-
-
-def note(text: str) -> str:
-    """An explanation of what follows."""
-    return f'<p class="note">{escape(text)}</p>'
+    return note(why, "absent")
 
 
 def scroll(html: str) -> str:
@@ -49,6 +49,11 @@ def figure(title: str, picture_html: str, detail: str = "") -> str:
     """A picture under its title and a line of detail."""
     below = f"<p>{escape(detail)}</p>" if detail else ""
     return f"<figure><figcaption><h3>{escape(title)}</h3>{below}</figcaption>{picture_html}</figure>"
+
+
+def chart(panel: Panel, detail: str = "") -> str:
+    """A panel under its title and a line of detail."""
+    return figure(panel.title, draw(panel), detail)
 
 
 def grid(figures_html: Sequence[str]) -> str:

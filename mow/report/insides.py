@@ -6,9 +6,9 @@ from html import escape
 
 import numpy as np
 
-from mow.report.charts import Floats, Panel, Series, digits, draw, heat_map, similarity_map
+from mow.report.charts import Floats, Panel, Series, digits, heat_map, similarity_map
 from mow.report.data import Film, ModelView, Report
-from mow.report.html import absent, bar, figure, folded, grid, legend, note, scroll, table
+from mow.report.html import absent, bar, chart, figure, folded, grid, legend, note, scroll, table
 
 _ERRORS = {
     "imagined": ("s2", "imagined"),
@@ -40,7 +40,7 @@ def films(model: ModelView) -> str:
         f"[0, 1], means over up to {film.num_windows} windows."
     )
     strips = [figure(task, _film(task, film)) for task, film in model.films.items()]
-    charts = [figure(task, _errors(task, film)) for task, film in model.films.items()]
+    charts = [_errors(task, film) for task, film in model.films.items()]
     return note(text) + "".join(strips) + f"<h3>Errors</h3>{legend(list(_ERRORS.values()))}" + grid(charts)
 
 
@@ -56,9 +56,8 @@ def _errors(task: str, film: Film) -> str:
         points = [(step, e) for step, e in enumerate(film.errors[kind], start=1) if np.isfinite(e)]
         series += [Series(*zip(*points, strict=True), style)] if points else []
     if not series:
-        return absent("Every episode ended before the first imagined step.")
-    title = f"{task}: error of the imagined frames"
-    return draw(Panel(title, "steps ahead", "squared error", tuple(series), from_zero=True))
+        return figure(task, absent("Every episode ended before the first imagined step."))
+    return chart(Panel(task, "steps ahead", "squared error", tuple(series), from_zero=True))
 
 
 @_of_model
@@ -133,8 +132,7 @@ def _use_over_time(report: Report) -> str:
         if label.startswith("insight/expert_use/"):
             title = f"expert {label.rpartition('/')[2]}"
             series = (Series(curve.updates, [100 * value for value in curve.value]),)
-            panel = Panel(f"{title}: share of the load", "world-model updates", "load, %", series, from_zero=True)
-            figures.append(figure(title, draw(panel)))
+            figures.append(chart(Panel(title, "world-model updates", "load, %", series, from_zero=True)))
     if not figures:
         return absent("Use of the experts over time is not logged: a run with --insight-every N has it.")
     return f"<h3>Load over time</h3>{grid(figures)}"
@@ -149,8 +147,7 @@ def harmony(report: Report) -> str:
     for task in report.run.config.tasks:
         if (curve := report.run.curve("harmony/weight", task)) is not None:
             series = (Series(curve.updates, curve.value),)
-            panel = Panel(f"{task}: weight", "world-model updates", "weight, 1 / sigma, log scale", series, log=True)
-            figures.append(figure(task, draw(panel)))
+            figures.append(chart(Panel(task, "world-model updates", "weight, 1 / sigma, log scale", series, log=True)))
     over_time = grid(figures) if figures else absent("The weights over time are not logged (harmony/weight/TASK).")
     if model is None or model.weights is None:
         return over_time + (absent(report.no_model) if model is None else "")

@@ -1,5 +1,6 @@
 """The page of a report: one HTML file that needs no network, in the reader's light or dark mode."""
 
+from datetime import timedelta
 from html import escape
 
 from mow.report.charts import digits
@@ -93,13 +94,13 @@ def status(report: Report) -> str:
 
 
 def _head(report: Report, found: list[Section]) -> str:
-    run, skip = report.run, report.run.metrics.frame_skip
+    run, skip, seconds = report.run, report.run.metrics.frame_skip, report.run.metrics.seconds
     facts = {
         "status": status(report),
         "tasks": str(len(run.config.tasks)),
         "steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else ""),
         "seed": str(run.config.seed),
-        "time logged": _duration(run.metrics.seconds),
+        "time logged": "-" if seconds is None else str(timedelta(seconds=round(seconds))),
     }
     if run.scores is not None and run.scores.mean_normalised is not None:
         facts["mean normalised score"] = digits(run.scores.mean_normalised)
@@ -117,12 +118,3 @@ def _head(report: Report, found: list[Section]) -> str:
             f"<nav><ul>{links}</ul></nav>",
         ]
     )
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"

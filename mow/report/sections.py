@@ -7,9 +7,9 @@ from html import escape
 import numpy as np
 
 from mow.envs.references import reference_returns
-from mow.report.charts import Level, Panel, Series, digits, draw, is_shown
+from mow.report.charts import Level, Panel, Series, digits, is_shown
 from mow.report.data import Curve, Report
-from mow.report.html import absent, bar, figure, folded, grid, legend, note, table
+from mow.report.html import absent, bar, chart, figure, folded, grid, legend, note, table
 from mow.report.insides import experts, films, harmony, similarity, usage
 
 # Metrics time/environments and so on: seconds since the record before.
@@ -92,13 +92,13 @@ def learning_curves(report: Report) -> str:
         known, expert = reference_returns(task), "human" if task.startswith("atari:") else "expert"
         levels = () if known is None else (Level(expert, known[1]), Level("random", known[0]))
         series = (Series(curve.step, curve.value, "dots"), means)
-        panel = Panel(f"{task}: episode return", _steps(report), "return", series, levels)
+        panel = Panel(task, _steps(report), "return", series, levels)
         detail = [f"last {window}: {digits(means.y[-1])}"]
         detail += [
             f"{level.name} {digits(level.y)}{'' if is_shown(panel, level) else ' (outside the picture)'}"
             for level in levels
         ]
-        figures.append(figure(task, draw(panel), " · ".join(detail)))
+        figures.append(chart(panel, " · ".join(detail)))
     marks = [("dots", "an episode"), ("s1", "mean of the last episodes")]
     marks += [("level1", "expert or human"), ("level2", "random policy")]
     text = "Returns while the agent collects, in units of the task, exploration and random prefill included."
@@ -128,8 +128,7 @@ def losses(report: Report) -> str:
         found = {label: report.run.curve(label, task) for label in _LOSSES}
         series = tuple(Series(c.updates, c.value, styles[label]) for label, c in found.items() if c is not None)
         if any(value > 0 for one in series for value in one.y):
-            panel = Panel(f"{task}: losses", "world-model updates", "loss, log scale", series, log=True)
-            figures.append(figure(task, draw(panel)))
+            figures.append(chart(Panel(task, "world-model updates", "loss, log scale", series, log=True)))
     if not figures:
         return absent("No update of the world model has been logged.")
     text = (
@@ -145,13 +144,11 @@ def agent(report: Report) -> str:
     entropies, returns = [], []
     for task in report.run.config.tasks:
         if (entropy := report.run.curve("agent/entropy", task)) is not None:
-            series = (Series(entropy.step, entropy.value),)
-            entropies.append(figure(task, draw(Panel(f"{task}: entropy", _steps(report), "nats", series))))
+            entropies.append(chart(Panel(task, _steps(report), "nats", (Series(entropy.step, entropy.value),))))
         if (imagined := report.run.curve("agent/imagined_return", task)) is not None:
             real = report.run.metrics.episodes.get(task)
             series = (*([smoothed(real)[0]] if real else []), Series(imagined.step, imagined.value, "s2"))
-            panel = Panel(f"{task}: imagined and real return", _steps(report), "return", series)
-            returns.append(figure(task, draw(panel)))
+            returns.append(chart(Panel(task, _steps(report), "return", series)))
     if not entropies and not returns:
         return absent("No update of the agent has been logged.")
     config = report.run.config.actor_critic
@@ -174,9 +171,9 @@ def time_spent(report: Report) -> str:
     speed = absent("No speed: the run has logged no record of metrics.")
     if report.run.metrics.speed:
         series = (Series(*zip(*report.run.metrics.speed, strict=True)),)
-        panel = Panel("world-model updates per second", "minutes since the start", "updates/s", series, from_zero=True)
         text = "World-model updates per second of the whole run, with the environment steps and agent updates between."
-        speed = note(text) + grid([figure("Speed", draw(panel))])
+        panel = Panel("Speed", "minutes since the start", "updates/s", series, from_zero=True)
+        speed = note(text) + grid([chart(panel)])
     found = {name: report.run.metrics.curves.get(f"time/{name}") for name in _TIMES}
     curves = {name: curve for name, curve in found.items() if curve is not None}
     if not curves:
@@ -189,11 +186,10 @@ def time_spent(report: Report) -> str:
     ]
     styles = {name: f"s{i}" for i, name in enumerate(_TIMES, start=1)}
     series = tuple(Series(curve.updates, curve.value, styles[name]) for name, curve in curves.items())
-    panel = Panel("time between two records", "world-model updates", "seconds", series, from_zero=True)
+    panel = Panel("Time between two records", "world-model updates", "seconds", series, from_zero=True)
     return (
         f"{speed}<h3>Where the time went</h3>{table(['part', 'share of these', 'seconds'], rows, words=2)}"
-        f"{legend([(styles[name], _TIMES[name]) for name in curves])}"
-        f"{grid([figure('Time between two records', draw(panel))])}"
+        f"{legend([(styles[name], _TIMES[name]) for name in curves])}{grid([chart(panel)])}"
     )
 
 

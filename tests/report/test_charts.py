@@ -108,7 +108,7 @@ def test_ticks_are_round_and_short(y, ticks):
 
 def test_a_chart_has_a_name_a_size_and_no_addresses():
     svg = draw(panel(Series((0.0, 1.0), (0.0, 1.0))))
-    assert svg.startswith('<svg class="panel" viewBox="0 0 320 190" role="img" aria-label="a task">')
+    assert svg.startswith('<svg class="panel" viewBox="0 0 320 190" role="img" aria-label="a task: return over steps">')
     assert not re.search(r"https?:|url\(|font-family|#0000", svg)
     assert texts(svg)[-1] == "return"
     assert "steps" in texts(svg)

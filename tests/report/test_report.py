@@ -128,7 +128,7 @@ def test_every_task_has_its_film(made):
     shape = (2 * 187, 2 * MARGIN + LABELS + 18 * COLUMN + SEAM, 4)
     assert {cv2.imdecode(file, cv2.IMREAD_UNCHANGED).shape for file in files} == {shape}
     assert ".film { height: 187px" in made
-    assert made.count('aria-label="dummy:slide: error of the imagined frames"') == 1
+    assert made.count('aria-label="dummy:slide: squared error over steps ahead"') == 1
     assert "2 real frames are seen, then 16 steps imagined" in made
 
 
@@ -282,7 +282,7 @@ def test_other_weightings_have_no_harmony_weights(tmp_path):
     assert "loss.weighting is uniform" in read(page(a_report(tmp_path, config))).sections["harmony"]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(3.0, "3 s"), (954.0, "15.9 min"), (9000.0, "2.5 h"), (None, "-")])
+@pytest.mark.parametrize(("seconds", "said"), [(3.2, "0:00:03"), (954.0, "0:15:54"), (None, "-")])
 def test_the_time_in_the_head(tmp_path, seconds, said):
     assert f"<dt>time logged</dt><dd>{said}</dd>" in page(a_report(tmp_path, seconds=seconds))
 
