@@ -101,11 +101,11 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
 def _row(method: str, results: Sequence[Result]) -> Row:
     scores = {task: [result.normalised[task] for result in results] for task in results[0].normalised}
     # A task has references in all seeds or in none.
-    known = {task: column for task, column in scores.items() if None not in column}
+    known: dict[str, list[Any]] = {task: column for task, column in scores.items() if None not in column}
     matrix = np.array(list(known.values()), np.float64).T  # [S, K]
     found, none = summarise(matrix), Aggregate(math.nan, None)
     mean, iqm = found.get("mean", none), found.get("IQM", none)
-    costs = {name: [result.costs[name] for result in results] for name in _COSTS}
+    costs: dict[str, list[Any]] = {name: [result.costs[name] for result in results] for name in _COSTS}
     return Row(
         method=method,
         seeds=tuple(result.seed for result in results),

@@ -138,9 +138,10 @@ def _draw_strip(picture: Picture, strip: Strip, index: int, num_context: int, nu
 
     top, _ = place(0, 0)
     _write(picture, strip.name, MARGIN, top - HEADING + 34)
-    for column in np.flatnonzero(strip.led_to):
+    for column, led_to in enumerate(strip.led_to):
         number = str(column - num_context + 1)  # steps ahead: the last seen frame is step 0, those before it count down
-        _write(picture, number, place(0, column)[1] + (FRAME - _text_width(number)) // 2, top - 10)
+        if led_to:
+            _write(picture, number, place(0, column)[1] + (FRAME - _text_width(number)) // 2, top - 10)
     rows = (("real", strip.real, strip.real_end), ("imagined", strip.imagined, strip.imagined_end))
     for row, (name, frames, ends) in enumerate(rows):
         _write(picture, name, MARGIN, place(row, 0)[0] + FRAME // 2 + 6)

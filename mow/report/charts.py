@@ -32,6 +32,7 @@ _VARIABLES = ("ink", "soft", "rule", "above", "below", "s1", "s2", "s3", "s4", "
 _WIDTH, _HEIGHT = 320, 190  # of a panel, CSS pixels before the page scales it
 _CELL, _SMALL_CELL = 40, 18  # side of a cell with and without its number in it, CSS pixels
 _MOST_NUMBERS = 12  # columns up to which the numbers are written
+_LARGEST = 1e300  # sums of larger numbers overflow in matplotlib
 _LETTER = 6.6  # CSS pixels, width of a letter at most
 
 
@@ -40,7 +41,7 @@ def _colour(variable: str) -> str:
     return f"#0000{_VARIABLES.index(variable) + 1:02}"
 
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "mow", "text.parse_math": False, "font.family": "DejaVu Sans",
     "font.size": 11, "axes.titlesize": 11, "lines.scale_dashes": False, "xtick.major.size": 4, "ytick.major.size": 0,
     **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor", "axes.labelcolor", "text.color"), _colour("soft")),
@@ -105,7 +106,7 @@ def draw(panel: Panel) -> str:
     values = [y for series in panel.series for y in series.y if y > 0 or not panel.log]
     if not values:
         raise ValueError(f"{panel.title}: a chart needs a point")
-    floor = 1e-5 * max(values) if panel.log else -math.inf
+    floor = max(1e-5 * max(values), 1.0 / _LARGEST) if panel.log else -_LARGEST
     with rc_context(_SETTINGS):
         figure, axes = _figure(_WIDTH, _HEIGHT, (46, 20, 264, 136))
         for series in panel.series:
@@ -137,7 +138,7 @@ def _plot(axes: "Axes", series: Series, floor: float) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    x, y = np.asarray(series.x, np.float64), np.maximum(np.asarray(series.y, np.float64), floor)
+    x, y = np.asarray(series.x, np.float64), np.clip(series.y, floor, _LARGEST)
     if series.style != "dots" and len(x) > 1:
         axes.plot(x, y, linewidth=1.8, **_line_style(series.style))
         return
@@ -276,12 +277,13 @@ def _axes(figure: "Figure", place: tuple[int, int, int, int]) -> "Axes":
 
 def _svg(figure: "Figure", kind: str, title: str) -> str:
     """The figure as an SVG element of class `kind`: no addresses, no fonts, no ids but those of tick marks."""
-    for artist in figure.findobj():
-        artist.set_clip_on(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    body = buffer.getvalue().partition("</style>\n </defs>")[2].rpartition("</svg>")[0]
-    body = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"| transform="rotate\(-0 [^"]*"', "", body)
+    # Behind a style sheet that would apply to the whole page.
+    _, _, body = buffer.getvalue().rpartition("</svg>")[0].partition("</style>\n </defs>")
+    assert body, "matplotlib writes its style sheet first"
+    body = re.sub(r"<defs>\s*<clipPath.*?</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"| clip-path="[^"]*"| transform="rotate\(-0 [^"]*"', "", body)
     body = body.replace(" font-family: 'DejaVu Sans';", "")
     body = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0].replace("\n", "")), body)
     body = re.sub(r"((?:fill|stroke): )#0000(\d\d)", lambda c: f"{c[1]}var(--{_VARIABLES[int(c[2]) - 1]})", body)

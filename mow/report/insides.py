@@ -53,8 +53,9 @@ def _film(task: str, film: Film) -> str:
 def _errors(task: str, film: Film) -> str:
     series = []
     for kind, (style, _) in _ERRORS.items():
-        points = [(step, e) for step, e in enumerate(film.errors[kind], start=1) if np.isfinite(e)]
-        series += [Series(*zip(*points, strict=True), style)] if points else []
+        steps = [step for step, error in enumerate(film.errors[kind], start=1) if np.isfinite(error)]
+        if steps:
+            series.append(Series(steps, [film.errors[kind][step - 1] for step in steps], style))
     if not series:
         return figure(task, absent("Every episode ended before the first imagined step."))
     return chart(Panel(task, "steps ahead", "squared error", tuple(series), from_zero=True))

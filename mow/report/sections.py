@@ -170,9 +170,9 @@ def time_spent(report: Report) -> str:
     """Speed over time, and the time of each part of training where the run logs it."""
     speed = absent("No speed: the run has logged no record of metrics.")
     if report.run.metrics.speed:
-        series = (Series(*zip(*report.run.metrics.speed, strict=True)),)
+        minutes, rates = zip(*report.run.metrics.speed, strict=True)
         text = "World-model updates per second of the whole run, with the environment steps and agent updates between."
-        panel = Panel("Speed", "minutes since the start", "updates/s", series, from_zero=True)
+        panel = Panel("Speed", "minutes since the start", "updates/s", (Series(minutes, rates),), from_zero=True)
         speed = note(text) + grid([chart(panel)])
     found = {name: report.run.metrics.curves.get(f"time/{name}") for name in _TIMES}
     curves = {name: curve for name, curve in found.items() if curve is not None}

@@ -92,6 +92,13 @@ def test_a_point_and_a_constant_are_drawn_too():
         draw(panel(Series((), ())))
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("y", [(-1.7e308, 1.7e308), (1e300, 1e300), (1e-300, 2e-300), (5.0, 5.0 + 1e-12), (0, 5e-324)])
+def test_any_finite_numbers_are_drawn(y, log):
+    (line,) = paths(draw(panel(Series((0.0, 1.0), y), log=log)), "s1")
+    assert [x for x, _ in line] == [LEFT, RIGHT]
+
+
 @pytest.mark.parametrize(
     ("y", "ticks"),
     [
