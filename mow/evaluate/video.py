@@ -29,7 +29,7 @@ _STEP_MS = 80  # about what an Atari console takes for the frames of one step
 class EpisodeFilm:
     """The first `num_clips` whole episodes of one task in one GIF.
 
-    The frame that ends an episode is not shown, since no action follows it; the one before it is shown for a second with
+    The frame that ends an episode is not shown, as no action follows it; the one before it is shown for a second with
     the final return. Of an episode of more than LONGEST steps the first LONGEST are shown, then the return at its end.
     """
 
