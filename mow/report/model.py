@@ -1,6 +1,5 @@
 """Reader of a run's checkpoint: modules, experts, similarity of the tasks, films of real and imagined frames."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,24 +32,20 @@ def read_model(folder: Path, config: MowConfig, *, checkpoint: Path | None, devi
     with fresh_envs(config, seed) as envs:
         limit_torch()
         learner, step = restore(path, config, envs, pick_device(device))
-        view = look(learner, tuple(spec.name for spec in envs.specs), checkpoint=path.name, step=step)
-        if num_windows == 0:
-            return replace(view, no_films="The film strips were not asked for (--windows 0).")
+        tasks = tuple(spec.name for spec in envs.specs)  # sorted by module now
+        films, no_films = dict[str, Film](), "The film strips were not asked for (--windows 0)."
         try:
-            return replace(view, films=make_films(learner, envs, num_windows=num_windows, seed=seed))
+            if num_windows:
+                films, no_films = make_films(learner, envs, num_windows=num_windows, seed=seed), ""
         except ValueError as error:
-            return replace(view, no_films=f"No film strips: {error}.")
-
-
-def look(learner: "Learner", tasks: tuple[str, ...], *, checkpoint: str, step: int) -> ModelView:
-    """Everything but the films. Args: tasks: names in the learner's order."""
+            no_films = f"No film strips: {error}."
     routing = learner.routing()
     routes, weight = routing.plan.routes.cpu().numpy(), routing.weight_KJ  # [K, J], [K, J] or None
     share = np.zeros((len(tasks), routing.plan.num_experts))
     chosen = 1.0 / routes.shape[1] if weight is None else weight.detach().float().cpu().numpy()
     np.put_along_axis(share, routes, chosen, axis=1)
     return ModelView(
-        checkpoint=checkpoint,
+        checkpoint=path.name,
         step=step,
         tasks=tasks,
         module_of_task=learner.world_model.module_of_task,
@@ -58,8 +53,8 @@ def look(learner: "Learner", tasks: tuple[str, ...], *, checkpoint: str, step: i
         learned_routing=weight is not None,
         similarity=_similarity(learner),
         weights=_weights(learner, tasks),
-        films={},
-        no_films="",
+        films=films,
+        no_films=no_films,
     )
 
 

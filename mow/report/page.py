@@ -6,7 +6,7 @@ from html import escape
 from mow.report.charts import digits
 from mow.report.data import Report
 from mow.report.html import note
-from mow.report.sections import Section, sections
+from mow.report.sections import SECTIONS
 
 # Colours of Okabe and Ito, which differ under every colour vision, lighter ones of the same hues on dark.
 _STYLE = """
@@ -68,7 +68,6 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def page(report: Report) -> str:
     """The whole HTML document."""
-    found = sections(report)
     title = escape(f"{report.run.config.preset}: {report.run.folder.name}")
     return "\n".join(
         [
@@ -76,9 +75,12 @@ def page(report: Report) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>",
-            _head(report, found),
+            _head(report),
             "</header>",
-            *(f'<section id="{s.anchor}">\n<h2>{escape(s.title)}</h2>\n{s.body}\n</section>' for s in found),
+            *(
+                f'<section id="{anchor}">\n<h2>{escape(name)}</h2>\n{make(report)}\n</section>'
+                for anchor, (name, make) in SECTIONS.items()
+            ),
             "</body>\n</html>\n",
         ]
     )
@@ -93,7 +95,7 @@ def status(report: Report) -> str:
     return f"stopped at step {step:,} of {total:,}, or still running"
 
 
-def _head(report: Report, found: list[Section]) -> str:
+def _head(report: Report) -> str:
     run, skip, seconds = report.run, report.run.metrics.frame_skip, report.run.metrics.seconds
     facts = {
         "status": status(report),
@@ -107,7 +109,7 @@ def _head(report: Report, found: list[Section]) -> str:
     if run.scores is not None and "parameters" in run.scores.cost:
         facts["parameters learned"] = f"{run.scores.cost['parameters'] / 1e6:.2f} M"
     cells = [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()]
-    links = "".join(f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in found)
+    links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, (name, _) in SECTIONS.items())
     remarks = "".join(f"<p>{escape(remark)}</p>" for remark in run.remarks)
     return "\n".join(
         [

@@ -1,7 +1,6 @@
 """The sections of a report in order, and those made from the log alone. Missing records are named in a sentence."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -28,33 +27,6 @@ _LOSSES = {
     "loss/reward": "reward",
     "loss/termination": "termination",
 }
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section of the page."""
-
-    anchor: str
-    title: str
-    body: str  # HTML
-
-
-def sections(report: Report) -> list[Section]:
-    """All sections in the order of the page."""
-    made: tuple[tuple[str, str, Callable[[Report], str]], ...] = (
-        ("scores", "Scores", scores),
-        ("returns", "Learning curves", learning_curves),
-        ("losses", "World-model losses", losses),
-        ("agent", "Agent", agent),
-        ("films", "Real and imagined", films),
-        ("experts", "Expert choice", experts),
-        ("similarity", "Similarity of the tasks", similarity),
-        ("usage", "Module and expert usage", usage),
-        ("time", "Speed and time", time_spent),
-        ("harmony", "Harmony weights", harmony),
-        ("config", "Config and versions", files),
-    )
-    return [Section(anchor, title, make(report)) for anchor, title, make in made]
 
 
 def scores(report: Report) -> str:
@@ -199,3 +171,19 @@ def files(report: Report) -> str:
     return "".join(
         folded(name, f"<pre>{escape(text or f'The run has no {name}.')}</pre>") for name, text in texts.items()
     )
+
+
+# Anchor -> (title, HTML of the section), in the order of the page.
+SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "scores": ("Scores", scores),
+    "returns": ("Learning curves", learning_curves),
+    "losses": ("World-model losses", losses),
+    "agent": ("Agent", agent),
+    "films": ("Real and imagined", films),
+    "experts": ("Expert choice", experts),
+    "similarity": ("Similarity of the tasks", similarity),
+    "usage": ("Module and expert usage", usage),
+    "time": ("Speed and time", time_spent),
+    "harmony": ("Harmony weights", harmony),
+    "config": ("Config and versions", files),
+}
