@@ -239,13 +239,13 @@ def test_a_missing_simulator_names_the_remedy(capsys, copied, monkeypatch):
 
 
 def test_a_run_that_was_stopped_before_its_tasks_were_grouped(tmp_path, monkeypatch):
-    from mow.engine.trainer import Trainer
+    from mow.methods.mow.learner import Learner
     from mow.runs.signals import Stopped
 
-    def stop(_self):
+    def stop(*_):
         raise Stopped
 
-    monkeypatch.setattr(Trainer, "group", stop)
+    monkeypatch.setattr(Learner, "group", stop)
     folder = tmp_path / "run"
     assert train.main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
     assert content(folder)["learner"]["grouping"] is None
