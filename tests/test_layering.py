@@ -40,7 +40,7 @@ FILES_WITHOUT_TORCH = {
     "mow/evaluate/aggregates.py", "mow/evaluate/gif_writer.py", "mow/evaluate/tables.py", "mow/evaluate/video.py",
     "mow/inference/export.py", "mow/inference/model_card.py", "mow/methods/mow/ablations.py",
     "mow/methods/mow/presets.py", "mow/report/__main__.py", "mow/report/charts.py", "mow/report/data.py",
-    "mow/report/film.py", "mow/report/html.py", "mow/report/insides.py", "mow/report/matrix.py", "mow/report/page.py",
+    "mow/report/html.py", "mow/report/insides.py", "mow/report/page.py",
     "mow/report/sections.py", "mow/runs/disk.py", "mow/runs/failures.py", "mow/runs/folder.py", "mow/runs/paths.py",
     "mow/runs/provenance.py", "mow/runs/restore.py", "mow/runs/resume_hint.py",
 }  # fmt: skip

@@ -1,8 +1,8 @@
-"""Score trained runs: mow evaluate RUN [RUN ...] [--episodes 20 ...]
+"""Scores of trained runs: mow evaluate RUN [RUN ...] [--episodes 20 ...]
 
-Plays whole episodes of every task in environments that training has never seen, with actions drawn from the policy.
-Several runs are taken for seeds of one method. Writes evaluation.json and evaluation.md, and with --video the first
-episodes as GIFs. Nothing heavy is imported before the command line is understood.
+Plays whole held-out episodes of every task, with actions drawn from the policy. Several runs are treated as seeds of
+one method. Writes evaluation.json and evaluation.md, and with --video the first episodes as GIFs. torch is imported
+after the command line is parsed.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,8 @@ from mow.config import RUNTIME_FIELDS
 from mow.config.checks import LARGEST_SEED
 from mow.engine.device import num_workers, pick_device
 from mow.errors import UsageError
+from mow.evaluate.aggregates import Aggregate, summarise
 from mow.evaluate.tables import (
-    Aggregate,
     EvaluatedRun,
     Grid,
     TaskEpisodes,
@@ -33,7 +32,6 @@ from mow.evaluate.tables import (
     plain,
     published_grid,
     run_grid,
-    summarise,
     task_grid,
     task_rows,
 )
@@ -50,29 +48,29 @@ from mow.system.whole_file import write_whole
 if TYPE_CHECKING:
     import torch
 
-# Agent steps: a full Atari episode may last so long.
+# Agent steps of a full Atari episode at most.
 _LONGEST_EPISODE = 27_000
 
-# What may differ between seeds of one method.
+# Fields that may differ between seeds of one method.
 _ASIDE = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
 @program("mow evaluate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the scores are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    """Exit code: 0 the scores are written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     return exit_code("mow evaluate", lambda: run(read_arguments(words)))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
-    about = "Scores of trained runs in fresh environments; several runs are taken for seeds of one method."
+    """Parse the command line. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "Scores of trained runs in fresh environments; several runs are treated as seeds of one method."
     parser = Parser(prog="mow evaluate", description=about, allow_abbrev=False)
     parser.add_argument(
-        "runs", type=typed_path, nargs="+", metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
+        "runs", type=typed_path, nargs="+", metavar="RUN", help="folder that mow train wrote, or one of its checkpoints"
     )
     parser.add_argument(
-        "--checkpoint", choices=CHECKPOINTS, default="newest", help="of folders: which of theirs (%(default)s)"
+        "--checkpoint", choices=CHECKPOINTS, default="newest", help="of each folder (%(default)s)"
     )
     parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
@@ -93,14 +91,12 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Restore, play, tabulate, write. Raises: UsageError if something that is asked for is not to be had."""
+    """Restore, play, tabulate, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
     runs = comparable([find_run(path, asked.checkpoint) for path in asked.runs], asked.seed)
     out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
-    if asked.video:
-        _check_pillow()
     device = pick_device(asked.device)
     if len(runs) > 1:
-        for one in runs:  # all are opened before the first is played: a broken one is told at once
+        for one in runs:  # a broken one is reported before the first is played
             with environments(one, seed=asked.seed, workers=0) as envs:
                 restore(one.checkpoint, one.config, envs, device)
     folder_to_write(out, "--out")
@@ -128,7 +124,7 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
-    """The same runs. Raises: UsageError if they cannot be taken together, or were trained on episodes of `seed`."""
+    """Check runs and return them. Raises: UsageError if they cannot be compared, or one was trained with `seed`."""
     first = runs[0]
     for i, one in enumerate(runs):
         # Not Path.resolve, which raises where a link leads to itself.
@@ -153,7 +149,7 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
 def remarks(
     runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], asked: argparse.Namespace
 ) -> list[str]:
-    """What must stand beside the numbers for them to mean something."""
+    """Lines about the runs, the protocol and the limits of the numbers."""
     lines = [
         f"run {i + 1}: {one.preset}, seed {one.seed}, {one.step:,} environment steps per task, {one.checkpoint}"
         for i, one in enumerate(played)
@@ -165,18 +161,18 @@ def remarks(
     )
     lines.append("normalised: 0 is random play, 1 the reference (an expert or a human); std: of single episodes")
     if len(runs) == 1:
-        lines.append("no intervals: they are drawn from runs that differ in their seed, name two or more")
+        lines.append("no intervals: they need two or more runs that differ in their seed")
     else:
         lines.append(
             f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task; coarse with few runs, "
-            "and they take the tasks of a run for independent"
+            "and they treat the tasks of a run as independent"
         )
     differing = sorted(
         {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
         - _ASIDE
     )
     if differing:
-        lines.append(f"the runs are taken for one method, but they differ in {', '.join(differing)}")
+        lines.append(f"the runs are treated as seeds of one method, but they differ in {', '.join(differing)}")
     if len({one.seed for one in played}) < len(played):
         lines.append("some runs have the same seed: unless they differ otherwise, they are the same run twice")
     short = [row.task for row in rows if row.episodes < asked.episodes * len(runs)]
@@ -191,7 +187,7 @@ def remarks(
 
 
 def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
-    """All tables that there are numbers for."""
+    """Tables of tasks, of runs if there are several, of aggregates and of published returns if they are known."""
     shown = [task_grid(rows)]
     if len(played) > 1:
         shown.append(run_grid(played, rows))
@@ -203,9 +199,10 @@ def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[s
 
 
 def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
-    """All episodes of one run; its films go to `videos`.
+    """Play all episodes of one run and write its GIFs to the folder `videos`.
 
-    Raises: UsageError if it cannot be restored or filmed; KeyboardInterrupt, after a line, at SIGINT or SIGTERM.
+    Raises: UsageError if it cannot be restored or the folder cannot be written; KeyboardInterrupt, after a line, at
+        SIGINT or SIGTERM.
     """
     from mow.engine.evaluator import evaluate
     from mow.engine.scoring_progress import ScoringProgress
@@ -218,8 +215,8 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
     longest = asked.episodes * _LONGEST_EPISODE
     with environments(one, seed=asked.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
         learner, step = restore(one.checkpoint, one.config, plain_envs, device)
-        learner.rng = PhiloxState.from_seed(asked.seed, device)  # so that the draws hang on --seed alone
-        # Restoring sorts the tasks by cluster: films are named after it.
+        learner.rng = PhiloxState.from_seed(asked.seed, device)  # the draws depend on --seed alone
+        # After restoring, which sorts the tasks by cluster.
         names = [spec.name for spec in plain_envs.specs] if asked.video else []
         films = [EpisodeFilm(videos / f"{file_name(name)}.gif", asked.video) for name in names]
         progress = ScoringProgress(len(one.config.tasks), asked.episodes, say, switch.check)
@@ -254,14 +251,6 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
         protocols=protocols,
         tasks=tasks,
     )
-
-
-def _check_pillow() -> None:
-    """Before minutes are spent on play. Raises: UsageError without the package that writes GIFs."""
-    try:
-        import_module("PIL.Image")
-    except ImportError as error:
-        raise UsageError(f"GIFs cannot be written ({error}): pip install pillow") from error
 
 
 def _write(path: Path, text: str) -> None:

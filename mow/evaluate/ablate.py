@@ -1,8 +1,8 @@
-"""Compare a preset with baselines and with itself less one part: mow ablate [--help]
+"""Baselines and ablations of a preset: mow ablate [--help]
 
-Runs a grid of methods and seeds, one training process after another, then writes table.md, table.json and scores.png.
-The same command goes on where it was stopped. Every run is `python -m mow.train PARENT` with the overrides that make
-the method out of the parent preset (see mow.evaluate.ablation_grid), so any of them can be repeated by hand.
+Trains a grid of methods and seeds, one process per run, then writes table.md, table.json and scores.png. The same
+command continues a grid that was stopped. Every run is `python -m mow.train PARENT` with the overrides that turn the
+parent preset into the method (see mow.evaluate.ablation_grid), so that any of them can be repeated by hand.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +19,7 @@ from mow.cli.parse import Parser, check_range, parse
 from mow.envs.task_sets import ATARI26, TINY5
 from mow.errors import UsageError, nearest
 from mow.evaluate.ablation_grid import check_same, plan, run_all, unfinished
-from mow.evaluate.ablation_table import draw_scores, read_results, summarise, write_table
+from mow.evaluate.ablation_table import draw_scores, read_results, rows_of, write_table
 from mow.methods.mow.ablations import BASELINES, METHODS, meaning, variants
 from mow.methods.mow.config import MowConfig, of_mow
 from mow.methods.mow.presets import PRESETS
@@ -31,14 +30,12 @@ from mow.system.console import program, say
 from mow.system.shell import typed_path
 from mow.system.whole_file import write_json
 
-REMEDY = 'pip install -e ".[ablate]"'
-
 
 @program("mow ablate", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 all runs are done, 1 some failed, 2 the command cannot be carried out, 130 interrupted."""
+    """Exit code: 0 all runs are finished, 1 some failed, 2 a mistake of the user (one line), 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with _any_end_is_an_interruption():
+    with _interruptible():
         code = exit_code("mow ablate", lambda: _ablate(words))
     if code == 130:
         say("interrupted; the same command goes on from here")
@@ -46,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _any_end_is_an_interruption() -> Iterator[None]:
-    """Inside, SIGTERM and a closed terminal are taken as Ctrl-C is, so that no run goes on without its grid."""
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _interrupt) for number in heard}
+def _interruptible() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that no run continues without its grid."""
+    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in handled}
     try:
         yield
     finally:
@@ -64,25 +61,24 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _ablate(arguments: list[str]) -> int:
-    told, extra = _told(arguments)
-    root: Path = told.folder
-    if told.table_only:
+    asked, extra = _read_arguments(arguments)
+    root: Path = asked.folder
+    if asked.table_only:
         return _tabulate(root)
-    check_range(told, 1, 1000, "seeds", "jobs")
-    parent = parent_config(told.preset, told.tasks, told.total_steps, extra)
-    jobs = plan(parent, chosen_methods(parent, told.methods), told.seeds, root)
-    _check_matplotlib()
+    check_range(asked, 1, 1000, "seeds", "jobs")
+    parent = parent_config(asked.preset, asked.tasks, asked.total_steps, extra)
+    jobs = plan(parent, chosen_methods(parent, asked.methods), asked.seeds, root)
     _claim(root, parent)
     left = unfinished(jobs, say)
     say(f"{len(jobs)} runs in {root}, {len(jobs) - len(left)} finished already, {len(left)} to go")
-    failed = run_all(left, at_once=told.jobs, say=say)
+    failed = run_all(left, at_once=asked.jobs, say=say)
     if failed:
         say(f"{failed} of {len(left)} runs failed; the same command tries them again")
     return max(_tabulate(root), int(failed > 0))
 
 
 def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | None, extra: Sequence[str]) -> MowConfig:
-    """The config that the methods are made from. Raises: UsageError if it cannot be or cannot be scored."""
+    """The config that the methods change. Raises: UsageError if it is not valid or plays no episodes for scores."""
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}: {nearest(preset, PRESETS)}")
     base = PRESETS[preset]()
@@ -100,7 +96,7 @@ def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | N
 
 
 def tasks_of(words: Sequence[str], base: MowConfig) -> list[str]:
-    """Task names; a suite's name alone stands for its tasks in the preset, or for its benchmark if there are none."""
+    """Task names, with each suite's name replaced by its tasks in the preset, or its benchmark if it has none there."""
     found: list[str] = []
     for word in words:
         if word not in envs.SUITES:
@@ -113,9 +109,9 @@ def tasks_of(words: Sequence[str], base: MowConfig) -> list[str]:
 
 
 def chosen_methods(parent: MowConfig, named: Sequence[str] | None) -> list[str]:
-    """The methods to run: those named, or all that make sense for the parent, saying which do not.
+    """The named methods, or all that apply to the parent; the others are printed with the reason.
 
-    Raises: UsageError for an unknown method, or a named one that makes no sense.
+    Raises: UsageError for a named method that is unknown or does not apply.
     """
     for name in named or ():
         if name not in METHODS:
@@ -133,17 +129,14 @@ def chosen_methods(parent: MowConfig, named: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What was asked for, and the words after `--`, which are overrides of the parent."""
-    extra: list[str] = []
-    if "--" in arguments:
-        at = arguments.index("--")
-        arguments, extra = arguments[:at], arguments[at + 1 :]
+def _read_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the words before `--`. Returns: they, and the words after it, which override fields of the parent."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
     parser = Parser(
         prog="mow ablate",
         usage="mow ablate [--methods NAME ...] [--seeds N] [...] [-- --field VALUE ...]",
-        description="Compare a preset with baselines and with itself less one part; a stopped grid goes on.",
-        epilog="What follows -- overrides fields of the preset, in every run: -- --evaluation-episodes 10",
+        description="Train baselines and ablations of a preset and compare them; a stopped grid is continued.",
+        epilog="Words after -- override fields of the preset, in every run: -- --evaluation-episodes 10",
         allow_abbrev=False,
     )
     parser.add_argument("--preset", default="quickstart", help="the parent (default: quickstart)")
@@ -154,19 +147,11 @@ def _told(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--total-steps", type=int, help="environment steps per task (default: those of the preset)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores (default: 1)")
     parser.add_argument("--table-only", action="store_true", help="table and plot from what is in --folder, no runs")
-    return parser.parse_args(arguments), extra
-
-
-def _check_matplotlib() -> None:
-    """Before hours are spent on runs. Raises: UsageError without the package that draws the plot."""
-    try:
-        import_module("matplotlib.figure")
-    except ImportError as error:
-        raise UsageError(f"the plot cannot be made ({error}): {REMEDY}") from error
+    return parser.parse_args(arguments[:at]), arguments[at + 1 :]
 
 
 def _claim(root: Path, parent: MowConfig) -> None:
-    """A grid has one parent, kept in parent.json. Raises: UsageError if the folder has another one."""
+    """Write the parent to parent.json. Raises: UsageError if the folder has another parent, or holds no grid."""
     path = root / "parent.json"
     if path.exists():
         check_same(path, parent)
@@ -178,7 +163,7 @@ def _claim(root: Path, parent: MowConfig) -> None:
 
 
 def _tabulate(root: Path) -> int:
-    """Table and plot of all finished runs in the folder. Returns: 1 if there is none."""
+    """Write table and plot of all finished runs in the folder. Returns: the exit code, 1 if there is none."""
     if not (root / "parent.json").exists():
         raise UsageError(f"{root} holds no grid of runs (no parent.json): give the --folder of one")
     try:
@@ -191,8 +176,7 @@ def _tabulate(root: Path) -> int:
     if not results:
         say(f"no finished run in {root}: no table")
         return 1
-    _check_matplotlib()
-    rows = summarise(results)
+    rows = rows_of(results)
     title = f"{parent['preset']}: {len(parent['tasks'])} tasks, {parent['total_steps']:,} steps per task"
     write_table(root, rows, title=title, meanings={name: meaning(name) for name in METHODS})
     for row in rows:

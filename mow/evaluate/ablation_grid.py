@@ -1,10 +1,9 @@
-"""The runs of a grid of methods and seeds: which there are, which are finished, and running the others.
+"""Runs of a grid of methods and seeds, each a process of its own.
 
-A run is a process of its own, `python -m mow.train PARENT --field VALUE ...`: a method is written as the overrides that
-turn the parent preset into it, so that every run can be repeated by hand, and its config.json says all of it. Folders:
+A run is `python -m mow.train PARENT --field VALUE ...`: the overrides turn the parent preset into the method. Folders:
 
-    ROOT/METHOD/seed-0/          the run folder of mow.train (storm: one more level, a run per task)
-    ROOT/METHOD/seed-0.log       what the run said
+    ROOT/METHOD/seed-0/          run folder (storm: one more level, a run per task)
+    ROOT/METHOD/seed-0.log       output of the run
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +33,7 @@ from mow.system.machine import available_cores
 from mow.system.shell import as_word
 
 PATHS = ("folder", "replay.disk")  # fields of a config
-# What may differ between a finished run and the one that is asked for.
+# Fields that may differ between a finished run and the one of the command line.
 _ASIDE = RUNTIME_FIELDS | {"preset", "folder", "insight_every"}
 
 
@@ -72,7 +71,7 @@ class _Running:
 def plan(parent: MowConfig, methods: Sequence[str], seeds: int, root: Path) -> list[Job]:
     """All runs, seed by seed, so that a grid that is stopped early still compares all methods.
 
-    Raises: ValueError if a method makes no sense for this parent.
+    Raises: ValueError if a method does not apply to this parent.
     """
     jobs = []
     for seed in range(seeds):
@@ -81,16 +80,15 @@ def plan(parent: MowConfig, methods: Sequence[str], seeds: int, root: Path) -> l
                 folder = root / method / f"seed-{seed}"
                 if method == "storm":
                     folder = folder / file_name(config.tasks[0])
-                told = replace(config, seed=seed, folder=str(folder), report=False)  # mow report makes one
-                # The phases that the command line makes of the preset where it is given fewer steps.
-                preset = in_proportion(PRESETS[parent.preset](), told.total_steps)
-                arguments = (parent.preset, *overrides(preset, told))
-                jobs.append(Job(method, seed, told, arguments))
+                run = replace(config, seed=seed, folder=str(folder), report=False)
+                # The phases of the preset, as the command line shortens them with --total-steps.
+                preset = in_proportion(PRESETS[parent.preset](), run.total_steps)
+                jobs.append(Job(method, seed, run, (parent.preset, *overrides(preset, run))))
     return jobs
 
 
 def overrides(base: MowConfig, config: MowConfig) -> list[str]:
-    """The words of a command line that turn `base` into `config`, the preset's name aside."""
+    """Words of a command line that turn `base` into `config`, without the preset's name."""
     words, old = [], flat(base)
     for path, value in flat(config).items():
         if path == "preset" or value == old[path]:
@@ -106,17 +104,17 @@ def overrides(base: MowConfig, config: MowConfig) -> list[str]:
 
 
 def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
-    """The jobs without scores; one that was stopped goes on from its checkpoint, or is removed where it has none.
+    """The jobs without scores. The folder of a stopped run is kept if it has a checkpoint and removed otherwise.
 
-    Raises: UsageError if a run was told something else, a folder holds something else than a run, or what would be
-        removed is being trained in by another process.
+    Raises: UsageError if a run has another config, a folder holds something else than a run, or another process trains
+        in a folder that would be removed.
     """
     left = []
     for job in jobs:
-        if read_scores(job.folder / "scores.json") is not None:
+        if read_scores(job.folder / "scores.json") is None:
+            left.append(job)
+        else:
             check_same(job.folder / "config.json", job.config)
-            continue
-        left.append(job)
     for job in left:
         if not job.folder.exists() or not any(job.folder.iterdir()):
             continue
@@ -133,7 +131,7 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
 
 
 def check_same(path: Path, config: MowConfig) -> None:
-    """Raises: UsageError if the config saved at `path` is not `config`: results of two kinds would be mixed."""
+    """Compare a saved config with `config`. Raises: UsageError if a field differs that affects the results."""
     try:
         saved = flat(read_config(path))
     except ValueError as error:
@@ -148,6 +146,7 @@ def _has_checkpoint(job: Job) -> bool:
 
 
 def train_command(job: Job) -> list[str]:
+    """Command of a run; it resumes where there is a checkpoint."""
     words = ("--resume", as_word(job.folder)) if _has_checkpoint(job) else job.arguments
     return [sys.executable, "-m", "mow.train", *words]
 
@@ -159,17 +158,17 @@ def run_all(
     say: Callable[[str], None],
     command: Callable[[Job], list[str]] = train_command,
 ) -> int:
-    """Run every job in a process of its own, `at_once` at a time; a failed one is said and does not stop the others.
+    """Run the jobs, `at_once` processes at a time; a failure is printed and does not stop the others.
 
-    Several at a time share the cores: each gets OMP_NUM_THREADS = cores // at_once. An interruption ends the children.
-    Returns: how many failed.
+    Several at a time share the cores: each gets OMP_NUM_THREADS = cores // at_once. KeyboardInterrupt ends them.
+    Returns: the number of failed jobs.
     """
     env = dict(os.environ)
     if at_once > 1:
         env["OMP_NUM_THREADS"] = str(max(1, available_cores() // at_once))
     waiting, running, failed, started = deque(enumerate(jobs, 1)), list[_Running](), 0, time.monotonic()
-    tasks_left = sum(len(job.config.tasks) for job in jobs)
-    tasks_done = 0
+    # Time is counted by task, since a run of one task is shorter than one of all.
+    tasks_left, tasks_done = sum(len(job.config.tasks) for job in jobs), 0
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -178,7 +177,6 @@ def run_all(
                 running.append(_start(number, job, command(job), env))
             for one in [one for one in running if one.process.poll() is not None]:
                 running.remove(one)
-                # A single-task run is shorter than one of all tasks, so time is counted by task.
                 tasks_done += len(one.job.config.tasks)
                 tasks_left -= len(one.job.config.tasks)
                 eta = (time.monotonic() - started) / tasks_done * tasks_left
@@ -193,8 +191,8 @@ def run_all(
 def _start(number: int, job: Job, command: list[str], env: dict[str, str]) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with open(job.log, "a" if _has_checkpoint(job) else "w", encoding="utf-8") as log:
-        # In a group of its own, or Ctrl-C in a terminal would reach a run there and again by _stop, and a second one
-        # ends it at once, with what came after its last checkpoint.
+        # In a process group of its own: else Ctrl-C in a terminal would reach a run twice, from the terminal and from
+        # _stop, and the second one ends it without a checkpoint.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, process_group=0
         )
@@ -209,21 +207,22 @@ def _outcome(one: _Running) -> str:
     took = _clock(time.monotonic() - one.started)
     if not _succeeded(one):
         lines = one.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return f"{one.job.name}: FAILED after {took} with exit code {one.process.returncode}, {one.job.log}: {last}"
     mean = (read_scores(one.job.folder / "scores.json") or {}).get("mean_normalised")
     return f"{one.job.name}: score {'-' if mean is None else f'{mean:.2f}'} in {took}"
 
 
 def _stop(running: Sequence[_Running], say: Callable[[str], None]) -> None:
-    """End every run in order and wait until it has saved, however long a large replay takes.
+    """Send SIGTERM to every run and wait until all have saved and ended.
 
-    A second Ctrl-C or SIGTERM kills those that are left. A closed terminal, which may be noticed twice, does not.
+    A second Ctrl-C or SIGTERM kills the runs that are left. SIGHUP, which a closed terminal may send twice, does not.
     """
     for one in running:
         one.process.terminate()  # not SIGINT, which the background jobs of a shell ignore
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _without_hangups(), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # where the console is gone
             for one in running:
                 if one.process.poll() is None:
                     say(f"waiting for {one.job.name} to save and end; a second Ctrl-C kills it, and loses what came "
@@ -231,21 +230,13 @@ def _stop(running: Sequence[_Running], say: Callable[[str], None]) -> None:
         for one in running:
             one.process.wait()
     finally:
+        signal.signal(signal.SIGHUP, before)
         for one in running:
             if one.process.poll() is None:
                 one.process.kill()
                 one.process.wait()
 
 
-@contextlib.contextmanager
-def _without_hangups() -> Iterator[None]:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def _clock(seconds: float) -> str:
-    """0:04:05."""
+    """Hours, minutes and seconds: 0:04:05."""
     return str(timedelta(seconds=round(seconds)))

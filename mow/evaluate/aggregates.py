@@ -1,25 +1,44 @@
-"""One number over tasks and runs, with its interval, from normalised scores [S runs, K tasks].
+"""Aggregates over tasks and runs, with intervals, of normalised scores [S runs, K tasks].
 
     mean            of all S * K scores
     median          over tasks of the mean over runs
     IQM             mean of the middle half of all S * K scores
     optimality gap  mean of max(0, 1 - score)
 
-Intervals are 95 %, percentiles of a stratified bootstrap: runs are drawn anew within every task. That takes the tasks
-of one run for independent, which a run that trains them together does not grant. Source: Agarwal et al. (2021).
+Intervals are 95 %, percentiles of a stratified bootstrap: runs are resampled within every task. This treats the tasks
+of one run as independent, which they are not where one model learns all of them. Source: Agarwal et al. (2021).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 AGGREGATES = ("mean", "median", "IQM", "optimality gap")
 RESAMPLES = 2000
+BOOTSTRAP = {"resamples": RESAMPLES, "confidence": 0.95, "seed": 0}  # as the JSON files record it
 
 Interval = tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Aggregate:
+    """One number over tasks and runs."""
+
+    value: float
+    interval: Interval | None  # None for a single run
+
+
+def summarise(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Aggregate]:
+    """Scores [S, K] -> name of AGGREGATES -> aggregate, the same at every call; empty where there are no scores."""
+    if scores.size == 0:
+        return {}
+    drawn = intervals(scores, resamples=resamples)
+    return {name: Aggregate(float(x), drawn.get(name)) for name, x in zip(AGGREGATES, aggregates(scores), strict=True)}
+
+
 def aggregates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores [..., S, K] -> what AGGREGATES names: [4, ...]."""
+    """Scores [..., S, K] -> the four AGGREGATES: [4, ...]."""
     every = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)  # [..., S * K]
     cut = every.shape[-1] // 4  # at each end, rounded down
     return np.stack([
@@ -31,12 +50,12 @@ def aggregates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def intervals(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Interval]:
-    """Scores [S, K] -> aggregate -> 95 % interval; the same at every call, and empty where S is below 2."""
+    """Scores [S, K] -> name of AGGREGATES -> 95 % interval; the same at every call, empty where S is below 2."""
     if len(scores) < 2:
         return {}
     from scipy.stats import bootstrap
 
-    # One sample per task: samples are drawn independently of each other, which makes the bootstrap stratified.
+    # One sample per task: samples are resampled independently of each other, which makes the bootstrap stratified.
     found = bootstrap(
         tuple(scores.T),
         lambda *tasks, axis: aggregates(np.stack(tasks, axis=-1)),  # K arrays [..., S] -> [4, ...]

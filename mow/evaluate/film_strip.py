@@ -1,13 +1,20 @@
-"""Film strips: what came above, what was imagined below, one pair of rows per task."""
+"""Film strips: real frames above, frames that the world model imagines below, one pair of rows per task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-Picture = NDArray[np.uint8]  # [H, W, 3] RGB
+from mow.evaluate.held_out import HeldOutWindows
+from mow.evaluate.open_loop import Foresight, ForesightErrors, foresee, foresight_errors, reconstruct, split
+from mow.kernels import PhiloxState
+from mow.methods.mow.learner import Learner
+
+Picture = NDArray[np.uint8]  # [H, W, 4] RGB and opacity
 
 SCALE = 2  # picture pixels per frame pixel, on each side
 FRAME = 64 * SCALE  # side of a frame in the picture
@@ -21,7 +28,23 @@ STRIP = HEADING + 2 * ROW + 16  # from one strip's top to the next one's
 LINE = 34  # height of a line of text
 
 _FONT, _TEXT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.85
-_PAPER, _INK, _GREY, _RED = (255, 255, 255), (20, 20, 20), (110, 110, 110), (205, 30, 30)
+# Grey on nothing can be read on a light and on a dark page, and on white where a program drops the opacity.
+_PAPER, _INK, _RED = (255, 255, 255, 0), (118, 118, 118, 255), (205, 30, 30, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """Held-out windows of C + T steps and what the world model predicts of the last T."""
+
+    windows: HeldOutWindows
+    foresight: Foresight
+    reconstruction: Tensor  # [K, B, C + T, 64, 64, 3] float32, 0 black to 1 white
+    errors: ForesightErrors
+
+    @property
+    def num_context(self) -> int:
+        """C, the number of frames that the world model sees."""
+        return self.windows.batch.reward.shape[2] - self.foresight.reward.shape[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +52,57 @@ class Strip:
     """One window of one task; n columns, of which the first were seen."""
 
     name: str
-    real: Picture  # [n, 64, 64, 3]
-    imagined: Picture  # [n, 64, 64, 3]; in the seen columns the reconstruction
+    real: NDArray[np.uint8]  # [n, 64, 64, 3]
+    imagined: NDArray[np.uint8]  # [n, 64, 64, 3]; in the seen columns the reconstruction
     shown: NDArray[np.bool_]  # [n] there is a frame; elsewhere the episode is over and both rows stay blank
     led_to: NDArray[np.bool_]  # [n] it opens the window, or an action led here, even where no frame is shown
     real_end: NDArray[np.bool_]  # [n] the step that leads here terminated the task
     imagined_end: NDArray[np.bool_]  # [n] the world model expected it to
+
+
+def imagine(learner: Learner, windows: HeldOutWindows, num_context: int, rng: PhiloxState) -> Film:
+    """Imagine the windows from their first `num_context` frames, along the actions that were taken.
+
+    Args: learner: its world model in evaluation mode, as play_windows leaves it.
+    """
+    model, temperature = learner.world_model, learner.config.imagination.temperature
+    context, action = split(windows.batch, num_context)
+    foresight = foresee(model, context, action, learner.routing(), rng, temperature=temperature)
+    reconstruction = reconstruct(model, windows.batch.frame, rng)
+    return Film(windows, foresight, reconstruction, foresight_errors(foresight, reconstruction, windows))
+
+
+def one_strip(film: Film, k: int, name: str) -> Strip:
+    """The longest window of task k, the first of these."""
+    windows, foresight, num_context = film.windows, film.foresight, film.num_context
+    length = windows.length[k].tolist()
+    b = length.index(max(length))
+    num_columns, num_actions = windows.batch.reward.shape[2], int(windows.num_actions[k, b])
+    imagined = torch.cat([film.reconstruction[k, b, :num_context], foresight.frame[k, b]])  # [n, 64, 64, 3]
+    column = torch.arange(num_columns)
+    # Column t shows where the action of step t - 1 led; none led to the first.
+    real_end, imagined_end = torch.zeros(2, num_columns, dtype=torch.bool)
+    real_end[1:] = windows.batch.terminated[k, b, :-1].cpu()
+    imagined_end[num_context:] = foresight.terminated[k, b].cpu()
+    return Strip(
+        name=name,
+        real=windows.batch.frame[k, b].cpu().numpy(),
+        imagined=(255.0 * imagined.clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy(),
+        shown=(column < length[b]).numpy(),
+        led_to=(column <= num_actions).numpy(),
+        real_end=real_end.numpy(),
+        imagined_end=(imagined_end & (column <= num_actions)).numpy(),
+    )
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+def png(picture: Picture) -> bytes:
+    """A picture as a PNG file."""
+    # The default level of cv2 gives files four times as large.
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    return encoded.tobytes()
 
 
 def corner(strip: int, row: int, column: int, *, num_context: int, num_lines: int) -> tuple[int, int]:
@@ -48,38 +116,21 @@ def corner(strip: int, row: int, column: int, *, num_context: int, num_lines: in
 
 
 def draw_film(strips: Sequence[Strip], text: Sequence[str], *, num_context: int) -> Picture:
-    """Draw the strips below one another, under `text`, whose parts begin lines of their own.
+    """Draw strips below one another, under lines of text.
 
     Raises: ValueError if there is no strip or if they differ in their number of columns.
     """
     widths = {len(strip.shown) for strip in strips}
     if len(widths) != 1:
         raise ValueError(f"strips need one number of columns, got {sorted(widths)}: cut them from equal windows")
-    (num_columns,) = widths
-    width = 2 * MARGIN + LABELS + num_columns * COLUMN + SEAM
-    lines = wrap(text, width - 2 * MARGIN)
-    height = 2 * MARGIN + len(lines) * LINE + len(strips) * STRIP
-    picture = np.full((height, width, 3), _PAPER, np.uint8)
-    for i, line in enumerate(lines):
-        _write(picture, line, MARGIN, MARGIN + i * LINE + 22, _GREY)
+    width = max([LABELS + widths.pop() * COLUMN + SEAM, *map(_text_width, text)])
+    height = len(text) * LINE + len(strips) * STRIP
+    picture = np.full((height + 2 * MARGIN, width + 2 * MARGIN, 4), _PAPER, np.uint8)
+    for i, line in enumerate(text):
+        _write(picture, line, MARGIN, MARGIN + i * LINE + 22)
     for index, strip in enumerate(strips):
-        _draw_strip(picture, strip, index, num_context, len(lines))
+        _draw_strip(picture, strip, index, num_context, len(text))
     return picture
-
-
-def wrap(text: Sequence[str], width: int) -> list[str]:
-    """Break each part of `text` into lines of at most `width` pixels, at spaces."""
-    lines: list[str] = []
-    for part in text:
-        line = ""
-        for word in part.split():
-            longer = f"{line} {word}".strip()
-            if line and _text_width(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    return lines
 
 
 def _draw_strip(picture: Picture, strip: Strip, index: int, num_context: int, num_lines: int) -> None:
@@ -87,36 +138,28 @@ def _draw_strip(picture: Picture, strip: Strip, index: int, num_context: int, nu
         return corner(index, row, column, num_context=num_context, num_lines=num_lines)
 
     top, _ = place(0, 0)
-    _write(picture, strip.name, MARGIN, top - HEADING + 34, _INK, bold=True)
-    for column in range(len(strip.shown)):
-        if not strip.led_to[column]:
-            continue
-        # Steps ahead: the last seen frame is step 0, those before it count down.
-        number = str(column - num_context + 1)
-        x = place(0, column)[1]
-        colour = _INK if column >= num_context else _GREY
-        _write(picture, number, x + (FRAME - _text_width(number)) // 2, top - 10, colour)
-    for row, (name, frames, ends) in enumerate(
-        (("real", strip.real, strip.real_end), ("imagined", strip.imagined, strip.imagined_end))
-    ):
-        y = place(row, 0)[0]
-        _write(picture, name, MARGIN, y + FRAME // 2 + 6, _INK)
+    _write(picture, strip.name, MARGIN, top - HEADING + 34)
+    for column, led_to in enumerate(strip.led_to):
+        number = str(column - num_context + 1)  # steps ahead: the last seen frame is step 0, those before it count down
+        if led_to:
+            _write(picture, number, place(0, column)[1] + (FRAME - _text_width(number)) // 2, top - 10)
+    rows = (("real", strip.real, strip.real_end), ("imagined", strip.imagined, strip.imagined_end))
+    for row, (name, frames, ends) in enumerate(rows):
+        _write(picture, name, MARGIN, place(row, 0)[0] + FRAME // 2 + 6)
         for column, frame in enumerate(frames):
-            x = place(row, column)[1]
+            y, x = place(row, column)
             if strip.shown[column]:
-                picture[y : y + FRAME, x : x + FRAME] = frame.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+                picture[y : y + FRAME, x : x + FRAME, :3] = frame.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+                picture[y : y + FRAME, x : x + FRAME, 3] = 255
             if ends[column]:
                 picture[y + FRAME + 2 : y + FRAME + 8, x : x + FRAME] = _RED
     line = place(0, num_context)[1] - SEAM // 2 - 2
     picture[top - HEADING // 2 : top + ROW + FRAME, line - 1 : line + 2] = _INK
 
 
-def _write(
-    picture: Picture, text: str, x: int, y: int, colour: tuple[int, int, int], *, bold: bool = False
-) -> None:
+def _write(picture: Picture, text: str, x: int, y: int) -> None:
     """Text whose baseline begins at (x, y)."""
-    scale, thickness = (1.0, 2) if bold else (_TEXT_SCALE, 1)
-    cv2.putText(picture, text, (x, y), _FONT, scale, colour, thickness, cv2.LINE_AA)
+    cv2.putText(picture, text, (x, y), _FONT, _TEXT_SCALE, _INK, 1, cv2.LINE_AA)
 
 
 def _text_width(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Animated GIFs written picture by picture: memory holds the last one, however many there are."""
+"""Animated GIFs written picture by picture; memory holds only the last one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,9 +16,11 @@ class GifWriter:
         self._last: Image | None = None
 
     def add(self, picture: "Image", milliseconds: int, *, whole: bool = False) -> None:
-        """Append an RGB picture with a palette of its own; only what differs from the last one is stored.
+        """Append an RGB picture with a palette of its own; only the box that differs from the last one is stored.
 
-        Args: whole: store all of it, so that the picture does not depend on those before it (see `cut`).
+        Args:
+            milliseconds: how long the picture is shown.
+            whole: store all of it, so that it does not depend on those before it (see `cut`).
         Raises: OSError if the file cannot be written.
         """
         from PIL import Image, ImageChops
@@ -42,7 +44,7 @@ class GifWriter:
         return self._file.tell() if self._file else 0
 
     def cut(self, size: int) -> None:
-        """Forget what was added after the file had `size` bytes; the next picture must be whole."""
+        """Remove the pictures after the first `size` bytes of the file; the next one must be whole."""
         if self._file is not None and size:
             self._file.seek(size)
             self._file.truncate()

@@ -1,8 +1,8 @@
-"""What evaluated runs amount to: a table per task, aggregates over tasks and seeds, the published scores beside them.
+"""Tables of evaluated runs: one row per task, aggregates over tasks and seeds, published scores beside them.
 
     normalised = (return - random) / (reference - random)                          [S runs, K tasks]
 
-Aggregates and their intervals: mow.evaluate.aggregates.
+Aggregates and their intervals: mow.evaluate.aggregates. `Grid` and its two printed forms serve the other tables too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 
 from mow.envs.published import PUBLISHED_STEPS, published_returns
 from mow.envs.references import normalised_return, reference_returns
-from mow.evaluate.aggregates import AGGREGATES, RESAMPLES, Interval, aggregates, intervals
+from mow.evaluate.aggregates import AGGREGATES, BOOTSTRAP, Aggregate, Interval, aggregates
 
 
 @dataclass(frozen=True)
 class TaskEpisodes:
-    """Whole episodes of one task, in order; the three are equally long."""
+    """Whole episodes of one task in order; three tuples of one length."""
 
     returns: tuple[float, ...]  # units of the task
     lengths: tuple[int, ...]  # agent steps
-    successes: tuple[bool | None, ...]  # None where the task knows no success
+    successes: tuple[bool | None, ...]  # None where the task defines no success
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One run, played."""
+    """One run and the episodes that it played."""
 
     folder: str
     checkpoint: str
-    step: int  # environment steps per task that it had trained for
+    step: int  # environment steps per task of its training
     preset: str
     seed: int
     protocols: dict[str, str]  # task -> a few words
@@ -41,7 +41,7 @@ class EvaluatedRun:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One task over all runs. A run counts as one, however many episodes it played."""
+    """One task over all runs; every run has the same weight, whatever its number of episodes."""
 
     task: str
     random: float | None
@@ -50,17 +50,9 @@ class TaskRow:
     value: float | None  # mean of these
     deviation: float | None  # standard deviation of all episodes of all runs
     normalised: float | None
-    success: float | None  # share of all episodes; None where the task knows no success
+    success: float | None  # share of all episodes; None where the task defines no success
     episodes: int
     published: dict[str, float] | None  # method -> return
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """One number over tasks and runs."""
-
-    value: float
-    interval: Interval | None  # None for a single run: nothing to draw from
 
 
 def task_rows(runs: Sequence[EvaluatedRun], tasks: Sequence[str]) -> list[TaskRow]:
@@ -90,28 +82,16 @@ def _row(task: str, played: Sequence[TaskEpisodes]) -> TaskRow:
 
 
 def normalised_scores(rows: Sequence[TaskRow]) -> NDArray[np.float64]:
-    """[S runs, K tasks]; left out are tasks without references and those where no episode of some run ended."""
-    columns = []
-    for row in rows:
-        known = [None if x is None else normalised_return(row.task, x) for x in row.run_returns]
-        if None not in known:
-            columns.append(known)
-    return np.array(columns, np.float64).T
-
-
-def summarise(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Aggregate]:
-    """Scores [S, K] -> name -> aggregate, the same at every call; empty where there are no scores."""
-    if scores.size == 0:
-        return {}
-    drawn = intervals(scores, resamples=resamples)
-    return {name: Aggregate(float(x), drawn.get(name)) for name, x in zip(AGGREGATES, aggregates(scores), strict=True)}
+    """[S runs, K tasks] without the tasks that lack references, or in which no episode of some run ended."""
+    columns = [[None if x is None else normalised_return(row.task, x) for x in row.run_returns] for row in rows]
+    return np.array([column for column in columns if None not in column], np.float64).T
 
 
 def compare(rows: Sequence[TaskRow]) -> dict[str, dict[str, float]]:
     """Method -> aggregates over the published games that all runs finished; "this" is ours. Empty without such games.
 
-    The published numbers are means over seeds, so the medians are theirs, but IQM and optimality gap are those of the
-    means of the games and not of single seeds; "this" is computed likewise.
+    The published numbers are means over seeds. The mean and the median follow from them exactly; IQM and optimality gap
+    are those of the means, not of single seeds, for "this" too.
     """
     games = [row for row in rows if row.published is not None and None not in row.run_returns]
     if not games:
@@ -127,30 +107,30 @@ def compare(rows: Sequence[TaskRow]) -> dict[str, dict[str, float]]:
 def as_json(
     runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate], asked: dict[str, int]
 ) -> dict[str, Any]:
-    """Everything, for scripts. Args: found: as `summarise` gave it; asked: what was asked for, as name -> number."""
+    """Content of evaluation.json. Args: found: the result of summarise; asked: arguments of the command to record."""
     return {
         **asked,
         "runs": [asdict(run) for run in runs],
         "tasks": {row.task: {k: v for k, v in asdict(row).items() if k != "task"} for row in rows},
         "aggregates": {name: asdict(one) for name, one in found.items()},
-        "bootstrap": {"resamples": RESAMPLES, "confidence": 0.95, "seed": 0},
+        "bootstrap": BOOTSTRAP,
         "published": {"steps_per_game": PUBLISHED_STEPS, "aggregates": compare(rows)},
     }
 
 
-# For eyes ------------------------------------------------------------------------------------------------------------
+# Printed tables ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: the first column is words, the others numbers."""
+    """A table of texts whose first column holds words, the others numbers."""
 
     heading: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
 
 
 def task_grid(rows: Sequence[TaskRow]) -> Grid:
-    """Task by task; a column for success where some task knows it."""
+    """One line per task; a column for success where some task defines it."""
     shows_success = any(row.success is not None for row in rows)
     lines = []
     for row in rows:
@@ -163,22 +143,19 @@ def task_grid(rows: Sequence[TaskRow]) -> Grid:
 
 
 def run_grid(runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow]) -> Grid:
-    """Mean return of each run, task by task."""
+    """One line per task: the mean return of each run."""
     lines = [(row.task, *(number(x) for x in row.run_returns)) for row in rows]
     return Grid(("return of run", *(str(i + 1) for i in range(len(runs)))), tuple(lines))
 
 
 def aggregate_grid(found: dict[str, Aggregate], num_tasks: int) -> Grid:
-    """The four aggregates with their intervals."""
-    lines = []
-    for name, one in found.items():
-        interval = "-" if one.interval is None else f"{one.interval[0]:.3f} to {one.interval[1]:.3f}"
-        lines.append((name, f"{one.value:.3f}", interval))
+    """One line per aggregate; an interval where there are several runs."""
+    lines = [(name, number(one.value, 3), between(one.interval, 3)) for name, one in found.items()]
     return Grid((f"normalised, {num_tasks} tasks", "value", "95 % interval"), tuple(lines))
 
 
 def published_grid(rows: Sequence[TaskRow], compared: dict[str, dict[str, float]]) -> Grid:
-    """Returns of the published games, ours first, then the aggregates of their normalised scores."""
+    """Returns of the published games, those of this run first, then the aggregates of the normalised scores."""
     methods = tuple(compared)
     lines = []
     for row in rows:
@@ -190,12 +167,17 @@ def published_grid(rows: Sequence[TaskRow], compared: dict[str, dict[str, float]
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A dash for nothing."""
+    """A number with a fixed number of decimals, - for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def between(interval: Interval | None, digits: int = 2) -> str:
+    """An interval, - for None."""
+    return "-" if interval is None else f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"
+
+
 def plain(grid: Grid) -> Iterator[str]:
-    """Lines for a console, columns as wide as they need."""
+    """Lines for a console, columns aligned."""
     columns = list(zip(grid.heading, *grid.lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     for line in (grid.heading, *grid.lines):
@@ -204,6 +186,7 @@ def plain(grid: Grid) -> Iterator[str]:
 
 
 def markdown(grid: Grid) -> Iterator[str]:
+    """Lines of a Markdown table."""
     yield f"| {' | '.join(grid.heading)} |"
     yield "| --- " + "| ---: " * (len(grid.heading) - 1) + "|"
     for line in grid.lines:

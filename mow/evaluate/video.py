@@ -1,6 +1,6 @@
-"""Episodes as animated GIFs: what a task showed while it was played, with its clock and its return below.
+"""Episodes as animated GIFs: the frames of a task, with step and return below.
 
-Pictures go to the file while the episodes are played, so that memory does not grow with their length.
+Pictures are written while the episodes are played, so that memory does not grow with their length.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +27,9 @@ _STEP_MS = 80  # about what an Atari console takes for the frames of one step
 
 
 class EpisodeFilm:
-    """The first `num_clips` whole episodes of one task, one after another, in one GIF.
+    """The first `num_clips` whole episodes of one task in one GIF.
 
-    The frame that ends an episode is never seen by an agent and is not shown; the one before it stays for a second with
+    The frame that ends an episode is not shown, as no action follows it; the one before it is shown for a second with
     the final return. Of an episode of more than LONGEST steps the first LONGEST are shown, then the return at its end.
     """
 
@@ -37,14 +37,14 @@ class EpisodeFilm:
         self.path, self.num_clips = path, num_clips
         self.finished = 0  # episodes that are in the file
         self.lengths: list[int] = []  # of these, steps
-        self.failure = ""  # why the file is not written any more
+        self.failure = ""  # reason for which the file is incomplete
         self._gif = GifWriter(path)
         self._begun_at = 0  # size of the file when the running episode began
-        self._frame: Frame | None = None  # the last one to be shown, not in the file yet; None: nothing is filmed
+        self._frame: Frame | None = None  # the next one to write; None between films
         self._steps, self._earned = 0, 0.0
 
     def begin(self, frame: Frame) -> None:
-        """An episode opens with `frame` [64, 64, 3]; one that was not ended is left out."""
+        """Begin an episode with `frame` [64, 64, 3]; an episode that has not ended is removed from the file."""
         if self._frame is not None:
             self._write(lambda: self._gif.cut(self._begun_at))
         wanted = self.finished < self.num_clips and not self.failure
@@ -52,7 +52,7 @@ class EpisodeFilm:
         self._begun_at, self._steps, self._earned = self._gif.size, 0, 0.0
 
     def step(self, frame: Frame, reward: float) -> None:
-        """A step that earned `reward` led to `frame`, and the episode goes on."""
+        """Add a step with its reward and the frame [64, 64, 3] after it."""
         if self._frame is None:
             return
         self._steps += 1
@@ -63,7 +63,7 @@ class EpisodeFilm:
         self._earned += reward
 
     def end(self, episode: Episode) -> None:
-        """The last step has ended the episode."""
+        """End the episode."""
         if self._frame is None:
             return
         self._steps += 1
@@ -77,14 +77,14 @@ class EpisodeFilm:
             self._frame = None
 
     def close(self) -> None:
-        """Write the end of the file; there is none if no episode has ended."""
+        """Write the end of the file, which does not exist if no episode has ended."""
         if self._frame is not None:
             self._write(lambda: self._gif.cut(self._begun_at))
         self._write(self._gif.close)
 
     @property
     def remark(self) -> str:
-        """`video: PATH`, and what is not in it."""
+        """A line with the path of the file and the parts that it lacks."""
         if self.failure:
             return f"video: {self.path} is incomplete ({self.failure})"
         if not self.finished:
@@ -93,14 +93,14 @@ class EpisodeFilm:
         return f"video: {self.path}" + (f", only the first {LONGEST:,} steps of {', '.join(cut)}" if cut else "")
 
     def _show(self, text: str, milliseconds: int) -> None:
-        """Write the frame that waits."""
+        """Write the next frame with a line of text."""
         assert self._frame is not None, "an episode is filmed"
         step = min(self._steps, LONGEST) - 1
         picture = _picture(self._frame, f"episode {self.finished + 1}, step {step}: {text}")
         self._write(lambda: self._gif.add(picture, milliseconds, whole=step == 0))
 
     def _write(self, what: Callable[[], None]) -> None:
-        """A film that cannot be written does not end the play that is filmed."""
+        """Call `what`; after an OSError the film is incomplete and the play continues."""
         try:
             what()
         except OSError as error:
@@ -108,7 +108,7 @@ class EpisodeFilm:
 
 
 class WatchedEnvs:
-    """Environments that pass everything on, keep the results of all episodes and film the first ones.
+    """A wrapper of environments that keeps the results of all episodes and films the first ones.
 
     Args: films: one per task, in the order of the environments; empty: none.
     """
@@ -146,7 +146,7 @@ class WatchedEnvs:
         for k, film in enumerate(self.films):
             if k in ended and k not in step.reopened:
                 film.end(ended[k])
-            if step.is_first[k]:  # where a simulator was lost, the rest of its episode is: it is left out
+            if step.is_first[k]:  # also after a lost simulator, whose episode is removed
                 film.begin(step.frame[k])
             elif k not in ended and k not in step.reopened:
                 film.step(step.frame[k], float(step.reward[k]))

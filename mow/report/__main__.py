@@ -1,8 +1,8 @@
-"""Look at a run: mow report RUN [--out FILE]
+"""One HTML page about a run: mow report RUN [--out FILE]
 
-Writes RUN/report.html, one page that needs no network: scores, learning curves, losses, film strips of what the world
-model imagines, experts, clusters, time and config. What the run does not hold (yet) is left out and named. Nothing
-heavy is imported before the command line is understood.
+Writes RUN/report.html, which needs no network: scores, learning curves, losses, film strips of real and imagined
+frames, experts, clusters, time and config. Missing records are named on the page. torch and matplotlib are imported
+after the command line is parsed.
 """
 
 import argparse
@@ -23,27 +23,21 @@ from mow.system.whole_file import write_whole
 
 @program("mow report", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the page is written, 2 it cannot be made (one line says why), 1 something broke, 130 interrupted."""
-    words = sys.argv[1:] if arguments is None else arguments
-    return exit_code("mow report", lambda: _command(read_arguments(words)))
+    """Exit code: 0 the page is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
 
+    def command() -> None:
+        asked = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        options = {"checkpoint": asked.checkpoint, "device": asked.device, "num_windows": asked.windows}
+        say(f"report: {write_report(asked.run_folder, asked.out, **options)}")
 
-def _command(asked: argparse.Namespace) -> None:
-    path = write_report(
-        asked.run_folder,
-        asked.out,
-        checkpoint=asked.checkpoint,
-        device=asked.device,
-        num_windows=asked.windows,
-    )
-    say(f"report: {path}")
+    return exit_code("mow report", command)
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
-    about = "One HTML page of what a run has learned, from its folder."
+    """Parse the command line. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    about = "One HTML page about a run, made from its folder."
     parser = Parser(prog="mow report", description=about, allow_abbrev=False)
-    parser.add_argument("run_folder", type=typed_path, metavar="RUN", help="what mow.train wrote")
+    parser.add_argument("run_folder", type=typed_path, metavar="RUN", help="folder that mow train wrote")
     parser.add_argument("--out", type=typed_path, help="page to write; default: RUN/report.html")
     parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN/checkpoints")
     parser.add_argument("--windows", type=int, default=8, help="of play per task, for the films; 0: none (%(default)s)")
@@ -63,17 +57,17 @@ def write_report(
     device: str | None = None,
     num_windows: int = 8,
 ) -> Path:
-    """Write the page of a run folder, `out` or folder/report.html; what it has to leave out is said.
+    """Write the page of a run to `out` or folder/report.html, and print what it leaves out.
 
     Args:
         checkpoint: None: the newest one.
-        device: for the films; None: auto, for a page may be made on another machine than the run.
+        device: of the films; None: auto, for the machine may not be that of the run.
         num_windows: of held-out play per task, for the films; 0: no films.
-    Returns: where the page is.
+    Returns: the path of the page.
     Raises: UsageError in one line if the folder is no run or the page cannot be written.
     """
     if not os.path.isdir(folder):
-        raise UsageError(f"no folder {folder}: name a run folder, as mow.train printed it")
+        raise UsageError(f"no folder {folder}: name a run folder, as mow train printed it")
     try:
         run = read_run(folder)
     except ValueError as error:
@@ -91,7 +85,6 @@ def write_report(
 
 
 def _with_model(run: RunData, checkpoint: Path | None, device: str | None, num_windows: int) -> Report:
-    """The run with what its checkpoint says, or with why it says nothing: the rest of the page stands without it."""
     from mow.report.model import read_model
 
     try:
@@ -99,7 +92,7 @@ def _with_model(run: RunData, checkpoint: Path | None, device: str | None, num_w
             run.folder, run.config, checkpoint=checkpoint, device=device or "auto", num_windows=num_windows
         )
     except UsageError as error:
-        # Whoever names a checkpoint or a device wants that one and no page without it.
+        # Without its model the page is still of use, but not in place of a checkpoint or device that was named.
         if checkpoint is not None or device is not None:
             raise
         return Report(run, None, f"Nothing of the model: {error}.")

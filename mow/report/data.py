@@ -1,14 +1,16 @@
-"""What a run folder holds, as records for its report, and the reading of all that is text; torch is not needed.
+"""Records of what a run folder holds, and readers of its text files; no torch.
 
-A file that the run did not write (yet) is None in the record; a line that cannot be read is left out and a remark says
-so. Records of the newest checkpoint are filled by mow.report.model.
+A file that is missing is None in the record; a line that cannot be read is left out and named in a remark. Records of
+the checkpoint are filled by mow.report.model.
 """
 
+import contextlib
 import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """One metric: its values, each with where the run stood."""
+    """One metric: its values and the progress of the run at each of them."""
 
     step: tuple[float, ...]  # environment steps per task
     updates: tuple[float, ...]  # of the world model
@@ -31,16 +33,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """How fast the run went between every two records of metrics, and what its time went to."""
-
-    minute: tuple[float, ...]  # since the start, at the end of each stretch
-    updates_per_second: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Score:
-    """One task's line of scores.json."""
+    """One task of scores.json."""
 
     task: str
     random: float | None
@@ -53,25 +47,29 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
+    """scores.json."""
+
     tasks: tuple[Score, ...]
     mean_normalised: float | None
-    cost: Mapping[str, float]  # what the file says beside the scores, as far as it is numbers
+    cost: Mapping[str, float]  # the other numbers of the file
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """metrics.jsonl, sorted by what it is about."""
+    """metrics.jsonl."""
 
-    episodes: Mapping[str, Curve] = field(default_factory=dict)  # task -> returns; `updates` is empty
+    episodes: Mapping[str, Curve] = field(default_factory=dict)  # task -> returns; `updates` are 0
     curves: Mapping[str, Curve] = field(default_factory=dict)  # label as logged, name/task or name -> means
-    rate: Rate = Rate((), ())
-    step: int = 0  # the last one that left a line
+    speed: tuple[tuple[float, float], ...] = ()  # (minutes since the start, world-model updates per second)
+    step: int = 0  # the last one that has a line
     frame_skip: int | None = None  # frames per environment step; None before the first record of metrics
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class RunData:
+    """All text files of a run folder."""
+
     folder: Path
     config: MowConfig
     config_text: str
@@ -81,7 +79,7 @@ class RunData:
     remarks: tuple[str, ...]  # what could not be read, in sentences
 
     def curve(self, name: str, task: str) -> Curve | None:
-        """A metric that is logged per task; None if it is not there."""
+        """A metric that is logged per task; None where it is missing."""
         return self.metrics.curves.get(f"{name}/{task}")
 
 
@@ -98,24 +96,21 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Film:
-    """One task: a window of play that training has never seen, and what was imagined of it."""
+    """One window of one task: real and imagined frames, and the errors of all windows."""
 
-    real: str  # both rows are pictures as data URIs, frames left to right
-    imagined: str
-    num_columns: int  # frames in a row, blank ones behind the episode's end included
-    num_context: int
-    real_end: tuple[int, ...]  # columns whose step terminated the task
-    imagined_end: tuple[int, ...]
-    # Squared errors per imagined step, means over the windows that live; nan where none does.
-    errors: Mapping[str, tuple[float, ...]]  # imagined, reconstructed, repeated
+    png: bytes
+    num_context: int  # frames that the world model sees
+    errors: Mapping[str, tuple[float, ...]]  # kind -> squared error per imagined step, mean over windows; nan for none
     num_windows: int
 
 
 @dataclass(frozen=True)
 class ModelView:
+    """What the page shows of a checkpoint."""
+
     checkpoint: str
     step: int
-    tasks: tuple[str, ...]  # sorted by module, as the learner has them
+    tasks: tuple[str, ...]  # in the learner's order, sorted by module
     module_of_task: tuple[int, ...]
     expert_share: Floats  # [K, E], rows sum to 1; 0 where the task does not use the expert
     learned_routing: bool
@@ -135,10 +130,7 @@ class Report:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read all that is text.
-
-    Raises: ValueError in one line if the folder is no run: it has no config.json that can be read.
-    """
+    """Read the text files of a run folder. Raises: ValueError in one line if its config.json cannot be read."""
     path = folder / "config.json"
     config = of_mow(read_config(path))
     remarks: list[str] = []
@@ -155,7 +147,7 @@ def read_run(folder: Path) -> RunData:
 
 
 def _text(path: Path) -> str | None:
-    """The text of a file; None where there is none or it cannot be read."""
+    """The text of a file; None if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -166,58 +158,58 @@ def _text(path: Path) -> str | None:
 
 
 def read_metrics(path: Path, remarks: list[str]) -> Metrics:
-    """Every line that is whole; `remarks` is told of the others.
-
-    A value that is no finite number is left out of its curve.
-    """
+    """Read every whole line without the values that are not finite; describe the other lines in `remarks`."""
     text = _text(path)
     if text is None:
         remarks.append("There is no metrics.jsonl: the run has logged nothing.")
         return Metrics()
-    points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    # Of tasks and of labels: (step, updates, value).
     episodes: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    clock: list[tuple[float, float]] = []  # (seconds, updates)
-    step, frame_skip = 0, None
+    points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    clock = [(0.0, 0.0)]  # (seconds, updates)
+    step, frame_skip = 0.0, None
     for record in _records(text, remarks):
-        here = float(record["step"])
-        step = max(step, int(here))
+        known = {name: float(value) for name, value in record.items() if _is_finite(value)}
+        here, updates = known.pop("step"), known.pop("updates", 0.0)
+        seconds, frames = known.pop("seconds", None), known.pop("frames", None)
+        step = max(step, here)
         if "task" in record:
-            if _is_finite(record.get("episode_return")):
-                episodes[str(record["task"])].append((here, 0.0, float(record["episode_return"])))
+            if "episode_return" in known:
+                episodes[str(record["task"])].append((here, 0.0, known["episode_return"]))
             continue
-        updates = float(record["updates"]) if _is_finite(record.get("updates")) else 0.0
-        for label, value in record.items():
-            if label not in ("step", "frames", "updates", "seconds") and _is_finite(value):
-                points[label].append((here, updates, float(value)))
-        if _is_finite(record.get("seconds")):
-            clock.append((float(record["seconds"]), updates))
-        if here and _is_finite(record.get("frames")):
-            frame_skip = round(record["frames"] / here)
+        for label, value in known.items():
+            points[label].append((here, updates, value))
+        if seconds is not None:
+            clock.append((seconds, updates))
+        if here and frames is not None:
+            frame_skip = round(frames / here)
     return Metrics(
-        episodes={task: _curve(found) for task, found in episodes.items()},
-        curves={label: _curve(found) for label, found in points.items()},
-        rate=_rate(clock),
-        step=step,
+        episodes={task: Curve(*zip(*found, strict=True)) for task, found in episodes.items()},
+        curves={label: Curve(*zip(*found, strict=True)) for label, found in points.items()},
+        # A clock that runs backwards was started anew: the length of that stretch is not known.
+        speed=tuple(
+            (now / 60.0, (after - before) / (now - then))
+            for (then, before), (now, after) in pairwise(clock)
+            if now > then and after >= before
+        ),
+        step=int(step),
         frame_skip=frame_skip,
-        seconds=clock[-1][0] if clock else None,
+        seconds=clock[-1][0] if len(clock) > 1 else None,
     )
 
 
 def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
-    lines = text.split("\n")
     found, spoilt = [], []
+    lines = text.split("\n")
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
+        record = None
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line) if line.strip() else None
         if isinstance(record, dict) and _is_finite(record.get("step")):
             found.append(record)
-        else:
+        elif line.strip():
             spoilt.append(number)
-    # After a whole line comes an empty one, so that only a torn one can be the last.
+    # A whole last line ends in a line break, so that the text after it is empty.
     if spoilt[-1:] == [len(lines)]:
         spoilt.pop()
         remarks.append("The last line of metrics.jsonl is torn (the run was cut off while it wrote): it is left out.")
@@ -234,22 +226,6 @@ def _is_finite(value: object) -> bool:
         return False
 
 
-def _curve(points: list[tuple[float, float, float]]) -> Curve:
-    step, updates, value = zip(*points, strict=True)
-    return Curve(step, updates, value)
-
-
-def _rate(clock: list[tuple[float, float]]) -> Rate:
-    """Updates per second in each stretch between two records; the first one begins with the run."""
-    minute, rate = [], []
-    for (then, before), (now, after) in zip([(0.0, 0.0), *clock], clock, strict=False):
-        # A clock that went back was started anew: nobody knows how long that stretch took.
-        if now > then and after >= before:
-            minute.append(now / 60.0)
-            rate.append((after - before) / (now - then))
-    return Rate(tuple(minute), tuple(rate))
-
-
 # Scores --------------------------------------------------------------------------------------------------------------
 
 
@@ -261,26 +237,17 @@ def _scores(path: Path, remarks: list[str]) -> Scores | None:
         content = json.loads(text)
         tasks = tuple(_score(task, entry) for task, entry in content["tasks"].items())
         cost = {name: float(value) for name, value in content.items() if _is_finite(value)}
-        mean = cost.pop("mean_normalised", None)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         remarks.append(f"scores.json cannot be read ({type(error).__name__}): the score table is left out.")
         return None
-    return Scores(tasks, mean, cost)
+    return Scores(tasks, cost.pop("mean_normalised", None), cost)
 
 
 def _score(task: str, entry: Mapping[str, Any]) -> Score:
     returns = [float(value) for value in entry["returns"]]
     deviation = float(np.std(returns)) if returns else None
-    # Episodes that all return the same differ by rounding.
     if deviation is not None and deviation < 1e-9 * max(map(abs, returns)):
-        deviation = 0.0
-    known = {name: float(entry[name]) if _is_finite(entry[name]) else None for name in ("random", "agent", "expert")}
-    return Score(
-        task=task,
-        random=known["random"],
-        agent=known["agent"],
-        deviation=deviation,
-        expert=known["expert"],
-        normalised=float(entry["normalised"]) if _is_finite(entry["normalised"]) else None,
-        episodes=len(returns),
-    )
+        deviation = 0.0  # equal returns differ by rounding
+    names = ("random", "agent", "expert", "normalised")
+    random, agent, expert, normalised = (float(entry[n]) if _is_finite(entry[n]) else None for n in names)
+    return Score(task, random, agent, deviation, expert, normalised, len(returns))

@@ -1,13 +1,14 @@
-"""The page of a report: one HTML file that asks nothing of the network, in the reader's light or dark mode."""
+"""The page of a report: one HTML file that needs no network, in the reader's light or dark mode."""
 
+from datetime import timedelta
 from html import escape
 
 from mow.report.charts import digits
 from mow.report.data import Report
 from mow.report.html import note
-from mow.report.sections import Section, sections
+from mow.report.sections import SECTIONS
 
-# Okabe and Ito's colours, lighter ones of the same hues on dark: told apart with any colour vision. Dashes repeat them.
+# Colours of Okabe and Ito, which differ under every colour vision, lighter ones of the same hues on dark.
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d6dbe1; --box: #f5f7f9;
   --s1: #0072b2; --s2: #d55e00; --s3: #007a5a; --s4: #a8457f; --s5: #8a6d00; --s6: #6fa8cf;
@@ -29,6 +30,8 @@ a { color: var(--s1); }
 nav ul, .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0; margin: 10px 0; }
 .legend { font-size: 13px; color: var(--soft); }
 .legend svg { margin-right: 7px; vertical-align: -1px; }
+.legend path { fill: none; stroke-width: 1.8; }
+.legend .dots { stroke-width: 6; stroke-linecap: round; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 16px 0; }
 .facts div { background: var(--box); border-radius: 6px; padding: 8px 12px; }
 .facts dt { font-size: 12px; color: var(--soft); }
@@ -49,103 +52,71 @@ th { color: var(--soft); font-weight: 600; }
 details { margin: 8px 0; }
 summary { cursor: pointer; }
 pre { background: var(--box); padding: 12px; overflow-x: auto; font-size: 12.5px; border-radius: 6px; }
-svg text { fill: var(--ink); font-size: 11px; font-family: inherit; }
-svg .tick, svg .label { fill: var(--soft); }
-svg .name, svg .mark { font-size: 12px; }
-svg .mark { fill: var(--soft); font-weight: 600; }
-.panel { width: 100%; height: auto; display: block; }
-.matrix, .film { display: block; }
-svg path { fill: none; }
-.grid { stroke: var(--rule); stroke-width: 1; }
-.axis { stroke: var(--soft); stroke-width: 1; }
-.link { stroke: var(--ink); stroke-width: 1.5; }
-.line { stroke-width: 1.8; stroke-linejoin: round; }
-.dots { stroke-width: 2.6; stroke-linecap: round; opacity: .75; }
-.dot { stroke-width: 6; stroke-linecap: round; }
-.level { stroke: var(--soft); stroke-width: 1.4; }
-.level1 { stroke-dasharray: 7 4; }
-.level2 { stroke-dasharray: 1.5 4; }
-.s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); }
-.s4 { stroke: var(--s4); } .s5 { stroke: var(--s5); } .s6 { stroke: var(--s6); }
-.line.s2 { stroke-dasharray: 8 3; } .line.s3 { stroke-dasharray: 2.5 2.5; }
-.line.s4 { stroke-dasharray: 9 3 2 3; } .line.s5 { stroke-dasharray: 4 3; }
-.cell { stroke: var(--rule); stroke-width: 1; }
-.above { fill: var(--above); } .below { fill: var(--below); } .end { fill: var(--s2); }
-.outline { stroke: var(--ink); stroke-width: 2.5; stroke-linecap: square; }
-.film image { image-rendering: pixelated; }
+.panel, .matrix, .film { display: block; }
+.panel { width: 100%; height: auto; }
+.panel *, .matrix * { stroke-linejoin: round; stroke-linecap: butt; white-space: pre; }
+.film { height: 187px; max-width: none; }
 @media (max-width: 600px) { body { padding: 14px 14px 40px; } h1 { font-size: 22px; }
   table { font-size: 12.5px; } th, td { padding-right: 8px; } th { white-space: normal; vertical-align: bottom; }
   .bar { width: 70px; } }
 @media print { body { max-width: none; } }
 """
 
-# What the browser is told to refuse, should a name ever get past the escaping: scripts, and any address.
+# The browser refuses scripts and all addresses, should a name ever get past the escaping.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(report: Report) -> str:
     """The whole HTML document."""
-    found = sections(report)
     title = escape(f"{report.run.config.preset}: {report.run.folder.name}")
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
-            _head(report, found),
-            *(f'<section id="{s.anchor}">\n<h2>{escape(s.title)}</h2>\n{s.body}\n</section>' for s in found),
+            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>",
+            _head(report),
+            "</header>",
+            *(
+                f'<section id="{anchor}">\n<h2>{escape(name)}</h2>\n{make(report)}\n</section>'
+                for anchor, (name, make) in SECTIONS.items()
+            ),
             "</body>\n</html>\n",
         ]
     )
 
 
 def status(report: Report) -> str:
-    """Where the run stands, by what it left."""
-    total, step = report.run.config.total_steps, last_step(report)
+    """Progress of the run, judged by its files."""
+    total = report.run.config.total_steps
+    step = max(report.run.metrics.step, report.model.step if report.model else 0)
     if step >= total:
         return f"finished: {total:,} steps"
     return f"stopped at step {step:,} of {total:,}, or still running"
 
 
-def last_step(report: Report) -> int:
-    return max(report.run.metrics.step, report.model.step if report.model else 0)
-
-
-def _head(report: Report, found: list[Section]) -> str:
-    run = report.run
-    skip = run.metrics.frame_skip
-    facts = [
-        ("status", status(report)),
-        ("tasks", str(len(run.config.tasks))),
-        ("steps per task", f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else "")),
-        ("seed", str(run.config.seed)),
-        ("time logged", _duration(run.metrics.seconds)),
-    ]
+def _head(report: Report) -> str:
+    run, skip, seconds = report.run, report.run.metrics.frame_skip, report.run.metrics.seconds
+    facts = {
+        "status": status(report),
+        "tasks": str(len(run.config.tasks)),
+        "steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else ""),
+        "seed": str(run.config.seed),
+        "time logged": "-" if seconds is None else str(timedelta(seconds=round(seconds))),
+    }
     if run.scores is not None and run.scores.mean_normalised is not None:
-        facts.insert(1, ("mean normalised score", digits(run.scores.mean_normalised)))
+        facts["mean normalised score"] = digits(run.scores.mean_normalised)
     if run.scores is not None and "parameters" in run.scores.cost:
-        facts.append(("parameters learned", f"{run.scores.cost['parameters'] / 1e6:.2f} M"))
-    cells = [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts]
-    links = "".join(f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in found)
+        facts["parameters learned"] = f"{run.scores.cost['parameters'] / 1e6:.2f} M"
+    cells = [f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items()]
+    links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, (name, _) in SECTIONS.items())
     remarks = "".join(f"<p>{escape(remark)}</p>" for remark in run.remarks)
     return "\n".join(
         [
-            f"<header>\n<h1>{escape(run.config.preset)}: {escape(run.folder.name)}</h1>",
             note(str(run.folder)),
             f'<dl class="facts">{"".join(cells)}</dl>',
             f"<p>Tasks: {escape(', '.join(run.config.tasks))}</p>",
             f'<div class="remarks">{remarks}</div>' if remarks else "",
-            f"<nav><ul>{links}</ul></nav>\n</header>",
+            f"<nav><ul>{links}</ul></nav>",
         ]
     )
-
-
-def _duration(seconds: float | None) -> str:
-    """In the unit that a reader would choose."""
-    if seconds is None:
-        return "-"
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"

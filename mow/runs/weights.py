@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mow.methods.mow.learner import Learner
 
 FORMAT = 3  # 1: before the local prior read an action times e_k; 2: before the arrival form
-REMEDY = 'pip install -e ".[export]"'
+REMEDY = "pip install -e ."
 
 
 def write_weights(path: Path, learner: "Learner", content: Mapping[str, Any]) -> None:

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -14,10 +15,10 @@ from mow.evaluate.film_strip import (
     Strip,
     corner,
     draw_film,
-    wrap,
+    png,
 )
 
-RED = (205, 30, 30)
+RED = (205, 30, 30, 255)
 
 
 def strip(name="tiny:catch", *, shown=(True, True, True, False), seed=0):
@@ -35,13 +36,10 @@ def cell(picture, place):
 
 
 def drawn(strips, text=("a title",), num_context=2):
-    picture = draw_film(strips, text, num_context=num_context)
-    lines = len(wrap(text, picture.shape[1] - 2 * MARGIN))
-
     def place(index, row, column):
-        return corner(index, row, column, num_context=num_context, num_lines=lines)
+        return corner(index, row, column, num_context=num_context, num_lines=len(text))
 
-    return picture, place, lines
+    return draw_film(strips, text, num_context=num_context), place
 
 
 def test_the_first_frame_stands_where_it_should():
@@ -53,32 +51,33 @@ def test_the_first_frame_stands_where_it_should():
 
 def test_every_pixel_of_every_frame_is_in_the_picture():
     strips = [strip(), strip("tiny:goal", seed=1)]
-    picture, place, lines = drawn(strips)
-    assert picture.shape == (2 * MARGIN + lines * LINE + 2 * STRIP, 2 * MARGIN + LABELS + 4 * COLUMN + SEAM, 3)
+    picture, place = drawn(strips)
+    assert picture.shape == (2 * MARGIN + LINE + 2 * STRIP, 2 * MARGIN + LABELS + 4 * COLUMN + SEAM, 4)
     for index, one in enumerate(strips):
         for row, frames in enumerate((one.real, one.imagined)):
             for column in range(3):
                 block = cell(picture, place(index, row, column))
                 for dy in range(SCALE):
                     for dx in range(SCALE):
-                        assert (block[dy::SCALE, dx::SCALE] == frames[column]).all()
+                        assert (block[dy::SCALE, dx::SCALE, :3] == frames[column]).all()
+                        assert (block[dy::SCALE, dx::SCALE, 3] == 255).all()
 
 
 def test_behind_the_end_it_is_blank():
-    picture, place, _ = drawn([strip()])
+    picture, place = drawn([strip()])
     for row in range(2):
-        assert (cell(picture, place(0, row, 3)) == 255).all()
+        assert (cell(picture, place(0, row, 3)) == (255, 255, 255, 0)).all()  # white, and nothing of it
 
 
 def test_a_number_stands_above_every_step_taken_and_no_other():
-    picture, place, _ = drawn([strip(shown=(True, True, False, False))])
+    picture, place = drawn([strip(shown=(True, True, False, False))])
     above = [picture[y - 30 : y, x : x + FRAME] for y, x in (place(0, 0, column) for column in range(4))]
     # Two frames, the step that ends the episode, nothing behind it.
-    assert [bool((area < 200).any()) for area in above] == [True, True, True, False]
+    assert [bool(area[..., 3].any()) for area in above] == [True, True, True, False]
 
 
 def test_ends_are_marked_below_their_row():
-    picture, place, _ = drawn([strip()])
+    picture, place = drawn([strip()])
     for row, ending in ((0, 3), (1, 2)):
         for column in range(4):
             y, x = place(0, row, column)
@@ -87,19 +86,25 @@ def test_ends_are_marked_below_their_row():
 
 
 def test_a_line_parts_what_was_seen_from_what_was_imagined():
-    picture, place, _ = drawn([strip()])
+    picture, place = drawn([strip()])
     y, x = place(0, 0, 2)
-    gap = picture[y : y + ROW + FRAME, x - SEAM : x]
-    assert (gap < 50).all(axis=(0, 2)).sum() == 3  # dark columns
+    gap = picture[y : y + ROW + FRAME, x - SEAM : x, 3]
+    assert (gap == 255).all(axis=0).sum() == 3  # columns of pixels
 
 
-def test_text_is_broken_at_spaces():
-    words = "one two three four five six seven eight nine ten"
-    lines = wrap([words, "eleven"], 200)
-    assert len(lines) > 2
-    assert " ".join(lines) == f"{words} eleven"
-    assert lines[-1] == "eleven"
-    assert wrap(["longer-than-any-line"], 10) == ["longer-than-any-line"]
+def test_a_long_line_of_text_widens_the_picture():
+    short, long = (drawn([strip()], (text,))[0] for text in ("a title", "a title " * 20))
+    assert long.shape[1] > short.shape[1]
+    above = long[MARGIN : MARGIN + LINE, :, 3]
+    assert not above[:, :MARGIN].any()
+    assert above[:, short.shape[1] :].any()
+    assert not above[:, -MARGIN + 2 :].any()  # the last space
+
+
+def test_the_file_has_the_pixels_of_the_picture():
+    picture, _ = drawn([strip()])
+    found = cv2.imdecode(np.frombuffer(png(picture), np.uint8), cv2.IMREAD_UNCHANGED)  # BGR and opacity
+    assert (found[:, :, [2, 1, 0, 3]] == picture).all()
 
 
 def test_strips_must_match():

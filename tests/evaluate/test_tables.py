@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from mow.evaluate.aggregates import summarise
 from mow.evaluate.tables import (
     EvaluatedRun,
     Grid,
@@ -16,7 +17,6 @@ from mow.evaluate.tables import (
     normalised_scores,
     plain,
     published_grid,
-    summarise,
     task_grid,
     task_rows,
 )

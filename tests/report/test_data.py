@@ -30,8 +30,7 @@ def test_episodes_and_metrics(tmp_path):
     reward = found.curves["loss/reward/a"]
     assert (reward.step, reward.updates, reward.value) == ((8.0, 16.0), (3.0, 7.0), (0.5, 0.125))
     assert (found.step, found.frame_skip, found.seconds) == (16, 4, 4.0)
-    assert found.rate.updates_per_second == (1.5, 2.0)
-    assert found.rate.minute == pytest.approx((2.0 / 60, 4.0 / 60))
+    assert found.speed == ((2.0 / 60, 1.5), (4.0 / 60, 2.0))
 
 
 def test_a_torn_last_line_is_left_out_and_said(tmp_path):
@@ -62,7 +61,7 @@ def test_what_is_no_number_has_no_point(tmp_path):
 def test_a_clock_that_starts_anew_has_no_speed_there(tmp_path):
     records = [{**RECORD, "updates": u, "seconds": s} for u, s in ((10, 5.0), (12, 1.0), (16, 3.0))]
     found, _ = read(tmp_path, lines(*records))
-    assert found.rate.updates_per_second == (2.0, 2.0)
+    assert [speed for _, speed in found.speed] == [2.0, 2.0]
 
 
 @pytest.fixture

@@ -1,18 +1,22 @@
 """The page of a run, from its folder to what a reader sees."""
 
+import base64
 import dataclasses
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 
 from mow import train
+from mow.evaluate.film_strip import COLUMN, LABELS, MARGIN, SEAM
 from mow.report.__main__ import main, write_report
 from mow.report.data import Curve, Film, Metrics, ModelView, Report, RunData, Score, Scores, Similarity
 from mow.report.page import page, status
+from mow.report.sections import smoothed
 from tests.small import run_config
 from tests.test_train import DUMMY
 
@@ -27,12 +31,14 @@ class Reader(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.addresses, self.tags = [], [], set()
+        self.open, self.addresses, self.tags, self.pictures = [], [], set(), []
         self.sections, self.section = {}, None
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         found = dict(attributes)
+        if tag in ("svg", "img"):
+            self.pictures.append((tag, found))
         if tag not in VOID:
             self.open.append(tag)
         if tag == "section":
@@ -63,6 +69,9 @@ def read(text):
     # Nothing is asked of the network, and nothing runs.
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in reader.addresses)
     assert not re.search(r"https?:|//cdn|@import|url\(", text)
+    assert not re.search(r"""(fill|stroke): (#|rgb)""", text), "colours follow the reader's mode"
+    pictures = [found for tag, found in reader.pictures if "aria-hidden" not in found]
+    assert all(found.get("alt") or (found.get("role") == "img" and found["aria-label"]) for found in pictures)
     assert not reader.tags & {"script", "iframe", "object", "link", "form", "base"}
     assert not re.search(r"\b(nan|inf|None)\b", " ".join(reader.sections[name] for name in SECTIONS[:-1]))
     return reader
@@ -112,8 +121,14 @@ def test_the_page_of_a_finished_run(made):
 
 
 def test_every_task_has_its_film(made):
-    assert made.count('<svg class="film"') == 4
-    assert made.count("data:image/png;base64,") == 8
+    films = re.findall(r'<img class="film" src="data:image/png;base64,([^"]*)" alt="([^:]*:[^:]*):', made)
+    assert sorted(task for _, task in films) == ["dummy:count-0", "dummy:count-1", "dummy:count-2", "dummy:slide"]
+    # The height that the page's style sheet halves; two frames of context and 16 imagined ones.
+    files = [np.frombuffer(base64.b64decode(data), np.uint8) for data, _ in films]
+    shape = (2 * 187, 2 * MARGIN + LABELS + 18 * COLUMN + SEAM, 4)
+    assert {cv2.imdecode(file, cv2.IMREAD_UNCHANGED).shape for file in files} == {shape}
+    assert ".film { height: 187px" in made
+    assert made.count('aria-label="dummy:slide: squared error over steps ahead"') == 1
     assert "2 real frames are seen, then 16 steps imagined" in made
 
 
@@ -211,7 +226,7 @@ def test_names_cannot_smuggle_anything_in(tmp_path):
     run = a_report(tmp_path / "<u>", config, episodes={evil: points}, curves=labels).run
     scores = Scores((Score(evil, 0.0, 1.0, 0.0, 2.0, 0.5, 3),), 0.5, {})
     run = dataclasses.replace(run, config_text=evil, versions_text=evil, scores=scores, remarks=(evil,))
-    film = Film("data:image/png;base64,", "data:image/png;base64,", 3, 2, (), (), {"imagined": (0.5,)}, 1)
+    film = Film(b"", 2, {"imagined": (0.5,), "reconstructed": (float("nan"),), "repeated": (0.0,)}, 1)
     model = ModelView(
         checkpoint=evil,
         step=3,
@@ -227,10 +242,25 @@ def test_names_cannot_smuggle_anything_in(tmp_path):
     for report in (Report(run, model, ""), Report(run, None, evil)):
         text = page(report)
         said = read(text)
-        assert "img" not in said.tags
+        assert all(attributes["class"] == "film" for tag, attributes in said.pictures if tag == "img")
+        assert "onerror" not in {name for _, attributes in said.pictures for name in attributes}
         assert "<u>" not in text
         for name in SECTIONS:
             assert name == "time" or "<script>alert(1)" in said.sections[name]  # as words that are read
+
+
+def test_a_film_whose_episodes_end_before_the_first_imagined_step(tmp_path):
+    nothing = dict.fromkeys(("imagined", "reconstructed", "repeated"), (float("nan"),))
+    view = ModelView("x.pt", 3, ("dummy:slide",), (0,), np.ones((1, 1)), False, None, None, {}, "")
+    view = dataclasses.replace(view, films={"dummy:slide": Film(b"", 2, nothing, 1)})
+    said = read(page(dataclasses.replace(a_report(tmp_path), model=view, no_model=""))).sections
+    assert "Every episode ended before the first imagined step." in said["films"]
+
+
+def test_the_mean_of_the_last_episodes_by_hand():
+    series, window = smoothed(Curve(tuple(range(6)), (0.0,) * 6, (5.0, 0.0, 0.0, 0.0, 5.0, 10.0)))
+    assert (window, series.x, series.y) == (5, (4, 5), pytest.approx([2.0, 3.0]))
+    assert smoothed(Curve((1, 2), (0.0, 0.0), (1.0, 2.0)))[0].y == pytest.approx([1.5])
 
 
 def test_time_split_and_weights_where_they_are_logged(tmp_path):
@@ -252,7 +282,7 @@ def test_other_weightings_have_no_harmony_weights(tmp_path):
     assert "loss.weighting is uniform" in read(page(a_report(tmp_path, config))).sections["harmony"]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(3.0, "3 s"), (954.0, "15.9 min"), (9000.0, "2.5 h"), (None, "-")])
+@pytest.mark.parametrize(("seconds", "said"), [(3.2, "0:00:03"), (954.0, "0:15:54"), (None, "-")])
 def test_the_time_in_the_head(tmp_path, seconds, said):
     assert f"<dt>time logged</dt><dd>{said}</dd>" in page(a_report(tmp_path, seconds=seconds))
 

@@ -76,7 +76,7 @@ def test_every_path_of_every_command_is_expanded(
         (film.read_arguments, ["~/run", "--out=~/film.png", "--checkpoint=~/run"]),
         (report.read_arguments, ["~/run", "--out=~/page.html", "--checkpoint=~/run"]),
         (export.read_arguments, ["~/run", "--out=~/run"]),
-        (lambda words: ablate._told(words)[0], ["--folder=~/run"]),
+        (lambda words: ablate._read_arguments(words)[0], ["--folder=~/run"]),
     ]
     for read, words in readers:
         paths = [
