@@ -1,4 +1,4 @@
-"""The README's table of equations: every function exists, every test file is there; and the tree names every file."""
+"""Tables of the pages: every function of the table of equations exists, and every name on the map of the package."""
 
 import importlib
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-ROWS = [row.split(" | ") for row in README.splitlines() if row.startswith("| ") and "tests/" in row]
+PAGE = (ROOT / "mow/methods/mow/README.md").read_text()
+ROWS = [row.split(" | ") for row in PAGE.splitlines() if row.startswith("| ") and "tests/" in row]
 
 
 def test_the_table_is_found():
@@ -29,10 +29,44 @@ def test_every_row_points_at_something(row):
     assert (ROOT / test).exists()
 
 
-def test_the_tree_names_every_file():
-    tree = README.split("## The tree")[1].split("```")[1]
-    for path in sorted((ROOT / "mow").rglob("*.py")):
-        relative = path.relative_to(ROOT)
-        if path.name == "__init__.py" or "losses" in relative.parts or "kernels" in relative.parts:
-            continue  # rooms that the tree names as a whole
-        assert re.search(rf"^\s+{path.name} ", tree, re.MULTILINE), f"README's tree lacks {relative}"
+def resolve(name: str) -> object:
+    """The module, class or function of a dotted name. Raises: AttributeError or ImportError if there is none."""
+    module, found = name, []
+    while True:
+        try:
+            owner = importlib.import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, last = module.rpartition(".")
+            found.insert(0, last)
+    for attribute in found:
+        owner = getattr(owner, attribute)
+    return owner
+
+
+NAMES = sorted(set(re.findall(r"`(mow(?:\.\w+)+)`", (ROOT / "mow/README.md").read_text())) - {"mow.load"})
+
+
+def test_the_map_leads_through_names():
+    assert len(NAMES) >= 12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_on_the_map_exists(name):
+    assert resolve(name)
+
+
+def test_the_map_has_every_room():
+    rooms = re.findall(r"^\| `(\w+)/` \|", (ROOT / "mow/README.md").read_text(), re.MULTILINE)
+    folders = [path.name for path in (ROOT / "mow").iterdir() if path.is_dir() and not path.name.startswith("__")]
+    assert sorted(rooms) == sorted(folders)
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "mow").rglob("README.md"), ROOT / "kernels/README.md"]
+    broken = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]*)?\)", page.read_text()):
+            if not link.startswith("http") and not (page.parent / link).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []

@@ -60,7 +60,7 @@ def test_what_a_guide_changes_is_there_to_be_changed(room: str) -> None:
 
 def test_a_diff_that_has_aged_is_found() -> None:
     aged = ["     representation: float = 0.2", "+    representation: float = 0.1"]
-    assert misfits("\n".join(["--- mow/config/run.py", *aged, "     free_bits: float = 1.0"])) == aged
+    assert misfits("\n".join(["--- mow/methods/mow/config.py", *aged, "     free_bits: float = 1.0"])) == aged
 
 
 def test_a_loss() -> None:

@@ -70,7 +70,7 @@ TYPED = [
     ("train --resume OTHER --device cpu", "was written with another config (batch.length: 5 -> 6): put config.json"),
     ("train --resume LOCKED --device cpu", "another process trains in LOCKED: wait for it, or give another --folder"),
     ("evaluate", "the following arguments are required: RUN; --help lists the arguments"),
-    ("evaluate NOWHERE", "no folder NOWHERE: name a run folder, as mow.train printed it"),
+    ("evaluate NOWHERE", "no folder NOWHERE: name a run folder, as mow train printed it"),
     ("evaluate FILE", "FILE is no run: name a run folder, or one of its checkpoints/step_*.pt"),
     ("evaluate FULL", "FULL/config.json cannot be read (No such file or directory): name a folder that mow.train"),
     ("evaluate BARE", "BARE has no checkpoints/step_*.pt: let the run write one"),
@@ -93,7 +93,7 @@ TYPED = [
     ("evaluate RUN --device mps", "device 'mps' is not supported"),
     ("evaluate RUN --device cpu", "RUN/checkpoints/step_00000004.pt is damaged"),
     ("evaluate RUN --out FILE/x --device cpu", "cannot make FILE/x (Not a directory): name another place with --out"),
-    ("film NOWHERE", "no folder NOWHERE: name a run folder, as mow.train printed it"),
+    ("film NOWHERE", "no folder NOWHERE: name a run folder, as mow train printed it"),
     ("film RUN --steps 0", "--steps must be 1 or more, got 0"),
     ("film RUN --context 0", "--context must be 1 or more, got 0"),
     ("film RUN --windows 0", "--windows must be 1 or more, got 0"),
@@ -103,11 +103,11 @@ TYPED = [
     ("film RUN --out picture.jpg", "--out picture.jpg must be a .png in an existing folder"),
     ("film RUN --policy expert", "invalid choice: 'expert'"),
     ("film RUN --steps 4 --device cpu", "RUN/checkpoints/step_00000004.pt is damaged"),
-    ("report NOWHERE", "no folder NOWHERE: name a run folder, as mow.train printed it"),
+    ("report NOWHERE", "no folder NOWHERE: name a run folder, as mow train printed it"),
     ("report RUN --windows -1", "--windows must be 0 or more, got -1"),
     ("report RUN --out page.txt", "--out page.txt must be a .html in an existing folder"),
     ("report FULL", "FULL"),
-    ("export NOWHERE", "no folder NOWHERE: name a run folder, as mow.train printed it"),
+    ("export NOWHERE", "no folder NOWHERE: name a run folder, as mow train printed it"),
     ("export RUN --out FULL", "FULL is not empty: give another --out, so that nothing is overwritten"),
     ("export RUN", "RUN/checkpoints/step_00000004.pt is damaged"),
     ("ablate --preset qickstart", "unknown preset 'qickstart': did you mean quickstart"),
@@ -229,7 +229,7 @@ def answered(command: str, words: list[str], capsys: pytest.CaptureFixture[str])
         code = int(str(ended.code))
     said = capsys.readouterr().err
     assert code == 2, said
-    assert said.startswith(f"mow.{command}: "), said
+    assert said.startswith(("mow.train: ", f"mow {command}: ")), said
     assert said.count("\n") == 1, said
     return said
 

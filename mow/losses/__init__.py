@@ -37,7 +37,7 @@ Last its weight, 0 where it is new, so that nothing changes for those who do not
 terms. Curves per task, harmony weights, task gradients and the report follow from there by themselves.
 
 ```diff
---- mow/config/run.py
+--- mow/methods/mow/config.py
      representation: float = 0.1
 +    smoothness: float = 0.0
 -        not_negative(self, "free_bits")

@@ -144,5 +144,5 @@ def test_without_a_folder_the_traceback_is_in_a_temporary_file(
     assert main([str(tmp_path)]) == 1
     (path,) = tmp_path.iterdir()
     said = f"ZeroDivisionError: of ours: a mistake of mow, please report it (traceback: {path})"
-    assert capsys.readouterr().err == f"mow.{command}: {said}\n"
+    assert capsys.readouterr().err == f"{'mow.train' if command == 'train' else f'mow {command}'}: {said}\n"
     assert "Traceback" in path.read_text()

@@ -30,7 +30,7 @@ The switch is one word of the config, and an ablation makes it a preset, a row o
 one field differs from the parent. flops.py and footprint.py count what a config costs: they must know it too.
 
 ```diff
---- mow/config/model.py
+--- mow/methods/mow/config_model.py
 -    prior: Literal["dense", "local"] = "dense"
 +    prior: Literal["dense", "local", "deep"] = "dense"
 -            self.prior == "dense" or self.perception.latent == "spatial",
