@@ -64,9 +64,10 @@ def test_the_map_has_every_room():
 
 def test_links_between_pages_lead_somewhere():
     pages = [ROOT / "README.md", *(ROOT / "mow").rglob("README.md"), ROOT / "kernels/README.md"]
-    broken = []
-    for page in pages:
-        for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]*)?\)", page.read_text()):
-            if not link.startswith("http") and not (page.parent / link).exists():
-                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]*)?\)", page.read_text())
+        if not link.startswith("http") and not (page.parent / link).exists()
+    ]
     assert broken == []

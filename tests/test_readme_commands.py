@@ -88,10 +88,11 @@ def commands(text: str) -> list[str]:
 
 def without_a_row(text: str) -> list[str]:
     known = {re.sub(r"runs/\S+", "RUN", one) for one in SMALL} | {" ".join(one.split()[:2]) for one in SMALL}
+    known |= {f"{one} RUN" for one in known}
     return [
         one
         for one in commands(text)
-        if one not in SMALL and one not in known and one.removesuffix(" RUN") not in known and not one.startswith(tuple(EXEMPT)) and one != "mow train"
+        if one not in {*SMALL, *known, "mow train"} and not one.startswith(tuple(EXEMPT))
     ]
 
 
