@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mow.config import EnvConfig, ReplayConfig
-from mow.envs.task_sets import ATARI26, DMC18, MT10, MT50, TINY5
+from mow.envs.task_sets import ATARI26, DMC18, MT10, MT50, TINY7
 from mow.methods.mow.ablations import recipes
 from mow.methods.mow.config import BatchConfig, ClusteringConfig, LossConfig, MowConfig, OptimConfig, ScheduleConfig
 from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
@@ -159,20 +159,21 @@ def mixed() -> MowConfig:
 
 
 def quickstart() -> MowConfig:
-    """Five tiny tasks that look and move differently, one small agent: the whole method in minutes on two CPU cores.
+    """Seven tiny tasks that look and move differently, one small agent: the whole method in minutes on two CPU cores.
 
     Differs from the presets of the paper's size where ten minutes ask for it (bench/results/LOG.md has the numbers):
     a spatial latent of 8x8 cells with a loud start, less the median frame, finds small things in fewer updates; the
     local prior and Muon learn in a few hundred updates how most things move, where a Linear on h_t and Adam had not
     after 800; rollouts are short and cold, and the model learns from latents stale in part, so that what is imagined
     holds together; a bonus on entropy that falls, and recent windows drawn more often, keep the policy from settling on
-    what only a young model believes; patches in the first convolution and group norm save time; an imagined rollout is
-    used for six steps, because making it costs more than learning from it; a task's weight does not depend on how hard
-    its pictures are to draw.
+    the errors of a young model; the prior reads two latents and the agent a normalised h_t, because no single picture
+    of bounce and chase shows what moves where; patches in the first convolution and group norm save time; an imagined
+    rollout is used for six steps, because making it costs more than learning from it; a task's weight does not depend
+    on how hard its pictures are to draw.
     """
     return MowConfig(
         preset="quickstart",
-        tasks=TINY5,
+        tasks=TINY7,
         total_steps=7_600,
         log_every=400,
         checkpoint_every=4_000,
@@ -187,6 +188,7 @@ def quickstart() -> MowConfig:
             two_hot_form="mean_of_symexp",
             prior="local",
             prior_width=128,
+            prior_frames=2,
             stale_share=0.1,
             outcome="arrival",
             condition=("encoder", "decoder", "heads", "mixer", "shared", "actor", "critic"),
@@ -203,7 +205,7 @@ def quickstart() -> MowConfig:
             routing=RoutingConfig(hidden=64, anneal_updates=399),
             experts=ExpertsConfig(num_experts=4, experts_per_task=2, num_layers=1),
         ),
-        batch=BatchConfig(num_sequences=4, length=8),
+        batch=BatchConfig(num_sequences=8, length=8),
         loss=LossConfig(reconstruct_every=3, dynamics=1.0, representation=0.1, weighting="shared_terms"),
         clustering=ClusteringConfig(num_modules=4, num_batches=8),
         imagination=ImaginationConfig(
@@ -218,15 +220,15 @@ def quickstart() -> MowConfig:
             entropy_updates=1_496,
             rollout_epochs=2,
             rollout_parts=3,
-            memory_gain=0.1,
+            memory_norm=True,
         ),
         replay=ReplayConfig(draw="recent"),
         optim=OptimConfig(
             world_model_lr=1e-3, matrices="muon", matrix_layers="all",
-            agent_lr=5e-4, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
+            agent_lr=1e-3, agent_eps=1e-8, agent_clip=1.0, final_lr=0.1
         ),
         schedule=ScheduleConfig(
-            prefill_steps=1_140, warmup_updates=380, world_model_every=4, agent_every=8, acting_context=6
+            prefill_steps=1_140, warmup_updates=380, world_model_every=6, agent_every=8, acting_context=6
         ),
     )
 
