@@ -6,18 +6,17 @@ Nothing heavy is imported before the command line is understood, so that a mista
 import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mow.cli.dry_run import dry_run
 from mow.cli.live import watched
 from mow.cli.parse import check_words, parse
 from mow.cli.resume import Resumption, find_resumption, go_on, read_state
 from mow.config import RunConfig
 from mow.engine.device import num_workers, pick_device
 from mow.envs.base import EnvFailure
-from mow.errors import UsageError
 from mow.runs.disk import told_when_the_disk_fails
-from mow.runs.failures import exit_code, failure_kept, keep_failure
+from mow.runs.failures import exit_code, failure_kept
 from mow.runs.restore import check_specs
 from mow.runs.resume_hint import resume_command
 from mow.system.console import log_to_console, program, say
@@ -43,11 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(words: list[str]) -> None:
     check_words(words)
     if "--dry-run" in words:
-        if "--resume" in words:
-            raise UsageError("--dry-run plans a new run: leave --resume out, a run prints its plan when it starts")
-        from mow.cli.dry_run import dry_run
-
-        dry_run(parse([word for word in words if word != "--dry-run"]))
+        dry_run(words)
     elif "--resume" in words:
         resumption = find_resumption(words)
         run(resumption.config, resumption)
@@ -77,9 +72,10 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     folder = resumption.folder if resumption else free_folder(config)
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
-        for context in (log_to_console(), failure_kept(folder), told_when_the_disk_fails(folder),
-                        told_when_memory_runs_out(folder, device)):  # fmt: skip
-            stack.enter_context(context)
+        stack.enter_context(log_to_console())
+        stack.enter_context(failure_kept(folder))
+        stack.enter_context(told_when_the_disk_fails(folder))
+        stack.enter_context(told_when_memory_runs_out(folder, device))
         state = read_state(resumption) if resumption else None
         envs = stack.enter_context(make_environments(config, num_workers(config), final_frames=config.final_frames))
         switch = stack.enter_context(StopSwitch())
@@ -93,14 +89,14 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
         try:
             with watched(trainer):
                 trainer.train()
-        except Stopped:
-            say(f"stopped at step {trainer.step:,}; checkpoint: {trainer.save()}")
-            say(f"to go on: {resume_command(folder)}")
+        except (Stopped, EnvFailure) as end:
+            broken = isinstance(end, EnvFailure)
+            why, when = (": a simulator fails for good", " once it is mended") if broken else ("", "")
+            say(f"stopped at step {trainer.step:,}{why}; checkpoint: {trainer.save()}")
+            say(f"to go on{when}: {resume_command(folder)}")
+            if broken:
+                raise
             return None
-        except EnvFailure:
-            say(f"stopped at step {trainer.step:,}: a simulator fails for good; checkpoint: {trainer.save()}")
-            say(f"to go on once it is mended: {resume_command(folder)}")
-            raise
         if not config.evaluation_episodes:
             say(summary(trainer))
         elif not score_run(trainer, stack, switch.check):
@@ -108,21 +104,10 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
         elapsed, peak = duration(trainer.logger.seconds), process_peak()
     say(f"done in {elapsed}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")
     if config.report:
-        say(_report(folder, str(device)))
+        from mow.report.__main__ import report_of_a_finished_run
+
+        say(report_of_a_finished_run(folder, str(device)))
     return trainer
-
-
-def _report(folder: Path, device: str) -> str:
-    """Write report.html of a finished run. Returns: its path, or why there is none: the run is whole without."""
-    from mow.report.__main__ import write_report
-
-    try:
-        return f"look: {write_report(folder, device=device)}"
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the run has ended well
-        if not isinstance(error, UsageError | KeyboardInterrupt):
-            keep_failure(error, folder)
-        why = " ".join(str(error).split()) or type(error).__name__
-        return f"no report ({why}): {command('mow', 'report', folder)} makes it later"
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """`--dry-run`: what a run would take, without starting it."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from mow.config import RunConfig
+from mow.cli.parse import parse
 from mow.engine.device import pick_device, threads_of
 from mow.errors import UsageError
 from mow.methods.registry import get_method
 from mow.system.console import log_to_console, say
 
 
-def dry_run(config: RunConfig) -> None:
-    """Print parameters, memory, arithmetic and hours. Raises: UsageError as a run would."""
+def dry_run(words: Sequence[str]) -> None:
+    """Print parameters, memory, arithmetic and hours of the run of these arguments. Raises: UsageError as it would."""
+    if "--resume" in words:
+        raise UsageError("--dry-run plans a new run: leave --resume out, a run prints its plan when it starts")
+    config = parse([word for word in words if word != "--dry-run"])
     from mow.engine.assemble import describe, free_folder, make_environments, make_replay
     from mow.estimate.memory import check_memory
     from mow.estimate.of_method import hours_of, plan_of

@@ -15,9 +15,9 @@ from mow.cli.parse import Parser, check_range
 from mow.errors import UsageError
 from mow.report.data import Report, RunData, read_run
 from mow.report.page import page
-from mow.runs.failures import exit_code
+from mow.runs.failures import exit_code, keep_failure
 from mow.system.console import program, say
-from mow.system.shell import typed_path
+from mow.system.shell import command, typed_path
 from mow.system.whole_file import write_whole
 
 
@@ -25,12 +25,23 @@ from mow.system.whole_file import write_whole
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the page is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
 
-    def command() -> None:
+    def run() -> None:
         asked = read_arguments(sys.argv[1:] if arguments is None else arguments)
         options = {"checkpoint": asked.checkpoint, "device": asked.device, "num_windows": asked.windows}
         say(f"report: {write_report(asked.run_folder, asked.out, **options)}")
 
-    return exit_code("mow report", command)
+    return exit_code("mow report", run)
+
+
+def report_of_a_finished_run(folder: Path, device: str) -> str:
+    """Write report.html. Returns: its path, or why there is none, in a line: the run is whole without."""
+    try:
+        return f"look: {write_report(folder, device=device)}"
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the run has ended well
+        if not isinstance(error, UsageError | KeyboardInterrupt):
+            keep_failure(error, folder)
+        why = " ".join(str(error).split()) or type(error).__name__
+        return f"no report ({why}): {command('mow', 'report', folder)} makes it later"
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -20,7 +20,7 @@ from mow.system.whole_file import read_object, replacing, write_json
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
 # 4: only what learns, without a checksum; 5: before the local prior read an action times e_k; 6: before final frames
-FORMAT = 7
+FORMAT = 8
 _SEAL_BYTES = 31
 
 
@@ -91,8 +91,20 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         raise ValueError(f"{path} is no file of torch.save ({type(error).__name__}): go on from another one") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{path} has format {found}, this version reads {FORMAT}: use the mow that wrote it")
+        raise ValueError(
+            f"{path} has format {found}, this version reads {FORMAT}: use the mow that wrote it{_writer(path)}"
+        )
     return content
+
+
+def _writer(path: Path) -> str:
+    """Version and commit that wrote a run, for a message; empty where its versions.json does not have them."""
+    try:
+        versions = read_object(folder_of(path) / "versions.json")
+    except (ValueError, TypeError):
+        return ""
+    commit = versions.get("git_commit")
+    return f" (mow {versions['mow']}{f', commit {commit}' if commit else ''})" if "mow" in versions else ""
 
 
 def _check_seal(path: Path) -> None:

@@ -122,7 +122,7 @@ def _git_commit() -> str | None:
 
     None for an installed wheel, and where git cannot tell: then why is logged.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     if not (here.parent / ".git").exists():
         return None
     # Tags are left out. What a hook of git sets names another repository.

@@ -153,7 +153,18 @@ def test_another_format_is_named(tmp_path: Path, found: int | None, monkeypatch:
     monkeypatch.setattr(checkpoint, "FORMAT", found)
     save_checkpoint(path, {"step": 1})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 7: use the mow that wrote"):
+    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 8: use the mow that wrote"):
+        load_checkpoint(path, CPU)
+
+
+def test_another_format_comes_with_the_version_that_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoint_path(tmp_path, 1)
+    path.parent.mkdir()
+    (tmp_path / "versions.json").write_text('{"mow": "0.0.9", "git_commit": "abc"}')
+    monkeypatch.setattr(checkpoint, "FORMAT", 7)
+    save_checkpoint(path, {"step": 1})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"use the mow that wrote it \(mow 0\.0\.9, commit abc\)$"):
         load_checkpoint(path, CPU)
 
 

@@ -23,7 +23,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "src" / "mow").mkdir(parents=True)
     (tmp_path / "src" / ".git").mkdir()
     (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(origin, "__file__", str(tmp_path / "src" / "mow" / "origin.py"))
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "src" / "mow" / "runs" / "provenance.py"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     return tmp_path
 
@@ -88,7 +88,7 @@ def test_a_real_repository_from_within_a_hook_of_another(
         subprocess.run([*run, "commit", "-q", "--allow-empty", "-m", name], check=True)
         subprocess.run([*run, "tag", "-a", "v1", "-m", "v1"], check=True)
     head = subprocess.run([*run, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    monkeypatch.setattr(origin, "__file__", str(tmp_path / "other" / "mow" / "origin.py"))
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "other" / "mow" / "runs" / "provenance.py"))
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "one" / ".git"))
     assert _git_commit() == head
 
@@ -100,7 +100,7 @@ def test_a_run_in_a_checkout_without_git_trains(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text("{}\n")
-    monkeypatch.setattr(origin, "__file__", str(tmp_path / "mow" / "origin.py"))
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "mow" / "runs" / "provenance.py"))
     (tmp_path / ".git").mkdir()
     monkeypatch.setenv("PATH", os.devnull)
     assert main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
