@@ -120,7 +120,6 @@ from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.decode_attention import decode_attention
 from mow.kernels.dispatch import Backend, check_default_backend, choose
 from mow.kernels.expert_linear import Activation, expert_linear
-from mow.kernels.gather_frames import gather_frames
 from mow.kernels.lambda_return import lambda_return
 from mow.kernels.philox import PhiloxState, philox4x32, uniform
 from mow.kernels.route_plan import RoutePlan, gathered, pairs_by_expert, route_plan, rows_of
@@ -139,7 +138,6 @@ __all__ = [
     "choose",
     "decode_attention",
     "expert_linear",
-    "gather_frames",
     "gathered",
     "lambda_return",
     "pairs_by_expert",

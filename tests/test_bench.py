@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from bench import floors, render
-from bench.bench_gather_frames import WindowShape
 from bench.clock import CLOCK, Call, Clock, CpuDevice, CudaDevice, device_timer
 from bench.floors import Ceilings, DecodeShape, ExpertShape, LatentShape, Work
 from bench.machine import file_stem
@@ -255,7 +254,6 @@ BENCHMARKS: dict[str, tuple[str, str, object]] = {  # file -> op, test, shape
     "bench_two_hot decode": ("two_hot_decode", "test_decode", 16),
     "bench_two_hot mean": ("two_hot_decode", "test_mean_of_symexp", 16),
     "bench_lambda_return": ("lambda_return", "test_returns", (2, 3, 4)),
-    "bench_gather_frames": ("gather_frames", "test_windows", WindowShape(2, 2, 3, 5, 4, True)),
     "bench_decode_attention": ("decode_attention", "test_step", DecodeShape(2, 2, 3, 2, 8, 3)),
 }
 
