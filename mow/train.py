@@ -84,11 +84,13 @@ def dry_run(arguments: Sequence[str]) -> None:
         mask = _mask(envs)
         say(f"{_plan(config, device)}\n{how}")
         say(str(threads_of(config)))
-        replay = _replay(dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk="")), layout.size)
+        in_memory = dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk=""))
+        replay = _replay(in_memory, layout.size, device)
         size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
         where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
-        packed = type(replay.store).__name__ == "PackedStore"
-        say(f"replay: packed, at most {size}, less as far as frames pack{where}" if packed else f"replay: raw, {size}")
+        packed = f"packed, at most {size}, less as far as frames pack{where}"
+        lines = {"PackedStore": packed, "RawStore": f"raw, {size}", "GpuStore": f"frames on {device}, all else {size}"}
+        say(f"replay: {lines[type(replay.store).__name__]}")
         bf16 = uses_bf16(config, device)
         try:
             planned = plan.make_plan(config, mask, bf16=bf16)
@@ -196,7 +198,7 @@ def _wired(
         needs = check_memory(config, planned, envs.layout.size, device)
     except MemoryError as error:
         raise UsageError(str(error)) from error
-    replay = _replay(config, envs.layout.size)
+    replay = _replay(config, envs.layout.size, device)
     how = stack.enter_context(updates_as_asked(config, device))
     learner = Learner(config, mask, device)
     if fresh:
@@ -303,8 +305,8 @@ def _mask(envs: "VectorEnv") -> "ActionMask":
     return ActionMask(torch.from_numpy(envs.layout.discrete_mask), torch.from_numpy(envs.layout.continuous_mask))
 
 
-def _replay(config: Config, action_size: int) -> "ReplayBuffer":
-    """An empty one, which takes no memory yet. Raises: UsageError if frames cannot be kept as asked."""
+def _replay(config: Config, action_size: int, device: "torch.device") -> "ReplayBuffer":
+    """An empty buffer, which takes no memory yet. Raises: UsageError where its store of frames cannot be made."""
     from mow.replay import ReplayBuffer
 
     try:
@@ -317,8 +319,9 @@ def _replay(config: Config, action_size: int) -> "ReplayBuffer":
             draw=config.replay.draw,
             store=config.replay.store,
             disk=Path(config.replay.disk) if config.replay.disk else None,
+            device=device,
         )
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     except MemoryError as error:
         raise UsageError(f"no room for raw frames ({error}): take --replay.store packed") from error
