@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,7 +129,7 @@ STEPS: tuple[Step, ...] = (
 
 def missing(step: Step, machine: Mapping[str, Any]) -> list[str]:
     """Needs of the step that this machine does not meet."""
-    look = {"program": shutil.which, "module": find_spec}
+    look: dict[str, Callable[[str], object]] = {"program": shutil.which, "module": find_spec}
     lacking = [need for need in step.needs if look[need.partition(":")[0]](need.partition(":")[2]) is None]
     return lacking if machine["kind"] == "cuda" else ["GPU", *lacking]
 

@@ -129,7 +129,7 @@ class Race:
             "backend": self.backend,
             "device": self.device.name,
             "kind": self.device.kind,
-            "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: they say nothing about a GPU",
+            "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: no conclusion for a GPU",
             "median_us": median * 1e6,
             "floor_us": floor * 1e6,
             "floor_share": floor / median,

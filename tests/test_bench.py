@@ -168,7 +168,7 @@ def test_a_race_by_hand() -> None:
     assert info["copy_share"] == 0.5
     assert info["matmul_share"] == 0.25
     assert info["device"] == "Fake 1"
-    assert info["numbers"] == "CPU numbers: they say nothing about a GPU"
+    assert info["numbers"] == "CPU numbers: no conclusion for a GPU"
     assert "call_us" not in info
     # All on the one set of inputs; checked, warmed up, then three rounds in turn.
     turn = ["subject 0", "subject 0", "slow 0", "eager 0"]
