@@ -138,7 +138,7 @@ def run_step(step: Step, out: Path, machine: Mapping[str, Any], seconds: float) 
     """Run one step for at most its budget and at most `seconds`. Returns: its record."""
     record = {"look": step.look, "started": time.time(), "machine": dict(machine), "seconds": 0.0}
     if lacking := missing(step, machine):
-        return record | {"status": "missing", "tail": f"no {', no '.join(lacking)}"}
+        return record | {"status": "missing", "tail": f"no {', no '.join(lacking)}\n"}
     result = out / "result.json"
     command = step.command.replace("{out}", str(out)).replace("{json}", str(result))
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | dict(step.env)

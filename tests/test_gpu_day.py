@@ -53,7 +53,7 @@ def test_statuses_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert records["bad"]["exit_code"] == 3
     assert "it broke" in records["bad"]["tail"]
     assert 0.4 <= records["long"]["seconds"] < 20.0
-    assert records["absent"]["tail"] == "no module:no_such_module, no program:no-such-program"
+    assert records["absent"]["tail"] == "no module:no_such_module, no program:no-such-program\n"
     assert not (tmp_path / "result.json").exists()
     assert run_day(steps[:1], tmp_path, MACHINE | {"kind": "cpu"}, 60.0) == ["missing"]
     assert len(list(tmp_path.iterdir())) <= 8
