@@ -100,7 +100,7 @@ def write_ninja(folder: Path, target: Path, cuda: Cuda | None) -> None:
     include = " ".join(f'-I"{path}"' for path in (folder, pybind11.get_include(), sysconfig.get_path("include")))
     compile_args = f"-MMD -MF $out.d -std=c++17 -O3 {include} -c $in -o $out"
     rules = {"cxx": f"{cxx} -Wall -Wextra -fPIC -fvisibility=hidden -pthread {compile_args}"}
-    link = "-undefined dynamic_lookup" if sys.platform == "darwin" else "-ldl -s -Wl,--exclude-libs,ALL"
+    link = "-s -Wl,--exclude-libs,ALL"
     if cuda:
         code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in cuda.archs]
         # PTX of the newest architecture serves GPUs to come; that of 90 those between 90 and the newest.

@@ -1,4 +1,4 @@
-"""Does the fused KL of latents pay?  python -m bench -k categorical_kl
+"""KL of latents beside plain PyTorch.  python -m bench -k categorical_kl
 
 Both directions, forward and backward. Peers:
 - distributions: kl_divergence of two torch.distributions, twice, with stop-gradients; its checks wait for the device.
@@ -15,7 +15,7 @@ from torch.distributions import Independent, OneHotCategorical, kl_divergence
 
 from bench import floors
 from bench.floors import LatentShape
-from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, dtype_of, peers_of
 from mow.kernels import categorical_kl
 
 _UNIMIX = 0.01
@@ -31,10 +31,8 @@ Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def make_batch(shape: LatentShape, device: str) -> Batch:
     """Logits of posterior and prior [N, S, C], gradients of the two divergences [N]."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    posterior, prior = (
-        (2 * torch.randn(shape.N, shape.S, shape.C, device=device)).to(dtype).requires_grad_() for _ in range(2)
-    )
+    grids = (2 * torch.randn(2, shape.N, shape.S, shape.C, device=device)).to(dtype_of(device))
+    posterior, prior = (grid.contiguous().requires_grad_() for grid in grids.unbind())
     upstream = torch.rand(2, shape.N, device=device)
     return posterior, prior, upstream[0], upstream[1]
 
@@ -81,13 +79,11 @@ def check(output: tuple[Tensor, ...], inputs: Batch) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_training(race: Race, shape: LatentShape) -> None:
     kind = race.device.kind
-    peers = {"distributions": with_backward(distributions), "lean": with_backward(lean)}
-    if kind == "cuda":
-        peers["lean, compiled"] = with_backward(compiled(lean, kind))
+    lean_peers = peers_of("lean", lean, with_backward, kind, "lean, compiled")
     race.run(
         with_backward(lambda posterior, prior: categorical_kl(posterior, prior, backend=race.backend)),
-        peers,
+        {"distributions": with_backward(distributions), **lean_peers},
         make=partial(make_batch, shape, kind),
         check=check,
-        work=floors.categorical_kl_training(shape, 2 if kind == "cuda" else 4),
+        work=floors.categorical_kl_training(shape, race.itemsize),
     )

@@ -1,4 +1,4 @@
-"""Does one step of attention with its append pay?  python -m bench -k decode_attention
+"""One step of attention with its append beside plain PyTorch.  python -m bench -k decode_attention
 
 Peers, all with the masks that episodes need:
 - torch.cat: the cache grows by concatenation, then scaled_dot_product_attention.
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bench import floors
 from bench.floors import DecodeShape
-from bench.race import TOLERANCE, Contestant, Race, close_to
+from bench.race import TOLERANCE, Contestant, Race, close_to, dtype_of
 from mow.kernels import Backend, decode_attention
 
 _GPU = [
@@ -43,7 +43,7 @@ class Step:
 
 
 def make_step(shape: DecodeShape, device: str) -> tuple[Step]:
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = dtype_of(device)
     token = (shape.K, shape.J, shape.B, shape.heads, shape.d)
     query, key, value = (torch.randn(token, device=device, dtype=dtype) for _ in range(3))
     cache = (*token[:4], _CAPACITY, shape.d)
@@ -119,5 +119,5 @@ def test_step(race: Race, shape: DecodeShape) -> None:
         PEERS,
         make=partial(make_step, shape, race.device.kind),
         check=check,
-        work=floors.decode_attention(shape, 2 if race.device.kind == "cuda" else 4),
+        work=floors.decode_attention(shape, race.itemsize),
     )

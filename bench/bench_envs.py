@@ -1,21 +1,16 @@
-"""What does stepping many tasks together cost over the simulators alone, and how much of it does an update hide?
+"""Cost of stepping many tasks together over the simulators alone, and the share of it that an update hides.
 
-    python -m bench -k envs -s                                          prints a table of its own per benchmark
+    python -m bench -k envs -s                                          prints a table per benchmark
     python -m bench -k envs --benchmark-json=run.json;  python -m bench.render run.json
 
-The subject steps the 26 Atari games in worker processes, one per core, each step with actions from this process and
-frames back to it. Peers: bare processes with the same emulators, free (they meet this process only at the end of a
-turn: the bound) and in step (after every step); gymnasium's AsyncVectorEnv with its AtariPreprocessing; the emulator's
-own vector env. All give maximum of the last two frames, 64 x 64 RGB, area resize, all 18 actions.
-
-Before anything is timed the frames are compared: those of the peers with an emulator of their own in this process,
-ours with the same tasks stepped one after the other. "start" is from nothing to the first frames of all games.
-"overlap" sends a step, does an update as long as the step, and receives it: hidden is the share of the step that the
-sum of both no longer takes. An update "here" computes on a core of this machine, and hides a step only where another
-core is free; one "elsewhere" waits, as for a GPU. Sets of robots are stepped beside bare processes where they are
-known and their simulator is installed.
-
-Time is the wall clock of the CPU on every machine; steps per CPU second count what all processes compute.
+The subject steps tasks in worker processes, one per core, each step with actions from this process and frames back to
+it. Peers (bench/env_peers.py): bare processes with the same simulators, which meet this process at the end of a turn
+(the bound) or after every step; for Atari also gymnasium's AsyncVectorEnv and the emulator's own vector env. All give
+the maximum of the last two frames, 64 x 64 RGB, area resize, all 18 actions; frames are compared before anything is
+timed. "start" is from nothing to the first frames of all tasks. "overlap" sends a step, does an update as long as the
+step, and receives it; hidden is the share of the step that their sum no longer takes. An update "here" computes on a
+core of this machine, one "elsewhere" waits, as for a GPU. Time is the wall clock; steps per CPU second count the work
+of all processes.
 """
 
 import dataclasses
@@ -42,6 +37,7 @@ from bench.env_peers import (
     EmulatorVector,
     Frames,
     GymnasiumAsync,
+    MakeSimulator,
     Peer,
     a_place,
     bare_game,
@@ -64,7 +60,7 @@ _OPTIONS = {"action_set": "full"}
 
 
 class Ours:
-    """The subject, with the actions of the peers: indices, or of continuous tasks places drawn from them."""
+    """The subject, with the actions of the peers: indices, or places drawn from them for continuous tasks."""
 
     def __init__(self, tasks: Sequence[str], *, workers: int) -> None:
         self.envs: VectorEnv = (
@@ -94,9 +90,9 @@ class Ours:
 
 
 class InThisProcess:
-    """What the peers' frames are compared with: an emulator per game, one after the other."""
+    """An emulator per game, one after the other: the frames that the peers must give."""
 
-    def __init__(self, tasks: Sequence[str], make: Callable[[str], tuple[Frames, Callable[[int], Frames]]]) -> None:
+    def __init__(self, tasks: Sequence[str], make: MakeSimulator) -> None:
         made = [make(task) for task in tasks]
         self.frame, self._steps = np.stack([frame for frame, _ in made]), [step for _, step in made]
 
@@ -111,7 +107,7 @@ class InThisProcess:
 
 @dataclass(frozen=True)
 class Played:
-    """The last frames of a turn, and who can tell whether they are right."""
+    """The last frames of a turn, and an env in this process that gives the right ones."""
 
     frame: Frames
     twin: Peer
@@ -122,7 +118,6 @@ def turn(peer: Peer, twin: Peer) -> Contestant:
 
 
 def check_played(played: Played, inputs: Inputs) -> None:
-    """The twin takes the same actions, in this process."""
     wanted = played.twin.play(*inputs)
     different = [k for k in range(len(wanted)) if not np.array_equal(played.frame[k], wanted[k])]
     assert not different, f"the frames of tasks {different} are not those of an emulator in this process"
@@ -133,14 +128,14 @@ def draw_actions(num_tasks: int, num_steps: int = _STEPS) -> tuple[Actions]:
 
 
 def on_this_cpu(race: Race, rounds: int = _ROUNDS) -> Race:
-    """By the wall clock; few rounds, as one takes seconds."""
+    """The race by the wall clock, with few rounds, as one takes seconds."""
     device = CpuDevice()
     ceilings = race.ceilings if race.device.kind == "cpu" else measure_ceilings(device)
     return dataclasses.replace(race, device=device, ceilings=ceilings, rounds=min(race.rounds, rounds))
 
 
 def needs(suite: str) -> None:
-    """Skips where a suite is not known, or its simulator not installed."""
+    """Skip where a suite is unknown or its simulator not installed."""
     if suite not in envs.SUITES:
         pytest.skip(f"mow.envs has no suite {suite}")
     missing = [module for module in PROTOCOLS[suite].needs if find_spec(module) is None]
@@ -148,54 +143,49 @@ def needs(suite: str) -> None:
         pytest.skip(f"needs {', '.join(missing)}: {envs.remedy(suite)}")
 
 
-@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
-def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
-    needs("atari")
-    race, workers = on_this_cpu(race), available_cores()
+def race_steps(race: Race, tasks: Sequence[str], make: MakeSimulator, others: dict[str, Callable[[], Peer]]) -> None:
+    """Race a turn of the subject against bare processes and others, and note the steps per CPU second of each."""
     with ExitStack() as stack:
-        ours: Peer = stack.enter_context(closing(Ours(tasks, workers=workers)))
+        ours: Peer = stack.enter_context(closing(Ours(tasks, workers=available_cores())))
         serial: Peer = stack.enter_context(closing(Ours(tasks, workers=0)))
-        peers: dict[str, Peer] = {
-            _BOUND: BareWorkers(tasks, bare_game, workers=workers, lockstep=False),
-            "bare processes, in step": BareWorkers(tasks, bare_game, workers=workers, lockstep=True),
-            "gymnasium AsyncVectorEnv": GymnasiumAsync(tasks),
-            "emulator's vector env": EmulatorVector(tasks),
-        }
-        for peer in peers.values():
-            stack.enter_context(closing(peer))
+        bare = partial(BareWorkers, tasks, make, workers=available_cores())
+        makers: dict[str, Callable[[], Peer]] = {_BOUND: partial(bare, lockstep=False)}
+        if others:
+            makers |= {"bare processes, in step": partial(bare, lockstep=True), **others}
+        peers = {name: stack.enter_context(closing(made())) for name, made in makers.items()}
         race.run(
             turn(ours, serial),
-            {name: turn(peer, InThisProcess(tasks, bare_game)) for name, peer in peers.items()},
+            {name: turn(peer, InThisProcess(tasks, make)) for name, peer in peers.items()},
             make=partial(draw_actions, len(tasks)),
             check=check_played,
             work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
         )
-        note_cpu(race, {"ours": ours, **peers}, len(tasks))
+        if race.benchmark.stats is not None:
+            rates = {name: per_cpu_second(peer, len(tasks)) for name, peer in {"ours": ours, **peers}.items()}
+            race.benchmark.extra_info["steps_per_cpu_second"] = rates
+
+
+@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
+def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
+    needs("atari")
+    race = on_this_cpu(race)
+    others: dict[str, Callable[[], Peer]] = {"gymnasium AsyncVectorEnv": lambda: GymnasiumAsync(tasks),
+                                             "emulator's vector env": lambda: EmulatorVector(tasks)}  # fmt: skip
+    race_steps(race, tasks, bare_game, others)
     note(race, "steps of 26 games", len(tasks) * _STEPS, "agent steps/s")
 
 
 @pytest.mark.parametrize("name", ["mt10", "mt50", "dmc18"])
 def test_robots(race: Race, name: str) -> None:
-    """With all that a step draws; the bare processes step the same tasks, each with its own wrapper of ours."""
+    """Rendered steps; the bare processes step the same tasks, each with this package's wrapper."""
     tasks = envs.SETS.get(name)
     if tasks is None:
         pytest.skip(f"mow.envs has no set {name}")
     needs(tasks[0].partition(":")[0])
-    race, workers = on_this_cpu(race), available_cores()
-    with ExitStack() as stack:
-        ours: Peer = stack.enter_context(closing(Ours(tasks, workers=workers)))
-        serial: Peer = stack.enter_context(closing(Ours(tasks, workers=0)))
-        bare = stack.enter_context(closing(BareWorkers(tasks, bare_task, workers=workers, lockstep=False)))
-        race.run(
-            turn(ours, serial),
-            {_BOUND: turn(bare, InThisProcess(tasks, bare_task))},
-            make=partial(draw_actions, len(tasks)),
-            check=check_played,
-            work=Work(0.0, float(_STEPS * ours.frame.nbytes)),
-        )
-        drawn_by = gl_renderer()  # the twin has drawn in this process
-        note_cpu(race, {"ours": ours, _BOUND: bare}, len(tasks))
-    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by=f"worker processes, {drawn_by}")
+    race = on_this_cpu(race)
+    race_steps(race, tasks, bare_task, {})
+    by = f"worker processes, {gl_renderer()}"  # the serial env has drawn in this process
+    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by)
 
 
 @pytest.mark.parametrize("tasks", [ATARI26, MT50], ids=["atari26", "mt50"])
@@ -204,7 +194,6 @@ def test_start(race: Race, tasks: tuple[str, ...]) -> None:
     suite = tasks[0].partition(":")[0]
     needs(suite)
     race, workers = on_this_cpu(race, _START_ROUNDS), available_cores()
-    games = suite == "atari"
     memory: list[float] = []
 
     def starting(make: Callable[[], Peer]) -> Contestant:
@@ -220,25 +209,13 @@ def test_start(race: Race, tasks: tuple[str, ...]) -> None:
         # Without no-ops some games show their first picture only after a while.
         assert sum(one.std() > 1 for one in frame) > len(frame) // 2, "most games show nothing"
 
-    race.run(
-        starting(lambda: Ours(tasks, workers=workers)),
-        {
-            _BOUND: starting(
-                lambda: BareWorkers(tasks, bare_game if games else bare_task, workers=workers, lockstep=False)
-            ),
-            **(
-                {
-                    "gymnasium AsyncVectorEnv": starting(lambda: GymnasiumAsync(tasks)),
-                    "emulator's vector env": starting(lambda: EmulatorVector(tasks)),
-                }
-                if games
-                else {}
-            ),
-        },
-        make=lambda: (),
-        check=check,
-        work=Work(0.0, 12288.0 * len(tasks)),
-    )
+    bare = bare_game if suite == "atari" else bare_task
+    peers = {_BOUND: starting(lambda: BareWorkers(tasks, bare, workers=workers, lockstep=False))}
+    if suite == "atari":
+        peers["gymnasium AsyncVectorEnv"] = starting(lambda: GymnasiumAsync(tasks))
+        peers["emulator's vector env"] = starting(lambda: EmulatorVector(tasks))
+    subject = starting(lambda: Ours(tasks, workers=workers))
+    race.run(subject, peers, make=lambda: (), check=check, work=Work(0.0, 12288.0 * len(tasks)))
     race.benchmark.extra_info["workers_gib"] = round(max(memory), 2)
     note(race, f"start of {len(tasks)} tasks of {suite}; the workers hold {max(memory):.2f} GiB", len(tasks), "tasks/s")
 
@@ -263,21 +240,19 @@ def test_overlap(race: Race, where: str, tasks: tuple[str, ...]) -> None:
             update()
             return Played(ours.envs.receive().frame, serial)
 
-        def one_after_the_other() -> Played:
+        def step_then(after: Callable[[], None]) -> Played:
             frame = ours.envs.step(encoded).frame
-            update()
+            after()
             return Played(frame, serial)
-
-        def step_alone() -> Played:
-            return Played(ours.envs.step(encoded).frame, serial)
 
         def check(played: Played | None, inputs: Inputs) -> None:
             if played is not None:
                 check_played(played, (actions,))
 
+        steps = {"one after the other": partial(step_then, update), "step alone": partial(step_then, lambda: None)}
         race.run(
             overlapped,
-            {"one after the other": one_after_the_other, "step alone": step_alone, "update alone": update},
+            {**steps, "update alone": update},
             make=lambda: (),
             check=check,
             work=Work(0.0, float(ours.frame.nbytes)),
@@ -285,9 +260,8 @@ def test_overlap(race: Race, where: str, tasks: tuple[str, ...]) -> None:
     info = race.benchmark.extra_info
     note(race, f"a step beside an update {where}", len(tasks), "agent steps/s")
     if "peers" in info:
-        alone = {name: peer["median_us"] for name, peer in info["peers"].items()}
-        both, step = alone["step alone"] + alone["update alone"], alone["step alone"]
-        info["hidden"] = round((both - info["median_us"]) / step, 3)
+        step, alone = (info["peers"][name]["median_us"] for name in ("step alone", "update alone"))
+        info["hidden"] = round((step + alone - info["median_us"]) / step, 3)
         print(f"hidden: {info['hidden']:.0%} of the step")
 
 
@@ -302,7 +276,7 @@ def one_thread() -> Iterator[None]:
 
 
 def an_update(where: str, seconds: float) -> Callable[[], None]:
-    """Something that takes so long: a number of matmuls here, or waiting for another device."""
+    """A call of that length: matmuls here, or waiting as for another device."""
     if where == "elsewhere":
         return lambda: time.sleep(seconds)
     weight = torch.randn(256, 256)
@@ -317,22 +291,17 @@ def an_update(where: str, seconds: float) -> Callable[[], None]:
     return partial(matmuls, max(1, round(seconds / each)))
 
 
-def note_cpu(race: Race, peers: dict[str, Peer], num_tasks: int) -> None:
-    """Agent steps per second that all processes together compute: what a busy machine does not change much."""
-    if race.benchmark.stats is None:
-        return
+def per_cpu_second(peer: Peer, num_tasks: int) -> int:
+    """Agent steps per CPU second of all processes together, which a busy machine changes little."""
     (actions,) = draw_actions(num_tasks)
-    rates = {}
-    for name, peer in peers.items():
-        before = computed_seconds()
-        for _ in range(_CPU_TURNS):
-            peer.play(actions)
-        rates[name] = round(_CPU_TURNS * actions.size / (computed_seconds() - before))
-    race.benchmark.extra_info["steps_per_cpu_second"] = rates
+    before = computed_seconds()
+    for _ in range(_CPU_TURNS):
+        peer.play(actions)
+    return round(_CPU_TURNS * actions.size / (computed_seconds() - before))
 
 
 def computed_seconds() -> float:
-    """Of this process, its threads and the processes that it started."""
+    """CPU seconds of this process, its threads and the processes that it started."""
     own = os.times()
     ticks = 0
     for child in multiprocessing.active_children():
@@ -342,7 +311,7 @@ def computed_seconds() -> float:
 
 
 def held_gib() -> float:
-    """Memory of the processes that this one started; what they share with others is counted in parts."""
+    """Memory of the processes that this one started; shared pages count in parts."""
     kib = 0
     for child in multiprocessing.active_children():
         lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
@@ -351,14 +320,14 @@ def held_gib() -> float:
 
 
 def gl_renderer() -> str:
-    """What OpenGL calls itself where frames were drawn: a GPU, or a CPU's stand-in. A context must be current."""
+    """Name of the OpenGL renderer, a GPU or software on the CPU. A context must be current."""
     gl = import_module("OpenGL.GL")
     name: bytes | None = gl.glGetString(gl.GL_RENDERER)
     return name.decode() if name else "no context"
 
 
 def note(race: Race, title: str, num_steps: int, unit: str, by: str = "worker processes") -> None:
-    """What the numbers stand on, and the table."""
+    """Add machine and load to the numbers, and print the table."""
     info = race.benchmark.extra_info
     load = os.getloadavg()[0]
     info.update(backend=by, cores=available_cores(), load_before=round(load, 2), turn_steps=num_steps)

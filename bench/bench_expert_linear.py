@@ -1,4 +1,4 @@
-"""Does the grouped matmul pay?  python -m bench -k expert_linear
+"""The grouped matmul beside bmm, grouped_mm and a loop.  python -m bench -k expert_linear
 
 Forward with bias and ReLU, forward alone, gradient of the input, gradient of the weights; weights of several tasks that
 share an expert are one weight. Peers:
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bench import floors
 from bench.floors import ExpertShape
-from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled, dtype_of
 from mow.kernels import Backend, RoutePlan, expert_linear, route_plan
 
 _LARGE = [ExpertShape(26, 2, 8, 1024, 512, 1024), ExpertShape(26, 4, 12, 1024, 512, 2048)]
@@ -56,7 +56,7 @@ class Layer:
 
 
 def make_layer(shape: ExpertShape, device: str) -> tuple[Layer]:
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = dtype_of(device)
     # Every expert in turn, shuffled over tasks: what a balanced router arrives at.
     experts = torch.stack([torch.randperm(shape.E)[: shape.J] for _ in range(shape.K)])
     plan = route_plan(experts.to(device), shape.E)
@@ -178,15 +178,8 @@ def forward_of(backend: Backend, *, epilogue: bool) -> Contestant:
     def call(layer: Layer) -> Tensor:
         if not epilogue:
             return expert_linear(layer.input, layer.weight, layer.plan, backend=backend)
-        return expert_linear(
-            layer.input,
-            layer.weight,
-            layer.plan,
-            bias=layer.bias,
-            task_bias=layer.task_bias,
-            activation="relu",
-            backend=backend,
-        )
+        added = {"bias": layer.bias, "task_bias": layer.task_bias}
+        return expert_linear(layer.input, layer.weight, layer.plan, **added, activation="relu", backend=backend)
 
     return _without_gradient(call)
 
@@ -206,10 +199,6 @@ def gradient_of(backend: Backend, name: str) -> Contestant:
     return Eager(call)
 
 
-def reference_peer(backend: Backend, call: Callable[[Backend], Contestant]) -> dict[str, Contestant]:
-    return {} if backend == "reference" else {"reference": call("reference")}
-
-
 @pytest.mark.parametrize("shape", LARGE + SMALL, ids=str)
 def test_forward(race: Race, shape: ExpertShape) -> None:
     kind = race.device.kind
@@ -217,45 +206,30 @@ def test_forward(race: Race, shape: ExpertShape) -> None:
         "bmm": _without_gradient(partial(bmm_chain, epilogue=compiled(_epilogue, kind))),
         "loop": _without_gradient(loop),
         **grouped_peer(kind),
-        **reference_peer(race.backend, partial(forward_of, epilogue=True)),
+        **({} if race.backend == "reference" else {"reference": forward_of("reference", epilogue=True)}),
     }
-    race.run(
-        forward_of(race.backend, epilogue=True),
-        peers,
-        make=partial(make_layer, shape, kind),
-        check=partial(check_forward, epilogue=True),
-        work=floors.expert_linear(shape, 2 if kind == "cuda" else 4),
-    )
+    _race(race, shape, forward_of(race.backend, epilogue=True), peers, partial(check_forward, epilogue=True))
 
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_matmul_alone(race: Race, shape: ExpertShape) -> None:
-    race.run(
-        forward_of(race.backend, epilogue=False),
-        {"bmm": _without_gradient(bmm_alone)},
-        make=partial(make_layer, shape, race.device.kind),
-        check=partial(check_forward, epilogue=False),
-        work=floors.expert_linear(shape, 2 if race.device.kind == "cuda" else 4),
-    )
+    subject, check = forward_of(race.backend, epilogue=False), partial(check_forward, epilogue=False)
+    _race(race, shape, subject, {"bmm": _without_gradient(bmm_alone)}, check)
 
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_gradient_of_input(race: Race, shape: ExpertShape) -> None:
-    race.run(
-        gradient_of(race.backend, "input"),
-        {"bmm": _without_gradient(bmm_dx)},
-        make=partial(make_layer, shape, race.device.kind),
-        check=check_dx,
-        work=floors.expert_linear_dx(shape, 2 if race.device.kind == "cuda" else 4),
-    )
+    _race(race, shape, gradient_of(race.backend, "input"), {"bmm": _without_gradient(bmm_dx)}, check_dx)
 
 
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_gradient_of_weight(race: Race, shape: ExpertShape) -> None:
-    race.run(
-        gradient_of(race.backend, "weight"),
-        {"bmm": _without_gradient(bmm_dw)},
-        make=partial(make_layer, shape, race.device.kind),
-        check=check_dw,
-        work=floors.expert_linear_dw(shape, 2 if race.device.kind == "cuda" else 4),
-    )
+    _race(race, shape, gradient_of(race.backend, "weight"), {"bmm": _without_gradient(bmm_dw)}, check_dw)
+
+
+def _race(
+    race: Race, shape: ExpertShape, subject: Contestant, peers: dict[str, Contestant], check: Callable[..., None]
+) -> None:
+    """Forward and both gradients read and write tensors of the same sizes, and have the same floor."""
+    work = floors.expert_linear(shape, race.itemsize)
+    race.run(subject, peers, make=partial(make_layer, shape, race.device.kind), check=check, work=work)

@@ -1,11 +1,11 @@
-"""Is dreaming in K tasks at once cheaper than in one after the other?
+"""Imagined rollouts in K tasks at once beside one task after the other.
 
     python -m bench -k imagination         one row per K: a curve
 
-The subject is a rollout of the world model under the policy, without what is learnt from it (bench_train_step has
-that). Peers: K rollouts of K single-task baselines on the same contexts; and the same rollout with plain PyTorch ops
-(on a CPU the subject itself is that), through torch.compile, and replayed from a CUDA graph. Before any clock starts,
-every way of computing it must dream the same from one random state.
+The subject is a rollout of the world model under the policy, without the update from it (in bench_train_step). Peers: K
+rollouts of K single-task baselines on the same contexts; and the same rollout with plain PyTorch ops (on a CPU the
+subject itself is that), through torch.compile, and replayed from a CUDA graph. Before any clock starts, every way of
+computing it must give the same rollout from one random state.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _MAX_DIFFERENT = 0.05
 
 
 def rollout(learner: Learner, context: TransitionBatch) -> Imagination:
-    """As the learner's own update makes it, always from the same random state."""
+    """A rollout as the learner's update makes it, always from the same random state."""
     learner.world_model.eval()
     learner.rng.seed_offset.zero_()
     return learner.dream(context)
@@ -45,7 +45,7 @@ def one_by_one(learners: list[Learner], context: TransitionBatch) -> list[Imagin
 
 
 def check(want: Imagination, max_different: float, output: Any, inputs: tuple[Any, ...]) -> None:
-    """One rollout dreams what it dreamt before; K of other models dream as much, and finite numbers."""
+    """A rollout equals the one before; those of K other models have its shape and finite rewards."""
     if isinstance(output, list):
         assert len(output) == len(want.latent), "a task is missing"
         assert all(dream.latent.shape[1:] == want.latent.shape[1:] for dream in output), "other rollouts"
@@ -58,7 +58,7 @@ def check(want: Imagination, max_different: float, output: Any, inputs: tuple[An
 
 
 def context_flops(case: TaskCount) -> float:
-    """Of what opens the rollout and of the rollout; not of what is learnt from it."""
+    """FLOPs of the context and of the rollout, without the update from it."""
     parts = agent_update(case.config, NUM_ACTIONS, NUM_ACTIONS)
     return parts["context"] + parts["imagination"]
 

@@ -1,4 +1,4 @@
-"""Does one kernel for all steps of the lambda-return pay?  python -m bench -k lambda_return
+"""Lambda-return in one kernel beside a loop over steps.  python -m bench -k lambda_return
 
 Peers: the recursion as a Python loop over stacked steps, and the same under torch.compile.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import floors
-from bench.race import Contestant, Race, close_to, compiled
+from bench.race import Race, close_to, peers_of
 from mow.kernels import lambda_return
 
 _LAM = 0.95
@@ -42,12 +42,9 @@ def check(output: Tensor, inputs: Rollout) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_returns(race: Race, shape: tuple[int, int, int]) -> None:
-    peers: dict[str, Contestant] = {"loop": loop}
-    if race.device.kind == "cuda":
-        peers["compiled"] = compiled(loop, "cuda")
     race.run(
         lambda *rollout: lambda_return(*rollout, lam=_LAM, backend=race.backend),
-        peers,
+        peers_of("loop", loop, lambda function: function, race.device.kind),
         make=partial(make_rollout, shape, race.device.kind),
         check=check,
         work=floors.lambda_return(shape[0] * shape[1], shape[2], 4),

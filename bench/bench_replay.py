@@ -1,21 +1,18 @@
-"""How near is replay to a plain copy of the same bytes?
+"""Speed of the replay beside a plain copy of the same bytes.
 
-    python -m bench -k replay -s                                          prints a table of its own per batch
+    python -m bench -k replay -s                                          prints a table per batch
     python -m bench -k replay --benchmark-json=run.json;  python -m bench.render run.json
 
-Windows of frames for a batch of the world model (26 x 16 x 64) and one of contexts (26 x 39 x 8), drawn from 26 games.
-The subject is the packed store where it can be had, else the raw one. Peers: a flat copy of as many bytes between two
-blocks of memory in use (the bound), torch, NumPy, and torchrl, cpprb and tianshou where they are installed. "all
-fields" is the whole ReplayBuffer.sample: draw, frames and columns, into a given batch; "on disk" is the packed store
-with every block in a file, which the system's cache holds. Adding is timed in turns of eight steps, so that each has
-one block to pack, beside the same libraries.
+Windows of frames for a batch of the world model (26 x 16 x 64) and for one of contexts (26 x 39 x 8), drawn from 26
+games. The subject is the packed store where frames can be packed, else the raw one. Peers: a flat copy of as many bytes
+between two blocks of memory in use (the bound), torch, NumPy, and torchrl, cpprb and tianshou where installed. "all
+fields" is the whole ReplayBuffer.sample into a given batch; "on disk" is the packed store with every block in a file,
+which the system's cache holds. Adding is timed in turns of eight steps, so that each has one block to pack.
 
-Host memory is measured by the CPU's clock on every machine, and the floor is the flat copy, in the same rounds as all
-others. With a GPU the gather there is timed too.
+Main memory is measured by the CPU's clock on every machine; with a GPU the gather there is timed too.
 """
 
 import dataclasses
-import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +30,6 @@ from bench.clock import CpuDevice
 from bench.floors import Work
 from bench.race import Contestant, Inputs, Race
 from bench.recorded import recorded_frames
-from bench.replay_adders import Adder, Step, make_adders
 from bench.replay_peers import Drawn, make_peers
 from mow.batch import TransitionBatch
 from mow.replay import ReplayBuffer, draw_windows, gather_windows_cuda, set_num_threads
@@ -46,7 +42,7 @@ _ACTIONS = 18
 _BLOCK_STEPS = 8
 _BOUND = "flat copy, torch"
 
-# What adding leaves: the steps added so far, and the last eight of them.
+# Result of adding: the number of steps added so far, and a function that reads the last eight of them.
 Newest = tuple[int, Callable[[], NDArray[np.uint8]]]
 
 
@@ -69,7 +65,7 @@ SHAPES = [WindowShape(26, 16, 64, 2000), WindowShape(26, 39, 8, 2000)]
 
 @dataclass(frozen=True)
 class Recorded:
-    """The same steps in both stores, and as they were."""
+    """The same steps in every store, and the frames themselves."""
 
     frames: NDArray[np.uint8]  # [K, N, H, W, 3]
     source: str
@@ -78,7 +74,7 @@ class Recorded:
 
 @cache
 def record(num_tasks: int, num_steps: int) -> Recorded:
-    """Kept for the next benchmark: playing takes longer than measuring."""
+    """Cached for the next benchmark: playing takes longer than measuring."""
     frames, source = recorded_frames(num_tasks, num_steps)
     kinds = ("raw",) if why_not_packed() else ("packed", "raw", "on disk")
     return Recorded(frames, source, {kind: filled(kind, frames) for kind in kinds})
@@ -98,18 +94,13 @@ def filled(kind: str, frames: NDArray[np.uint8]) -> ReplayBuffer:
 
 
 def add(buffer: ReplayBuffer, frame: NDArray[np.uint8]) -> None:
-    step = step_of(frame)
-    buffer.add(frame, step.action, step.reward, step.flag, step.flag, step.flag, step.flag)
-
-
-def step_of(frame: NDArray[np.uint8]) -> Step:
-    num_tasks = len(frame)
-    action, reward = np.zeros((num_tasks, _ACTIONS), np.float32), np.zeros(num_tasks, np.float32)
-    return Step(frame, action, reward, np.zeros(num_tasks, dtype=np.bool_))
+    action, reward = np.zeros((len(frame), _ACTIONS), np.float32), np.zeros(len(frame), np.float32)
+    flag = np.zeros(len(frame), dtype=np.bool_)
+    buffer.add(frame, action, reward, flag, flag, flag, flag)
 
 
 def on_the_host(race: Race) -> Race:
-    """With all cores that copy, torch's and ours; fewer rounds, as a round takes seconds."""
+    """The race by the CPU's clock with as many copying threads as cores, up to four; a round takes seconds."""
     num_threads = min(4, available_cores())
     torch.set_num_threads(num_threads)
     set_num_threads(num_threads)
@@ -127,7 +118,7 @@ def make_windows(shape: WindowShape) -> Inputs:
 
 
 def check_windows(frames: NDArray[np.uint8], out: NDArray[np.uint8], output: Any, inputs: Inputs) -> None:
-    """Every frame is the one that was asked for, and windows that a peer drew are whole."""
+    """Check that every frame is that of its step, and that windows which a peer drew are whole."""
     if output is None:  # a flat copy
         assert (out.reshape(-1) == frames.reshape(-1)[: out.size]).all(), "the copy differs from its source"
         return
@@ -181,7 +172,7 @@ def test_windows(race: Race, shape: WindowShape) -> None:
 
 
 def note(race: Race, recorded: Recorded, subject: str, **more: Any) -> None:
-    """What the numbers stand on."""
+    """Add stores, threads and the measured floor to the numbers."""
     race.benchmark.extra_info.update(
         backend=subject,
         frames=recorded.source,
@@ -236,19 +227,6 @@ def test_add(race: Race, shape: WindowShape) -> None:
 
         return call
 
-    def peer_adder(peer: Adder) -> Contestant:
-        count = itertools.count()
-
-        def call() -> Newest:
-            steps = [next(count) for _ in range(_BLOCK_STEPS)]
-            for step in steps:
-                peer.add(step_of(frames[:, step % shape.N]))
-            return steps[-1] + 1, partial(peer.frames, np.array(steps) % held)
-
-        for _ in range(held // _BLOCK_STEPS):
-            call()
-        return call
-
     def check(newest: Newest, inputs: Inputs) -> None:
         num_steps, read = newest
         added = frames[:, np.arange(num_steps - _BLOCK_STEPS, num_steps) % shape.N]
@@ -256,15 +234,14 @@ def test_add(race: Race, shape: WindowShape) -> None:
 
     num_frames = shape.K * _BLOCK_STEPS
     (kind, subject), *others = ((kind, adder(filled(kind, frames[:, :held]))) for kind in recorded.buffers)
-    peers, missing = make_adders(step_of(frames[:, 0]), held)
     race.run(
         subject,
-        {**dict(others), **{name: peer_adder(peer) for name, peer in peers.items()}},
+        dict(others),
         make=lambda: (),
         check=check,
         work=Work(0.0, 2.0 * _BLOCK_STEPS * frames[:, 0].nbytes),
     )
-    note(race, recorded, kind, frames_per_turn=num_frames, not_installed=missing)
+    note(race, recorded, kind, frames_per_turn=num_frames)
     info = race.benchmark.extra_info
     print(table(f"add, {num_frames} frames a turn", info, num_frames * frames[0, 0].nbytes))
     if "median_us" in info:

@@ -1,4 +1,4 @@
-"""Does the fused draw of latents pay?  python -m bench -k sample_onehot
+"""Draw of latents beside plain PyTorch.  python -m bench -k sample_onehot
 
 Imagination: the draw alone. Training: the draw and its straight-through backward. Peers:
 - distributions: torch.distributions as it comes, with its checks, which wait for the device.
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bench import floors
 from bench.floors import LatentShape
-from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, dtype_of, peers_of
 from mow.kernels import PhiloxState, sample_onehot
 
 _UNIMIX = 0.01
@@ -33,8 +33,7 @@ Batch = tuple[Tensor, Tensor, PhiloxState]
 
 def make_batch(shape: LatentShape, device: str) -> Batch:
     """Logits [N, S, C], gradient of the one-hot, stream."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    logits = (2 * torch.randn(shape.N, shape.S, shape.C, device=device)).to(dtype).requires_grad_()
+    logits = (2 * torch.randn(shape.N, shape.S, shape.C, device=device)).to(dtype_of(device)).requires_grad_()
     return logits, torch.randn(logits.shape, device=device), PhiloxState.from_seed(0, device)
 
 
@@ -95,11 +94,8 @@ def check_training(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
     close_to(want, output[1], TOLERANCE[logits.dtype])
 
 
-def peers_of(wrap: Callable[[Callable[[Tensor], Tensor]], Contestant], kind: str) -> dict[str, Contestant]:
-    peers: dict[str, Contestant] = {"distributions": Eager(wrap(distributions)), "lean": wrap(lean)}
-    if kind == "cuda":
-        peers["lean, compiled"] = wrap(compiled(lean, kind))
-    return peers
+def peers(wrap: Callable[[Callable[[Tensor], Tensor]], Contestant], kind: str) -> dict[str, Contestant]:
+    return {"distributions": Eager(wrap(distributions)), **peers_of("lean", lean, wrap, kind, "lean, compiled")}
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -107,10 +103,10 @@ def test_imagination(race: Race, shape: LatentShape) -> None:
     kind = race.device.kind
     race.run(
         torch.no_grad()(lambda logits, upstream, rng: sample_onehot(logits, rng, backend=race.backend)[0]),
-        peers_of(alone, kind),
+        peers(alone, kind),
         make=partial(make_batch, shape, kind),
         check=check_draw,
-        work=floors.sample_onehot(shape, 2 if kind == "cuda" else 4),
+        work=floors.sample_onehot(shape, race.itemsize),
     )
 
 
@@ -125,8 +121,8 @@ def test_training(race: Race, shape: LatentShape) -> None:
 
     race.run(
         Eager(subject),
-        peers_of(with_backward, kind),
+        peers(with_backward, kind),
         make=partial(make_batch, shape, kind),
         check=check_training,
-        work=floors.sample_onehot_training(shape, 2 if kind == "cuda" else 4),
+        work=floors.sample_onehot_training(shape, race.itemsize),
     )

@@ -1,4 +1,4 @@
-"""Is one update of K tasks cheaper than K updates of one?
+"""One update of K tasks beside K updates of one task.
 
     python -m bench -k train_step          one row per K: a curve
 
@@ -52,7 +52,7 @@ def update_agent(learner: Learner, context: TransitionBatch) -> Metrics:
 
 
 def all_losses(metrics: Metrics) -> Tensor:
-    """What an update says of every task, one after the other."""
+    """Losses of an update, of every task, in one vector."""
     names = [name for name in sorted(metrics) if name.startswith(("loss/", "agent/"))]
     return torch.cat([metrics[name].float().flatten() for name in names])
 
@@ -62,19 +62,19 @@ def one_by_one(learners: list[Learner], update: Update, batch: TransitionBatch) 
 
 
 def plain_ops() -> AbstractContextManager[Any]:
-    """Inside, every op is plain PyTorch, as MOW_BACKEND=reference would have it for a whole process."""
+    """Inside, every op is plain PyTorch, as with MOW_BACKEND=reference in a whole process."""
     return mock.patch.multiple(dispatch, _DEFAULT="reference", _CHOSEN=_PLAIN)
 
 
 @dataclass(frozen=True)
 class Way:
-    """How an update may be computed: switches of its config, and what holds while it runs."""
+    """A way to compute an update: switches of its config, and a context while it runs."""
 
     optim: Mapping[str, Any] = field(default_factory=dict)
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def learner(self, config: MowConfig, device: torch.device) -> Learner:
-        """A fresh one; of one config they are all equal."""
+        """A fresh learner; those of one config are equal."""
         return make_learner(replace(config, optim=replace(config.optim, **self.optim)), device)
 
 
@@ -133,7 +133,7 @@ def race_update(
 
 
 def check_finite(output: Metrics | list[Metrics], inputs: tuple[Any, ...]) -> None:
-    """State moves with every call, so what can be compared was compared before."""
+    """Check that losses are finite; they were compared before, as the state changes with every call."""
     every = output if isinstance(output, list) else [output]
     (batch,) = inputs
     assert sum(len(next(m for n, m in one.items() if m.dim() == 1)) for one in every) == len(batch.frame)
@@ -141,7 +141,7 @@ def check_finite(output: Metrics | list[Metrics], inputs: tuple[Any, ...]) -> No
 
 
 def peaks(race: Race, subject: Contestant, peers: dict[str, Contestant], batch: TransitionBatch) -> dict[str, float]:
-    """Most memory that a GPU gives out during a call, beyond what all contestants hold; GB. Empty on a CPU."""
+    """Peak memory of a call on a GPU beyond what all contestants hold, in GB. Empty on a CPU."""
     found = {}
     if race.device.kind == "cuda":
         for name, contestant in {"subject": subject, **peers}.items():

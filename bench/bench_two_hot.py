@@ -1,4 +1,4 @@
-"""Do the two-hot loss and decoding pay?  python -m bench -k two_hot
+"""Two-hot loss and decoding beside plain PyTorch.  python -m bench -k two_hot
 
 Loss: forward and backward. Peers write the target as a dense [N, V] tensor, as most code does; the same under
 torch.compile on a GPU.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench import floors
-from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled
+from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, dtype_of, peers_of
 from mow.kernels import TwoHotForm, symexp, symlog, two_hot_decode, two_hot_loss
 
 _LOW, _HIGH, _BINS = -20.0, 20.0, 255
@@ -24,8 +24,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 def make_batch(num_rows: int, device: str) -> Batch:
     """Logits [N, V], targets [N], gradient of the loss [N]."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    logits = torch.randn(num_rows, _BINS, device=device).to(dtype).requires_grad_()
+    logits = torch.randn(num_rows, _BINS, device=device).to(dtype_of(device)).requires_grad_()
     return logits, 100 * torch.randn(num_rows, device=device), torch.rand(num_rows, device=device)
 
 
@@ -78,15 +77,6 @@ def check_decode(output: Tensor, inputs: Batch, form: TwoHotForm) -> None:
     close_to(exact, output, 1e-4)
 
 
-def peers_of(
-    name: str, function: Callable[..., Tensor], wrap: Callable[..., Contestant], kind: str
-) -> dict[str, Contestant]:
-    peers = {name: wrap(function)}
-    if kind == "cuda":
-        peers["compiled"] = wrap(compiled(function, kind))
-    return peers
-
-
 @pytest.mark.parametrize("num_rows", ROWS)
 def test_loss(race: Race, num_rows: int) -> None:
     kind = race.device.kind
@@ -95,26 +85,18 @@ def test_loss(race: Race, num_rows: int) -> None:
         peers_of("dense target", dense_loss, with_backward, kind),
         make=partial(make_batch, num_rows, kind),
         check=check_loss,
-        work=floors.two_hot_loss_training(num_rows, _BINS, 2 if kind == "cuda" else 4),
+        work=floors.two_hot_loss_training(num_rows, _BINS, race.itemsize),
     )
 
 
-def _decode_race(race: Race, num_rows: int, form: TwoHotForm) -> None:
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("form", ["symexp_of_mean", "mean_of_symexp"])
+def test_decode(race: Race, num_rows: int, form: TwoHotForm) -> None:
     kind = race.device.kind
     race.run(
         decoding(lambda logits: two_hot_decode(logits, form=form, backend=race.backend)),
         peers_of("softmax, sum", partial(dense_decode, form=form), decoding, kind),
         make=partial(make_batch, num_rows, kind),
         check=partial(check_decode, form=form),
-        work=floors.two_hot_decode(num_rows, _BINS, 2 if kind == "cuda" else 4),
+        work=floors.two_hot_decode(num_rows, _BINS, race.itemsize),
     )
-
-
-@pytest.mark.parametrize("num_rows", ROWS)
-def test_decode(race: Race, num_rows: int) -> None:
-    _decode_race(race, num_rows, "symexp_of_mean")
-
-
-@pytest.mark.parametrize("num_rows", ROWS)
-def test_mean_of_symexp(race: Race, num_rows: int) -> None:
-    _decode_race(race, num_rows, "mean_of_symexp")

@@ -1,6 +1,6 @@
-"""What the device really does: the rates against which shares are given, measured in the same run as the ops.
+"""Measured rates of the device, against which shares are given, in the same run as the ops.
 
-    python -m bench.ceilings --json FILE      both, measured twice: what lies between the two is noise
+    python -m bench.ceilings --json FILE      both, measured twice; the difference is noise
 """
 
 import argparse
@@ -41,7 +41,7 @@ def _measure(device: Device, size: int, dtype: torch.dtype, num_bytes: int) -> C
 
 
 def twice(device: Device) -> dict[str, Any]:
-    """Rates of two measurements, the one after the other, and how far the second is from the first."""
+    """Rates of two measurements in a row, and the second over the first."""
     first, second = (measure_ceilings(device) for _ in range(2))
     return {
         "device": device.name,

@@ -1,4 +1,4 @@
-"""A clock that counts the time of the device, and nothing else.
+"""A clock that counts the time of the device alone.
 
 pytest-benchmark reads a timer before and after the function that it times. The timer here stands still except when a
 measured function moves it by what the device needed: by CUDA events on a GPU, by the processor's clock on a CPU. So
@@ -17,26 +17,26 @@ Call = Callable[[], object]
 
 
 class Device(Protocol):
-    """Where a benchmark runs, and how long something takes there."""
+    """The device of a benchmark, which measures calls."""
 
     name: str
     kind: str  # "cuda" or "cpu"
 
     def seconds(self, call: Call) -> float:
-        """How long the device works on one call, with cold caches."""
+        """Seconds that the device works on one call, with cold caches."""
 
     def wall_seconds(self, call: Call) -> float:
-        """How long the caller waits for one call and its result."""
+        """Seconds that the caller waits for one call and its result."""
 
     def together(self, calls: Sequence[Call]) -> Call:
         """One call that makes all of `calls`, without the host where the device can do that."""
 
     def sets_needed(self, num_bytes: float) -> int:
-        """How many sets of inputs of that size a device cannot keep in its cache while going round them."""
+        """Number of sets of inputs of that size which, used in turn, do not stay in the cache."""
 
 
 class Clock:
-    """Moves only when told to."""
+    """Time that only `advance` moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -82,8 +82,8 @@ def _in_turn(calls: Sequence[Call]) -> None:
 class CudaDevice:
     """The current GPU.
 
-    Before a call the L2 cache is overwritten and the GPU told to idle for about a millisecond: the host has queued
-    everything by then, so that the events around the call see no launch latency.
+    Before a call the L2 cache is overwritten and the GPU idles for about a millisecond; the host has queued everything
+    by then, so that the events around the call see no launch latency.
     """
 
     kind = "cuda"

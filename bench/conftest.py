@@ -1,4 +1,4 @@
-"""Fixtures of the benchmarks: the device and its clock, ceilings measured once per run, and the race itself."""
+"""Fixtures of the benchmarks: the device and its clock, ceilings measured once per run, and the race."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _ROUNDS = {"cuda": 30, "cpu": 21}
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    # Files here are named after what they time. Those given on the command line pytest finds itself.
+    # Files here are named bench_*.py; those given on the command line are collected by pytest itself.
     if file_path.match("bench_*.py") and not parent.session.isinitpath(file_path):
         module: pytest.Module = pytest.Module.from_parent(parent, path=file_path)
         return module
@@ -37,12 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.path.parent == Path(__file__).parent:
             group = item.path.stem.removeprefix("bench_")
             item.add_marker(pytest.mark.benchmark(group=group, timer=device_timer))
-            # What a compiler has to say about an old driver is no reason to measure nothing.
+            # A warning of a compiler about an old driver must not stop a measurement.
             item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 def _leave_out(items: list[pytest.Item], path: Path | None) -> None:
-    """Skip what is kept already."""
+    """Skip the benchmarks that the file has already."""
     if path is None or not path.exists():
         return
     kept = {json.loads(line)["nodeid"] for line in path.read_text(encoding="utf-8").splitlines()}
@@ -57,7 +57,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if this_device().kind == "cpu":
-        terminalreporter.write_line("CPU numbers: they say nothing of a GPU.")
+        terminalreporter.write_line("CPU numbers: no conclusion for a GPU.")
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def race(request: pytest.FixtureRequest, benchmark: Any, device: Device, ceiling
 
 
 def _keep(path: Path | None, nodeid: str, benchmark: Any) -> None:
-    """Append it, unless it was wrong or not timed."""
+    """Append the benchmark to the file, unless it failed or was not timed."""
     if path is not None and "median_us" in benchmark.extra_info:
         line = {"nodeid": nodeid, "group": benchmark.group, "name": benchmark.name}
         line |= {"param": benchmark.param, "extra_info": benchmark.extra_info}

@@ -1,7 +1,7 @@
-"""How else many games can be stepped: bare processes, gymnasium's AsyncVectorEnv, the emulator's own vector env.
+"""Other ways to step many environments: bare processes, gymnasium's AsyncVectorEnv, the emulator's own vector env.
 
-Each peer is made from tasks, takes actions int [N, K] (N steps of K tasks) and returns the last frames [K, 64, 64, 3].
-No torch here: the bare processes load this module.
+Each takes actions int [N, K] (N steps of K tasks) and returns the last frames uint8 [K, 64, 64, 3]. No torch here,
+since the bare processes load this module.
 """
 
 import ctypes
@@ -17,13 +17,14 @@ from mow.envs.base import FRAME_SHAPE
 
 Frames = NDArray[np.uint8]  # [K, 64, 64, 3]
 Actions = NDArray[np.int64]  # [N, K]
-Simulator = Callable[[int], Frames]  # an index of an action -> the next frame; goes on after an end
+Simulator = Callable[[int], Frames]  # index of an action -> next frame; after an episode the next one begins
+MakeSimulator = Callable[[str], tuple[Frames, Simulator]]
 
 FRAME_SKIP = 4
 
 
 class Peer(Protocol):
-    """Ready to step: everything is made and reset."""
+    """All tasks, reset and ready to step."""
 
     frame: Frames  # [K, 64, 64, 3] the newest
 
@@ -33,7 +34,7 @@ class Peer(Protocol):
 
 
 def bare_game(task: str) -> tuple[Frames, Simulator]:
-    """The emulator and nothing around it: 4 frames an action, maximum of the last two, area resize; no no-ops."""
+    """The emulator alone: 4 frames per action, maximum of the last two, area resize, no no-ops."""
     import ale_py
     import cv2
     import gymnasium
@@ -71,7 +72,7 @@ def bare_game(task: str) -> tuple[Frames, Simulator]:
 
 
 def bare_task(task: str) -> tuple[Frames, Simulator]:
-    """Any continuous task of ours, each with nothing around it; actions are indices of places."""
+    """A continuous task of this package by itself; the index of an action gives a place in [-1, 1]^n."""
     from mow.envs import make
 
     env = make(task, seed=0, options={})
@@ -84,16 +85,13 @@ def bare_task(task: str) -> tuple[Frames, Simulator]:
 
 
 def a_place(index: int, num_actions: int) -> NDArray[np.float32]:
-    """The continuous action of an index: somewhere in [-1, 1]^n."""
     return np.random.default_rng(index).uniform(-1.0, 1.0, num_actions).astype(np.float32)
 
 
 class BareWorkers:
-    """Processes that loop over their games; they meet once per call, or after every step as a learner needs it."""
+    """Processes that loop over their tasks; they meet this one once per call, or with `lockstep` after every step."""
 
-    def __init__(
-        self, tasks: Sequence[str], make: Callable[[str], tuple[Frames, Simulator]], *, workers: int, lockstep: bool
-    ) -> None:
+    def __init__(self, tasks: Sequence[str], make: MakeSimulator, *, workers: int, lockstep: bool) -> None:
         context = multiprocessing.get_context("spawn")
         shape = (len(tasks), *FRAME_SHAPE)
         memory: Any = context.RawArray(ctypes.c_uint8, int(np.prod(shape)))
@@ -129,11 +127,7 @@ class BareWorkers:
 
 
 def _bare_worker(
-    connection: Connection,
-    memory: Any,
-    shape: tuple[int, ...],
-    tasks: dict[int, str],
-    make: Callable[[str], tuple[Frames, Simulator]],
+    connection: Connection, memory: Any, shape: tuple[int, ...], tasks: dict[int, str], make: MakeSimulator
 ) -> None:
     frames = np.frombuffer(memory, np.uint8).reshape(shape)
     steps = {}
@@ -152,7 +146,7 @@ def _bare_worker(
 
 
 class GymnasiumAsync:
-    """One process per game, as gymnasium has it, with its AtariPreprocessing."""
+    """gymnasium's AsyncVectorEnv, one process per game, with its AtariPreprocessing."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         from functools import partial
@@ -185,7 +179,7 @@ def _preprocessed(task: str) -> Any:
 
 
 class EmulatorVector:
-    """The emulator's own vector env in C++ threads: one object per game, all sent to before any is waited for."""
+    """The emulator's own vector env in C++ threads, an object per game; all are sent to before any is waited for."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         import ale_py

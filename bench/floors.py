@@ -1,4 +1,4 @@
-"""How fast an op can be at all: the arithmetic and the bytes that its shapes cannot do without.
+"""Lower bounds of the time of an op: the arithmetic and the bytes that its shapes cannot do without.
 
 Every tensor is read or written once, from and to the memory of the device; what is kept for a backward pass counts
 where that pass reads it. floor = max(flops / measured matmul rate, bytes / measured copy rate).
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device was measured to do, in the same run: flops of a large matmul, bytes of a large copy."""
+    """Measured rates of the device: flops of a large matmul, bytes of a large copy, both per second."""
 
     flops_per_second: float
     bytes_per_second: float
@@ -40,28 +40,17 @@ class ExpertShape:
 
 
 def expert_linear(shape: ExpertShape, itemsize: int) -> Work:
-    """Forward: the input once per task, every weight once, the output; biases are left out."""
-    inputs, weights, outputs = _expert_elements(shape)
-    return Work(_expert_flops(shape), itemsize * (inputs + weights + outputs))
+    """Forward: the input once per task, every weight in use once, the output; biases are left out.
+
+    The gradient of the input reads the output's gradient and the weights, that of the weights input and the output's
+    gradient: the same sizes.
+    """
+    used = min(shape.E, shape.K * shape.J)
+    inputs, weights = shape.K * shape.R * shape.I, used * shape.I * shape.N
+    outputs = shape.K * shape.J * shape.R * shape.N
+    return Work(2.0 * outputs * shape.I, itemsize * (inputs + weights + outputs))
 
 
-def expert_linear_dx(shape: ExpertShape, itemsize: int) -> Work:
-    """Gradient of the input, summed over slots: reads the output's gradient and the weights."""
-    return expert_linear(shape, itemsize)
-
-
-def expert_linear_dw(shape: ExpertShape, itemsize: int) -> Work:
-    """Gradient of the weights, written in the dtype of the weights: reads input and the output's gradient."""
-    return expert_linear(shape, itemsize)
-
-
-def _expert_flops(shape: ExpertShape) -> float:
-    return 2.0 * shape.K * shape.J * shape.R * shape.I * shape.N
-
-
-def _expert_elements(shape: ExpertShape) -> tuple[int, int, int]:
-    used = min(shape.E, shape.K * shape.J)  # experts that someone can use
-    return shape.K * shape.R * shape.I, used * shape.I * shape.N, shape.K * shape.J * shape.R * shape.N
 
 
 @dataclass(frozen=True)

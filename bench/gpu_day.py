@@ -1,215 +1,223 @@
-"""python -m bench.gpu_day: everything that waits for a GPU, in one command that can be stopped and goes on.
+"""python -m bench.gpu_day --out DIR: run the measurements that wait for a GPU, in order, within a time budget.
 
-    python -m bench.gpu_day --list                                the steps, their commands and what to look for
-    python -m bench.gpu_day --rehearse --out /tmp/rehearsal       each step's small sister on this CPU
-    python -m bench.gpu_day --out day                             the real thing
-    python -m bench.gpu_day --out day --only profile egl          these steps; with --again also where they are done
+    python -m bench.gpu_day --list                       the steps: name, budget, what to look for, command
+    python -m bench.gpu_day --out DIR                    the first call: 9 minutes, for a machine lent for 15
+    python -m bench.gpu_day --out DIR                    the same line again runs the steps that are left
+    python -m bench.gpu_day --out DIR --only profile     these steps, also where they are done
+    python -m bench.gpu_day --out DIR --save             run none; write the report to bench/results/<gpu>-<date>.*
 
-The steps run in order (bench/gpu_steps.py), each in a process of its own and for at most its limit; a step that is
-done is not run again. Of each, DIR/steps/NAME.json says command, exit code, seconds, machine, versions, the end of the
-output and the numbers; DIR/logs/NAME.log holds all it said. DIR/day.md puts the numbers beside what was wanted
-(`python -m bench.gpu_report DIR` writes it again), DIR/bench.json is what `python -m bench.render` takes.
-
-A machine that is lent for minutes. --seconds N ends the call in order before N seconds have passed: what runs is told
-to save, what is left is for the next call of the same line. SIGTERM and Ctrl-C end it in order, too. Killed, the call
-loses the step that ran: of benchmarks the one that was being timed, of a training run what came after its last
-checkpoint. --back DIR holds at most eight files, which is all that needs to be carried home; on a machine that has
-forgotten everything, --from DIR with what was carried home goes on, but training runs start anew: the checkpoint and
-the replay of atari4 are hundreds of megabytes and stay. Calls that go well together:
-
-    python -m bench.gpu_day --out day --wheels wheels --seconds 560 --back "$BACK"       again and again, or
-    ... --only install doctor tests-expert tests-latents tests-rollout tests-rest ceilings
-    ... --only ops-latents ops-rollout ops-frames tune-forward ops-expert-tuned update-26 profile
-    ... --only quickstart profile-light
-    ... --only atari4 atari4-scores atari4-report
-
-A copy of the checkout without its .git is told which commit it is by MOW_COMMIT="$(git describe --always --dirty)".
-
-A machine without a network needs its missing packages as wheels, made for its Python where there is a network:
-
-    python -m bench.wheels fetch wheels --python 3.12 --robots
-
-Step `install` then runs `pip install --no-index --find-links wheels -e .`: what is installed stays as it is where it is
-new enough, torch and triton among it, since they are not in the folder. Keep one version of each wheel there.
-
-Exit code: 0 all steps of the call ended well or wait for the next, 1 one failed or outlasted its limit, 2 a mistake.
+Each step is a process of its own, stopped when its budget ends. DIR holds at most seven files: day.json (status,
+seconds, numbers and end of the output per step), day.md (targets beside findings), log.txt, ops.jsonl, ops-tuned.jsonl
+(benchmarks one by one), tuned.json (for kernels/tuned/) and, during a step, result.json. With these files in DIR a call
+on another machine continues; training runs continue where runs/gpu-day/ is kept. The first call needs nvcc, torch,
+triton, pybind11, ninja and pytest with its plugins benchmark and xdist, but neither gymnasium nor ale-py. MOW_COMMIT
+names the commit where there is no .git. Exit code: 0, 1 where a step failed, 2 for a wrong argument.
 """
 
 import argparse
-import difflib
+import contextlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_carry import pack, unpack
-from bench.gpu_report import write_report
-from bench.gpu_runner import ROOT, Day, Record, read_record, run_step
-from bench.gpu_steps import STEPS, Step
+from bench.gpu_report import read_records, save, write_report
+from bench.machine import describe_here
 
-_AHEAD = ("cut", "missing", "over")  # what the next call runs
-_MARKS = {"done": "ok", "failed": "FAILED", "cut": "stopped, goes on", "over": "OVER ITS LIMIT", "missing": "left out"}
+ROOT = Path(__file__).resolve().parents[1]
+CALL_SECONDS = 540.0  # of a loan of 900 seconds; the rest is the start, the transfers and one repeat
+GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL
+DUE = (None, "running", "stopped", "interrupted", "missing")  # statuses that a call runs again without --only
+
+
+@dataclass(frozen=True)
+class Step:
+    """One measurement: a command for bash with a time budget."""
+
+    name: str
+    seconds: float
+    command: str  # {out}: folder of results; {json}: file for a result
+    look: str  # what the numbers should show
+    needs: tuple[str, ...] = ()  # module:NAME or program:NAME, beside a GPU
+    resumes: bool = False  # continues what a stopped call left: a start is worth a minute
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+# Warnings of another version of Python or of a library must not stop a measurement.
+_PYTEST = "python -m pytest -W default"
+_GPU = f"{_PYTEST} -m gpu -rfE"
+_SIMULATORS = ("module:gymnasium", "module:ale_py", "module:tyro")
+KERNEL_TESTS = " ".join(f"tests/kernels/test_{op}_gpu.py" for op in ("expert_linear", "latents", "decode_attention"))
+_OTHER = "replay/test_sampler replay/test_gpu_store replay/test_buffer replay/test_prefetch engine/test_no_waiting"
+OTHER_TESTS = " ".join(f"tests/{name}.py" for name in f"{_OTHER} methods/mow/test_cuda_graph test_bench".split())
+# One case of each kernel, forward, backward and decoding, at sizes that leave tiles half empty.
+_SMALL_CASES = (
+    "test_values_and_gradients and odd and not odd_long and float32 or test_one_expert_with_all_tasks or "
+    "test_strided_inputs_and_gradients or test_lambda_return_matches_float64 and shape1 or test_strided_tokens or "
+    "test_gather_cuda_equals_the_reference"
+)
+
+
+def ops(name: str, seconds: float, files: str, look: str, words: str = "", keep: str = "ops", **more: Any) -> Step:
+    """Benchmarks bench/bench_<file>.py; each becomes a line of {out}/<keep>.jsonl and is not timed again."""
+    paths = " ".join(f"bench/bench_{file}.py" for file in files.split())
+    command = f"{_PYTEST} {paths} --benchmark-only {words} --keep {{out}}/{keep}.jsonl"
+    return Step(name, seconds, command, look, resumes=True, **more)
+
+
+def update(name: str, words: str, look: str) -> Step:
+    return Step(name, 75, f"python -m bench.one_update --preset atari26 --tasks 26 {words} --json {{json}}", look)
+
+
+def tune(op: str, seconds: float, rows: str) -> Step:
+    command = f"python -m bench.tune_expert_linear --missing --jobs 12 --op {op} --rows {rows}"
+    return Step(f"tune-{op}", seconds, command, f"the fastest tiling of {op}, for kernels/tuned/", resumes=True)
+
+
+def sanitized(tool: str, look: str) -> Step:
+    command = f"compute-sanitizer --tool {tool} --error-exitcode 9 --print-limit 20 {_GPU} {KERNEL_TESTS} "
+    command += f'tests/replay/test_sampler.py -k "{_SMALL_CASES}"'
+    # Without torch's memory pool every tensor has its own bounds, which the sanitizer checks.
+    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return Step(f"sanitizer-{tool}", 240, command, look, ("program:compute-sanitizer",), env=env)
+
+
+def training(name: str, seconds: float, words: str, look: str) -> Step:
+    folder = f"runs/gpu-day/{name}"
+    command = f"if ls {folder}/checkpoints/step_*.pt; then python -m mow.train --resume {folder}; else "
+    command += f"python -m mow.train {words} --device cuda --folder {folder}; fi && cp {folder}/scores.json {{json}}"
+    return Step(name, seconds, command, look, _SIMULATORS, resumes=True)
+
+
+STEPS: tuple[Step, ...] = (
+    # The first call.
+    Step("build", 45, "python setup.py build_ext --inplace", "the extension compiles with its CUDA part",
+         ("module:pybind11", "program:nvcc"), env={"MOW_BUILD": "cuda"}),
+    Step("tests-kernels", 165, f"{_GPU} -n 8 {KERNEL_TESTS}", "Triton kernels against float64, in graphs, compiled"),
+    Step("tests-rest", 60, f"{_GPU} {OTHER_TESTS}", "the CUDA replay gather; no update waits; the clock"),
+    Step("ceilings", 25, "python -m bench.ceilings --json {json}", "copy and matmul, twice: the difference is noise"),
+    ops("ops-latents", 60, "sample_onehot categorical_kl two_hot", "8x eager, 1.2x compiled, 70 % of the copy"),
+    ops("ops-rollout", 40, "decode_attention lambda_return", "decode attention 2.5x torch.cat, 1.3x slices"),
+    ops("ops-expert", 60, "expert_linear", "1.2x bmm, 1.3x grouped_mm; shares of the floor, before tuning"),
+    update("profile", "--rounds 3", "seconds and largest ops of an update of atari26; peak memory beside the estimate"),
+    # Later calls.
+    sanitized("memcheck", "no access out of bounds in one small case of each kernel"),
+    sanitized("racecheck", "no race in shared memory in the same cases"),
+    ops("ops-replay", 90, "replay", "the gather on the GPU reaches 70 % of the copy", "-k gpu"),
+    tune("forward", 400, "64 0 32 128 512"),
+    tune("dx", 200, "0 512"),
+    tune("dw", 200, "0 512"),
+    ops("ops-expert-tuned", 90, "expert_linear", "the same as ops-expert, after tuning", keep="ops-tuned"),
+    ops("update-26", 300, "train_step imagination", "35 % of the matmul rate, 4x, 2x and 1.3x", "-k K26"),
+    update("profile-light", "--batching light --task-groups 4", "the same for a card of 24 GB"),
+    ops("update-curve", 400, "train_step imagination", "cost of K = 1 to 50 tasks", '-k "not K26"'),
+    training("quickstart", 400, "quickstart", "the scores of the CPU, in how many seconds"),
+    training("storm", 240, "storm --total-steps 400 --evaluation-episodes 0", "the single-task baseline runs in bf16"),
+    ops("egl", 240, "envs", "rendered steps per second of Meta-World by EGL", '-k "robots and mt10"',
+        needs=("module:metaworld", "module:mujoco"), env={"MUJOCO_GL": "egl"}),
+    training("atari4", 7200, "atari4 --checkpoint-every 500 --keep-checkpoints 1", "curves of four games"),
+)  # fmt: skip
+
+
+def missing(step: Step, machine: Mapping[str, Any]) -> list[str]:
+    """Needs of the step that this machine does not meet."""
+    look: dict[str, Callable[[str], object]] = {"program": shutil.which, "module": find_spec}
+    lacking = [need for need in step.needs if look[need.partition(":")[0]](need.partition(":")[2]) is None]
+    return lacking if machine["kind"] == "cuda" else ["GPU", *lacking]
+
+
+def run_step(step: Step, out: Path, machine: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Run one step for at most its budget and at most `seconds`. Returns: its record."""
+    record = {"look": step.look, "started": time.time(), "machine": dict(machine), "seconds": 0.0}
+    if lacking := missing(step, machine):
+        return record | {"status": "missing", "tail": f"no {', no '.join(lacking)}\n"}
+    result = out / "result.json"
+    command = step.command.replace("{out}", str(out)).replace("{json}", str(result))
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | dict(step.env)
+    with (out / "log.txt").open("a", encoding="utf-8") as log:
+        print(f"$ {command}", file=log, flush=True)
+        begin, clock = log.tell(), time.monotonic()
+        # A process group of its own, so that its children end with it.
+        words = ["bash", "-c", f"trap : TERM; {command}"]
+        process = subprocess.Popen(words, stdout=log, stderr=log, cwd=ROOT, env=environment, process_group=0)
+        status = ""
+        try:
+            process.wait(max(0.0, min(step.seconds, seconds - GRACE_SECONDS)))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as stop:
+            status = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped" if step.resumes else "over"
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.wait(GRACE_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        record |= {"status": status or ("failed" if code else "done"), "exit_code": code, "command": command,
+                   "seconds": round(time.monotonic() - clock, 1)}  # fmt: skip
+    if result.exists():
+        record["result"] = json.loads(result.read_text(encoding="utf-8"))
+        result.unlink()
+    return record | {"tail": (out / "log.txt").read_bytes()[begin:].decode("utf-8", "replace")[-4_000:]}
+
+
+def run_day(steps: Sequence[Step], out: Path, machine: Mapping[str, Any], seconds: float) -> list[str]:
+    """Run the steps in order as far as there is time. Returns: statuses. Raises: ValueError for a bad day.json."""
+    deadline, records, statuses = time.monotonic() + seconds, read_records(out), []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for step in steps:
+            left = deadline - time.monotonic()
+            if left < (min(60.0, step.seconds) if step.resumes else step.seconds):
+                print(f"{step.name}: not started, {max(left, 0.0):.0f} s are left", flush=True)
+                continue
+            print(f"{step.name} ...", flush=True)
+            write_report(out, records | {step.name: {"status": "running", "look": step.look, "seconds": 0.0}})
+            record = records[step.name] = run_step(step, out, machine, left)
+            write_report(out, records)
+            statuses.append(record["status"])
+            print(f"{step.name}: {record['status']}, {record['seconds']:.0f} s", flush=True)
+            print(record["tail"][-1_000:] if record["status"] in ("failed", "missing") else "", end="", flush=True)
+            if record["status"] == "interrupted":
+                break
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return statuses
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code, see above."""
-    begun = time.monotonic()
-    asked = read_arguments(arguments)
-    if asked.list:
-        print(listing(STEPS))
-        return 0
-    try:
-        chosen = choose(STEPS, asked.only)
-        if asked.restore:
-            unpack(asked.restore, asked.out, STEPS)
-        day = Day(asked.out.resolve(), describe_machine(), asked.rehearse, asked.wheels and asked.wheels.resolve())
-        left = asked.seconds - (time.monotonic() - begun)
-        records = run_day(chosen, day, left, again=asked.again, keep=lambda: _keep(day.out, asked.back))
-        if asked.back and (day.out / "steps").is_dir():
-            print("\n".join(_keep(day.out, asked.back)))
-    except ValueError as error:
-        print(f"bench.gpu_day: {error}", file=sys.stderr)
-        return 2
-    return int(any(record["status"] in ("failed", "over") for record in records))
-
-
-def _keep(out: Path, back: Path | None) -> list[str]:
-    """After each step, so that a call that is killed has told what came before. Returns: what is to be carried home."""
-    write_report(out)
-    return pack(out, back) if back else []
-
-
-def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu_day", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu-day"), help="folder of results (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=86_400.0, help="end the call before so many have passed")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these steps, in the order of the list")
-    parser.add_argument("--again", action="store_true", help="also steps that are done or failed")
-    parser.add_argument("--list", action="store_true", help="say what would be run, and run nothing")
-    parser.add_argument("--rehearse", action="store_true", help="small sizes on a CPU")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels for step install")
-    parser.add_argument("--back", type=Path, metavar="DIR", help="put what is to be carried home there")
-    parser.add_argument("--from", type=Path, dest="restore", metavar="DIR", help="go on from an earlier --back")
-    return parser.parse_args(arguments)
-
-
-def choose(steps: Sequence[Step], names: Sequence[str] | None) -> list[Step]:
-    """Raises: ValueError naming what comes nearest to a name that is none."""
-    known = [step.name for step in steps]
-    for name in names or ():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
-            raise ValueError(f"no step {name!r}: did you mean {', '.join(near)}?")
-    return [step for step in steps if not names or step.name in names]
-
-
-def listing(steps: Sequence[Step]) -> str:
-    lines = []
-    for number, step in enumerate(steps, 1):
-        needs = f", needs {', '.join(step.needs)}" if step.needs else ""
-        lines += [f"{number:2}. {step.name}: {step.look} (at most {step.limit_s:.0f} s{needs})"]
-        lines += [f"    {' '.join(_quoted(word) for word in step.command)}"]
-    return "\n".join(lines)
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"' if " " in word else word
-
-
-def describe_machine() -> dict[str, Any]:
-    """By a process that ends, so that this one holds no memory of a GPU. Raises: ValueError if torch does not load."""
-    command = [sys.executable, "-m", "bench.machine"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode != 0:
-        raise ValueError(f"this machine cannot be described: {' '.join(done.stderr.strip().splitlines()[-1:])}")
-    described: dict[str, Any] = json.loads(done.stdout)
-    return described
-
-
-def due(steps: Sequence[Step], day: Day, *, again: bool) -> Iterator[Step]:
-    """What to run, in order, each looked at when its turn comes, since the one before may have made its numbers old.
-
-    What outlasted its limit and cannot go on comes last, so that it cannot starve others.
-    """
-    last = []
-    for step in steps:
-        record = read_record(day, step.name)
-        if again or record is None or record["status"] in _AHEAD or _is_old(step, record, day):
-            if record is not None and record["status"] == "over" and not step.again:
-                last.append(step)
-            else:
-                yield step
-    yield from last
-
-
-def _is_old(step: Step, record: Record, day: Day) -> bool:
-    before = read_record(day, step.after) if step.after else None
-    return before is not None and before["started"] > record["started"]
-
-
-def run_day(
-    steps: Sequence[Step],
-    day: Day,
-    seconds: float,
-    *,
-    again: bool = False,
-    keep: Callable[[], object] = lambda: None,
-) -> list[Record]:
-    """Run what there is time for.
-
-    Args:
-        again: also steps that are done.
-        keep: called after each step.
-    Returns: the records of this call.
-    """
-    deadline = time.monotonic() + seconds
-    told: list[int] = []
-    kept = {
-        number: signal.signal(number, lambda got, _: told.append(got)) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    day = replace(day, stopped=lambda: bool(told))
-    records = []
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-day/results"), help="results (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=CALL_SECONDS, help="time budget of the call (%(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[step.name for step in STEPS])
+    for flag, what in (("--list", "print the steps"), ("--save", "write the report")):
+        parser.add_argument(flag, action="store_true", help=f"{what} and run none")
+    asked = parser.parse_args(arguments)
     try:
-        for step in due(steps, day, again=again):
-            left = deadline - time.monotonic() - step.leaves_s
-            if told:
-                break
-            if _is_waiting(step, steps, day):
-                print(f"{step.name}: waits for {step.after}", flush=True)
-            elif left < step.least_s + day.grace_s:
-                print(f"{step.name}: not begun, {max(0.0, left):.0f} s are left", flush=True)
-            else:
-                print(f"{step.name} ...", flush=True)
-                record = run_step(step, day, left)
-                records.append(record)
-                print(say(record), flush=True)
-                keep()
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-    return records
-
-
-def _is_waiting(step: Step, steps: Sequence[Step], day: Day) -> bool:
-    return bool(step.after) and read_record(day, step.after) is None and any(one.name == step.after for one in steps)
-
-
-def say(record: Record) -> str:
-    """What came of a step, in a line; of one that failed the end of what it said, too."""
-    line = f"{record['name']}: {_MARKS[record['status']]}"
-    if record["status"] == "missing":
-        return f"{line}: {record['reason']}"
-    line += f", {record['seconds']:.0f} s, exit code {record['exit_code']}"
-    if record["status"] == "failed":
-        line += "\n" + "\n".join(f"    {text}" for text in record["tail"].splitlines()[-12:])
-    return line
+        if asked.list:
+            print("\n".join(f"{one.name} ({one.seconds:.0f} s): {one.look}\n    {one.command}" for one in STEPS))
+            return 0
+        if asked.save:
+            save(asked.out)
+            return 0
+        asked.out.mkdir(parents=True, exist_ok=True)
+        records = read_records(asked.out)
+        due = [step.name for step in STEPS if records.get(step.name, {}).get("status") in DUE]
+        chosen = [step for step in STEPS if step.name in (asked.only or due)]
+        statuses = run_day(chosen, asked.out.resolve(), describe_here(), asked.seconds)
+    except (ValueError, KeyboardInterrupt) as error:
+        print(f"bench.gpu_day: {error or 'interrupted'}", file=sys.stderr)
+        return 2
+    return int("failed" in statuses or "over" in statuses)
 
 
 if __name__ == "__main__":

@@ -1,224 +1,176 @@
-"""python -m bench.gpu_report DIR: what a GPU day found, beside what was wanted, in Markdown.
+"""Report of `python -m bench.gpu_day`: findings beside targets. Without a measurement a finding is "not measured"."""
 
-    python -m bench.gpu_report day                                  print it; DIR/day.md and DIR/bench.json hold it
-    python -m bench.gpu_report day --save                           and put both into bench/results/<gpu>-<date>.*
-    python -m bench.render bench/results/<gpu>-<date>.json --write  the table of the ops in README.md
-
-A number that does not exist is "not measured", a target that is not reached a MISS. A rehearsal is called one on every
-page and is never saved among the results.
-"""
-
-import argparse
 import datetime
 import json
-import sys
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import render
-from bench.gpu_steps import STEPS
-from bench.targets import TARGETS, Records, Target
+from bench.machine import stem
+from mow.methods.mow.presets import atari26
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_STATUS = {
-    "done": "done",
-    "failed": "FAILED",
-    "cut": "stopped, not finished",
-    "running": "stopped, not finished",
-    "over": "stopped at its limit",
-    "missing": "left out",
-}
-# After tuning the ops' numbers replace those from before, which stand in the page of their own.
-_BEFORE = "ops-expert"
+TABLES = Path(__file__).resolve().parents[1] / "kernels" / "tuned"
+Records = dict[str, dict[str, Any]]  # step -> record
+Lines = list[dict[str, Any]]  # timed benchmarks: nodeid, name, group, param, extra_info
+
+# Benchmark, pattern of its shapes, their name, and targets: speedup over a peer, or a share of the floor or copy.
+_LATENTS = {"distributions": 8.0, "lean, compiled": 1.2, "copy_share": 0.7}
+OPS: tuple[tuple[str, str, str, dict[str, float]], ...] = (
+    ("expert_linear test_forward", r"\bR1024\b", "1,024 rows", {"bmm": 1.2, "grouped_mm": 1.3, "floor_share": 0.6}),
+    ("expert_linear test_forward", r"\bR(20|39|64)\b", "few rows", {"bmm": 2.0, "loop": 3.0, "floor_share": 0.35}),
+    ("expert_linear test_matmul_alone", r"\bR1024\b", "1,024 rows", {"bmm": 0.85}),
+    ("expert_linear test_gradient_of_input", r"\bR1024\b", "1,024 rows", {"bmm": 1.1}),
+    ("expert_linear test_gradient_of_weight", r"\bR1024\b", "1,024 rows", {"bmm": 1.2}),
+    ("sample_onehot test_(imagination|training)", "N26624", "26,624 states", _LATENTS),
+    ("categorical_kl test_training", "N26624", "26,624 states", _LATENTS),
+    ("two_hot test_loss", "452608", "452,608 rows", {"dense target": 10.0}),
+    ("decode_attention test_step", "B1024", "1,024 rollouts", {"torch.cat": 2.5, "slices": 1.3}),
+    ("replay test_windows_on_the_gpu", "", "26 games", {"copy_share": 0.7}),
+)
 
 
-def read_records(out: Path) -> dict[str, dict[str, Any]]:
-    """By step. Raises: ValueError if there is no day in `out`."""
-    records = {}
-    for path in sorted((out / "steps").glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            records[record["name"]] = record
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no record of a step ({error}): delete it and run the step again") from error
-    if not records:
-        raise ValueError(f"{out} holds no steps: run python -m bench.gpu_day --out {out}")
-    return records
+@dataclass(frozen=True)
+class Finding:
+    """A measured number, or None, and its target."""
+
+    what: str
+    value: float | None
+    sense: Literal[">=", "<="]
+    target: float
+    unit: str  # "x", "%" of a share, "s", "h", "/s" or ""
+
+    def row(self) -> str:
+        at_least, value = self.sense == ">=", self.value
+        met = value is not None and (value >= self.target if at_least else value <= self.target)
+        cells = self.what, f"at {'least' if at_least else 'most'} {self._text(self.target)}", self._text(value)
+        return f"| {' | '.join(cells)} | {'met' if met else '' if value is None else '**MISS**'} |"
+
+    def _text(self, value: float | None) -> str:
+        if value is None:
+            return "not measured"
+        return f"{value:.0%}" if self.unit == "%" else f"{value:.3g} {self.unit}".rstrip()
 
 
-def page(records: Records) -> str:
-    """All of it."""
-    newest = max(records.values(), key=lambda record: float(record["started"]))
-    machine, rehearsal = newest["machine"], newest["rehearsal"]
-    title = f"# GPU day: {machine['device']}, {_date(records)}"
-    parts = [f"# Rehearsal on a CPU, {_date(records)}: nothing follows for a GPU" if rehearsal else title]
-    facts = [f"{name} {machine[name]}" for name in ("torch", "triton", "cuda", "driver", "python", "commit")
-             if machine.get(name)]  # fmt: skip
-    parts += ["", f"{', '.join(facts)}. By `python -m bench.gpu_day`.", "", *steps_table(records)]
-    parts += ["", "## Wanted and found", "", *targets_table(records)]
-    parts += ceilings_section(records.get("ceilings", {}).get("result"))
-    for name in ("profile", "profile-light"):
-        parts += profile_section(name, records.get(name, {}).get("result"))
-    data = benchmarks(records)
-    if data["benchmarks"]:
-        parts += ["", "## Ops and updates", "", render.render(data, "bench.json").rstrip()]
-    parts += learning(records)
-    return "\n".join(parts) + "\n"
+def matching(lines: Lines, test: str, shape: str) -> list[dict[str, Any]]:
+    """extra_info of the benchmarks whose "group name" and shape match."""
+    named = ((f"{line['group']} {line['name'].split('[')[0]}", str(line["param"]), line) for line in lines)
+    return [line["extra_info"] for name, param, line in named if re.fullmatch(test, name) and re.search(shape, param)]
 
 
-def _date(records: Records) -> str:
-    last = max(float(record["started"]) for record in records.values())
-    return datetime.datetime.fromtimestamp(last, datetime.UTC).date().isoformat()
+def worst(infos: list[dict[str, Any]], key: str) -> float | None:
+    """Least share `key`, or speedup over the peer of that name, of several shapes."""
+    numbers = [info.get(key, info["peers"].get(key, {}).get("speedup")) for info in infos]
+    return min((number for number in numbers if number is not None), default=None)
 
 
-def steps_table(records: Records) -> list[str]:
-    """Those of the list, then what else there is a record of."""
-    rows = ["| step | what came of it | seconds, all attempts | what to look for |", "| --- | --- | --- | --- |"]
-    looks = {step.name: step.look for step in STEPS}
-    looks |= {name: str(record.get("look", "")) for name, record in records.items() if name not in looks}
-    for name, look in looks.items():
-        record = records.get(name)
-        if record is None:
-            rows.append(f"| {name} | not begun | | {look} |")
-            continue
-        status = _STATUS[record["status"]]
-        if record["status"] == "missing":
-            status += f": {record['reason']}"
-        elif record["status"] == "failed":
-            status += f", exit code {record['exit_code']}"
-        rows.append(f"| {name} | {status} | {record.get('total_s', 0.0):.0f} | {look} |")
-    return rows
+def ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
 
 
-def targets_table(records: Records) -> list[str]:
-    """What a rehearsal finds was not wanted of a CPU, and counts as not measured."""
-    rows = ["| what | wanted | found | | why so much |", "| --- | --- | --- | --- | --- |"]
-    real = {name: record for name, record in records.items() if not record["rehearsal"]}
-    for target in TARGETS:
-        value = target.measure(real)
-        found = "not measured" if value is None else _shown(value, target)
-        verdict = "" if value is None else "met" if target.met(value) else "**MISS**"
-        sign = "at least" if target.sense == ">=" else "at most"
-        rows.append(
-            f"| {target.what} | {sign} {_shown(target.wanted, target)} | {found} | {verdict} | {target.source} |"
-        )
-    return rows
+def findings(records: Records, lines: Lines) -> list[Finding]:
+    """All targets with what was measured."""
+    found = []
+    for test, shape, label, targets in OPS:
+        for key, target in targets.items():
+            share = key.endswith("_share")
+            what = f"{test.replace('test_', '')}, {label}, {'of the ' + key[:-6] if share else 'against ' + key}"
+            found.append(Finding(what, worst(matching(lines, test, shape), key), ">=", target, "%" if share else "x"))
+
+    def seconds(tasks: int, peer: str = "", name: str = "(world_model|agent)") -> float | None:
+        infos = matching(lines, f"train_step test_{name}", rf"\bK{tasks}\b")
+        times = [info["peers"].get(peer, {}) if peer else info for info in infos]
+        micros = [float(time["median_us"]) for time in times if "median_us" in time]
+        return 1e-6 * sum(micros) if len(micros) == 1 + name.count("|") else None
+
+    both, world_model, agent = (seconds(26, "", name) for name in ("(world_model|agent)", "world_model", "agent"))
+    infos = matching(lines, "train_step test_(world_model|agent)", r"\bK26\b")
+    rate = both and sum(info["tflop"] for info in infos) / both / infos[0]["ceilings"]["tflop_per_s"]
+    config = atari26()
+    whole = [config.world_model_updates * (world_model or 0.0), config.agent_updates * (agent or 0.0)]
+    results = {name: record["result"] for name, record in records.items() if record.get("result")}
+    memory = {name: ratio(one["peak_gb"], one["estimated_gb"]) for name, one in results.items() if "peak_gb" in one}
+    robots = [1e6 * x["turn_steps"] / x["median_us"] / x["cores"] for x in matching(lines, "envs test_robots", "mt10")]
+    compiled, score = seconds(26, "compiled", "world_model"), results.get("quickstart", {})
+    return [
+        *found,
+        Finding("atari26, both updates, of the matmul rate", rate, ">=", 0.35, "%"),
+        Finding("atari26, both updates", both, "<=", 0.19, "s"),
+        Finding("atari26, updates of a whole run", both and sum(whole) / 3600, "<=", 6.0, "h"),
+        Finding("against 26 updates of one task", ratio(seconds(26, "K updates of one task"), both), ">=", 4.0, "x"),
+        Finding("against plain ops", ratio(seconds(26, "plain ops"), both), ">=", 2.0, "x"),
+        Finding("world model against torch.compile", ratio(compiled, world_model), ">=", 1.3, "x"),
+        Finding("50 tasks over 26", ratio(seconds(50), both), "<=", 1.1 * 50 / 26, "x"),
+        Finding("peak memory over its estimate", memory.get("profile"), "<=", 1.15, "x"),
+        Finding("the same, light batches in four parts", memory.get("profile-light"), "<=", 1.15, "x"),
+        Finding("quickstart, mean normalised score", score.get("mean_normalised"), ">=", 0.9, ""),
+        Finding("quickstart", score.get("wall_seconds"), "<=", 600.0, "s"),
+        Finding("Meta-World, rendered steps per second and core", min(robots, default=None), ">=", 130.0, "/s"),
+    ]  # fmt: skip
 
 
-def _shown(value: float, target: Target) -> str:
-    if target.unit == "%":
-        return f"{value:.0%}"
-    digits = f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
-    return digits + (target.unit if target.unit in ("x", "/s", "") else f" {target.unit}")
+def read_records(out: Path) -> Records:
+    """Records by step; empty where there are none. Raises: ValueError where day.json is damaged."""
+    path = out / "day.json"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {name: dict(record, status=record["status"]) for name, record in records.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): delete it, or give another folder") from error
 
 
-def ceilings_section(result: Any) -> list[str]:
-    """Both ceilings, each measured twice; empty where they were not."""
-    if not isinstance(result, dict) or "again" not in result:
-        return []
-    rows = [
-        f"| {name} | {first:,.4g} | {second:,.4g} | {result['again'][kind]:.3f} |"
-        for name, kind, (first, second) in (
-            ("matmul, TFLOP/s", "matmul", result["tflop_per_s"]),
-            ("copy, GB/s read and written", "copy", result["gb_per_s"]),
-        )
-    ]
-    return ["", "## Ceilings", "", "| | once | again | again over once |", "| --- | --- | --- | --- |", *rows]
-
-
-def profile_section(name: str, result: Any) -> list[str]:
-    """Seconds, memory and the largest rows of one update of each kind; empty where it was not made."""
-    if not isinstance(result, dict) or "updates" not in result:
-        return []
-    peak = "not measured" if result["peak_gb"] is None else f"{result['peak_gb']:.2f} GB"
-    head = f"{result['preset']}, {result['tasks']} tasks, batches {result['batching'] or 'of the preset'}"
-    head += f", updates in parts: {result['task_groups']}. "
-    head += f"Peak of memory {peak}, estimated {result['estimated_gb']:.2f} GB."
-    lines = ["", f"## Where an update goes: {name}", "", head]
-    for kind, update in result["updates"].items():
-        busy = "" if update["busy_share"] is None else f", the GPU busy for {update['busy_share']:.0%} of it"
-        lines += ["", f"**{kind}**: {update['seconds']:.4g} s{busy}; {update['calls']:,} calls.", "",
-                  "| op | ms | share | calls |", "| --- | --- | --- | --- |"]  # fmt: skip
-        lines += [
-            f"| `{row['name']}` | {row['ms']:.2f} | {row['share']:.0%} | {row['calls']} |" for row in update["rows"]
-        ]
-    return lines
-
-
-def learning(records: Records) -> list[str]:
-    """Scores of the runs that were scored; a run that was stopped says how far it came."""
-    parts = []
-    for name in ("quickstart", "storm", "atari4", "atari4-scores"):
-        record = records.get(name)
-        if record is None or record["status"] == "missing":
-            continue
-        parts += ["", f"### {name}: {_STATUS[record['status']]}, {record.get('total_s', 0.0):.0f} s", "", "```"]
-        parts += [*record.get("tail", "").rstrip().splitlines()[-14:], "```"]
-    return ["", "## Learning", *parts] if parts else []
-
-
-def benchmarks(records: Records) -> dict[str, Any]:
-    """Every benchmark of the day in the form that bench.render takes."""
-    newest = max(records.values(), key=lambda record: float(record["started"]))
-    tuned = isinstance(records.get("ops-expert-tuned", {}).get("result"), list)
-    found = [
-        line
-        for name, record in records.items()
-        if isinstance(record.get("result"), list) and not (tuned and name == _BEFORE)
-        for line in record["result"]
-    ]
-    commit = str(newest["machine"].get("commit", "unknown"))
+def run_of(out: Path, records: Records) -> dict[str, Any]:
+    """The day as a run for bench.render; of a benchmark timed before and after tuning, the second."""
+    newest = max(records.values(), key=lambda record: float(record.get("started", 0.0)))
+    machine = newest.get("machine", {})
+    commit = str(machine.get("commit", "unknown"))
+    texts = [path.read_text(encoding="utf-8") for path in sorted(out.glob("ops*.jsonl"), reverse=True)]  # tuned last
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     return {
-        "machine_info": {"mow": newest["machine"]},
+        "machine_info": {"mow": machine},
         "commit_info": {"id": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")},
-        "datetime": _date(records),
-        "benchmarks": [line for line in found if "median_us" in line["extra_info"]],
+        "datetime": datetime.datetime.fromtimestamp(newest.get("started", 0.0), datetime.UTC).date().isoformat(),
+        "benchmarks": list({line["nodeid"]: line for line in lines}.values()),
     }
 
 
-def write_report(out: Path) -> str:
-    """DIR/day.md and DIR/bench.json. Returns: the page."""
-    records = read_records(out)
-    text = page(records)
-    (out / "day.md").write_text(text, encoding="utf-8")
-    (out / "bench.json").write_text(json.dumps(benchmarks(records), indent=1) + "\n", encoding="utf-8")
-    return text
+def page(out: Path, records: Records) -> str:
+    """day.md: machine, steps, targets, ops, and the end of the output of steps that have a result or failed."""
+    run = run_of(out, records)
+    machine, lines = run["machine_info"]["mow"], run["benchmarks"]
+    facts = [f"{name} {machine[name]}" for name in ("torch", "triton", "cuda", "driver", "commit") if machine.get(name)]
+    parts = [f"# GPU day: {machine.get('device')}, {run['datetime']}", "", ", ".join(facts), ""]
+    parts += ["| step | status | seconds | what to look for |", "| --- | --- | --- | --- |"]
+    parts += [f"| {name} | {one['status']} | {one['seconds']:.0f} | {one['look']} |" for name, one in records.items()]
+    parts += ["", "## Targets and findings", "", "| what | target | finding | |", "| --- | --- | --- | --- |"]
+    parts += [finding.row() for finding in findings(records, lines)]
+    if lines:
+        parts += ["", "## Ops and updates", "", render.render(run, "FILE").rstrip()]
+    for name, one in records.items():
+        if one.get("result") or one["status"] in ("failed", "missing"):
+            parts += ["", f"## {name}: {one['status']}", "", "```", *one["tail"].splitlines()[-40:], "```"]
+    return "\n".join(parts) + "\n"
 
 
-def save(out: Path, results: Path = RESULTS) -> list[Path]:
-    """Copy both among the results. Raises: ValueError if it was a rehearsal."""
-    from bench.machine import stem
-
-    records = read_records(out)
-    if any(record["rehearsal"] for record in records.values()):
-        raise ValueError(f"{out} is a rehearsal: only what a GPU did goes to {results}")
-    device = next(iter(records.values()))["machine"]["device"]
-    target = results / stem(device, _date(records))
-    places = []
-    for source, suffix in (("day.md", ".md"), ("bench.json", ".json")):
-        place = target.with_name(target.name + suffix)
-        place.write_text((out / source).read_text(encoding="utf-8"), encoding="utf-8")
-        places.append(place)
-    return places
+def write_report(out: Path, records: Records) -> None:
+    """Write day.json, day.md and, where a table of tilings was timed, tuned.json."""
+    new = out / "day.new"
+    new.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    new.replace(out / "day.json")
+    tables = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(TABLES.glob("*.json"))}
+    if timed := {name: table for name, table in tables.items() if table.get("timed")}:
+        (out / "tuned.json").write_text(json.dumps(timed, indent=1) + "\n", encoding="utf-8")
+    (out / "day.md").write_text(page(out, records), encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None, results: Path = RESULTS) -> int:
-    """0, or 2 after one line that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_report", description="What a GPU day found.")
-    parser.add_argument("out", type=Path, metavar="DIR", help="the --out of python -m bench.gpu_day")
-    parser.add_argument("--save", action="store_true", help="put it among bench/results")
-    asked = parser.parse_args(arguments)
-    try:
-        print(write_report(asked.out), end="")
-        if asked.save:
-            for path in save(asked.out, results):
-                print(f"written: {path}")
-    except ValueError as error:
-        print(f"bench.gpu_report: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def save(out: Path, results: Path = RESULTS) -> None:
+    """Write the page and the benchmarks to bench/results/<gpu>-<date>. Raises: ValueError where no step was run."""
+    if not (records := read_records(out)):
+        raise ValueError(f"{out} has no day.json: run python -m bench.gpu_day --out {out}")
+    run = run_of(out, records)
+    place = results / stem(str(run["machine_info"]["mow"].get("device")), run["datetime"])
+    for suffix, content in ((".md", page(out, records)), (".json", json.dumps(run, indent=1) + "\n")):
+        place.with_name(place.name + suffix).write_text(content, encoding="utf-8")
+        print(f"wrote {place}{suffix}")

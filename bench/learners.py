@@ -1,7 +1,7 @@
 """Learners to time: one for K tasks, and K of the single-task baseline, on the same random batches.
 
-The baseline is STORM's network in this package's own training loop, of the widths of the model that it stands beside:
-no task embedding, one expert, one module, nothing shared. At the paper's size it is the preset `storm`.
+The baseline is STORM's network in this package's training loop, with the widths of the multi-task model: no task
+embedding, one expert, one module, nothing shared. At the paper's size it is the preset `storm`.
 """
 
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ def single(config: MowConfig) -> MowConfig:
 
 
 def make_learner(config: MowConfig, device: torch.device) -> Learner:
-    """As it is once tasks are grouped, from one seed: two of one config are equal."""
+    """A learner after the grouping of its tasks, from one seed: two of one config are equal."""
     torch.manual_seed(0)
     num_tasks = len(config.tasks)
     mask = ActionMask(

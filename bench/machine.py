@@ -1,4 +1,4 @@
-"""Which machine, driver and versions numbers belong to. python -m bench.machine says it of this one, as JSON."""
+"""Machine, driver, versions and commit that measured numbers belong to."""
 
 import importlib.util
 import json
@@ -7,15 +7,19 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.clock import Device, this_device
 
+_ROOT = Path(__file__).resolve().parents[1]
+
 
 def describe(device: Device) -> dict[str, Any]:
-    """For the JSON of a run: kind, name, driver, versions."""
+    """Kind, name, driver and versions, for the JSON of a run."""
     return {
         "kind": device.kind,
         "device": device.name,
@@ -29,7 +33,7 @@ def describe(device: Device) -> dict[str, Any]:
 
 
 def file_stem(device: Device, date: str) -> str:
-    """<gpu>-<date>, in small letters without spaces: nvidia-h200-2027-01-31."""
+    """<gpu>-<date> in lower case without spaces, such as nvidia-h200-2027-01-31."""
     return stem(device.name, date)
 
 
@@ -56,13 +60,26 @@ def _triton_version() -> str | None:
 
 
 def _commit() -> str:
-    """Of the checkout, with a word where it differs; a copy without its .git is told by MOW_COMMIT."""
+    """Commit of the checkout, "-dirty" behind it where files differ; MOW_COMMIT where there is no .git."""
     if os.environ.get("MOW_COMMIT"):
         return os.environ["MOW_COMMIT"]
     if shutil.which("git") is None:
         return "unknown: no git"
     run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return run.stdout.strip() if run.returncode == 0 else "unknown: no checkout"
+
+
+def describe_here() -> dict[str, Any]:
+    """This machine and the commit of the checkout, asked in a process of its own, which then holds no GPU memory.
+
+    Raises: ValueError where torch cannot be loaded.
+    """
+    command = [sys.executable, "-m", "bench.machine"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
+    if run.returncode != 0:
+        raise ValueError(f"this machine cannot be described: {run.stderr.strip()[-200:]}")
+    described: dict[str, Any] = json.loads(run.stdout)
+    return described
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where do the time and the memory of one update go?  python -m bench.one_update --preset atari26 --tasks 26
+"""Time and memory of one update by op.  python -m bench.one_update --preset atari26 --tasks 26
 
 Random frames, one update of the world model, one of the agent (imagination, actor, critics) and one rollout alone,
 each first timed and then watched by torch's profiler: its ten largest ops by their own time on the device, how much of
-the time the device was busy at all, how many calls that were. The most memory that a GPU gave out stands beside what
-mow.estimate.plan estimates; on a CPU nobody counts it, so it is null there.
+the time the device was busy at all, how many calls that were. The peak memory of a GPU stands beside the estimate of
+mow.estimate.plan; on a CPU it is not counted and null.
 
     --batching light --task-groups 4          as a smaller card would train
     --preset storm --tasks 1 --rounds 2       STORM's network on STORM's batches: 16 x 64 steps, 1,024 rollouts of 16
@@ -97,7 +97,7 @@ def update(call: Callable[[], object], device: torch.device, rounds: int) -> dic
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Until the device has finished."""
+    """Seconds until the device has finished a call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -108,7 +108,7 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def largest(watched: profile, device: torch.device, seconds: float) -> dict[str, Any]:
-    """The ops with the most time of their own on the device, their share of all of it, and how busy it was."""
+    """The ops with the most time of their own on the device, their shares, and the share of time that it was busy."""
     of_device = device.type == "cuda"
     events = [
         (event.self_device_time_total if of_device else event.self_cpu_time_total, event.key, event.count)

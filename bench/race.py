@@ -1,8 +1,8 @@
-"""One benchmark: an op against its peers on the same inputs, first for truth, then for time.
+"""One benchmark: an op and its peers on the same inputs, first checked, then timed.
 
 All contestants are checked against float64 before a clock starts. Then they run in turn, round after round, so that
-they share clock rates and heat. The op runs once more as its own peer: what it gains against itself is noise, and
-smaller gains over others are noise too.
+they share clock rates and heat. The op runs once more as its own peer: its speedup over itself is the noise, below
+which other speedups mean nothing.
 """
 
 import itertools
@@ -42,12 +42,12 @@ class Eager:
 
 @dataclass(frozen=True)
 class Race:
-    """What the fixture `race` gives to a benchmark.
+    """The fixture `race` of a benchmark.
 
     Args:
         benchmark: pytest-benchmark's fixture.
-        backend: of the op under test; "triton" where the doors offer it, else "reference".
-        rounds: how often every contestant runs.
+        backend: of the op under test; "triton" where it can run, else "reference".
+        rounds: number of runs of every contestant.
     """
 
     benchmark: Any
@@ -55,6 +55,11 @@ class Race:
     ceilings: Ceilings
     backend: Backend
     rounds: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number: bfloat16 on a GPU, float32 on a CPU."""
+        return 2 if self.device.kind == "cuda" else 4
 
     def run(
         self,
@@ -70,9 +75,9 @@ class Race:
         Args:
             subject: the op; takes what `make` returns.
             peers: by name, same arguments. A peer may return something else than the op if `check` knows it.
-            make: fresh random inputs.
-            check: raises AssertionError if an output is not what float64 says about the inputs.
-            work: the least that the op must do.
+            make: returns fresh random inputs.
+            check: raises AssertionError if an output differs from that of float64 on the same inputs.
+            work: arithmetic and bytes that the op cannot do without.
         Raises: AssertionError naming the contestant whose output is wrong.
         """
         small = self.device.kind == "cuda" and work.floor_seconds(self.ceilings) < _SMALL_SECONDS
@@ -124,7 +129,7 @@ class Race:
             "backend": self.backend,
             "device": self.device.name,
             "kind": self.device.kind,
-            "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: they say nothing about a GPU",
+            "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: no conclusion for a GPU",
             "median_us": median * 1e6,
             "floor_us": floor * 1e6,
             "floor_share": floor / median,
@@ -142,8 +147,21 @@ class Race:
 
 
 def compiled(function: Contestant, kind: str) -> Contestant:
-    """torch.compile for these shapes on a GPU; as it is on a CPU, where compiling takes longer than all benchmarks."""
+    """torch.compile for these shapes on a GPU; unchanged on a CPU, where compiling takes longer than all benchmarks."""
     return torch.compile(function, dynamic=False) if kind == "cuda" else function
+
+
+def peers_of(
+    name: str, function: Contestant, wrap: Callable[..., Contestant], kind: str, label: str = "compiled"
+) -> dict[str, Contestant]:
+    """The function as a peer, and on a GPU the same under torch.compile as a second one named `label`."""
+    peers = {name: wrap(function)}
+    return peers | {label: wrap(compiled(function, kind))} if kind == "cuda" else peers
+
+
+def dtype_of(device: str) -> torch.dtype:
+    """Dtype of the inputs of a benchmark: bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
 
 
 def close_to(want: Tensor, got: Tensor, tolerance: float) -> None:

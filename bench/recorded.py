@@ -1,4 +1,4 @@
-"""Frames to measure replay on: what random play of the Atari games shows, or sprites where the emulator is missing."""
+"""Frames to measure replay on: random play of Atari games, or synthetic sprites where the emulator is missing."""
 
 import importlib.util
 
@@ -14,7 +14,7 @@ _PLAYED = 512
 
 
 def recorded_frames(num_tasks: int, num_steps: int) -> tuple[NDArray[np.uint8], str]:
-    """uint8 [K, N, 64, 64, 3] in one array, and what it is."""
+    """Returns: frames uint8 [K, N, 64, 64, 3] in one array, and a description of them."""
     frames = np.empty((num_tasks, num_steps, *FRAME_SHAPE), dtype=np.uint8)
     played = min(num_steps, _PLAYED)
     real = emulator_is_here() and num_tasks <= len(ATARI26)

@@ -99,7 +99,7 @@ def torchrl_slices(frames: Frames, out: Frames) -> Peer:
 
 
 def cpprb_rows(frames: Frames, out: Frames) -> Peer:
-    """cpprb has no windows; told which rows to read, as its own sampling does it inside."""
+    """cpprb has no windows: rows are read by index, as its own sampling does inside."""
     from cpprb import ReplayBuffer
 
     num_tasks, num_steps = frames.shape[:2]

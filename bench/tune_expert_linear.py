@@ -1,7 +1,7 @@
-"""Which tiling is fastest on the GPU at hand?  python -m bench.tune_expert_linear
+"""Find the fastest tilings on the GPU at hand.  python -m bench.tune_expert_linear
 
 Times every legal tiling of expert_linear for each bucket of rows per task, checks its numbers against the reference,
-and writes kernels/tuned/<class>.json anew; rows that were not asked for stay as they are.
+and writes kernels/tuned/<class>.json; other rows stay as they are.
 
     --op forward dx dw       which ops; default: all
     --rows 32 64 128 512 0   which buckets; 0 is more than 512 rows per task; default: all
@@ -47,7 +47,7 @@ Times = dict[tuple[int, int], dict[Tiling, float]]  # (N, K) -> tiling -> micros
 
 
 def tilings(op: Op, bucket: int, precision: Precision, name: str) -> list[Tiling]:
-    """What fits GPUs of class `name`: shared memory, accumulators, and blocks that rows of that number can fill."""
+    """Tilings that fit GPUs of class `name`: shared memory, accumulators, blocks that so many rows can fill."""
     rows = ROWS_OF_BUCKET[bucket]
     found = []
     narrow = (16, 32) if rows < 64 and op != "dw" else ()
@@ -104,7 +104,7 @@ def best_rows(
 
 
 def _row(op: Op, precision: Precision, bucket: int, width: tuple[int, int], cut: Tiling, to_cublas: bool) -> Row:
-    # A row of cuBLAS keeps the blocks for who asks for the kernel by name, and then runs through pointers.
+    # A row of cuBLAS keeps the blocks for calls with backend="triton", which then run through pointers.
     implementation = "bmm" if to_cublas else cut.implementation
     blocks = {"block_m": cut.block_m, "block_n": cut.block_n, "block_k": cut.block_k}
     launch = {"num_warps": cut.num_warps, "num_stages": cut.num_stages}
@@ -164,7 +164,7 @@ def microseconds(device: CudaDevice, call: Call, rounds: int = 20) -> float:
 def compile_ahead(pool: Executor, jobs: int, op: Op, bucket: int, precision: Precision, name: str) -> None:
     """Fill Triton's cache on disk: every tiling at every width runs once in some process, before any is timed.
 
-    What cannot run is said, and met again by the process that times.
+    A tiling that cannot run is printed, and met again by the process that times.
     """
     cuts = tilings(op, bucket, precision, name)
     shares = [(width, cuts[first::jobs]) for width in WIDTHS for first in range(jobs)]
@@ -184,14 +184,14 @@ def run_once(op: Op, bucket: int, precision: Precision, width: tuple[int, int], 
     for cut in cuts:
         with (
             patch("mow.kernels.expert_linear_launch.tiling", lambda *_, cut=cut: cut),
-            contextlib.suppress(CompilationError, OutOfResources, PTXASError),  # told by the process that times
+            contextlib.suppress(CompilationError, OutOfResources, PTXASError),  # reported by the process that times
         ):
             ours()
     torch.cuda.synchronize()
 
 
 def time_all(device: CudaDevice, op: Op, bucket: int, precision: Precision, name: str) -> list[Row]:
-    """Time, print and choose. A tiling that this GPU cannot launch, or whose numbers are wrong, is out, and said so."""
+    """Time, print and choose. A tiling that cannot be launched, or whose numbers are wrong, is printed and left out."""
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources, PTXASError
 

@@ -186,6 +186,13 @@ uint32_t crc32c_of(const py::bytes& bytes, bool by_table) {
   return by_table ? crc32c_by_table(data, text.size()) : crc32c(data, text.size());
 }
 
+// Addresses of functions of liblz4.
+void use_lz4(uintptr_t compress, uintptr_t decompress, uintptr_t decompress_first) {
+  lz4().compress = reinterpret_cast<decltype(Lz4::compress)>(compress);
+  lz4().decompress = reinterpret_cast<decltype(Lz4::decompress)>(decompress);
+  lz4().decompress_first = reinterpret_cast<decltype(Lz4::decompress_first)>(decompress_first);
+}
+
 // std::system_error reaches Python as the OSError of its number.
 void translate_system_error(std::exception_ptr thrown) {
   try {
@@ -200,7 +207,7 @@ void bind_packed_store(py::module_& module) {
   using py::arg;
   py::register_local_exception_translator(&translate_system_error);
   module.attr("block_steps") = kBlockSteps;
-  module.def("why_no_lz4", [] { return lz4().missing; });
+  module.def("use_lz4", &use_lz4, arg("compress"), arg("decompress"), arg("decompress_first"));
   module.def("crc32c", &crc32c_of, arg("data"), arg("by_table") = false);
   py::class_<PendingFrames>(module, "PendingFrames").def("finish", &finish_gather);
   py::class_<PackedStore>(module, "PackedStore")
@@ -231,7 +238,7 @@ std::vector<uint32_t> philox_words(uint32_t x, uint32_t y, uint32_t z, uint32_t 
 
 PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
   using py::arg;
-  module.doc() = "Draws and copies replay windows, and packs frames; the doors are in mow.replay.";
+  module.doc() = "Draws and copies replay windows, and packs frames; called by mow.replay.";
   module.attr("with_cuda") = static_cast<bool>(MOW_WITH_CUDA);
   module.attr("cuda_archs") = MOW_CUDA_ARCHS;
   module.attr("nvcc_version") = MOW_NVCC_VERSION;

@@ -1,5 +1,5 @@
-// Checks whose messages say what was expected and what came. They guard memory: the doors in mow/replay check the
-// same things earlier and in the user's words, but whoever calls mow._C directly must not crash the process either.
+// Checks whose messages have the expected and the actual value. They guard memory: mow/replay checks the same earlier
+// with a remedy in its messages, but a direct call of mow._C must not crash the process either.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,6 @@
-// The system's liblz4, opened at run time: nothing of it is copied or needed at build time. Its C functions have been
-// stable since version 1.7 and carry the library's soname, liblz4.so.1.
+// Functions of the system's liblz4, which Python opens at run time (mow/replay/lz4.py) and hands over with use_lz4:
+// nothing of the library is copied or needed at build time.
 #pragma once
-
-#include <string>
 
 namespace mow {
 
@@ -13,10 +11,12 @@ struct Lz4 {
   int (*decompress)(const char* source, char* target, int num_bytes, int room) = nullptr;
   // Stops once `wanted` bytes are written.
   int (*decompress_first)(const char* source, char* target, int num_bytes, int wanted, int room) = nullptr;
-  std::string missing;  // why the library could not be opened; empty where it is there
 };
 
-// Opened once per process.
-const Lz4& lz4();
+// Set once per process, before the first PackedStore.
+inline Lz4& lz4() {
+  static Lz4 functions;
+  return functions;
+}
 
 }  // namespace mow

@@ -125,7 +125,7 @@ Frames unpack(const Slab& slab, int64_t row, int64_t num_steps, int64_t frame_by
 
 PackedStore::PackedStore(int64_t num_rows, int64_t capacity, int64_t frame_bytes)
     : num_rows_(num_rows), capacity_(capacity), frame_bytes_(frame_bytes) {
-  check(lz4().missing.empty(), "PackedStore", "the library LZ4", lz4().missing);
+  check(lz4().compress != nullptr, "PackedStore", "a call of use_lz4 before", "none");
   check_at_least("num_rows", 1, num_rows);
   check_at_least("capacity", 1, capacity);
   check_between("frame_bytes", 1, 1 << 27, frame_bytes);  // LZ4 counts the bytes of a block in an int

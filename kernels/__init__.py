@@ -1,7 +1,8 @@
-'''The ops that cost time, one file each: equation, checks and a plain PyTorch reference behind one door.
+'''The ops that take most time, a file each: equation, checks, a plain PyTorch reference, the choice of a kernel.
 
-To add one, say y = sign(x) max(|x| - t, 0), first the door with its reference: kernels/soft_threshold.py. It is short
-and obviously right, and on a CPU it is all there is. It is exported below, and README's table of equations gets a row.
+To add one, such as y = sign(x) max(|x| - t, 0), write first the public op with its reference,
+kernels/soft_threshold.py; on a CPU nothing else runs. It is exported below, and README's table of equations gets a
+row.
 
 ```python
 import torch
@@ -35,7 +36,7 @@ def _reference(x: Tensor, threshold: float) -> Tensor:
     return x.sign() * (x.abs() - threshold).relu()
 ```
 
-Then its test, tests/kernels/test_soft_threshold.py: numbers by hand, gradients, odd shapes and dtypes, what is refused.
+Then its test, tests/kernels/test_soft_threshold.py: numbers by hand, gradients, odd shapes and dtypes, errors.
 
 ```python
 def test_soft_threshold_by_hand():
@@ -120,7 +121,6 @@ from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.decode_attention import decode_attention
 from mow.kernels.dispatch import Backend, check_default_backend, choose
 from mow.kernels.expert_linear import Activation, expert_linear
-from mow.kernels.gather_frames import gather_frames
 from mow.kernels.lambda_return import lambda_return
 from mow.kernels.philox import PhiloxState, philox4x32, uniform
 from mow.kernels.route_plan import RoutePlan, gathered, pairs_by_expert, route_plan, rows_of
@@ -139,7 +139,6 @@ __all__ = [
     "choose",
     "decode_attention",
     "expert_linear",
-    "gather_frames",
     "gathered",
     "lambda_return",
     "pairs_by_expert",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import bench_replay, recorded, replay_adders, replay_peers
+from bench import bench_replay, recorded, replay_peers
 from bench.bench_replay import WindowShape
 from bench.clock import CpuDevice
 from bench.floors import Ceilings
@@ -122,8 +122,6 @@ def test_libraries_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -
     def missing(frames: Any, out: Any) -> Any:
         raise ImportError("No module named 'torchrl'")
 
-    monkeypatch.setattr(replay_adders, "LIBRARIES", {"torchrl": missing})
-    assert run(bench_replay.test_add)["not_installed"] == {"torchrl": "No module named 'torchrl'"}
     monkeypatch.setattr(replay_peers, "LIBRARIES", {"torchrl SliceSampler": missing})
     assert run(bench_replay.test_windows)["not_installed"] == {"torchrl SliceSampler": "No module named 'torchrl'"}
 
@@ -138,41 +136,3 @@ def test_a_library_that_is_there_gives_the_right_windows(name: str) -> None:
         pytest.skip(str(error))
     rows, first = bench_replay.make_windows(SMALL)
     bench_replay.check_windows(frames, out, peer(rows, first), (rows, first))
-
-
-@pytest.mark.parametrize("name", replay_adders.LIBRARIES)
-def test_a_library_that_is_there_takes_every_step(name: str) -> None:
-    """45 steps through a ring of 16."""
-    frames, _ = recorded.recorded_frames(SMALL.K, 45)
-    try:
-        adder = replay_adders.LIBRARIES[name](bench_replay.step_of(frames[:, 0]), 16)
-    except ImportError as error:
-        pytest.skip(str(error))
-    for step in range(45):
-        adder.add(bench_replay.step_of(frames[:, step]))
-    steps = np.arange(45 - 8, 45)
-    assert np.array_equal(adder.frames(steps % 16), frames[:, steps])
-
-
-@pytest.mark.parametrize("lost", [None, 3])
-def test_a_library_that_loses_a_step_is_not_timed(lost: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Listed:
-        def __init__(self, first: replay_adders.Step, num_steps: int) -> None:
-            self.held = np.zeros((num_steps, *first.frame.shape), np.uint8)
-            self.count = 0
-
-        def add(self, step: replay_adders.Step) -> None:
-            place = self.count % len(self.held)
-            if place != lost:
-                self.held[place] = step.frame
-            self.count += 1
-
-        def frames(self, places: Any) -> Any:
-            return self.held[places].swapaxes(0, 1)
-
-    monkeypatch.setattr(replay_adders, "LIBRARIES", {"listed": Listed})
-    if lost is None:
-        run(bench_replay.test_add)
-        return
-    with pytest.raises(AssertionError, match="listed is wrong, so nothing is timed: the newest frames are not those"):
-        run(bench_replay.test_add)

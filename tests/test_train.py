@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mow.engine.assemble import free_folder
 from mow.engine.device import num_workers
@@ -120,6 +121,8 @@ def test_replay_is_what_the_flags_say(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["quickstart", *DUMMY, *flags, "--folder", str(tmp_path / "run")])
     assert capsys.readouterr().err == "mow.train: seen enough\n"
+    device = made.pop("device")
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert made == {"seed": 3, "draw": "recent", "store": "packed", "disk": Path("there")}
 
 

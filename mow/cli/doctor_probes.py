@@ -43,13 +43,14 @@ def torch_and_gpu() -> Answer:
 def extension() -> Answer:
     """How mow._C was built, and whether it can pack frames."""
     from mow import _C
+    from mow.replay.lz4 import why_missing
 
     return {
         "cuda": _C.with_cuda,
         "archs": _C.cuda_archs,
         "nvcc": _C.nvcc_version,
         "reason": _C.cuda_reason,
-        "why_no_lz4": _C.why_no_lz4(),
+        "why_no_lz4": why_missing(),
     }
 
 

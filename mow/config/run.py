@@ -51,8 +51,9 @@ class EnvConfig:
 class ReplayConfig:
     draw: Literal["uniform", "recent"] = "uniform"
     """Windows: all alike, or the newer of two drawn each time, so that what the policy does now is seen more often."""
-    store: Literal["auto", "raw", "packed"] = "auto"
-    """Frames as they are, or packed with LZ4; auto packs where raw ones would take over half of the free memory."""
+    store: Literal["auto", "raw", "packed", "gpu"] = "auto"
+    """Raw frames, frames packed with LZ4, or raw frames on the learner's GPU. auto: on the GPU where they fit into a
+    third of its free memory, else raw, or packed where raw ones would take over half of the free main memory."""
     disk: str = ""
     """Folder for the packed frames that outgrow half of the free memory; empty: none."""
     prefetch: int = 2
@@ -62,7 +63,8 @@ class ReplayConfig:
         usable(self)
         not_negative(self, "prefetch")
         at_most(self, 100, "prefetch")
-        require(not (self.disk and self.store == "raw"), "replay.disk takes packed frames: use replay.store packed")
+        require(not self.disk or self.store in ("auto", "packed"),
+                "replay.disk takes packed frames: use replay.store packed")
 
 
 # Fields, as dotted paths, that do not affect the result: where and how a run runs, what it keeps and prints.

@@ -50,7 +50,7 @@ def assemble(
 
     method, tasks = get_method(config.method), TaskSet(tuple(envs.specs), envs.layout)
     planned = estimate(config, tasks, device)
-    replay = make_replay(config, tasks)
+    replay = make_replay(config, tasks, device)
     how = stack.enter_context(method.context(config, device))
     learner = method.build(config, tasks, device)
     if is_new:
@@ -138,8 +138,8 @@ def make_environments(
         raise UsageError(str(error)) from error
 
 
-def make_replay(config: RunConfig, tasks: "TaskSet") -> "ReplayBuffer":
-    """An empty one, which takes no memory yet. Raises: UsageError if frames cannot be kept by that store."""
+def make_replay(config: RunConfig, tasks: "TaskSet", device: "torch.device | None" = None) -> "ReplayBuffer":
+    """An empty buffer, which takes no memory yet. Raises: UsageError where its store of frames cannot be made."""
     from mow.replay import ReplayBuffer
 
     try:
@@ -152,9 +152,10 @@ def make_replay(config: RunConfig, tasks: "TaskSet") -> "ReplayBuffer":
             draw=config.replay.draw,
             store=config.replay.store,
             disk=Path(config.replay.disk) if config.replay.disk else None,
+            device=device,
             extra=get_method(config.method).columns(config, tasks.layout),
         )
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     except MemoryError as error:
         raise UsageError(f"no room for raw frames ({error}): take --replay.store packed") from error

@@ -10,6 +10,7 @@ import torch
 
 from mow.config import RunConfig
 from mow.estimate.plan import Plan
+from mow.replay.gpu_store import fits_on_gpu
 from mow.replay.packed import why_not_packed
 from mow.runs.resume_hint import way_on
 from mow.system.machine import free_memory
@@ -32,15 +33,22 @@ class Part:
     remedy: str
 
 
-def least_memory(config: RunConfig, plan: Plan, action_size: int, free_bytes: int) -> tuple[Part, tuple[Part, ...]]:
-    """(replay, what is on the device), each as little as it can be.
+def least_memory(
+    config: RunConfig, plan: Plan, action_size: int, free_bytes: int, device: torch.device | None = None
+) -> tuple[Part, tuple[Part, ...]]:
+    """(replay in main memory, parts on the device), lower bounds.
 
-    Frames that can be packed count as packed as Atari's; of the estimate of an update, what it may be too high by is
-    left out.
+    Packable frames count at the ratio of Atari's; of the estimate of an update, its possible excess is left out.
     """
     keep = plan.activations
     dream = "a rollout, which its CUDA graph holds" if keep.held else "a rollout"
-    return _replay(config, action_size, free_bytes), (
+    raw = len(config.tasks) * config.total_steps * prod(_FRAME)
+    on_gpu = config.replay.store == "gpu" or (
+        config.replay.store == "auto" and not config.replay.disk and fits_on_gpu(raw, device)
+    )
+    frames = [Part("frames of the replay", raw, "--replay.store packed, --total-steps")] if on_gpu else []
+    return _replay(config, action_size, free_bytes, on_gpu), (
+        *frames,
         Part("weights, gradients, optimisers", plan.fixed, "a smaller preset (quickstart), --model.width"),
         Part("a batch", round(_SURE * keep.world_model), "--batch.num-sequences, --batch.length, --optim.task-groups, "
                                                          "--optim.checkpoint-activations"),
@@ -57,7 +65,7 @@ def check_memory(config: RunConfig, plan: Plan, action_size: int, device: torch.
     Raises: MemoryError with these numbers and the flags to change if it cannot fit.
     """
     free = free_memory()
-    replay, learner = least_memory(config, plan, action_size, free)
+    replay, learner = least_memory(config, plan, action_size, free, device)
     if device.type == "cuda":
         places = [("memory", free, (replay,)), (f"memory on {device}", torch.cuda.mem_get_info(device)[0], learner)]
     else:
@@ -79,9 +87,11 @@ def _needed(parts: Sequence[Part]) -> int:
     return sum(part.num_bytes for part in parts) - (min(in_turn) if len(in_turn) > 1 else 0)
 
 
-def _replay(config: RunConfig, action_size: int, free_bytes: int) -> Part:
+def _replay(config: RunConfig, action_size: int, free_bytes: int, on_gpu: bool) -> Part:
     steps = len(config.tasks) * config.total_steps
     raw, beside = steps * prod(_FRAME), steps * (4 * action_size + 7)
+    if on_gpu:
+        return Part("replay", beside, "--total-steps")
     packs = config.replay.store == "packed" or (config.replay.store == "auto" and not why_not_packed())
     if not packs:
         remedy = "--replay.store packed, --replay.disk FOLDER, --total-steps"

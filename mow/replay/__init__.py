@@ -1,6 +1,7 @@
-"""Replay: what the agents saw and did, and windows of it. Frames stay uint8; draws are named, not remembered."""
+"""Replay buffer of K tasks and windows drawn from it. Frames stay uint8; a draw is a function of its arguments."""
 
 from mow.replay.buffer import ReplayBuffer
+from mow.replay.gpu_store import GpuStore
 from mow.replay.packed import PackedStore
 from mow.replay.prefetch import Prefetcher, Request
 from mow.replay.sampler import build_info, draw_windows, gather_windows, gather_windows_cuda, set_num_threads
@@ -10,6 +11,7 @@ from mow.replay.stores import FrameStore, RawStore
 
 __all__ = [
     "FrameStore",
+    "GpuStore",
     "PackedStore",
     "Prefetcher",
     "RawStore",

@@ -1,4 +1,4 @@
-"""Transitions of K tasks, in rings of `capacity` steps, and batches of windows drawn from them."""
+"""Replay of K tasks in rings of `capacity` steps, and batches of windows drawn from it."""
 
 import logging
 import threading
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mow.batch import TransitionBatch
+from mow.replay.gpu_store import GpuStore
 from mow.replay.sampler import Backend, draw_windows, gather_windows, takes_compiled
 from mow.replay.store_choice import StoreKind, make_store
-from mow.replay.stores import FrameStore
+from mow.replay.stores import FrameStore, nothing_left
 from mow.system.machine import free_memory
 
 Draw = Literal["uniform", "recent"]
@@ -43,9 +44,9 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 class ReplayBuffer:
     """The last `capacity` steps of each of K tasks; once full, the oldest step makes room.
 
-    All tasks step together. Frames lie in a store, raw or packed, which gives the same bytes; all else in rings
-    [K, capacity, ...] of its own. Windows may cross the borders of episodes; `is_first` and `is_last` mark them. One
-    thread may add while others sample: they take turns, and with packed frames the unpacking needs no turn.
+    All tasks step together. Frames lie in a store, raw, packed or on a GPU, which gives the same bytes; all other
+    fields in rings [K, capacity, ...]. Windows may cross the borders of episodes; `is_first` and `is_last` mark them.
+    One thread may add while others sample: they take turns, and the unpacking of packed frames needs no turn.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ReplayBuffer:
         free_bytes: int | None = None,
         disk: Path | None = None,
         extra: Mapping[str, int] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Set the rings up; memory is taken page by page as steps arrive.
 
@@ -73,14 +75,16 @@ class ReplayBuffer:
             seed: of all draws, 0 to 2^64 - 1.
             draw: uniform over the windows held, or recent: the newer of two such draws.
             backend: see sampler.draw_windows.
-            store: of the frames; "auto" packs them where raw ones would take over half of the free memory.
+            store: of the frames; "auto" keeps them on `device` where they fit into a third of its free memory, and
+                packs them where raw ones would take over half of the free main memory.
             free_bytes: memory to decide by; None asks the operating system.
             disk: a folder for the packed frames that outgrow half of the free memory; None keeps all in memory.
             extra: columns of the method, and their numbers per step: float32 [n] each.
-        Raises: ValueError for a size below 1, a column with the name of a field, a seed out of range, an unknown draw
-            or raw frames with a disk;
-            ImportError for backend "compiled" or store "packed" without what they need; OSError where `disk` takes no
-            file.
+            device: the learner's, for store "gpu".
+        Raises: ValueError for a size below 1, a column with the name of a field, a seed out of range, an unknown draw,
+            raw frames with a disk or store "gpu" without a CUDA device; ImportError for backend "compiled" or store
+            "packed" or "gpu" without the extension; MemoryError where the device has no room; OSError where `disk`
+            takes no file.
         """
         sizes = {"num_tasks": num_tasks, "capacity": capacity, "action_size": action_size}
         for name, value in {**sizes, **{f"frame_shape[{i}]": side for i, side in enumerate(frame_shape)}}.items():
@@ -97,7 +101,7 @@ class ReplayBuffer:
         self._free_bytes = free_memory() if free_bytes is None else free_bytes  # before the first step
         self._has_warned = False
         self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=self._free_bytes,
-                                  disk=disk)
+                                  disk=disk, device=device)
         self._step_shapes: dict[str, tuple[int, ...]] = {
             name: {"frame": tuple(frame_shape), "action": (action_size,)}.get(name, ()) for name in FIELD_DTYPES
         }
@@ -141,6 +145,8 @@ class ReplayBuffer:
         now = self._frames.memory_bytes + held * step_bytes
         packed = f"frames packed {self._frames.ratio:.1f}x, " if kind == "packed" else ""
         disk = f"{self._frames.disk_bytes / 1e9:.2f} GB more on disk, " if self._frames.disk_bytes else ""
+        if isinstance(self._frames, GpuStore):
+            disk = f"{self._frames.device_bytes / 1e9:.2f} GB more on {self._frames.device}, "
         return (f"replay ({kind}): {held:,} of {self._capacity:,} steps of {len(self._rows)} tasks in {now / 1e9:.2f} "
                 f"GB, {disk}{packed}{self.memory_bytes / 1e9:.2f} GB once full")
 
@@ -203,7 +209,8 @@ class ReplayBuffer:
             as_of: draw what was to be drawn when the buffer had this many steps per task; None: as it is now.
             pin: put the batch into page-locked memory, from where copies to a GPU need not wait.
             out: a batch of the same shape in main memory to write into, page-locked or not; None makes a new one.
-        Returns: tensors in main memory that the buffer does not touch again; `out` if it was given.
+        Returns: tensors in main memory that the buffer does not touch again, `out` if it was given; frames in a store
+            on a GPU stay there, unless `out` was given.
         Raises: ValueError if a task has fewer than L steps, a window drawn `as_of` a step is no longer held, `out` does
             not fit, or for pin without a CUDA device; RuntimeError naming task and steps where packed frames are
             damaged.
@@ -242,9 +249,13 @@ class ReplayBuffer:
             oldest = max(seen - self._capacity, 0)
             first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps
             self._check_held(first)
-            batch = self._new_batch(num_sequences, length, pin) if out is None else out
+            if out is None and isinstance(self._frames, GpuStore):
+                frame = self._frames.gather_on_device(self._rows, first, length)
+                batch, finish_frames = self._new_batch(num_sequences, length, pin, frame=frame), nothing_left
+            else:
+                batch = self._new_batch(num_sequences, length, pin) if out is None else out
+                finish_frames = self._frames.begin_gather(self._rows, first, length, batch.frame.numpy())
             tensors = batch.tensors()
-            finish_frames = self._frames.begin_gather(self._rows, first, length, batch.frame.numpy())
             gather_windows([*self._columns.values()], self._rows, start, length,
                            [tensors[name].numpy() for name in self._columns], backend=self._backend)
         batch.is_first[:, :, 0] = True
@@ -325,18 +336,22 @@ class ReplayBuffer:
             raise ValueError(f"step {first.min()} is no longer held, the oldest is {oldest}: draw before "
                              f"{self._capacity} more steps are added")
 
-    def _new_batch(self, num_sequences: int, length: int, pin: bool) -> TransitionBatch:
+    def _new_batch(
+        self, num_sequences: int, length: int, pin: bool, *, frame: Tensor | None = None
+    ) -> TransitionBatch:
+        """Empty tensors, page-locked with `pin`; `frame` takes the place of the frames."""
         shapes = {name: (len(self._rows), num_sequences, length, *shape) for name, shape in self._step_shapes.items()}
-        if pin:
-            return self._batch({n: torch.empty(shapes[n], dtype=FIELD_DTYPES.get(n, torch.float32), pin_memory=True)
-                                for n in shapes})
-        # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch, and for
-        # small pages that takes several times as long as the copy itself; with `out` there is no first touch.
-        return self._batch({n: torch.from_numpy(np.empty(shapes[n], d)) for n, d in self._dtypes.items()})
-
-    def _batch(self, tensors: dict[str, Tensor]) -> TransitionBatch:
-        own = {name: tensor for name, tensor in tensors.items() if name not in self._extra}
-        return TransitionBatch(**own, extra={name: tensors[name] for name in self._extra})
+        made = {} if frame is None else {"frame": frame}
+        for name in shapes.keys() - made.keys():
+            if pin:
+                dtype = FIELD_DTYPES.get(name, torch.float32)
+                made[name] = torch.empty(shapes[name], dtype=dtype, pin_memory=True)
+            else:
+                # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch,
+                # which for small pages takes several times as long as the copy; with `out` there is no first touch.
+                made[name] = torch.from_numpy(np.empty(shapes[name], self._dtypes[name]))
+        own = {name: tensor for name, tensor in made.items() if name not in self._extra}
+        return TransitionBatch(**own, extra={name: made[name] for name in self._extra})
 
     def _check_out(self, num_sequences: int, length: int, out: TransitionBatch) -> None:
         tensors = out.tensors()

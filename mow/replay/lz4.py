@@ -1,39 +1,49 @@
-"""The system's LZ4, loaded when first needed, through the C functions that its authors keep stable."""
+"""The system's LZ4, opened at run time through the C functions that its authors keep stable since version 1.8.3."""
 
 import ctypes
 import logging
 from functools import cache
 
-_NAMES = ("liblz4.so.1", "liblz4.1.dylib", "/opt/homebrew/lib/liblz4.1.dylib", "/usr/local/lib/liblz4.1.dylib")
+_NAME = "liblz4.so.1"
+_FUNCTIONS = ("LZ4_compress_default", "LZ4_decompress_safe", "LZ4_decompress_safe_partial")
 REMEDY = "install it, such as by `apt install liblz4-1`"
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    for name in _NAMES:
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        # Sizes are C ints: blocks above 2 GB are none of ours.
+    try:
+        library = ctypes.CDLL(_NAME)
+        # Sizes are C ints: blocks are far below 2 GB.
         library.LZ4_compressBound.argtypes = [ctypes.c_int]
-        for function in (library.LZ4_compress_default, library.LZ4_decompress_safe):
-            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-        return library
-    return None
+        for name in _FUNCTIONS[:2]:
+            getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        return library if all(hasattr(library, name) for name in _FUNCTIONS) else None
+    except (OSError, AttributeError):
+        return None
+
+
+def why_missing() -> str:
+    """Reason why LZ4 cannot be used, with the remedy; empty where it can."""
+    return "" if _library() else f"there is no {_NAME} of LZ4 1.8.3 or newer: {REMEDY}"
+
+
+def addresses() -> tuple[int, int, int]:
+    """Addresses of compress, decompress and partial decompress, for mow._C.use_lz4. The library must be there."""
+    compress, decompress, partial = (ctypes.cast(getattr(_library(), name), ctypes.c_void_p) for name in _FUNCTIONS)
+    return compress.value or 0, decompress.value or 0, partial.value or 0
 
 
 @cache
-def _say_missing() -> None:
-    """Cached, so that a process says it once."""
+def _warn_missing() -> None:
+    """Cached, so that a process logs it once."""
     logging.getLogger("mow").warning("liblz4 is missing, so saved replay is not packed: %s", REMEDY)
 
 
 def pack(block: bytes) -> bytes | None:
-    """LZ4 of a block; None where it takes 90 % of the block or more, or where liblz4 is missing (said once)."""
+    """LZ4 of a block; None where it takes 90 % of the block or more, or where liblz4 is missing (logged once)."""
     library = _library()
     if library is None:
-        _say_missing()
+        _warn_missing()
         return None
     packed = ctypes.create_string_buffer(library.LZ4_compressBound(len(block)))
     num_bytes = library.LZ4_compress_default(block, packed, len(block), len(packed))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mow.replay import lz4
 from mow.replay.sampler import REMEDY, build_info
 from mow.replay.stores import BLOCK_STEPS, Frames, Int64Array, check_frames, check_sizes, check_windows
 
@@ -21,12 +22,10 @@ Block = tuple[bytes, bool, int]
 
 
 def why_not_packed() -> str:
-    """Why frames cannot be packed here, with the remedy; empty where they can."""
-    if reason := build_info()["reason"] if not build_info()["compiled"] else "":
-        return f"the extension mow._C is missing ({reason}): {REMEDY}"
-    from mow import _C
-
-    return _C.why_no_lz4()
+    """Reason why frames cannot be packed here, with the remedy; empty where they can."""
+    if not build_info()["compiled"]:
+        return f"the extension mow._C is missing ({build_info()['reason']}): {REMEDY}"
+    return lz4.why_missing()
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,9 @@ class PackedStore:
     def __init__(
         self, num_rows: int, capacity: int, frame_shape: Sequence[int], *, spill: Spill | None = None
     ) -> None:
-        """Args: spill: where blocks go that have no room in memory; None keeps all there.
+        """Make an empty store.
+
+        Args: spill: folder for blocks that have no room in memory; None keeps all in memory.
 
         The file in its folder has no name, so nothing is left of it when the process ends, however it ends.
         Raises: ValueError for a size below 1; ImportError where mow._C or liblz4 is missing; OSError where the folder
@@ -62,6 +63,7 @@ class PackedStore:
             raise ImportError(f"a packed store cannot be made here: {reason}")
         from mow import _C
 
+        _C.use_lz4(*lz4.addresses())
         self.num_rows = num_rows
         self.capacity = capacity
         self.frame_shape = tuple(frame_shape)

@@ -1,4 +1,4 @@
-"""Where replay keeps its frames: what a store of frames can do, and the plain one, a ring of raw frames.
+"""Interface of a store of replay frames, and the plain store, a ring of raw frames.
 
 A frame is named by the ring row r of its task and its absolute step t = 0, 1, 2, ... since the start of the run. Of
 each row the last `size = min(num_steps, capacity)` steps can be seen.
@@ -20,7 +20,7 @@ BLOCK_STEPS = 8  # that are packed together, in memory and in files
 
 
 class FrameStore(Protocol):
-    """The last `capacity` frames of R rows; both stores give the same bytes."""
+    """The last `capacity` frames of R rows; all stores give the same bytes."""
 
     @property
     def num_steps(self) -> int:
@@ -40,15 +40,15 @@ class FrameStore(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Occupied now."""
+        """Main memory occupied now."""
 
     @property
     def disk_bytes(self) -> int:
-        """Occupied now on a disk, for want of memory."""
+        """Occupied now on a disk, by frames that memory has no room for."""
 
     @property
     def projected_bytes(self) -> int:
-        """Memory occupied once full, if the frames to come are like those held."""
+        """Main memory occupied once full, if the frames to come are like those held."""
 
     @property
     def ratio(self) -> float:
@@ -124,14 +124,12 @@ class RawStore:
         self.num_steps += 1
 
     def resume(self, num_steps: int) -> None:
-        if self.num_steps != 0 or num_steps < 0 or num_steps % BLOCK_STEPS != 0:
-            raise ValueError(f"resume needs an empty store and a multiple of {BLOCK_STEPS}, got a store of "
-                             f"{self.num_steps} steps and {num_steps}: make a new store")
+        check_resume(self.num_steps, num_steps)
         self.num_steps = num_steps
 
     def begin_gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> Callable[[], None]:
         self.gather(rows, first, length, out)  # at once: the ring's places are written again
-        return _nothing_left
+        return nothing_left
 
     def gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> None:
         check_windows(self, len(self._ring), rows, first, length, out)
@@ -142,8 +140,15 @@ class RawStore:
         torch.index_select(ring, 0, index, out=torch.from_numpy(out.reshape(-1, self.frame_bytes)))
 
 
-def _nothing_left() -> None:
-    """The rest of a gather that is done."""
+def nothing_left() -> None:
+    """The rest of a gather that is done already."""
+
+
+def check_resume(held: int, num_steps: int) -> None:
+    """Raises: ValueError unless a store that holds no step is to count from a multiple of 8."""
+    if held != 0 or num_steps < 0 or num_steps % BLOCK_STEPS != 0:
+        raise ValueError(f"resume needs an empty store and a multiple of {BLOCK_STEPS}, got a store of {held} steps "
+                         f"and {num_steps}: make a new store")
 
 
 def check_sizes(num_rows: int, capacity: int, frame_shape: Sequence[int]) -> None:
@@ -162,9 +167,12 @@ def check_frames(name: str, frame: Frames, expected: tuple[int, ...]) -> None:
 
 
 def check_windows(
-    store: FrameStore, num_rows: int, rows: Int64Array, first: Int64Array, length: int, out: Frames
+    store: FrameStore, num_rows: int, rows: Int64Array, first: Int64Array, length: int, out: Frames | None
 ) -> None:
-    """Raises: ValueError where an argument of gather does not fit, or a window is not held whole."""
+    """Check the arguments of gather; without `out` the others alone.
+
+    Raises: ValueError where an argument does not fit, or a window is not held whole.
+    """
     for name, index, num_axes in (("rows", rows, 1), ("first", first, 2)):
         if index.dtype != np.int64 or index.ndim != num_axes or not index.flags.c_contiguous:
             raise ValueError(f"{name} must be a contiguous int64 array of {num_axes} axes, got {index.dtype} "
@@ -181,6 +189,8 @@ def check_windows(
     if first.size and not (first.min() >= oldest and first.max() <= newest):
         raise ValueError(f"first must be in {oldest} to {newest} for windows of {length} steps, got {first.min()} to "
                          f"{first.max()}: draw windows among the steps held")
+    if out is None:
+        return
     expected = (*first.shape, length, *store.frame_shape)
     if out.shape != expected or out.dtype != np.uint8 or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"out must be contiguous, writeable uint8 {[*expected]}, got {out.dtype} {[*out.shape]} "

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: who goes on ends as the one that was never killed, and repeats one interval at most."""
+"""kill -9 at random moments: a resumed run ends as one that was never killed, and repeats at most one interval."""
 
 import json
 import os
@@ -31,6 +31,7 @@ PROGRAM = """
     from mow.engine.trainer import Trainer
     from tests.small import run_config
     folder, every, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    earliest, latest = float(sys.argv[5]), float(sys.argv[6])
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     draw, reached = random.Random(seed), mmap.mmap(-1, 8)
@@ -56,15 +57,9 @@ PROGRAM = """
             os._exit(0 if work() is not None else 1)
         return child
 
-    # As long as a run takes here and now: kills fall anywhere in it.
-    started = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(begun(), 0)[1]) == 0
-    longest = time.monotonic() - started
-    shutil.rmtree(folder)
-    reached[:8] = bytes(8)
     child, found = begun(), []
     while len(found) < kills:
-        time.sleep(draw.uniform(0.0, longest))
+        time.sleep(draw.uniform(earliest, latest))
         finished, status = os.waitpid(child, os.WNOHANG)
         if finished:
             assert os.waitstatus_to_exitcode(status) == 0
@@ -81,10 +76,14 @@ PROGRAM = """
 """
 
 
-def killed(folder: Path, kills: int, seed: int) -> list[list[int]]:
-    """Of each kill: the step that the run had reached, and that of its newest checkpoint if it had one."""
+def killed(folder: Path, kills: int, seed: int, seconds: tuple[float, float]) -> list[list[int]]:
+    """Kill a run at moments between `seconds` after its start, and resume it.
+
+    Returns: for each kill the step that the run had reached, and that of its newest checkpoint if it had one.
+    """
+    words = [str(word) for word in (folder, EVERY, kills, seed, *seconds)]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), str(EVERY), str(kills), str(seed)],
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), *words],
         capture_output=True, text=True, check=False, timeout=1200, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -92,10 +91,16 @@ def killed(folder: Path, kills: int, seed: int) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, straight: Trainer, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("kills", "share"), [(3, (0.4, 0.9)), pytest.param(50, (0.0, 1.0), marks=pytest.mark.slow)], ids=["3", "50"]
+)
+def test_killed_at_random_moments_it_ends_the_same(
+    tmp_path: Path, straight: Trainer, kills: int, share: tuple[float, float]
+) -> None:
+    """At a share of the time that a whole run takes: the first kills fall behind the first checkpoint."""
     folder = tmp_path / "run"
-    found = killed(folder, kills, seed=kills)
+    whole = float(json.loads((straight.logger.folder / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
+    found = killed(folder, kills, kills, (share[0] * whole, share[1] * whole))
     assert len(found) == kills
     lost = [kill[0] - kill[1] for kill in found if len(kill) == 2]
     assert lost, "no kill came after the first checkpoint"

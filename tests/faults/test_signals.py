@@ -1,10 +1,13 @@
 """A signal ends a run in order; a second one ends it at once, and what it saved before is whole."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,19 +19,19 @@ from mow.runs.paths import checkpoints
 from tests.test_train import DUMMY
 
 
-def _hear() -> None:
-    """A background job ignores SIGINT, and what nohup started SIGHUP; their children would too."""
+def _default_handlers() -> None:
+    """For a child: a background job ignores SIGINT, nohup SIGHUP, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def started(folder: Path, until: str, *flags: str) -> "subprocess.Popen[str]":
-    """A training in a process of its own, which has said a line that begins with `until`."""
+    """A training in a process of its own that has printed a line that begins with `until`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mow.train", "quickstart", *DUMMY, "--folder", str(folder), "--total-steps", "4000",
          *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=_hear,
+        preexec_fn=_default_handlers,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
@@ -37,13 +40,60 @@ def started(folder: Path, until: str, *flags: str) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    folder = tmp_path / "run"
-    process = started(folder, "joint training", "--checkpoint-every", "1000")
-    process.send_signal(number)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+# Forks, so that torch is loaded once; in a process of its own, because pytest's may hold locks of other threads.
+PROGRAM = """
+    import json, os, signal, sys
+    import torch
+    import mow.engine.trainer, mow.methods.mow.learner
+    from mow import train
+    torch.set_num_threads(1)
+
+    def ended(folder, until, every, numbers):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(write, 1), os.dup2(write, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+            code = train.main([*flags, "--folder", folder, "--checkpoint-every", str(every)])
+            sys.stdout.flush()
+            os._exit(code)
+        os.close(write)
+        with open(read) as lines:
+            next(line for line in lines if line.startswith(until))
+            for number in numbers:
+                os.kill(child, number)
+            printed = lines.read()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), printed
+
+    flags, cases = json.loads(sys.stdin.read())
+    print(json.dumps([ended(*case) for case in cases]))
+"""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, int, str]]:
+    """Folder, exit code and what was printed after the signal: of a run per signal, and of one that got two signals."""
+    root = tmp_path_factory.mktemp("signals")
+    cases: list[tuple[Any, ...]] = [(str(root / number.name), "joint training", 1000, [number]) for number in SIGNALS]
+    # Both are noted before the run looks: two of the same number would count as one.
+    cases.append((str(root / "two"), "checkpoint: ", 10, [signal.SIGINT, signal.SIGTERM]))
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
+        input=json.dumps([["quickstart", *DUMMY, "--total-steps", "4000"], cases]),
+        capture_output=True, text=True, check=False, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {Path(case[0]).name: (Path(case[0]), *one) for case, one in zip(cases, found, strict=True)}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_in_order(ended: dict[str, tuple[Path, int, str]], number: signal.Signals) -> None:
+    folder, code, said = ended[number.name]
+    assert code == 0, said
     (path,) = checkpoints(folder)
     step = int(path.stem.removeprefix("step_"))
     assert f"stopped at step {step:,}; checkpoint: {path}" in said
@@ -51,14 +101,9 @@ def test_a_signal_ends_a_run_in_order(tmp_path: Path, number: signal.Signals) ->
     assert load_checkpoint(path, torch.device("cpu"))["step"] == step
 
 
-def test_a_second_signal_ends_it_at_once_and_the_last_save_is_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = started(folder, "checkpoint: ", "--checkpoint-every", "10")
-    # Both are noted before the run looks: two of the same number would count as one.
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode in (-signal.SIGINT, -signal.SIGTERM), said
+def test_a_second_signal_ends_it_at_once_and_the_last_save_is_whole(ended: dict[str, tuple[Path, int, str]]) -> None:
+    folder, code, said = ended["two"]
+    assert code in (-signal.SIGINT, -signal.SIGTERM), said
     assert "stopped at step" not in said
     newest = load_checkpoint(checkpoints(folder)[-1], torch.device("cpu"))
     with make_vector(("dummy:count-0", "dummy:slide"), seed=0, num_workers=0, options={}) as envs:

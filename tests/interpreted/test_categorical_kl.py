@@ -29,10 +29,12 @@ def test_kl_by_hand() -> None:
     assert dynamics.item() == pytest.approx(math.log(4 / 3), rel=1e-6)  # float32
 
 
-@pytest.mark.parametrize("shape", LATENT_SHAPES)
 @pytest.mark.parametrize(
-    ("dtype", "unimix"), [*((dtype, 0.01) for dtype in DTYPES), (torch.float32, 0.0), (torch.float32, 1.0)]
-)
+    ("shape", "unimix", "dtype"),
+    [*((shape, 0.01, torch.float32) for shape in LATENT_SHAPES),
+     *((LATENT_SHAPES[1], 0.01, dtype) for dtype in DTYPES if dtype != torch.float32),
+     *((LATENT_SHAPES[2], unimix, torch.float32) for unimix in (0.0, 1.0))],
+)  # fmt: skip
 def test_matches_float64(shape: tuple[int, ...], unimix: float, dtype: torch.dtype) -> None:
     check_kl(shape, unimix, dtype, "cpu")
 
@@ -104,8 +106,8 @@ def test_nan_is_not_hidden() -> None:
 
 def test_slices_of_time_are_read_where_they_lie() -> None:
     # As in the losses: posterior of t + 1 against prior of t; and gradients that are slices themselves.
-    posterior, prior = (x.requires_grad_() for x in random_pair(2, 3, 5, 4, 6))
-    cotangent = torch.randn(2, 3, 5)[:, :, 1:]
+    posterior, prior = (x.requires_grad_() for x in random_pair(2, 2, 3, 2, 6))
+    cotangent = torch.randn(2, 2, 3)[:, :, 1:]
     results = []
     for a, b in (
         (posterior[:, :, 1:], prior[:, :, :-1]),
@@ -129,10 +131,11 @@ def test_empty_and_autocast() -> None:
 
 
 def test_opcheck() -> None:
-    posterior, prior = (x.requires_grad_() for x in random_pair(2, 3, 4))
+    posterior, prior = (x.requires_grad_() for x in random_pair(1, 2, 3))
     torch.library.opcheck(torch.ops.mow.categorical_kl.default, (posterior, prior, 0.01))
-    arguments = (posterior.detach(), prior.detach(), torch.randn(2), torch.randn(2), 0.01)
-    torch.library.opcheck(torch.ops.mow.categorical_kl_backward.default, arguments)
+    arguments = (posterior.detach(), prior.detach(), torch.randn(1), torch.randn(1), 0.01)
+    checks = ("test_schema", "test_faketensor")  # it has no gradient; test_one_graph_under_compile traces it
+    torch.library.opcheck(torch.ops.mow.categorical_kl_backward.default, arguments, test_utils=checks)
 
 
 def test_one_graph_under_compile() -> None:

@@ -33,17 +33,20 @@ def test_termination_cuts_the_return() -> None:
     assert returns(reward, continuation, torch.full((1, 4), 100.0), lam=1.0).tolist() == [[2.0, 1.0, 101.0]]
 
 
-@pytest.mark.parametrize("shape", [(1,), (13,), (3, 5, 16), (2, 1, 2, 6), (37, 1)])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "lam"),
+    [*((shape, torch.float32, 0.95) for shape in ((1,), (13,), (3, 5, 16), (2, 1, 2, 6), (37, 1))),
+     *(((3, 5, 16), dtype, 0.95) for dtype in DTYPES if dtype != torch.float32),
+     *(((3, 5, 16), torch.float32, lam) for lam in (0.0, 1.0))],
+)  # fmt: skip
 def test_matches_float64(shape: tuple[int, ...], dtype: torch.dtype, lam: float) -> None:
     check_lambda_return(shape, lam, dtype, "cpu")
 
 
 def test_long_horizon_converges() -> None:
     # Constant reward 1, discount 1/2, own value 2: every return is 2 exactly.
-    ones = torch.ones(3, 300)
-    assert torch.equal(returns(ones, 0.5 * ones, torch.full((3, 301), 2.0), lam=0.5), 2 * ones)
+    ones = torch.ones(3, 100)
+    assert torch.equal(returns(ones, 0.5 * ones, torch.full((3, 101), 2.0), lam=0.5), 2 * ones)
 
 
 def test_carries_no_gradient() -> None:

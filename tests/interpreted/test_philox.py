@@ -69,8 +69,7 @@ def test_many_counters_equal_the_reference() -> None:
     assert torch.equal(words(key, counter), philox4x32(key, counter))
 
 
-@pytest.mark.parametrize("num_blocks", [1, 4, 16])
-@pytest.mark.parametrize("num_rows", [1, 13, 64, 131])
+@pytest.mark.parametrize(("num_blocks", "num_rows"), [(1, 1), (1, 13), (4, 64), (4, 131), (16, 131)])
 def test_uniform_rows_equal_the_reference(num_blocks: int, num_rows: int) -> None:
     # Every one of the four words of seed and offset matters here.
     rng = PhiloxState(torch.tensor([0x1234567_89ABCDEF, 0x7EDCBA9_87654321]))

@@ -45,10 +45,12 @@ def test_decode_by_hand() -> None:
     assert got.item() == pytest.approx(1.75, rel=1e-6)  # float32
 
 
-@pytest.mark.parametrize("shape", LOGIT_SHAPES)
 @pytest.mark.parametrize(
-    ("dtype", "bins"), [*((dtype, BINS[0]) for dtype in DTYPES), *((torch.float32, bins) for bins in BINS[1:])]
-)
+    ("shape", "dtype", "bins"),
+    [*((shape, torch.float32, BINS[0]) for shape in LOGIT_SHAPES),
+     *((LOGIT_SHAPES[0], dtype, BINS[0]) for dtype in DTYPES if dtype != torch.float32),
+     *((shape, torch.float32, bins) for shape in LOGIT_SHAPES[:2] for bins in BINS[1:])],
+)  # fmt: skip
 def test_matches_float64(shape: tuple[int, ...], dtype: torch.dtype, bins: tuple[float, float]) -> None:
     check_two_hot(shape, bins, dtype, "cpu")
 
@@ -100,7 +102,7 @@ def test_targets_on_and_beside_the_bins() -> None:
         torch.testing.assert_close(code, torch.eye(41), rtol=0, atol=6e-6)
 
 
-@pytest.mark.parametrize("num_bins", [2, 41, 255])
+@pytest.mark.parametrize("num_bins", [2, 255])
 @pytest.mark.parametrize(
     ("dtype", "rtol"),
     # An error d of y in symlog units is a relative error d of large values; y itself carries 20 ulp or so.
@@ -116,8 +118,10 @@ def test_round_trip(num_bins: int, dtype: torch.dtype, rtol: float) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("num_bins", [2, 3, 63, 254, 255])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("num_bins", "dtype"),
+    [*((num_bins, torch.float32) for num_bins in (2, 3, 63, 254, 255)), (63, torch.bfloat16), (254, torch.float64)],
+)
 def test_symmetric_distributions_decode_to_exactly_zero(form: TwoHotForm, num_bins: int, dtype: torch.dtype) -> None:
     assert decode(torch.zeros(7, num_bins, dtype=dtype), form=form).tolist() == [0.0] * 7
     half = torch.randn(7, num_bins).to(dtype)
@@ -189,7 +193,7 @@ def test_gradient_at_zero_is_that_of_the_reference() -> None:
 
 
 def test_strides_empty_autocast() -> None:
-    wide, target = random_logits((2, 4, 3, 26), torch.float32, "cpu"), torch.randn(2, 4, 3)
+    wide, target = random_logits((2, 2, 3, 14), torch.float32, "cpu"), torch.randn(2, 2, 3)
     for logits, goal in (
         (wide.transpose(0, 1), target.transpose(0, 1)),
         (wide[:, 1:], target[:, 1:]),
@@ -208,8 +212,8 @@ def test_strides_empty_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):  # half inputs, float32 arithmetic
         assert torch.equal(loss(half, target.half()), loss(half.float(), target.half().float()))
         assert torch.equal(decode(half), decode(half.float()))
-    assert loss(wide[:0], target[:0]).shape == (0, 4, 3)
-    assert decode(wide[:0]).shape == (0, 4, 3)
+    assert loss(wide[:0], target[:0]).shape == (0, 2, 3)
+    assert decode(wide[:0]).shape == (0, 2, 3)
     assert loss(wide[0, 0, 0], target[0, 0, 0]).shape == ()
 
 

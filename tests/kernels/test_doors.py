@@ -28,10 +28,6 @@ CALLS: dict[str, Callable[[Backend], Tensor]] = {
     "expert_linear": lambda backend: kernels.expert_linear(
         torch.ones(2, 1, 3, 4), torch.ones(2, 5, 4), PLAN, backend=backend
     ),
-    "gather_frames": lambda backend: kernels.gather_frames(
-        torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2, 1), torch.tensor([1, 0]), torch.tensor([[2], [0]]), 2,
-        backend=backend,
-    ),
     "decode_attention": lambda backend: kernels.decode_attention(
         *torch.arange(24.0).view(3, 1, 1, 2, 2, 2), *torch.zeros(2, 1, 1, 2, 2, 3, 2), torch.ones(1, 2, 1).bool(), 0,
         backend=backend,

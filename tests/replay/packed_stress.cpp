@@ -11,6 +11,9 @@
 #include <thread>
 #include <vector>
 
+#include <dlfcn.h>
+
+#include "lz4.h"
 #include "packed.h"
 #include "thread_pool.h"
 
@@ -34,6 +37,15 @@ void write_steps(mow::PackedStore& store, const std::atomic<bool>& stop) {
     for (int64_t row = 0; row < kRows; ++row) write_frame(frames.data() + row * kFrameBytes, row, step);
     store.append(frames.data(), kFrameBytes);
   }
+}
+
+void open_lz4() {
+  void* library = dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);
+  auto& functions = mow::lz4();
+  functions.compress = reinterpret_cast<decltype(functions.compress)>(dlsym(library, "LZ4_compress_default"));
+  functions.decompress = reinterpret_cast<decltype(functions.decompress)>(dlsym(library, "LZ4_decompress_safe"));
+  functions.decompress_first =
+      reinterpret_cast<decltype(functions.decompress_first)>(dlsym(library, "LZ4_decompress_safe_partial"));
 }
 
 // Gathers windows from the steps held; returns how many were right, or -1.
@@ -77,6 +89,7 @@ int64_t read_windows(const mow::PackedStore& store, const std::atomic<bool>& sto
 
 int main(int num_arguments, char** arguments) {
   mow::ThreadPool::shared().resize(3);
+  open_lz4();
   mow::PackedStore store(kRows, kCapacity, kFrameBytes);
   if (num_arguments > 2) store.spill_to(arguments[2], 2 * kRows * mow::kBlockSteps * kFrameBytes);
   std::atomic<bool> stop{false};

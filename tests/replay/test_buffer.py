@@ -304,7 +304,7 @@ def test_pinned_batches_are_pinned_and_equal() -> None:
         ({"seed": -1}, "seed must be in 0 to"),
         ({"backend": "fast"}, "backend must be one of"),
         ({"draw": "newest"}, "draw must be one of uniform, recent, got 'newest'"),
-        ({"store": "zip"}, "store must be one of auto, raw, packed, got 'zip'"),
+        ({"store": "zip"}, "store must be one of auto, raw, packed, gpu, got 'zip'"),
     ],
 )
 def test_a_buffer_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mow.replay import PackedStore, RawStore, ReplayBuffer, sampler, set_num_threads
+from mow.replay import PackedStore, RawStore, ReplayBuffer, lz4, sampler, set_num_threads
 from mow.replay.packed import BLOCK_STEPS, Block, why_not_packed
 
 Frames = NDArray[np.uint8]
@@ -320,9 +320,7 @@ def test_blocks_and_rows_that_are_not_held_are_refused() -> None:
 
 
 def test_without_the_extension_or_the_codec_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mow import _C
-
-    monkeypatch.setattr(_C, "why_no_lz4", lambda: "cannot open liblz4.so.1: `apt install liblz4-1`")
+    monkeypatch.setattr(lz4, "_library", lambda: None)
     with pytest.raises(ImportError, match=r"a packed store cannot be made here: .* `apt install liblz4-1`"):
         PackedStore(1, 5, SHAPE)
     monkeypatch.setitem(sys.modules, "mow._C", None)
@@ -339,6 +337,10 @@ def test_the_extension_refuses_on_its_own() -> None:
     """Called past the door: a wrong argument must not crash the process."""
     from mow import _C
 
+    _C.use_lz4(0, 0, 0)
+    with pytest.raises(ValueError, match="PackedStore: expected a call of use_lz4 before, got none"):
+        _C.PackedStore(2, 10, 12)
+    _C.use_lz4(*lz4.addresses())
     store = _C.PackedStore(2, 10, 12)
     for _ in range(12):
         store.append(np.zeros((2, 12), np.uint8))

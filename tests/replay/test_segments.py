@@ -195,7 +195,7 @@ def test_a_save_without_liblz4(
     packed = tmp_path / "packed"
     buffer = make_buffer("raw", 20)
     with monkeypatch.context() as patch:
-        lz4._say_missing.cache_clear()
+        lz4._warn_missing.cache_clear()
         patch.setattr(lz4, "_library", lambda: None)
         save(buffer, tmp_path / "raw")
         save(add(buffer, 8), tmp_path / "raw")

@@ -72,7 +72,7 @@ def test_raw_frames_stay_in_memory(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="store must be one of auto, raw, packed, got 'zip'"):
+    with pytest.raises(ValueError, match="store must be one of auto, raw, packed, gpu, got 'zip'"):
         make_store("zip", 1, 1, SHAPE)  # type: ignore[arg-type]
 
 

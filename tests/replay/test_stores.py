@@ -1,4 +1,4 @@
-"""Both stores of frames: what goes in comes out, at every border; what does not fit is refused."""
+"""All stores of frames: what goes in comes out, at every border; what does not fit is refused."""
 
 import tempfile
 from collections.abc import Callable
@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from mow.replay.gpu_store import GpuStore
 from mow.replay.packed import PackedStore, Spill, why_not_packed
 from mow.replay.stores import FrameStore, RawStore
 
@@ -23,8 +25,14 @@ def on_disk(num_rows: int, capacity: int, frame_shape: tuple[int, ...]) -> Packe
     return PackedStore(num_rows, capacity, frame_shape, spill=Spill(Path(tempfile.gettempdir()), 0))
 
 
+def on_device(num_rows: int, capacity: int, frame_shape: tuple[int, ...]) -> GpuStore:
+    """With a CPU tensor in place of the ring on a GPU."""
+    return GpuStore(num_rows, capacity, frame_shape, torch.device("cpu"))
+
+
 STORES = [
     pytest.param(RawStore, id="raw"),
+    pytest.param(on_device, id="gpu store"),
     pytest.param(PackedStore, id="packed", marks=needs_packing),
     pytest.param(on_disk, id="on disk", marks=needs_packing),
 ]
