@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-_TOKEN = re.compile(r"\x1b\[([\d;]*)([A-Za-z])|(.)", re.DOTALL)
+_TOKEN = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|(.)", re.DOTALL)
 
 
 class Screen:
-    """Knows carriage return, line feed, cursor up, the two ways of erasing that the panel uses, and colours."""
+    """Knows carriage return, line feed, cursor up, erasing a line, showing and hiding the cursor, and colours."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
         self.lines = [""]  # all of them, those that have scrolled off too
         self.row = self.column = 0
         self.written = ""
+        self.cursor_is_visible = True
 
     def feed(self, text: str) -> None:
         self.written += text
@@ -28,11 +29,10 @@ class Screen:
             count, what, character = token.groups()
             if what == "A":
                 self.row = max(self.row - int(count or 1), len(self.lines) - self.height, 0)
-            elif what == "J":
-                del self.lines[self.row + 1 :]
-                self.lines[self.row] = self.lines[self.row][: self.column]
             elif what == "K":
                 self.lines[self.row] = ""
+            elif count == "?25":
+                self.cursor_is_visible = what == "h"
             elif character is not None:
                 self._put(character)
             else:

@@ -1,4 +1,4 @@
-"""The doctor: what it says of this machine, and of machines that are broken in one way or another."""
+"""mow doctor on this machine, and on machines that are broken in one way or another."""
 
 import importlib.metadata
 import re
@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mow.cli import doctor
-from mow.cli.doctor import Answer, Package, ask, atari, codec_and_memory, extension, graphics, package, simulator
-from mow.cli.doctor_probes import PROBES
+from mow.cli import doctor, doctor_probes
+from mow.cli.doctor import Answer, Package, ask, extension, memory, optional, package
+from mow.cli.doctor_probes import PROBES, gl, gpu, judged, requirement, threads
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMPY = Package("numpy", "numpy")
 TRITON = Package("triton", "triton", "fast kernels on a GPU")
-VERSIONS = {"version": "2.13.0+cpu", "cuda": "", "devices": [], "threads": 1}
-BUILT = {"cuda": False, "archs": "", "nvcc": "", "reason": "built with MOW_BUILD=cpu", "why_no_lz4": ""}
 
 
 def test_this_machine_can_train(capsys, monkeypatch):
@@ -50,7 +48,7 @@ def broken(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
 
 
-def test_nothing_that_is_broken_takes_the_doctor_along(broken):
+def test_broken_packages_are_reported(broken):
     done = subprocess.run([sys.executable, "-m", "mow.cli.doctor"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr == ""
@@ -63,7 +61,7 @@ def test_nothing_that_is_broken_takes_the_doctor_along(broken):
     assert "SIGSEGV; needed for Atari" in said["opencv-python-headless"]
     assert "the process ended without an answer" in said["ale-py"]
     assert said["python"].startswith("ok")
-    assert said["threads"].startswith("ok")
+    assert said["GPU"].startswith("note")
     assert said["scipy"].startswith("BROKEN")  # it loads numpy
     assert done.stdout.splitlines()[-1].startswith("training cannot run: torch, numpy")
 
@@ -81,109 +79,122 @@ def test_arguments(capsys):
     assert doctor.main(["--gpu"]) == 2
     assert capsys.readouterr().err == "mow doctor: takes no arguments, got --gpu: leave them out\n"
     assert doctor.main(["--help"]) == 0
-    assert "Is this machine fit to train?" in capsys.readouterr().out
+    assert "Check whether this machine is fit to train" in capsys.readouterr().out
 
 
 def test_a_probe_that_never_ends(monkeypatch):
-    monkeypatch.setattr(doctor, "_PATIENCE", 0.01)
-    assert ask(["graphics"]) == Answer({}, "no answer in 0 s", died=True)
+    monkeypatch.setattr(doctor, "_TIMEOUT_S", 0.01)
+    assert ask(["graphics"]) == Answer(failure="no answer in 0 s", died=True)
 
 
-def test_probes_answer(monkeypatch):
-    assert ask(["package", "json"]) == Answer({})
+def test_probes_answer():
+    assert ask(["package", "json"]) == Answer()
+    assert [one.name for one in ask(["graphics"]).findings] == ["GL"]
     assert ask(["package", "no_such_module"]).failure == "ModuleNotFoundError: No module named 'no_such_module'"
-    assert set(PROBES) == {"torch", "extension", "codec", "atari", "graphics"}
 
 
-def test_packages():
-    assert package(NUMPY, Answer({}), has_gpu=False).verdict == "ok"
-    missing = package(NUMPY, None, has_gpu=False)
+def test_packages(monkeypatch):
+    assert package(NUMPY, Answer()).verdict == "ok"
+    missing = package(NUMPY, None)
     assert (missing.verdict, missing.found) == ("BROKEN", "not installed")
     assert missing.remedy.startswith("pip install ")
-    assert package(TRITON, None, has_gpu=False).verdict == "ok"
-    assert package(TRITON, None, has_gpu=True).verdict == "note"
-    # What only some tasks need does not keep others from training, unless it kills the process.
-    assert package(TRITON, Answer({}, "ImportError: x"), has_gpu=True).verdict == "note"
-    assert package(TRITON, Answer({}, "died", died=True), has_gpu=True).verdict == "BROKEN"
+    # What only some tasks need does not keep others from training, unless it ends the process.
+    assert package(TRITON, Answer(failure="ImportError: x")).verdict == "note"
+    assert package(TRITON, Answer(failure="died", died=True)).verdict == "BROKEN"
+    for driver, verdict in ((True, "note"), (False, "ok")):
+        monkeypatch.setattr(doctor, "has_nvidia_driver", lambda driver=driver: driver)
+        assert package(TRITON, None).verdict == verdict
+
+
+def test_simulators(monkeypatch):
+    robots = Package("metaworld", "metaworld", "robots", "metaworld")
+    assert package(robots, Answer(failure="died", died=True)).verdict == "note"
+    missing = package(robots, None)
+    assert (missing.verdict, missing.remedy) == ("note", "pip install -e '.[metaworld]' in the checkout")
+    monkeypatch.setattr(doctor, "version", lambda _: None)
+    assert package(robots, Answer()).found == "of unknown version"
 
 
 def test_old_versions(monkeypatch):
-    monkeypatch.setattr(doctor, "requirement", lambda project: f"'{project}>=2.11'")
-    assert doctor.too_old("torch", "2.11.0+cu128", needed=True) is None
-    assert doctor.too_old("torch", "10.0", needed=True) is None
-    found = doctor.too_old("torch", "2.9.1", needed=True)
+    monkeypatch.setattr(doctor_probes, "requirement", lambda project: f"'{project}>=2.11'")
+    for new in ("2.11.0+cu128", "10.0", "of unknown version"):
+        assert judged("torch", new, needed=True).verdict == "ok"
+    found = judged("torch", "2.9.1", needed=True)
     assert (found.verdict, found.found) == ("BROKEN", "2.9.1 is older than 2.11")
     assert found.remedy == "pip install -U 'torch>=2.11'"
-    assert doctor.too_old("triton", "2.9", needed=False).verdict == "note"
+    assert judged("triton", "2.9", needed=False).verdict == "note"
+    assert doctor.python((3, 10)).verdict == "BROKEN"
 
 
 def test_requirements_are_those_of_the_package(monkeypatch):
     wanted = ["torch>=2.11", 'triton>=3.6; platform_system == "Linux"', "arch<8; extra == 'ablate'", "scipy"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: wanted)
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "1")
-    assert doctor.requirement("torch") == "'torch>=2.11'"
-    assert doctor.requirement("triton") == "'triton>=3.6'"
-    assert doctor.requirement("arch") == "'arch<8'"
-    assert doctor.requirement("tor") == "tor"
+    assert requirement("torch") == "'torch>=2.11'"
+    assert requirement("triton") == "'triton>=3.6'"
+    assert requirement("arch") == "'arch<8'"
+    assert requirement("tor") == "tor"
 
 
-def test_gpus(monkeypatch):
-    def judged(driver, **changes):
-        monkeypatch.setattr(doctor, "_has_nvidia_driver", lambda: driver)
-        return doctor.torch_and_gpu(Answer({**VERSIONS, **changes}))[1]
-
-    assert judged(False).found == "none; training runs on the CPU"
-    assert judged(True).verdict == "note"
-    assert "CUDA build of torch" in judged(True).remedy
-    assert "CUDA_VISIBLE_DEVICES" in judged(True, cuda="13.0").remedy
-    assert judged(True, cuda="13.0", devices=["H200, 150 GB, sm_90"]).found == "H200, 150 GB, sm_90"
+def test_gpus():
+    assert gpu([], "", driver=False).found == "none; training runs on the CPU"
+    assert gpu([], "", driver=True).verdict == "note"
+    assert "CUDA build of torch" in gpu([], "", driver=True).remedy
+    assert "CUDA_VISIBLE_DEVICES" in gpu([], "13.0", driver=True).remedy
+    assert gpu(["H200, 150 GB, sm_90"], "13.0", driver=True).found == "H200, 150 GB, sm_90"
 
 
-def test_the_extension():
-    assert extension(Answer(BUILT), has_gpu=False).verdict == "ok"
-    assert extension(Answer(BUILT), has_gpu=True).verdict == "note"
-    with_cuda = extension(Answer({**BUILT, "cuda": True, "nvcc": "13.0", "archs": "80;90"}), has_gpu=True)
-    assert (with_cuda.verdict, with_cuda.found) == ("ok", "built with CUDA 13.0 for sm_80;90")
-    missing = extension(Answer({}, "ImportError: no _C"), has_gpu=False)
+def test_the_extension(monkeypatch):
+    from mow import _C
+
+    built = {"with_cuda": False, "cuda_archs": "", "nvcc_version": "", "cuda_reason": "built with MOW_BUILD=cpu"}
+    for name, value in built.items():
+        monkeypatch.setattr(_C, name, value)
+    for driver, verdict in ((False, "ok"), (True, "note")):
+        monkeypatch.setattr(doctor_probes, "has_nvidia_driver", lambda driver=driver: driver)
+        assert PROBES["extension"]()[0].verdict == verdict
+    for name, value in {"with_cuda": True, "nvcc_version": "13.0", "cuda_archs": "80;90"}.items():
+        monkeypatch.setattr(_C, name, value)
+    (found,) = PROBES["extension"]()
+    assert (found.verdict, found.found) == ("ok", "built with CUDA 13.0 for sm_80;90")
+    (missing,) = extension(Answer(failure="ImportError: no _C"))
     assert (missing.verdict, "pip install -e ." in missing.remedy) == ("note", True)
-    assert extension(Answer({}, "died", died=True), has_gpu=False).verdict == "BROKEN"
+    assert extension(Answer(failure="died", died=True))[0].verdict == "BROKEN"
 
 
 def test_graphics():
-    both = Answer({"loaded": ["libEGL.so.1", "libGL.so.1"]})
-    assert graphics(both, {}).verdict == "ok"
-    assert graphics(Answer({"loaded": ["libOSMesa.so.8"]}), {"MUJOCO_GL": "osmesa"}).verdict == "ok"
+    both = ["libEGL.so.1", "libGL.so.1"]
+    assert gl(both, {}).verdict == "ok"
+    assert gl(["libOSMesa.so.8"], {"MUJOCO_GL": "osmesa"}).verdict == "ok"
     egl = "apt-get install -y --no-install-recommends libegl1 libgl1"
-    assert graphics(Answer({"loaded": ["libEGL.so.1"]}), {}).remedy == egl
-    assert graphics(Answer({"loaded": []}), {"MUJOCO_GL": "egl"}).remedy == egl
-    found = graphics(both, {"MUJOCO_GL": "osmesa"})
+    assert gl(["libEGL.so.1"], {}).remedy == egl
+    assert gl([], {"MUJOCO_GL": "egl"}).remedy == egl
+    found = gl(both, {"MUJOCO_GL": "osmesa"})
     assert (found.verdict, found.remedy) == ("note", "apt-get install -y --no-install-recommends libosmesa6")
 
 
-def test_roms_codec_and_memory():
-    assert atari(Answer({"missing": []})).verdict == "ok"
-    assert atari(Answer({"missing": ["Pong"]})).found == "missing: Pong"
-    assert "Pong cannot be played (x)" in atari(Answer({}, "x")).found
-    good, plenty = codec_and_memory(Answer({"packs": True, "remedy": "r", "free_bytes": 3e9}))
-    assert (good.verdict, plenty.verdict) == ("ok", "ok")
+def test_roms_and_codec(monkeypatch):
+    from ale_py import roms
+
+    assert PROBES["atari"]()[0].verdict == "ok"
+    known = roms.get_all_rom_ids()
+    monkeypatch.setattr(roms, "get_all_rom_ids", lambda: [rom for rom in known if rom != "pong"])
+    assert PROBES["atari"]()[0].found == "missing: Pong"
+    assert PROBES["codec"]()[0].verdict == "ok"
+    monkeypatch.setattr("mow.replay.lz4.pack", lambda _: None)
+    (found,) = PROBES["codec"]()
+    assert (found.verdict, "liblz4" in found.remedy) == ("note", True)
+    (found,) = optional("Atari ROMs", Answer(failure="x"), "y")
+    assert (found.verdict, found.found, found.remedy) == ("note", "cannot be used (x)", "y")
+
+
+def test_memory():
+    plenty, little = memory(3_000_000_000), memory(1_000_000_000)
+    assert (plenty.verdict, little.verdict) == ("ok", "note")
     assert plenty.found.startswith("3.0 GB free of ")
-    bad, little = codec_and_memory(Answer({"packs": False, "remedy": "apt install liblz4-1", "free_bytes": 1e9}))
-    assert (bad.verdict, bad.remedy, little.verdict) == ("note", "apt install liblz4-1", "note")
-    assert [found.verdict for found in codec_and_memory(Answer({}, "x"))] == ["note", "note"]
 
 
-def test_simulators(monkeypatch):
-    assert simulator("mujoco", Answer({}, "ImportError: x")).verdict == "note"
-    missing = simulator("metaworld", None)
-    assert (missing.verdict, missing.remedy) == ("note", "pip install -e '.[metaworld]' in the checkout")
-    monkeypatch.setattr(doctor, "_has_metadata", lambda _: False)
-    assert simulator("dm_control", Answer({})).found == "of unknown version"
-
-
-def test_threads(monkeypatch):
-    monkeypatch.setattr(doctor, "available_cores", lambda: 2)
-    monkeypatch.setattr(doctor, "allowed_cores", lambda: 64)
-    assert doctor.threads(Answer({"threads": 2})).verdict == "ok"
-    assert doctor.threads(Answer({"threads": 2})).found.startswith("2 cores for this process (a CPU quota, of 64)")
-    assert "OMP_NUM_THREADS=2" in doctor.threads(Answer({"threads": 64})).remedy
-    assert "torch uses unknown" in doctor.threads(Answer({}, "x")).found
+def test_threads():
+    assert threads(2, 2, 64).verdict == "ok"
+    assert threads(2, 2, 64).found.startswith("2 cores for this process (a CPU quota, of 64)")
+    assert "OMP_NUM_THREADS=2" in threads(64, 2, 64).remedy

@@ -1,5 +1,6 @@
-"""A terminal shows a panel and keeps what is said; everything else gets lines; no way out leaves a mess."""
+"""A terminal shows a panel below the log lines, everything else gets lines; every end restores the terminal."""
 
+import contextlib
 import io
 import re
 import sys
@@ -10,7 +11,7 @@ import pytest
 from rich.text import Text
 
 from mow.cli import live
-from mow.cli.live import Foot, LivePanel, watched, why_no_panel
+from mow.cli.live import Footer, LivePanel, why_no_panel
 from mow.train import main
 from tests.cli.test_panel import planted
 from tests.terminal import Screen, terminal
@@ -49,7 +50,7 @@ def test_a_run_in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "done in " in below
     assert "| ETA" not in text, "no progress lines beside the panel"
     assert COLOUR.search(screen.written)
-    assert "\x1b[?" not in screen.written, "neither the cursor nor the screen is switched"
+    assert screen.cursor_is_visible
 
 
 def test_plain_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,27 +61,27 @@ def test_plain_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def looked_at() -> SimpleNamespace:
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What stands for a run that is at a planted point."""
     progress = planted(("tiny:catch", "tiny:goal"))
-    return SimpleNamespace(phase=progress.phase, progress=lambda: progress)
+    return SimpleNamespace(progress=lambda: progress, phase=progress.phase)
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_no_color_is_respected(no_color: str, looked_at: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
-    with terminal(100, 30) as (stream, screen), Foot(stream) as foot:
-        LivePanel(foot).look(looked_at)  # type: ignore[arg-type]
+    with terminal(100, 30) as (stream, screen), Footer(stream) as footer:
+        LivePanel(footer).look(looked_at)  # type: ignore[arg-type]
     assert screen.lines[0].startswith("╭─ mow · quickstart")
     codes = {code for found in COLOUR.findall(screen.written) for code in found[2:-1].split(";")}
     assert (codes <= {"", "0", "1", "2"}) == bool(no_color), "bold and dim are no colours"
 
 
 def test_a_terminal_that_is_too_small_shows_none(looked_at: SimpleNamespace) -> None:
-    for width, height in ((39, 30), (100, 9)):
-        with terminal(width, height) as (stream, screen), Foot(stream) as foot:
-            LivePanel(foot).look(looked_at)  # type: ignore[arg-type]
-        assert screen.lines == [""]
+    for width, height in ((39, 30), (100, 11)):
+        with terminal(width, height) as (stream, screen), Footer(stream) as footer:
+            LivePanel(footer).look(looked_at)  # type: ignore[arg-type]
+        assert {*screen.lines} == {""}
 
 
 def test_an_error_leaves_the_picture_and_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,11 +99,11 @@ def test_what_is_printed_goes_above_whole(monkeypatch: pytest.MonkeyPatch) -> No
     with terminal(20, 6) as (stream, screen), monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         patch.setattr(sys, "stderr", stream)
-        with Foot(stream) as foot:
-            foot.draw([Text("panel 1"), Text("panel 2")])
+        with Footer(stream) as footer:
+            footer.draw(Text("panel 1\npanel 2"))
             print("one")
             print("two", end="")  # waits
-            foot.draw([Text("panel 3")])
+            footer.draw(Text("panel 3"))
             print(" three")
             print("beware", file=sys.stderr)
             print("a line that is longer than the terminal")
@@ -116,14 +117,15 @@ def test_what_is_printed_goes_above_whole(monkeypatch: pytest.MonkeyPatch) -> No
     assert "panel 1" not in said
 
 
-def test_a_terminal_that_became_narrower_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
-    with terminal(20, 9) as (stream, screen):
-        foot = Foot(stream)
-        foot.draw([Text("x" * 20), Text("y" * 20), Text("z")])
-        monkeypatch.setattr(Foot, "size", (10, 9))
-        foot.draw([Text("narrow")])
-        foot.__exit__()
-    assert "\x1b[5A" in screen.written  # 2 + 2 + 1
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, FloatingPointError])
+def test_every_end_leaves_the_last_drawing_and_the_cursor(error: type[BaseException]) -> None:
+    before = sys.stdout
+    with terminal(20, 6) as (stream, screen), contextlib.suppress(error), Footer(stream) as footer:
+        footer.draw(Text("panel"))
+        raise error
+    assert screen.lines == ["panel", ""]
+    assert screen.cursor_is_visible
+    assert sys.stdout is before
 
 
 @pytest.mark.parametrize(
@@ -150,17 +152,6 @@ def test_who_gets_a_panel(
     assert found == why or (why and found is not None and found.startswith(why))
 
 
-def test_without_rich_there_are_lines_and_a_word_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said: list[str] = []
-    run = SimpleNamespace(config=SimpleNamespace(plain=False), say=said.append, look=None)
-    with terminal(80, 24) as (stream, _), monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
-        with watched(run):  # type: ignore[arg-type]  # all that is asked of a run here
-            assert run.show is None
-    assert said == ["progress in lines: a panel needs rich (pip install rich)"]
-
-
 def test_drawing_takes_less_than_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow it is; a new phase is drawn at once."""
     now, cpu, draws = [0.0], [0.0], []
@@ -170,7 +161,8 @@ def test_drawing_takes_less_than_a_hundredth_of_the_time(monkeypatch: pytest.Mon
         panel = LivePanel.__new__(LivePanel)
         panel._due, panel._phase = 0.0, ""
 
-        def draw(_: object, cost: float = cost) -> None:
+        def draw(run: SimpleNamespace, cost: float = cost, panel: LivePanel = panel) -> None:
+            panel._phase = run.phase.name
             cpu[0] += cost
             draws.append(now[0])
 
@@ -195,8 +187,8 @@ def test_drawings_go_to_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
         )
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", listener)
-            with Foot(listener) as foot:  # type: ignore[arg-type]
-                foot.draw([Text("picture")])
+            with Footer(listener) as footer:  # type: ignore[arg-type]
+                footer.draw(Text("picture"))
                 print("said")
     assert heard == ["said\n"]
     assert "picture" in screen.written
