@@ -125,7 +125,7 @@ def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int
 def run(arm: str, seed: int, asked: argparse.Namespace) -> dict[str, object]:
     model, data, began = make_model(arm, seed, asked), np.random.default_rng(seed), time.process_time()
     routing_at = schedule(model, asked.updates, PhiloxState.from_seed(seed, "cpu"))
-    matrices = muon_matrices(model, "hidden")
+    matrices = muon_matrices(model, "all")
     moved = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in moved]
     optimisers = [torch.optim.Adam(rest, lr=1e-3), Muon(matrices, lr=2e-3)]

@@ -42,7 +42,7 @@ def test_a_signal_while_it_scores(
         envs.step = counted
         return play(learner, envs, **how)
 
-    monkeypatch.setattr(evaluator, "evaluate", evaluated)
+    monkeypatch.setattr(scoring, "evaluate", evaluated)
     try:
         assert train.main([*SCORED, "--folder", str(folder)]) == 0
     finally:
