@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mow import train
+from mow.engine import assemble
 from mow.methods.mow.config import MowConfig
 from tests.test_train import DUMMY
 
@@ -79,7 +80,7 @@ def check(path: str, value: object, folder: Path) -> bool:
         def reached(*_: object) -> Path:
             raise Reached
 
-        patch.setattr(train, "folder_to_write", reached)
+        patch.setattr(assemble, "folder_to_write", reached)
         try:
             code, said = outcome(["quickstart", *DUMMY, *given, *words(path, value)])
         except Reached:
