@@ -229,7 +229,7 @@ def answered(command: str, words: list[str], capsys: pytest.CaptureFixture[str])
         code = int(str(ended.code))
     said = capsys.readouterr().err
     assert code == 2, said
-    assert said.startswith(("mow.train: ", f"mow {command}: ")), said
+    assert said.startswith((f"mow.{command}: ", f"mow {command}: ")), said
     assert said.count("\n") == 1, said
     return said
 

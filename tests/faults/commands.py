@@ -46,7 +46,7 @@ def answered(capsys: pytest.CaptureFixture[str], command: str, *words: str | Pat
     code = code_of(command, *words)
     said = capsys.readouterr().err
     assert code == 2, f"{command}: {said}"
-    assert said.startswith(("mow.train: ", f"mow {command}: ")), said
+    assert said.startswith((f"mow.{command}: ", f"mow {command}: ")), said
     assert said.count("\n") == 1, said
     return said
 
