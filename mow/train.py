@@ -16,7 +16,7 @@ from mow.config import RunConfig
 from mow.engine.device import num_workers, pick_device
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
-from mow.runs.disk import told_when_the_disk_fails
+from mow.runs.disk import explain_disk_errors
 from mow.runs.failures import exit_code, failure_kept, keep_failure
 from mow.runs.restore import check_specs
 from mow.runs.resume_hint import resume_command
@@ -67,7 +67,7 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     from mow.engine.assemble import assemble, check_wandb, free_folder, make_environments
     from mow.engine.peak_memory import process_peak
     from mow.engine.scoring import score_run, summary
-    from mow.estimate.memory import told_when_memory_runs_out
+    from mow.estimate.memory import explain_out_of_memory
     from mow.runs.logger import duration
     from mow.runs.signals import Stopped, StopSwitch
 
@@ -77,8 +77,8 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     folder = resumption.folder if resumption else free_folder(config)
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
-        for context in (log_to_console(), failure_kept(folder), told_when_the_disk_fails(folder),
-                        told_when_memory_runs_out(folder, device)):  # fmt: skip
+        for context in (log_to_console(), failure_kept(folder), explain_disk_errors(folder),
+                        explain_out_of_memory(folder, device)):  # fmt: skip
             stack.enter_context(context)
         state = read_state(resumption) if resumption else None
         envs = stack.enter_context(make_environments(config, num_workers(config), final_frames=config.final_frames))

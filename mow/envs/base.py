@@ -131,7 +131,7 @@ class EnvStep:
     restarts: tuple["Restart", ...] = ()
     # Where a simulator was lost in this step, k -> [64, 64, 3]: the first frame of another one, which took the action
     # in its place. Reward and flags of task k are its answer; what the lost one would have answered nobody knows.
-    reopened: Mapping[int, Frame] = field(default_factory=dict)
+    restarted: Mapping[int, Frame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class OrderedVectorEnv(ABC):
     anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
     The step whose answer was lost (also by a reset after the end of an episode) never happened for anybody: the action
     is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
-    (EnvStep.reopened). So every step is a real one, and the episode that was lost ends where the new one begins. A
+    (EnvStep.restarted). So every step is a real one, and the episode that was lost ends where the new one begins. A
     simulator that fails twice in a row gets a fresh process too, where there are workers. Without restarts, or after
     the last, EnvFailure is raised.
     """
@@ -107,19 +107,19 @@ class OrderedVectorEnv(ABC):
         stepped, crashes = self._receive_all(actions)
         for note in stepped.notes:
             _LOG.warning("%s", note)
-        restarts, reopened = self._recover([*crashes, *map(Crash.of, stepped.failed)], actions)
+        restarts, restarted = self._recover([*crashes, *map(Crash.of, stepped.failed)], actions)
         finished = {slot: (total, length, success) for slot, total, length, success in stepped.finished}
-        self._failures.update((slot, 0) for slot in finished if slot not in reopened)
+        self._failures.update((slot, 0) for slot in finished if slot not in restarted)
         shown = [(k, int(slot)) for k, slot in enumerate(self._slots)]
         return EnvStep(
             frame=self._board["frame"][self._slots],  # [K, 64, 64, 3], a copy, as are the others
             finished=tuple(
                 Episode(self.specs[k].name, k, *finished[slot])
                 for k, slot in shown
-                if slot in finished and slot not in reopened
+                if slot in finished and slot not in restarted
             ),
             restarts=restarts,
-            reopened={k: reopened[slot] for k, slot in shown if slot in reopened},
+            restarted={k: restarted[slot] for k, slot in shown if slot in restarted},
             **{name: self._board[name][self._slots] for name in FLAGS},  # [K] each
         )
 
@@ -185,7 +185,7 @@ class OrderedVectorEnv(ABC):
         Raises: EnvFailure.
         """
         restarts: list[Restart] = []
-        reopened: dict[int, Frame] = {}
+        restarted: dict[int, Frame] = {}
         while crashes:
             crashes.sort(key=lambda crash: crash.slots)  # whoever answered first
             for crash in crashes:
@@ -199,9 +199,9 @@ class OrderedVectorEnv(ABC):
             for slot in lost:
                 self._restarts[slot] += 1
             renewed, crashes = self._renew({slot: (self._restarts[slot], actions[slot]) for slot in sorted(lost)})
-            reopened |= renewed.first
+            restarted |= renewed.first
             crashes = [*crashes, *map(Crash.of, renewed.failed)]
-        return tuple(restarts), reopened
+        return tuple(restarts), restarted
 
     def _count(self, crash: Crash, actions: Mapping[int, Action]) -> None:
         for slot in crash.blamed:

@@ -194,7 +194,7 @@ def summary(film: "Film", k: int) -> dict[str, Any]:
         "termination_agreement": _mean(errors.agrees[k]),
         "steps": int(acted.sum()),
         "real_terminations": int((really & acted).sum()),
-        "imagined_terminations": int((film.foresight.terminated[k] & acted).sum()),
+        "imagined_terminations": int((film.prediction.terminated[k] & acted).sum()),
     }
 
 

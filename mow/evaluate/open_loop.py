@@ -16,13 +16,13 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.kernels import PhiloxState, two_hot_decode
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 
 
 @dataclass(frozen=True)
-class Foresight:
+class OpenLoopPrediction:
     """What the world model expects of T steps."""
 
     frame: Tensor  # [K, B, T, 64, 64, 3] float32, 0 black to 1 white
@@ -31,7 +31,7 @@ class Foresight:
 
 
 @dataclass(frozen=True)
-class ForesightErrors:
+class OpenLoopErrors:
     """How far foresight is from what came; not-a-number where the window's episode had ended before.
 
     Without final frames (mow.envs.vector.make_vector) the ending step has a reward and a termination but no frame: the
@@ -56,7 +56,7 @@ def split(batch: TransitionBatch, num_context: int) -> tuple[TransitionBatch, Te
 
 
 @torch.no_grad()
-def foresee(
+def predict_open_loop(
     model: WorldModel,
     context: TransitionBatch,
     action: Tensor,
@@ -64,7 +64,7 @@ def foresee(
     rng: PhiloxState,
     *,
     temperature: float = 1.0,
-) -> Foresight:
+) -> OpenLoopPrediction:
     """Imagine T steps from contexts of C steps.
 
     Args:
@@ -79,23 +79,23 @@ def foresee(
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*latent.shape[:2], num_ahead)], dim=-1)
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
-    hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
+    hidden = model.sequence_model(latent, context.action, window.rows(0, num_context), routing, memory)
     before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])
-    moment = Moment(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
+    head_input = HeadInput(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
     steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
-        logits, events = model.foretell(moment)
-        seen, latent = moment.latent, model.sample(logits / temperature, rng)
-        steps.append((model.decode(latent), moment.hidden, events, latent))
+        logits, events = model.predict_next_latent(head_input)
+        seen, latent = head_input.latent, model.sample(logits / temperature, rng)
+        steps.append((model.decode(latent), head_input.hidden, events, latent))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)
             taken = action[:, :, step : step + 1]
-            hidden = model.remember(latent, taken, rows, routing, memory)
-            moment = Moment(latent, taken, hidden, seen)
+            hidden = model.sequence_model(latent, taken, rows, routing, memory)
+            head_input = HeadInput(latent, taken, hidden, seen)
     frame, *read = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
-    reward_logits, termination_logits = model.outcome(*read)
+    reward_logits, termination_logits = model.predict_reward_and_end(*read)
     reward = two_hot_decode(reward_logits, form=model.config.two_hot_form)
-    return Foresight(frame, reward, termination_logits > 0)
+    return OpenLoopPrediction(frame, reward, termination_logits > 0)
 
 
 @torch.no_grad()
@@ -106,13 +106,13 @@ def reconstruct(model: WorldModel, frame: Tensor, rng: PhiloxState) -> Tensor:
     return torch.cat([model.decode(model.sample(model.encode(column), rng)) for column in columns], dim=2)
 
 
-def foresight_errors(foresight: Foresight, reconstruction: Tensor, windows: HeldOutWindows) -> ForesightErrors:
+def open_loop_errors(prediction: OpenLoopPrediction, reconstruction: Tensor, windows: HeldOutWindows) -> OpenLoopErrors:
     """Compare with the windows of L = C + T steps that the context and the actions were taken from.
 
     Args: reconstruction: [K, B, L, 64, 64, 3] float, of all frames of the windows.
     Raises: ValueError if the windows are no longer than the foresight: no context is left.
     """
-    batch, num_steps = windows.batch, foresight.reward.shape[2]
+    batch, num_steps = windows.batch, prediction.reward.shape[2]
     num_context = batch.reward.shape[2] - num_steps
     if num_context < 1:
         raise ValueError(f"windows need a step or more before the {num_steps} imagined ones, got {num_context}: "
@@ -123,13 +123,13 @@ def foresight_errors(foresight: Foresight, reconstruction: Tensor, windows: Held
     # Reward and termination of step n stand beside the action that brought them about, one column to the left.
     answer = slice(num_context - 1, -1)
     reward, terminated = batch.reward[:, :, answer], batch.terminated[:, :, answer]
-    return ForesightErrors(
-        imagined=_only(shown, _squared_error(foresight.frame, came)),
+    return OpenLoopErrors(
+        imagined=_only(shown, _squared_error(prediction.frame, came)),
         reconstructed=_only(shown, _squared_error(reconstruction[:, :, num_context:], came)),
         repeated=_only(shown, _squared_error(real[:, :, num_context - 1 : num_context], came)),
-        reward=_only(acted, (foresight.reward - reward).abs()),
+        reward=_only(acted, (prediction.reward - reward).abs()),
         no_reward=_only(acted, reward.abs()),
-        agrees=_only(acted, (foresight.terminated == terminated).float()),
+        agrees=_only(acted, (prediction.terminated == terminated).float()),
     )
 
 

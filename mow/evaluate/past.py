@@ -13,7 +13,7 @@ from torch import Tensor
 from mow.evaluate.held_out import HeldOutWindows
 from mow.kernels import PhiloxState, categorical_kl
 from mow.methods.mow.actor_critic import Agent
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 
@@ -41,10 +41,10 @@ def past_use(
     posterior = model.observe(batch, routing, rng)
     latent, hidden = posterior.latent, posterior.hidden
     before = model.before(latent, batch.is_first)
-    alone = model.remember(latent, batch.action, model.window(torch.ones_like(batch.is_first)), routing)
+    alone = model.sequence_model(latent, batch.action, model.window(torch.ones_like(batch.is_first)), routing)
 
     def kl(hidden: Tensor, before: Tensor) -> Tensor:  # [K, B, L - 1]
-        logits, _ = model.foretell(Moment(latent, batch.action, hidden, before))
+        logits, _ = model.predict_next_latent(HeadInput(latent, batch.action, hidden, before))
         divergence, _ = categorical_kl(
             posterior.logits[:, :, 1:], logits[:, :, :-1], unimix=model.config.perception.unimix
         )
@@ -54,7 +54,8 @@ def past_use(
     last = torch.cat([torch.zeros_like(hidden[:, :, :1]), hidden[:, :, :-1]], dim=2)
     last = last.masked_fill(batch.is_first.unsqueeze(-1), 0.0)
     embedding = model.embedding("actor")
-    policies = [agent.policy(agent.see(latent, h, b), embedding) for h, b in ((last, before), _other(last, before))]
+    states = [agent.actor_critic_input(latent, *past) for past in ((last, before), _other(last, before))]
+    policies = [agent.policy(state, embedding) for state in states]
 
     step = torch.arange(batch.is_first.shape[2], device=windows.length.device)
     acted = ~batch.is_first & (step < windows.length.unsqueeze(-1))  # [K, B, L]

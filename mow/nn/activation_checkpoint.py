@@ -24,12 +24,12 @@ def recomputing() -> bool:
     return not torch.compiler.is_compiling() and _again.get()
 
 
-def kept(function: Call, *arguments: Any) -> Any:
+def plain_call(function: Call, *arguments: Any) -> Any:
     """Just calls; autograd keeps what it needs."""
     return function(*arguments)
 
 
-def recomputed(function: Call, *arguments: Any) -> Any:
+def checkpointed_call(function: Call, *arguments: Any) -> Any:
     """Calls; only the arguments are kept, and the call is made again in the backward pass."""
     if not torch.is_grad_enabled():
         return function(*arguments)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.kernels import RoutePlan, decode_attention
-from mow.nn.activation_checkpoint import Call, kept
+from mow.nn.activation_checkpoint import Call, plain_call
 from mow.nn.modular import ModularLayerNorm, ModularLinear
 
 
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
     def __init__(self, num_experts: int, num_layers: int, config: TransformerSizes) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.call: Call = kept
+        self.invoke: Call = plain_call
         # Small beside the tokens (whose layer norm gives them length sqrt(D)), so that what is learnt at one position
         # holds at the others from the start. Differs: STORM starts them as long as the tokens.
         self.positions = nn.Parameter(0.02 * torch.randn(num_experts, config.max_positions, config.width))
@@ -164,7 +164,7 @@ class Transformer(nn.Module):
         row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
         x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
         for layer, block in enumerate(self.blocks):
-            x = self.call(block, x, plan, window.mask, cache, layer)
+            x = self.invoke(block, x, plan, window.mask, cache, layer)
         return x
 
     def new_cache(self, like: Tensor, num_slots: int, num_sequences: int, capacity: int) -> AttentionCache:

@@ -14,10 +14,10 @@ import torch
 T = TypeVar("T")
 Kept = dict[tuple[int, int, bool], tuple[object, object, Any]]
 
-_reading: ContextVar[Kept | None] = ContextVar("reading", default=None)
+_in_use: ContextVar[Kept | None] = ContextVar("reading", default=None)
 
 
-class StillWeights:
+class WeightCache:
     """Keeps what layers made of their weights until `forget`, which whoever changes a weight must call."""
 
     def __init__(self, device: torch.device) -> None:
@@ -25,32 +25,32 @@ class StillWeights:
         self._kept: Kept = {}
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def use(self) -> Iterator[None]:
         """Within it layers look here first, where no gradient is asked for.
 
         Not on a GPU: kernels read weights where they lie, and what a CUDA graph makes must stay in that graph.
         """
-        token = _reading.set(self._kept if self.device.type == "cpu" else None)
+        token = _in_use.set(self._kept if self.device.type == "cpu" else None)
         try:
             yield
         finally:
-            _reading.reset(token)
+            _in_use.reset(token)
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """A weight is about to change, or has."""
         self._kept.clear()
 
 
-def stand_still() -> bool:
+def is_active() -> bool:
     """Whether what is made of weights now is kept."""
-    return not torch.compiler.is_compiling() and _reading.get() is not None and not torch.is_grad_enabled()
+    return not torch.compiler.is_compiling() and _in_use.get() is not None and not torch.is_grad_enabled()
 
 
-def once(owner: object, plan: object, make: Callable[[], T]) -> T:
+def cached(owner: object, plan: object, make: Callable[[], T]) -> T:
     """What `make` returns; where weights stand still, what it returned the first time for this owner and plan."""
-    if not stand_still():
+    if not is_active():
         return make()
-    kept = _reading.get()
+    kept = _in_use.get()
     assert kept is not None, "weights stand still only where they are kept"
     # Both objects are kept too, so that no other ones come to have their ids. Autocast makes other numbers.
     key = (id(owner), id(plan), torch.is_autocast_enabled("cpu"))

@@ -11,7 +11,7 @@ def resume_command(where: Path) -> str:
     return command("python", "-m", "mow.train", "--resume", where)
 
 
-def way_on(folder: Path) -> str:
+def resume_hint(folder: Path) -> str:
     """What is left of a run that broke, in words."""
     found = checkpoints(folder)
     return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"

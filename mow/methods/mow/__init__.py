@@ -49,7 +49,7 @@ Before any of that, try it in a model that is there: what imagines and what lear
 ```python
 import torch
 
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.world_model import WorldModel
 
@@ -58,8 +58,8 @@ config = WorldModelConfig(width=16, num_heads=2, feedforward=16, embedding_size=
 model = WorldModel(config, action_size=3, module_of_task=(0, 0, 1), num_modules=2)
 model.heads.prior = DeepPrior(config, num_modules=2, embedding_size=8)
 shape = (3, 2, 6)  # K tasks, B windows, L steps
-moment = Moment(latent=torch.zeros(*shape, 20), action=torch.zeros(*shape, 3), hidden=torch.randn(*shape, 16))
-assert model.predict(moment).next_latent_logits.shape == (*shape, 4, 5)  # [K, B, L, S, C]
+head_input = HeadInput(latent=torch.zeros(*shape, 20), action=torch.zeros(*shape, 3), hidden=torch.randn(*shape, 16))
+assert model.predict(head_input).next_latent_logits.shape == (*shape, 4, 5)  # [K, B, L, S, C]
 ```
 '''
 

@@ -18,7 +18,7 @@ from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.router import Routing
-from mow.methods.mow.task_slice import Part, routing_of
+from mow.methods.mow.task_slice import TaskSlice, routing_of
 from mow.methods.mow.task_weights import TaskWeights
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import WorldModelLosses, world_model_losses
@@ -53,7 +53,7 @@ def backward_in_parts(
         rng.seed_offset.copy_(drawn)
         with autocast():
             rows = batch.map(itemgetter(tasks))
-            part, experts = Part(model, tasks), routing_of(routing, tasks, scale_KJ)
+            part, experts = TaskSlice(model, tasks), routing_of(routing, tasks, scale_KJ)
             losses = world_model_losses(part, rows, experts, rng, config, turn=turn)
         total = task_weights(losses.weighted(config), tasks)
         total.backward()

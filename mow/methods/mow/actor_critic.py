@@ -74,7 +74,7 @@ class Agent(nn.Module):
         self.actor_routes = same_for_all(len(module_of_task))
         self.critic_routes = one_each(critic_of_task, self.num_critics)
 
-    def see(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
+    def actor_critic_input(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
         """What actor and critics see of a state.
 
         Args:
@@ -110,6 +110,6 @@ class Agent(nn.Module):
         return two_hot_decode(self.value_logits(state, embedding, slow=slow), form=self.two_hot_form)
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
+    def update_target_critic(self, decay: float) -> None:
         """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
         torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), 1.0 - decay)

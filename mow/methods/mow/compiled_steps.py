@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from mow.methods.mow.actor_critic_loss import ActorCriticLosses, actor_critic_losses, make_lesson
-from mow.methods.mow.imagination import RolloutSteps, ahead, begin, outcome
+from mow.methods.mow.actor_critic_loss import ActorCriticLosses, actor_critic_losses, compute_targets
+from mow.methods.mow.imagination import RolloutSteps, init_rollout, predict_reward_and_end, rollout_step
 from mow.methods.mow.world_model_loss import WorldModelLosses, world_model_losses
 
 
@@ -26,7 +26,7 @@ class UpdateSteps:
 
     world_model_losses: Callable[..., WorldModelLosses] = world_model_losses
     rollout: RolloutSteps = field(default_factory=RolloutSteps)
-    make_lesson: Callable[..., Any] = make_lesson
+    compute_targets: Callable[..., Any] = compute_targets
     actor_critic_losses: Callable[..., ActorCriticLosses] = actor_critic_losses
 
 
@@ -61,7 +61,7 @@ def _copy(function: Callable[..., Any]) -> FunctionType:
     return copied
 
 
-class CompiledAhead(Compiled):
+class CompiledRolloutStep(Compiled):
     """One graph for every position of a rollout: the axis of the window's mask that counts tokens has any length."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -76,7 +76,11 @@ def update_steps(*, compiled: bool, backend: str = "inductor") -> UpdateSteps:
         return UpdateSteps()
     return UpdateSteps(
         world_model_losses=Compiled(world_model_losses, backend),
-        rollout=RolloutSteps(Compiled(begin, backend), CompiledAhead(ahead, backend), Compiled(outcome, backend)),
-        make_lesson=Compiled(make_lesson, backend),
+        rollout=RolloutSteps(
+            Compiled(init_rollout, backend),
+            CompiledRolloutStep(rollout_step, backend),
+            Compiled(predict_reward_and_end, backend),
+        ),
+        compute_targets=Compiled(compute_targets, backend),
         actor_critic_losses=Compiled(actor_critic_losses, backend),
     )

@@ -21,13 +21,13 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.methods.mow.actor_critic import Agent
-from mow.methods.mow.records import Imagination, Moment
+from mow.methods.mow.records import HeadInput, Imagination
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import Memory, WorldModel
 from mow.nn.transformer import Window
 
 
-class Begun(NamedTuple):
+class RolloutState(NamedTuple):
     before: Tensor  # z_{-1} [K, B, 1, Z], zeros where z_0 opens an episode
     latent: Tensor  # z_0 [K, B, 1, Z]
     hidden: Tensor  # h_{-1} [K, B, 1, D]
@@ -42,28 +42,28 @@ class Step(NamedTuple):
     events: Tensor  # [K, B, 1, X], what `outcome` reads beside h_t
 
 
-def begin(
+def init_rollout(
     model: WorldModel, context: TransitionBatch, window: Window, routing: Routing, memory: Memory, rng: PhiloxState,
     start: str, temperature: float,
-) -> Begun:  # fmt: skip
+) -> RolloutState:  # fmt: skip
     """Encode the context, remember it, and give the state that the first imagined action is taken in."""
     latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
     num_context = context_steps(context, start)
     hidden = latent.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past: what an episode's first state has
     if num_context:
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
-        hidden = model.remember(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
+        hidden = model.sequence_model(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
     before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])[:, :, -1:]
     newest = latent[:, :, -1:].contiguous()
     if start == "prior":
         valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
-        last = Moment(newest, context.action[:, :, -1:], hidden, before)
-        return Begun(newest, model.sample(model.foretell(last)[0] / temperature, rng), hidden, valid)
+        last = HeadInput(newest, context.action[:, :, -1:], hidden, before)
+        return RolloutState(newest, model.sample(model.predict_next_latent(last)[0] / temperature, rng), hidden, valid)
     hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
-    return Begun(before.contiguous(), newest, hidden, ~context.is_last[:, :, -1])
+    return RolloutState(before.contiguous(), newest, hidden, ~context.is_last[:, :, -1])
 
 
-def ahead(
+def rollout_step(
     model: WorldModel, agent: Agent, before: Tensor, latent: Tensor, hidden: Tensor, window: Window, routing: Routing,
     memory: Memory, embedding: Tensor | None, rng: PhiloxState, temperature: float,
 ) -> Step:  # fmt: skip
@@ -72,17 +72,17 @@ def ahead(
 
     The position in the memory is told by the window's mask [K, B, 1, t + 1] alone.
     """
-    action, raw_action = agent.policy(agent.see(latent, hidden, before), embedding).sample(rng)
-    hidden = model.remember(latent, action, window, routing, memory)
-    logits, events = model.foretell(Moment(latent, action, hidden, before))
+    action, raw_action = agent.policy(agent.actor_critic_input(latent, hidden, before), embedding).sample(rng)
+    hidden = model.sequence_model(latent, action, window, routing, memory)
+    logits, events = model.predict_next_latent(HeadInput(latent, action, hidden, before))
     return Step(model.sample(logits / temperature, rng), hidden, action, raw_action, events)
 
 
-def outcome(
+def predict_reward_and_end(
     model: WorldModel, hidden: Tensor, events: Tensor, arrived: Tensor, ends: str
 ) -> tuple[Tensor, Tensor]:
     """Rewards and terminations [K, B, T], read off all h_t [K, B, T, D] and z_{t+1} [K, B, T, Z] at once."""
-    reward_logits, termination_logits = model.outcome(hidden, events, arrived)
+    reward_logits, termination_logits = model.predict_reward_and_end(hidden, events, arrived)
     terminated = (termination_logits > 0).float() if ends == "hard" else termination_logits.float().sigmoid()
     return two_hot_decode(reward_logits, form=model.config.two_hot_form), terminated
 
@@ -91,9 +91,9 @@ def outcome(
 class RolloutSteps:
     """The three functions, as they stand here or compiled."""
 
-    begin: Callable[..., Begun] = begin
-    ahead: Callable[..., Step] = ahead
-    outcome: Callable[..., tuple[Tensor, Tensor]] = outcome
+    init_rollout: Callable[..., RolloutState] = init_rollout
+    rollout_step: Callable[..., Step] = rollout_step
+    predict_reward_and_end: Callable[..., tuple[Tensor, Tensor]] = predict_reward_and_end
 
 
 @torch.no_grad()
@@ -124,30 +124,32 @@ def imagine(
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*shape[:2], horizon)], dim=-1)
     window = model.window(is_first)
     memory = model.new_memory(shape[1], num_context + horizon, _like(model))
-    begun = steps.begin(model, context, window, routing, memory, rng, start, temperature)
-    before, latent, hidden = begun.before, begun.latent, begun.hidden
+    state = steps.init_rollout(model, context, window, routing, memory, rng, start, temperature)
+    before, latent, hidden = state.before, state.latent, state.hidden
 
     embedding = model.embedding("actor")
     latents, hiddens, taken = [latent], [hidden.float()], []
     for position in range(num_context, num_context + horizon):
         token = window.rows(position, position + 1)
-        step = steps.ahead(model, agent, before, latent, hidden, token, routing, memory, embedding, rng, temperature)
+        step = steps.rollout_step(
+            model, agent, before, latent, hidden, token, routing, memory, embedding, rng, temperature
+        )
         before, latent, hidden = latent, step.latent, step.hidden
         taken.append(step)
         latents.append(latent)
         hiddens.append(hidden.float())
     seen, remembered = torch.cat(latents, dim=2), torch.cat(hiddens, dim=2)  # [K, B, T + 1, Z], [K, B, T + 1, D]
     events = torch.cat([step.events for step in taken], dim=2)
-    reward, terminated = steps.outcome(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
+    reward, terminated = steps.predict_reward_and_end(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
     return Imagination(
-        before=begun.before,
+        before=state.before,
         latent=seen,
         hidden=remembered,
         action=torch.cat([step.action for step in taken], dim=2),
         raw_action=torch.cat([step.raw_action for step in taken], dim=2),
         reward=reward,
         terminated=terminated,
-        valid=begun.valid,
+        valid=state.valid,
     )
 
 

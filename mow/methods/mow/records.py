@@ -18,7 +18,7 @@ class Posterior:
 
 
 @dataclass(frozen=True)
-class Moment:
+class HeadInput:
     """What the heads read: a step as the agent left it, and what the sequence model makes of it and its past."""
 
     latent: Tensor  # z_t [K, B, L, Z] one-hot

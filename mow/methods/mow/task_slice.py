@@ -18,10 +18,10 @@ from mow.methods.mow.vae import Decoder, Encoder
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.routes import FixedRoutes
 
-Sight = TypeVar("Sight", Encoder, Decoder)
+ConvNet = TypeVar("ConvNet", Encoder, Decoder)
 
 
-class Part(WorldModel):
+class TaskSlice(WorldModel):
     """Tasks `tasks` of `whole`, for one update: made from it each time, it holds no parameter of its own.
 
     Args: tasks: contiguous, with start and stop; with batch norm shared by modules it must not cut a module in two.
@@ -73,7 +73,7 @@ def task_parts(model: WorldModel, number: int) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in pairwise(edges))
 
 
-def _cut(module: Sight, tasks: slice) -> Sight:
+def _cut(module: ConvNet, tasks: slice) -> ConvNet:
     """Its weights and norms, and of its groups those of the tasks, counted from the first of them."""
     cut, groups = copy.copy(module), []
     for group in module.groups:

@@ -22,13 +22,13 @@ from mow.kernels import PhiloxState, RoutePlan, sample_onehot, uniform
 from mow.methods.mow.config_model import Condition, WorldModelConfig
 from mow.methods.mow.experts import Experts, Shared, unit_length
 from mow.methods.mow.heads import Heads
-from mow.methods.mow.records import Moment, Posterior, Prediction
+from mow.methods.mow.records import HeadInput, Posterior, Prediction
 from mow.methods.mow.router import Router, Routing, fixed_choice
 from mow.methods.mow.vae import Decoder, Encoder
-from mow.nn.activation_checkpoint import Recompute, recomputed
+from mow.nn.activation_checkpoint import Recompute, checkpointed_call
 from mow.nn.routes import FixedRoutes, one_each, same_for_all
 from mow.nn.transformer import AttentionCache, Transformer, Window, episode_window
-from mow.nn.weight_cache import once
+from mow.nn.weight_cache import cached
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class WorldModel(nn.Module):
         kinds = {"none": (), "transformers": (Transformer,), "all": (Transformer, Encoder, Decoder)}[recompute]
         for module in self.modules():
             if isinstance(module, kinds):
-                module.call = recomputed
+                module.invoke = checkpointed_call
 
     @property
     def num_tasks(self) -> int:
@@ -107,7 +107,7 @@ class WorldModel(nn.Module):
         vectors = self.task_embedding
         if vectors is None or place not in self.config.condition:
             return None
-        return once(self, vectors, lambda: unit_length(vectors))
+        return cached(self, vectors, lambda: unit_length(vectors))
 
     def _fixed_experts(self) -> FixedRoutes:
         # A lone expert leaves nothing to learn.
@@ -152,7 +152,7 @@ class WorldModel(nn.Module):
         onehot, _ = sample_onehot(logits, rng, unimix=self.config.perception.unimix)
         return onehot.flatten(-2)
 
-    def remember(
+    def sequence_model(
         self, latent: Tensor, action: Tensor, window: Window, routing: Routing, memory: Memory | None = None
     ) -> Tensor:
         """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow what it holds."""
@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
         logits = self.encode(batch.frame)  # [K, B, L, S, C]
         latent = self.sample(logits, rng)  # [K, B, L, Z]
         token = self._stale_in_part(latent, batch.is_first, rng)
-        hidden = self.remember(token, batch.action, self.window(batch.is_first), routing)
+        hidden = self.sequence_model(token, batch.action, self.window(batch.is_first), routing)
         reads_before = self.config.prior == "local" and self.config.prior_frames == 2
         before = self.before(token, batch.is_first) if reads_before else None
         return Posterior(logits, latent, token, hidden, before)
@@ -214,21 +214,23 @@ class WorldModel(nn.Module):
         rng.advance()
         return numbers
 
-    def predict(self, moment: Moment, arrived: Tensor | None = None) -> Prediction:
+    def predict(self, head_input: HeadInput, arrived: Tensor | None = None) -> Prediction:
         """All heads. Args: arrived: z_{t+1} [K, B, L, Z], needed in the arrival form."""
-        return self.heads(moment, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
+        return self.heads(head_input, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
 
-    def foretell(self, moment: Moment) -> tuple[Tensor, Tensor]:
+    def predict_next_latent(self, head_input: HeadInput) -> tuple[Tensor, Tensor]:
         """What a rollout needs to go on: prior logits [K, B, L, S, C]; and the events [K, B, L, X] that come of it."""
-        return self.heads.foretell(moment, self._head_plan, self.embedding("heads"))
+        return self.heads.predict_next_latent(head_input, self._head_plan, self.embedding("heads"))
 
-    def outcome(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_reward_and_end(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
         """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end.
 
-        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them; arrived: z_{t+1} [K, B, L, Z],
-            drawn from what `foretell` gave; the transition form does not read it.
+        Args:
+            hidden: h_t [K, B, L, D].
+            events: [K, B, L, X] of `predict_next_latent`.
+            arrived: z_{t+1} [K, B, L, Z], drawn from its logits; not read by the transition form.
         """
-        return self.heads.outcome(hidden, events, arrived, self._head_plan, self.embedding("heads"))
+        return self.heads.predict_reward_and_end(hidden, events, arrived, self._head_plan, self.embedding("heads"))
 
     @property
     def _head_plan(self) -> RoutePlan:
