@@ -18,7 +18,7 @@ def load(
         import mow
 
         agent = mow.load("runs/quickstart-20270101-120000-seed0")
-        for env in (agent.real("tiny:catch"), agent.imagine("tiny:catch")):  # the task, and the dream of it
+        for env in (agent.real("tiny:catch"), agent.imagine("tiny:catch")):  # the task, and the imagined task
             frame, _ = env.reset(seed=1)
             agent.reset()
             total, over = 0.0, False

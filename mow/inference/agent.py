@@ -26,7 +26,7 @@ class LoadedAgent:
     """
 
     def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
-        with environments(run, seed=0, workers=0) as envs:  # only to ask what the tasks are like
+        with environments(run, seed=0, workers=0) as envs:  # only to read the specs of the tasks
             learner, self.step = restore(run.checkpoint, run.config, envs, device)
             specs, layout = envs.specs, envs.layout
         self.config, self.tasks = run.config, run.config.tasks

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    """Parse the command line. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Weights of a trained agent as safetensors, with its config and a model card."
     parser = Parser(prog="mow export", description=about, allow_abbrev=False)
     parser.add_argument(

@@ -25,7 +25,7 @@ from mow.runs.restore import SavedRun
 
 @dataclass(frozen=True)
 class ImaginedTasks:
-    """A world model in evaluation mode and what its tasks are like, in its own order."""
+    """A world model in evaluation mode and the specs of its tasks, in the order of the model."""
 
     model: WorldModel
     routing: Routing
@@ -53,8 +53,8 @@ class ImaginedTasks:
 class ImaginedEnv(gymnasium.Env[Frame, Any]):
     """One task of a world model. It opens with a real frame and never sees another one.
 
-    A reset with a seed repeats what follows. Past the run's acting context the model forgets what came first, as it
-    does when it acts. The info of a step has "termination_prob", the probability that the episode ended with it; it
+    A reset with a seed repeats what follows. Only the last tokens of the run's acting context are
+    read, as in acting. The info of a step has "termination_prob", the probability that the episode ended with it; it
     ends where that is above one half.
 
     Args:
@@ -96,7 +96,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         first, second = (int(x) for x in self.np_random.integers(2**31, size=2))
         given = (options or {}).get("frame")
         if given is None and seed is not None:
-            self.close()  # tasks may remember their earlier episodes, and a seed must repeat the first frame
+            self.close()  # a task may depend on its earlier episodes, and a seed must repeat the first frame
         frame = np.asarray(self._first_frame(first) if given is None else given)
         if frame.dtype != np.uint8 or frame.shape != FRAME_SHAPE:
             raise ValueError(f"the frame must be uint8 [64, 64, 3], got {frame.dtype} {list(frame.shape)}: scale it")

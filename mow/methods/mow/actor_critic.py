@@ -1,7 +1,7 @@
 """The agent: one actor for all tasks, a critic per cluster and its slow copy. Source: MoW section 3, STORM (layers).
 
-What it sees of a state: z_t and h_{t-1}, which holds the past; by switches of the config z_{t-1} too, and h_{t-1}
-brought to mean 0 and variance 1, both additions of this package.
+Inputs: z_t and h_{t-1}, which holds the past; by switches of the config z_{t-1} too, and h_{t-1} brought to mean 0 and
+variance 1, both additions of this package.
 """
 
 import copy
@@ -21,7 +21,7 @@ from mow.nn.routes import one_each, same_for_all
 
 
 class Agent(nn.Module):
-    """pi(a | s) and v_i(s) on agent states s = (z, h), as `see` joins them: [K, B, T, X].
+    """pi(a | s) and v_i(s) on agent states s = (z, h), joined by `actor_critic_input`: [K, B, T, X].
 
     Args:
         latent_size, hidden_size: Z and D.
@@ -75,7 +75,7 @@ class Agent(nn.Module):
         self.critic_routes = one_each(critic_of_task, self.num_critics)
 
     def actor_critic_input(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
-        """What actor and critics see of a state.
+        """Input of actor and critics.
 
         Args:
             latent: z_t [K, B, T, Z].

@@ -1,4 +1,4 @@
-"""Lessons from one imagined rollout: policy and value losses, per task. Tensors in, tensors out."""
+"""Actor-critic targets of one imagined rollout, and policy and value losses per task. Tensors in, tensors out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -16,9 +16,9 @@ from mow.methods.mow.records import Imagination
 
 @dataclass(frozen=True)
 class ActorCriticTargets:
-    """What a rollout teaches the agent; made once, without gradient, by the agent as it was then."""
+    """Targets of actor and critics, computed once per rollout by the agent of that time; no gradient."""
 
-    state: Tensor  # [K, B, T, X] as the agent sees it
+    state: Tensor  # [K, B, T, X] of Agent.actor_critic_input
     raw_action: Tensor  # [K, B, T, A]
     log_prob: Tensor  # [K, B, T] nats, of the policy that acted
     advantage: Tensor  # [K, B, T] (R - v) / max(1, S)
@@ -49,7 +49,7 @@ def compute_targets(
 ) -> tuple[ActorCriticTargets, dict[str, Tensor]]:
     """Returns and advantages of a rollout, and their means for the log ([K] each).
 
-    Args: embedding: e_k [K, d] where actor or critic are told their task.
+    Args: embedding: e_k [K, d] where actor or critic read it.
     Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`); rollouts whose
     context had ended its episode never weigh anything.
     """
@@ -84,7 +84,7 @@ def compute_targets(
 def actor_critic_losses(
     agent: Agent, targets: ActorCriticTargets, *, entropy: float | Tensor, clip: float, embedding: Tensor | None = None
 ) -> ActorCriticLosses:
-    """The actor and the critics on a lesson; the world model gets no gradient.
+    """Losses of actor and critics on the targets; the world model gets no gradient.
 
         L_actor  = - min(r A, clip(r) A) - eta H(pi),   A = sg[(R_t - v(s_t)) / max(1, S_k)],  r = pi / sg(pi_old)
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
@@ -92,7 +92,7 @@ def actor_critic_losses(
     Args:
         entropy: eta, as it is now; a scalar, or [K].
         clip: of r, on either side of 1.
-        embedding: as for the lesson; it carries no gradient here.
+        embedding: as for compute_targets; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
     meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
     """

@@ -1,4 +1,4 @@
-"""What updates are made of: functions with tensors in and tensors out, as they stand or through torch.compile.
+"""Functions that updates consist of, tensors in and tensors out, plain or through torch.compile.
 
 Chosen once for all of a run. What is compiled is a whole graph: a line that cannot be compiled is an error, as is a
 function that would have to be compiled anew again and again; nothing falls back to plain PyTorch. A function is

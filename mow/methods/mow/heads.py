@@ -1,4 +1,4 @@
-"""What is read off a moment: next latent, reward and termination per cluster, the task for all together."""
+"""Heads on a token: next latent, reward and termination per cluster, one task head for all."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from mow.nn.modular import ModularMLP
 
 
 class Heads(nn.Module):
-    """g^D, g^R, g^C (per module, see e_k) and g^T (one for all, must not see e_k). Source: MoW section 3, STORM.
+    """g^D, g^R, g^C (per module, see e_k) and g^T (one for all, without e_k). Source: MoW section 3, STORM.
 
     All read h_t; g^R and g^C also read the events of the prior, where it has any, and z_{t+1} in the arrival form.
     Source of the arrival form: DreamerV3, whose reward head reads the state that o_{t+1} has entered.

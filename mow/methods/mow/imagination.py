@@ -1,4 +1,4 @@
-"""Dreaming: roll the world model forward under the policy, from contexts of replay.
+"""Imagination: roll the world model forward under the policy, from contexts of replay.
 
     context of C replay steps -> memory;  then T times:  a ~ pi(s),  h = F(z, a),  z' ~ prior(h),  r, c = heads(h, z')
 
@@ -7,8 +7,9 @@ z' is the next latent; the transition form reads r and c off h alone.
 Source: MoW section 3 (key-value cache), STORM (context 8, horizon 16, hard terminations). Everything without gradient
 and in evaluation mode, which the caller sets.
 
-A rollout is made of three functions, tensors in and tensors out, so that each can be compiled: `begin` once, `ahead`
-T times, `outcome` once. No shape depends on a value and nothing is read on the host, so that a CUDA graph can hold it.
+A rollout is made of three functions, tensors in and tensors out, so that each can be compiled: `init_rollout` once,
+`rollout_step` T times, `predict_reward_and_end` once. No shape depends on a value and nothing is read on the host, so
+that a CUDA graph can hold it.
 """
 
 from collections.abc import Callable
@@ -39,14 +40,14 @@ class Step(NamedTuple):
     hidden: Tensor  # h_t [K, B, 1, D]
     action: Tensor  # a_t [K, B, 1, A]
     raw_action: Tensor  # [K, B, 1, A]
-    events: Tensor  # [K, B, 1, X], what `outcome` reads beside h_t
+    events: Tensor  # [K, B, 1, X], read by `predict_reward_and_end` beside h_t
 
 
 def init_rollout(
     model: WorldModel, context: TransitionBatch, window: Window, routing: Routing, memory: Memory, rng: PhiloxState,
     start: str, temperature: float,
 ) -> RolloutState:  # fmt: skip
-    """Encode the context, remember it, and give the state that the first imagined action is taken in."""
+    """Encode the context, fill the memory with it, and return the state of the first imagined action."""
     latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
     num_context = context_steps(context, start)
     hidden = latent.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past: what an episode's first state has
@@ -68,9 +69,9 @@ def rollout_step(
     memory: Memory, embedding: Tensor | None, rng: PhiloxState, temperature: float,
 ) -> Step:  # fmt: skip
     """One step: z_{t-1} and z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] ->
-    what follows.
+    the next ones.
 
-    The position in the memory is told by the window's mask [K, B, 1, t + 1] alone.
+    The window's mask [K, B, 1, t + 1] alone holds the position in the memory.
     """
     action, raw_action = agent.policy(agent.actor_critic_input(latent, hidden, before), embedding).sample(rng)
     hidden = model.sequence_model(latent, action, window, routing, memory)
@@ -89,7 +90,7 @@ def predict_reward_and_end(
 
 @dataclass(frozen=True)
 class RolloutSteps:
-    """The three functions, as they stand here or compiled."""
+    """The three functions of a rollout, plain or compiled."""
 
     init_rollout: Callable[..., RolloutState] = init_rollout
     rollout_step: Callable[..., Step] = rollout_step
@@ -116,9 +117,9 @@ def imagine(
         start: `prior` = first imagined latent predicted after the whole context (STORM); `posterior` = the latent of
             the context's last frame, so that the first state is a real one and also the first state of an episode.
         ends: `hard` = a step terminates where its logit is above 0 (STORM); `expected` = it does so by its probability,
-            so that a danger only half foreseen is felt too (DreamerV3).
+            so that an uncertain end counts in part (DreamerV3).
         temperature: of the draws from the prior, above 0; below 1 they take the likelier class more often.
-        steps: what the rollout is made of, where it is compiled.
+        steps: the functions of the rollout, plain or compiled.
     """
     num_context, shape = context_steps(context, start), context.is_first.shape
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*shape[:2], horizon)], dim=-1)
@@ -154,7 +155,7 @@ def imagine(
 
 
 def context_steps(context: TransitionBatch, start: str) -> int:
-    """Steps of the context that the memory holds before the first imagined action."""
+    """Number of context steps in the memory before the first imagined action."""
     length = context.is_first.shape[2]
     return length if start == "prior" else length - 1
 

@@ -1,4 +1,4 @@
-"""Everything that learns, and its two updates: the world model on replay, the agent in imagination.
+"""World model and agent, their optimisers, and their two updates: the world model on replay, the agent in imagination.
 
 A learner begins with one module for all tasks (warm-up), measures how the tasks pull at it, and is then regrouped: one
 module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
@@ -98,7 +98,7 @@ class Learner:
             optimiser.register_step_post_hook(lambda *_: self.weight_cache.invalidate())
 
     def _progress(self, number: int) -> float:
-        """How far the world model is through the first `number` of its updates: 0 to 1."""
+        """Share of the world model's first `number` updates that are done: 0 to 1."""
         return min(1.0, self.updates / number) if number > 0 else 1.0
 
     @property
@@ -123,7 +123,7 @@ class Learner:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
     def autocast(self) -> torch.autocast:
-        """The precision that the config asks for on this device."""
+        """Precision of the config on this device."""
         enabled = uses_bf16(self.config, self.device)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -161,7 +161,7 @@ class Learner:
 
     @property
     def _annealed(self) -> float:
-        """How far the temperature has fallen: 0 to 1."""
+        """Share of the annealing of the temperature that is done: 0 to 1."""
         return self._progress(self.config.model.routing.anneal_updates)
 
     def routing(self, *, explore: bool = False) -> Routing:
@@ -181,7 +181,7 @@ class Learner:
                 self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
 
     def cached_routing(self) -> Routing:
-        """The same, asked for again and again while `still` is read."""
+        """`routing()`, computed once while the weight cache is in use."""
         return cached(self, self.world_model, self.routing)
 
     # Updates ---------------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class Learner:
             optimiser.zero_grad(set_to_none=True)
         losses, total = self._world_model_backward(batch.to(self.device))
         norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
-        self.updates += 1  # a batch that is skipped is not asked for again
+        self.updates += 1  # a batch that is skipped is not drawn again
         check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
         for optimiser in self.world_model_optimisers:
             optimiser.step()
@@ -259,9 +259,9 @@ class Learner:
         return metrics
 
     def update_agent(self, context: TransitionBatch, watch: Watch = untimed) -> Metrics:
-        """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
+        """Imagine from replay contexts, then update actor and critics on the rollout. Raises: NotFinite as above.
 
-        Args: watch: is told what is done, imagination or actor_critic.
+        Args: watch: timer of the parts "imagination" and "actor_critic".
         Source: MoW section 3.
         """
         self.world_model.eval()
@@ -285,7 +285,7 @@ class Learner:
         for _ in range(config.actor_critic.rollout_epochs):
             for part in targets.parts(config.actor_critic.rollout_parts):
                 losses, norm = self._agent_step(part, embedding)
-        # Of the losses, those of the last step are as good as any.
+        # Only the last mini-batch's losses are logged.
         metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
         return {**metrics, "optim/agent_grad_norm": norm}
 
@@ -323,7 +323,7 @@ class Learner:
     # Clustering ------------------------------------------------------------------------------------------------------
 
     def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
-        """Decide which tasks share a module, from `batches` of replay; changes nothing yet.
+        """Cluster the tasks into modules, from `batches` of replay; changes nothing yet.
 
         Raises: FloatingPointError if the model's weights are broken.
         """
@@ -336,7 +336,7 @@ class Learner:
         """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
 
         Args: terms: [K, terms] weighted losses as they stand, in the old order; harmony scales start from them.
-        Whoever holds tasks outside (environments, replay) sorts them by `grouping.order` too.
+        The caller sorts environments and replay by `grouping.order` too.
         """
         order = torch.tensor(grouping.order, device=self.device)
         self.grouping = grouping
@@ -395,6 +395,6 @@ class Learner:
 
 
 def uses_bf16(config: MowConfig, device: torch.device) -> bool:
-    """Whether updates run under autocast to bfloat16."""
+    """True if updates run under autocast to bfloat16."""
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)

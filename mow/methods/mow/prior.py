@@ -1,4 +1,4 @@
-"""What comes next: the prior p(z_t+1 | h_t, e_k), read off the hidden state alone or cell by cell of the picture.
+"""The prior p(z_t+1 | h_t, e_k) of the next latent, read off the hidden state alone or cell by cell of the picture.
 
 `DensePrior` is one Linear on h_t. `LocalPrior` holds that what happens in a part of the picture follows from what is
 in and around it. A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell
@@ -12,7 +12,7 @@ and its eight neighbours, the action and the hidden state, so a rule of motion l
 z_t-1 is read where `prior_frames` is 2, zeros at the first step of an episode: what has moved, and where to, then shows
 in the cells themselves. The action is multiplied with e_k (and stands alone where the heads are not given the task),
 since the same entry of a_t means one thing in one task and another in the next: tasks that share a module need more
-than a sum to tell left from up. An event is often one code of one cell, such as a ball on a paddle, which softmax l
+than a sum to separate left from up. An event is often one code of one cell, such as a ball on a paddle, which softmax l
 names; that may spare examples.
 """
 
@@ -30,7 +30,7 @@ from mow.nn.weight_cache import cached
 
 
 class DensePrior(nn.Module):
-    """One Linear on h_t; it knows of no events. Source: STORM."""
+    """One Linear on h_t; no events. Source: STORM."""
 
     num_events = 0
 

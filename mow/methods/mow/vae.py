@@ -29,7 +29,7 @@ Norm = Literal["bn_per_task", "bn_shared", "group", "channel"]
 
 @dataclass(frozen=True)
 class Kernel:
-    """Of one convolution of one module."""
+    """Weights of one convolution of one module."""
 
     weight: Tensor  # [O, I, 4, 4], or [I, O, 4, 4] when transposed
     bias: Tensor | None  # [O]

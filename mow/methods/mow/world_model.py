@@ -33,7 +33,7 @@ from mow.nn.weight_cache import cached
 
 @dataclass(frozen=True)
 class Memory:
-    """What a rollout has already attended to."""
+    """Key-value caches of a rollout."""
 
     experts: AttentionCache
     shared: AttentionCache | None
@@ -47,7 +47,7 @@ class WorldModel(nn.Module):
         module_of_task: module of each task, sorted ascending; all zeros before the tasks are grouped.
         num_modules: M.
         across_episodes: attend across episode ends, as STORM does.
-        recompute: what is computed again in a backward pass instead of kept; "all" counts encoder and decoder in.
+        recompute: activations computed again in a backward pass instead of stored; "all" counts encoder and decoder in.
     """
 
     background: Tensor | None  # [K, 64, 64, 3] uint8
@@ -103,14 +103,14 @@ class WorldModel(nn.Module):
         return self.shared_routes.plan
 
     def embedding(self, place: Condition) -> Tensor | None:
-        """e_k [K, d] where the model is told its task at `place`, else None."""
+        """e_k [K, d] where the network at `place` reads it, else None."""
         vectors = self.task_embedding
         if vectors is None or place not in self.config.condition:
             return None
         return cached(self, vectors, lambda: unit_length(vectors))
 
     def _fixed_experts(self) -> FixedRoutes:
-        # A lone expert leaves nothing to learn.
+        # With a single expert there is nothing to learn.
         method = "hash" if self.config.routing.method == "learned" else self.config.routing.method
         return FixedRoutes(
             fixed_choice(method, self.module_of_task, self.config.experts), self.config.experts.num_experts
@@ -155,7 +155,7 @@ class WorldModel(nn.Module):
     def sequence_model(
         self, latent: Tensor, action: Tensor, window: Window, routing: Routing, memory: Memory | None = None
     ) -> Tensor:
-        """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow what it holds."""
+        """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow its tokens."""
         token = torch.cat([latent, action], dim=-1)
         expert_cache = None if memory is None else memory.experts
         hidden = self.experts(token, self.embedding("mixer"), routing, window, expert_cache)  # [K, B, L, J * D]
@@ -174,7 +174,7 @@ class WorldModel(nn.Module):
         return Memory(experts, self.shared.transformer.new_cache(width, 1, num_sequences, capacity))
 
     def window(self, is_first: Tensor) -> Window:
-        """Who sees whom among tokens [K, B, L]."""
+        """Attention mask of tokens [K, B, L]."""
         return episode_window(is_first, across_episodes=self.across_episodes)
 
     def observe(self, batch: TransitionBatch, routing: Routing, rng: PhiloxState) -> Posterior:
@@ -195,9 +195,9 @@ class WorldModel(nn.Module):
     def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
         """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
 
-        So look the latents of a rollout, whose groups are drawn one by one: some have moved on where others have not.
-        The model learns to go on from there by what it remembers, rather than to take them for something new.
-        Source: none, an addition of this package; bench/results/LOG.md has what it changes.
+        Latents of a rollout look alike: their groups are drawn one by one, and some lag behind the others. The model
+        learns to go on from such latents by its hidden state.
+        Source: none, an addition of this package; effects: bench/results/LOG.md.
         """
         share = self.config.stale_share
         if share == 0.0 or not self.training:
@@ -219,11 +219,11 @@ class WorldModel(nn.Module):
         return self.heads(head_input, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
 
     def predict_next_latent(self, head_input: HeadInput) -> tuple[Tensor, Tensor]:
-        """What a rollout needs to go on: prior logits [K, B, L, S, C]; and the events [K, B, L, X] that come of it."""
+        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `predict_reward_and_end`."""
         return self.heads.predict_next_latent(head_input, self._head_plan, self.embedding("heads"))
 
     def predict_reward_and_end(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end.
+        """Reward logits [K, B, L, V] and termination logits [K, B, L], for all steps of a rollout at once.
 
         Args:
             hidden: h_t [K, B, L, D].
