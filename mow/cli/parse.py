@@ -157,7 +157,7 @@ def override(default: RunConfig, arguments: list[str]) -> RunConfig:
 
 
 def _parse_overrides(default: RunConfig, arguments: list[str]) -> RunConfig:
-    """tyro reads the values; what it says of a bad one is folded into one line."""
+    """Read the values with tyro; its message on a bad one is folded into one line."""
     import tyro
 
     if "--help" in arguments or "-h" in arguments:

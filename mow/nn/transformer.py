@@ -1,6 +1,6 @@
 """The causal Transformer, stacked on an expert axis, and its cache for imagination.
 
-Every (task, slot) pair runs through its own expert's weights; attention is independent of the experts, so all sequences of
+Every (task, slot) pair runs through its own expert's weights; attention itself has none, so all sequences of
 all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
 """
 

@@ -1,4 +1,4 @@
-"""What the disk or a limit of the system refuses: before anything is computed where that can be, else in one line."""
+"""Errors of the disk and of system limits: found before anything is computed where possible, else one line."""
 
 import contextlib
 import errno
@@ -35,9 +35,9 @@ def folder_to_write(folder: Path, flag: str) -> Path:
 
 @contextlib.contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Inside, an error of the disk says what to do about it and what is left of the run in `folder`.
+    """Inside, add the remedy to an error of the disk, and how to go on with the run in `folder`.
 
-    One that does not come from the system, and says what to do already, keeps its words.
+    An error that has a remedy already, not from the system, gets the latter alone.
     """
     try:
         yield
