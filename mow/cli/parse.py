@@ -50,10 +50,10 @@ def check_words(arguments: Sequence[str]) -> None:
             raise UsageError(f"control characters, or bytes that are no UTF-8, in {argument!r}: leave them out")
 
 
-def check_range(asked: argparse.Namespace, low: int, high: int, *names: str) -> None:
+def check_range(options: argparse.Namespace, low: int, high: int, *names: str) -> None:
     """The named flags lie in [low, high]. Raises: UsageError."""
     for name in names:
-        value = getattr(asked, name)
+        value = getattr(options, name)
         if not low <= value <= high:
             bound = f"{low} or more" if value < low else f"{low} to {high}"
             raise UsageError(f"--{name} must be {bound}, got {shortened_number(value)}")

@@ -1,4 +1,4 @@
-"""What all ways of stepping K tasks share: their order, the checks, and what happens when a simulator fails."""
+"""Base class of the vector environments: order of the tasks, checks, and restarts of simulators that fail."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ _LOG = logging.getLogger("mow")
 
 @dataclass(frozen=True)
 class Crash:
-    """What was lost at once: by one simulator that raised, or with a whole process."""
+    """Simulators lost at once: one that raised, or all of a process."""
 
     slots: tuple[int, ...]  # whose simulators are gone
     blamed: tuple[int, ...]  # those of them that were at work
@@ -36,7 +36,7 @@ class OrderedVectorEnv(ABC):
 
     A simulator that fails (raises, hangs, dies with its process, answers what cannot be used, see GuardedEnv) is made
     anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
-    The step whose answer was lost (also by a reset after the end of an episode) never happened for anybody: the action
+    The step whose answer was lost (also by a reset after the end of an episode) is dropped: the action
     is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
     (EnvStep.restarted). So every step is a real one, and the episode that was lost ends where the new one begins. A
     simulator that fails twice in a row gets a fresh process too, where there are workers. Without restarts, or after
@@ -85,7 +85,7 @@ class OrderedVectorEnv(ABC):
         """Begin one agent step of every task; workers take it while this process does other things.
 
         Args:
-            action: [K, A] as `layout` says.
+            action: [K, A] in `layout`.
         Raises: ValueError if the shape is wrong or an action is illegal, before any task is stepped; RuntimeError
             before the first reset, after close and while another step is under way.
         """
@@ -132,9 +132,9 @@ class OrderedVectorEnv(ABC):
         self.layout = self.layout.reorder(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where all tasks are, in their present order, as what JSON can hold; after an EnvFailure: only the order.
+        """State of all tasks in their present order, as JSON; after an EnvFailure: only the order.
 
-        What has none, or fails to give it, begins a new episode when it is loaded.
+        A task without a state begins a new episode when it is loaded.
         """
         if self._given_up:
             states = {slot: self._lost(slot) for slot in range(len(self._names))}
@@ -187,7 +187,7 @@ class OrderedVectorEnv(ABC):
         restarts: list[Restart] = []
         restarted: dict[int, Frame] = {}
         while crashes:
-            crashes.sort(key=lambda crash: crash.slots)  # whoever answered first
+            crashes.sort(key=lambda crash: crash.slots)  # whatever the order of the answers
             for crash in crashes:
                 self._count(crash, actions)
             twice = {slot for crash in crashes for slot in crash.blamed if self._failures[slot] > 1}

@@ -1,4 +1,4 @@
-"""Foresight: imagine along actions that were really taken, and compare with what really came.
+"""Open-loop prediction: imagine along recorded actions, and compare with the recorded frames and rewards.
 
     o_0 .. o_{C-1} seen, a_0 .. a_{C+T-2} given
     T times:  h = F(z, a),  z ~ prior(h),  r, c = heads(h, z),  o = decode(z)
@@ -23,7 +23,7 @@ from mow.methods.mow.world_model import WorldModel
 
 @dataclass(frozen=True)
 class OpenLoopPrediction:
-    """What the world model expects of T steps."""
+    """Prediction of the world model for T steps."""
 
     frame: Tensor  # [K, B, T, 64, 64, 3] float32, 0 black to 1 white
     reward: Tensor  # [K, B, T] float32, units of the task
@@ -32,7 +32,7 @@ class OpenLoopPrediction:
 
 @dataclass(frozen=True)
 class OpenLoopErrors:
-    """How far foresight is from what came; not-a-number where the window's episode had ended before.
+    """Errors of a prediction against the ground truth; not-a-number where the window's episode had ended before.
 
     Without final frames (mow.envs.vector.make_vector) the ending step has a reward and a termination but no frame: the
     next one opens another episode.
@@ -40,7 +40,7 @@ class OpenLoopErrors:
 
     imagined: Tensor  # [K, B, T] squared error of the imagined frame, mean over its 64 x 64 x 3 numbers in [0, 1]
     reconstructed: Tensor  # [K, B, T] the same of the posterior's reconstruction: what the decoder alone loses
-    repeated: Tensor  # [K, B, T] the same of the last context frame: what standing still would give
+    repeated: Tensor  # [K, B, T] the same of the last context frame: the error of a frozen frame
     reward: Tensor  # [K, B, T] absolute error, units of the task
     no_reward: Tensor  # [K, B, T] the same of always expecting 0
     agrees: Tensor  # [K, B, T] 1 where the termination is as it was, else 0
@@ -110,7 +110,7 @@ def open_loop_errors(prediction: OpenLoopPrediction, reconstruction: Tensor, win
     """Compare with the windows of L = C + T steps that the context and the actions were taken from.
 
     Args: reconstruction: [K, B, L, 64, 64, 3] float, of all frames of the windows.
-    Raises: ValueError if the windows are no longer than the foresight: no context is left.
+    Raises: ValueError if the windows are no longer than the prediction: no context is left.
     """
     batch, num_steps = windows.batch, prediction.reward.shape[2]
     num_context = batch.reward.shape[2] - num_steps
@@ -134,7 +134,7 @@ def open_loop_errors(prediction: OpenLoopPrediction, reconstruction: Tensor, win
 
 
 def alive(windows: HeldOutWindows, num_context: int, num_steps: int) -> tuple[Tensor, Tensor]:
-    """Which imagined steps have a real counterpart in the windows.
+    """Masks of the imagined steps that have a real counterpart in the windows.
 
     Returns: ([K, B, T], [K, B, T]) bool: the frame was shown; the action that should lead to it was taken.
     """

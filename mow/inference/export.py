@@ -39,10 +39,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Restore and write. Raises: UsageError if there is nothing to write or no place for it."""
-    saved = find_run(asked.run)
-    out: Path = asked.out or saved.folder / "export"
+    saved = find_run(options.run)
+    out: Path = options.out or saved.folder / "export"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: give another --out, so that nothing is overwritten")
 

@@ -4,7 +4,7 @@
     a restricted encoding           what it lacks is written as \\xNN or \\uNNNN
     a terminal that was closed, a   further output is dropped, and SIGHUP is raised as when a terminal is closed: a run
     reader that has ended           saves what it has and ends, other commands end at once
-    a full disk                     a run loses these lines, reports that once and goes on; other commands end in one line
+    a full disk                     a run loses these lines, reports it once, goes on; other commands end in one line
 """
 
 import contextlib

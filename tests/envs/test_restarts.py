@@ -64,7 +64,7 @@ def test_what_happened_is_told(num_workers: int, caplog: pytest.LogCaptureFixtur
         restarts = [restart for step in played(env, 21) for restart in step.restarts]
     assert sorted(task for restart in restarts for task in restart.tasks) == sorted(TASKS)
     slide = next(restart for restart in restarts if restart.tasks == ("dummy:slide",))
-    assert slide.reason == "RuntimeError: dummy:slide: fails at step 20, as asked"
+    assert slide.reason == "RuntimeError: dummy:slide: fails at step 20, as set"
     assert "_misbehave_if_asked" in slide.traceback
     assert f"dummy:slide: {slide.reason}; a new episode begins" in caplog.messages
 
@@ -148,7 +148,7 @@ def test_after_the_last_restart_it_ends_with_the_traceback(num_workers: int, fai
         played(env, 100)
     line = (
         f"{TASKS[0]} failed 3 times in a row, with no finished episode between: "
-        f"RuntimeError: {TASKS[0]}: fails at step {fail_at}, as asked (seed 1, simulator 3, action "
+        f"RuntimeError: {TASKS[0]}: fails at step {fail_at}, as set (seed 1, simulator 3, action "
     )
     assert caught.value.line.startswith(line)
     assert 0 <= int(caught.value.line.removeprefix(line).removesuffix(")")) < env.specs[0].num_actions
