@@ -68,8 +68,8 @@ def _preview(options: argparse.Namespace) -> None:
     *names, last = options.preview
     out = Path(expanded(last))
     if not names or out.suffix != ".png" or not out.parent.is_dir():
-        raise ValueError(f"--preview needs names and then a .png in an existing folder, got {' '.join(options.preview)}: "
-                         "write --preview atari26 out.png")
+        raise ValueError(f"--preview needs names and then a .png in an existing folder, got "
+                         f"{' '.join(options.preview)}: write --preview atari26 out.png")
     tasks = list(dict.fromkeys(task for name in names for task in envs.SETS.get(name, (name,))))
     for task in tasks:
         if ":" not in task:

@@ -12,6 +12,6 @@ def resume_command(where: Path) -> str:
 
 
 def resume_hint(folder: Path) -> str:
-    """How to go on with a run that broke, in words."""
+    """Sentence on how to go on with a run that broke."""
     found = checkpoints(folder)
     return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"

@@ -33,7 +33,7 @@ class UpdateSteps:
 class Compiled:
     """A function through torch.compile, which is loaded when it is first called.
 
-    torch keeps what it has compiled with a function's code, for all who call it. Each of these has a copy of the code
+    torch keeps what it has compiled with a function's code, for all its callers. Each of these has a copy of the code
     to itself, so that learners in one process which differ in what no guard sees (the kernels that doors have chosen)
     never run each other's, and none uses up the number of versions that another may have.
 

@@ -130,7 +130,7 @@ class ScheduleConfig:
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16
-    """Steps that the agent remembers while acting; at most the positions that learning has shown h_t at."""
+    """Steps in the memory of acting; at most the positions that h_t is trained on."""
 
     def __post_init__(self) -> None:
         usable(self)

@@ -166,7 +166,7 @@ def quickstart() -> MowConfig:
     local prior and Muon learn in a few hundred updates how most things move, where a Linear on h_t and Adam had not
     after 800; rollouts are short and cold, and the model learns from latents stale in part, so that what is imagined
     holds together; a bonus on entropy that falls, and recent windows drawn more often, keep the policy from settling on
-    what only a young model believes; patches in the first convolution and group norm save time; an imagined rollout is
+    errors of a young model; patches in the first convolution and group norm save time; an imagined rollout is
     used for six steps, because making it costs more than learning from it; a task's weight does not depend on how hard
     its pictures are to draw.
     """

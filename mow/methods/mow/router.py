@@ -5,7 +5,7 @@
 The gradient favours or penalises the chosen experts, and holds nothing on the others; with one expert per task the
 balance loss has none, since a single share is always 1. Effects: bench/results/LOG.md.
 
-Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes who is on top.
+Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes the order.
 Source: MoW section 3 (task-level router); slot order and noise inferred.
 """
 

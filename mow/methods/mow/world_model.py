@@ -1,4 +1,4 @@
-"""The Mixture-of-World-Models: encode, observe, remember, predict, decode. Wires the files beside it.
+"""The Mixture-of-World-Models: encode, observe, sequence model, predict, decode. Wires the files beside it.
 
                  e_k ------------------------------------------------.------------------.
                                                                       |                  |
