@@ -152,7 +152,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
             self._real = None
 
     def __str__(self) -> str:
-        return f"<ImaginedEnv {self._dreamer.specs[self._k].name}>"
+        return f"<ImaginedEnv {self._tasks.specs[self._k].name}>"
 
     def _first_frame(self, seed: int) -> Frame:
         if self._real is None:
