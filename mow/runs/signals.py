@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """A signal requested the end, and it is at a point where it can be saved."""
+    """Raised after a signal, at a point where the run can be saved."""
 
 
 class StopSwitch:

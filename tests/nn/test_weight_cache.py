@@ -1,4 +1,4 @@
-"""What layers keep of their weights while nobody changes them changes nothing but the time it takes."""
+"""The weight cache changes no number, and is dropped after every change of a weight."""
 
 import dataclasses
 from collections.abc import Callable
@@ -103,23 +103,23 @@ def test_what_was_kept_goes_with_the_weights(change: Callable[[Learner], object]
 
 
 def test_it_is_made_once() -> None:
-    still, owner, plan, made = WeightCache(CPU), object(), object(), []
+    cache, owner, plan, made = WeightCache(CPU), object(), object(), []
 
     def make() -> int:
         made.append(1)
         return len(made)
 
     with torch.no_grad():
-        assert [cached(owner, plan, make), cached(owner, plan, make)] == [1, 2]  # nobody keeps anything
-        with still.use():
+        assert [cached(owner, plan, make), cached(owner, plan, make)] == [1, 2]  # no cache is in use
+        with cache.use():
             assert [cached(owner, plan, make), cached(owner, plan, make), cached(owner, object(), make)] == [3, 3, 4]
-        with still.use():
+        with cache.use():
             assert cached(owner, plan, make) == 3
             with torch.autocast("cpu"):
                 assert cached(owner, plan, make) == 5
             with torch.enable_grad():
                 assert cached(owner, plan, make) == 6
-            still.invalidate()
+            cache.invalidate()
             assert cached(owner, plan, make) == 7
         with WeightCache(torch.device("cuda")).use():
             assert not is_active()
