@@ -2,7 +2,7 @@
 
     python -m bench                          all ops; writes bench/results/<gpu>-<date>.json when all went well
     python -m bench -k decode_attention      words after it go to pytest, and the numbers are only printed
-    python -m bench.render bench/results/<gpu>-<date>.json --write      the table in README.md
+    python -m bench.render bench/results/<gpu>-<date>.json --write      the table in kernels/README.md
 
 It is `python -m pytest bench --benchmark-only` with a name for the file. On a machine without a GPU it runs small
 shapes with the reference, names the file cpu-<date>.json, and the numbers say that they are a CPU's.

@@ -37,7 +37,7 @@ def rollout(learner: Learner, context: TransitionBatch) -> Imagination:
     """A rollout as the learner's update makes it, always from the same random state."""
     learner.world_model.eval()
     learner.rng.seed_offset.zero_()
-    return learner.dream(context)
+    return learner.imagine_rollout(context)
 
 
 def one_by_one(learners: list[Learner], context: TransitionBatch) -> list[Imagination]:

@@ -69,7 +69,7 @@ def measure(config: MowConfig, device: torch.device, rounds: int) -> dict[str, A
     updates = {
         "world model": update(lambda: learner.update_world_model(batch), device, rounds),
         "agent": update(lambda: learner.update_agent(context), device, rounds),
-        "imagination": update(lambda: learner.dream(context), device, rounds),  # in evaluation mode since the last one
+        "imagination": update(lambda: learner.imagine_rollout(context), device, rounds),  # in evaluation mode
     }
     mask = ActionMask(torch.ones(num_tasks, NUM_ACTIONS, dtype=torch.bool), torch.zeros(num_tasks, 0, dtype=torch.bool))
     plan = make_plan(config, mask, bf16=uses_bf16(config, device))

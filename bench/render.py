@@ -1,9 +1,9 @@
 """python -m bench.render FILE: the table of a run of `python -m bench`, in Markdown.
 
     python -m bench.render bench/results/nvidia-h200-2027-01-31.json            print it
-    python -m bench.render bench/results/nvidia-h200-2027-01-31.json --write    put it between the markers in README.md
+    python -m bench.render bench/results/nvidia-h200-2027-01-31.json --write    put it into kernels/README.md
 
-A run on a CPU is printed under the title "CPU numbers" and never written to README.md.
+A run on a CPU is printed under the title "CPU numbers" and never written there.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[1] / "kernels" / "README.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
@@ -86,7 +86,7 @@ def write(data: dict[str, Any], file: str, readme: Path) -> None:
     Raises: ValueError if the numbers are a CPU's, or the file has not exactly one pair of markers.
     """
     if is_cpu(data):
-        raise ValueError(f"{file} holds CPU numbers and README.md shows GPU numbers: run python -m bench on a GPU")
+        raise ValueError(f"{file} holds CPU numbers and the page shows GPU numbers: run python -m bench on a GPU")
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(
@@ -101,7 +101,7 @@ def main(arguments: list[str], readme: Path = README) -> int:
     """0, or 2 after one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.render", description="The table of a benchmark run.")
     parser.add_argument("file", type=Path, help="JSON that python -m bench wrote")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md instead of printing it")
+    parser.add_argument("--write", action="store_true", help="put it into kernels/README.md instead of printing it")
     options = parser.parse_args(arguments)
     try:
         data = load(options.file)

@@ -34,7 +34,7 @@ from mow.methods.mow.config_model import (
     WorldModelConfig,
 )
 from mow.methods.mow.optim import muon_matrices
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.muon import Muon
@@ -98,8 +98,8 @@ def foretold(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor
     latent = F.one_hot(codes, 4).float().flatten(3)
     first = torch.zeros(codes.shape[:3], dtype=torch.bool)
     first[:, :, 0] = True
-    hidden = model.remember(latent, action, model.window(first), routing)
-    logits, _ = model.heads.foretell(Moment(latent, action, hidden), model.plan, model.embedding("heads"))
+    hidden = model.sequence_model(latent, action, model.window(first), routing)
+    logits, _ = model.heads.predict_next_latent(HeadInput(latent, action, hidden), model.plan, model.embedding("heads"))
     ahead, truth = logits[:, :, :-1], codes[:, :, 1:]
     kl = F.cross_entropy(ahead.flatten(0, 3), truth.flatten(), reduction="none").view(truth.shape).sum(dim=3)
     return kl.mean(dim=(1, 2)), (ahead.argmax(dim=-1) != truth).float().mean(dim=(1, 2, 3))

@@ -12,11 +12,11 @@ from torch import Tensor
 from bench.recording import unbroken
 from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
-from mow.evaluate.open_loop import foresee, reconstruct, split
+from mow.evaluate.open_loop import predict_open_loop, reconstruct, split
 from mow.evaluate.past import past_use
 from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
 from mow.methods.mow.actor_critic import Agent
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 
@@ -64,7 +64,7 @@ def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tenso
     batch = at.batch.map(lambda column: column[:, :, : context + max(AHEAD)])
     real = batch.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
     background = at.background[:, None]  # [K, 1, 64, 64, 3]
-    foresight = foresee(at.model, *split(batch, context), at.routing, at.rng, temperature=temperature)
+    prediction = predict_open_loop(at.model, *split(batch, context), at.routing, at.rng, temperature=temperature)
     found = {
         "energy": _squared(real, background.unsqueeze(2)).mean(dim=(1, 2)),
         "reconstruction": _squared(reconstruct(at.model, batch.frame, at.rng), real).mean(dim=(1, 2)),
@@ -72,7 +72,7 @@ def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tenso
     found["reconstruction/energy"] = found["reconstruction"] / found["energy"]
     for n in AHEAD:
         inside = unbroken(batch, context + n)  # [K, B]; none where episodes are shorter
-        came, imagined = real[:, :, context + n - 1], foresight.frame[:, :, n - 1].float()
+        came, imagined = real[:, :, context + n - 1], prediction.frame[:, :, n - 1].float()
         error, repeated = _squared(imagined, came), _squared(real[:, :, context - 1], came)
         found[f"{n} ahead/repeating"] = _task_mean(error, inside) / _task_mean(repeated, inside)
         kept, shown = _visible(imagined, background), _visible(came, background)
@@ -87,13 +87,13 @@ def _rewards(at: Measured, temperature: float, base_rate: Sequence[Tensor]) -> d
     """
     model, batch = at.model, at.batch
     posterior = model.observe(batch, at.routing, at.rng)
-    moment = Moment(posterior.latent, batch.action, posterior.hidden, model.before(posterior.latent, batch.is_first))
-    logits, events = model.foretell(moment)
+    moment = HeadInput(posterior.latent, batch.action, posterior.hidden, model.before(posterior.latent, batch.is_first))
+    logits, events = model.predict_next_latent(moment)
     arrived = {"real": posterior.latent.roll(-1, dims=2), "imagined": model.sample(logits / temperature, at.rng)}
     known, reward = batch.leads_on, batch.reward[:, :, :-1]  # [K, B, L - 1] z_{t+1} is in the window
     found: dict[str, list[float]] = {}
     for source, latent in arrived.items():
-        read = model.outcome(posterior.hidden, events, latent)[0][:, :, :-1]  # [K, B, L - 1, V]
+        read = model.predict_reward_and_end(posterior.hidden, events, latent)[0][:, :, :-1]  # [K, B, L - 1, V]
         for k, rate in enumerate(base_rate):
             here, real = read[k][known[k]], reward[k][known[k]]  # [N, V], [N]
             constant = rate.clamp_min(1e-6).log().expand_as(here)

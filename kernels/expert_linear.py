@@ -144,10 +144,10 @@ def _reference(
     activation: Callable[[Tensor], Tensor],
     residual: Tensor | None,
 ) -> Tensor:
-    if plan.lone is not None:
-        shift = _shift_of_lone(plan.lone, bias, task_bias)
+    if plan.single_expert is not None:
+        shift = _shift_of_single_expert(plan.single_expert, bias, task_bias)
         if not _mixes(input, shift):
-            output = activation(F.linear(input, weight[plan.lone], shift))
+            output = activation(F.linear(input, weight[plan.single_expert], shift))
             return output if residual is None else output + residual
     shift = None if bias is None else rows_of(bias, plan)  # [K, J, N]
     if task_bias is not None:
@@ -166,7 +166,7 @@ def _reference(
     return output if residual is None else output + residual
 
 
-def _shift_of_lone(expert: int, bias: Tensor | None, task_bias: Tensor | None) -> Tensor | None:
+def _shift_of_single_expert(expert: int, bias: Tensor | None, task_bias: Tensor | None) -> Tensor | None:
     """What is added for the only pair: [N]. Without the axes of K and J, whose making and unmaking takes time."""
     of_task = None if task_bias is None else task_bias[0, 0]
     if bias is None:

@@ -17,7 +17,7 @@ class RoutePlan:
     in_order: bool = False  # the weights lie gathered: row p serves pair p = k * J + j
 
     @property
-    def lone(self) -> int | None:
+    def single_expert(self) -> int | None:
         """The expert of the only pair, where there is but one and the host knows its expert."""
         if self.routes.numel() > 1:
             return None
@@ -85,8 +85,8 @@ def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
     index = plan.routes.flatten()
     if torch.compiler.is_compiling():  # a compiler lays the gradient out by itself
         return stacked.index_select(0, index).unflatten(0, plan.routes.shape)
-    if plan.lone is not None:
-        return stacked[plan.lone].unsqueeze(0).unsqueeze(0)
+    if plan.single_expert is not None:
+        return stacked[plan.single_expert].unsqueeze(0).unsqueeze(0)
     return _Pick.apply(stacked, index).unflatten(0, plan.routes.shape)  # type: ignore[no-untyped-call]
 
 

@@ -13,7 +13,7 @@ off with the latent that it leads to (arrival form), or without (transition form
     agent state s_t = (z_t, h_{t-1}), by a switch z_{t-1} too;  action a_t ~ policy(s_t)
 
 In the arrival form the final frame of an episode is a token too (`is_last`), so that its last step has a z_{t+1}. The
-action of that token is zero and its reward 0; it is reconstructed and foretold, and nothing is predicted from it.
+action of that token is zero and its reward 0; it is reconstructed and predicted, and nothing is predicted from it.
 
 An action is always one float vector [A]: a one-hot block for the discrete tasks of the run, then a block of
 continuous entries; a task leaves the block that it does not use at zero.

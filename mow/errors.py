@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """What the user typed cannot be run; the message is one line with the remedy."""
+    """A mistake of the user; the message is one line with the remedy."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from mow.cli.resume import Resumption, find_resumption, go_on, read_state
 from mow.config import RunConfig
 from mow.engine.device import num_workers, pick_device
 from mow.envs.base import EnvFailure
-from mow.runs.disk import told_when_the_disk_fails
+from mow.runs.disk import explain_disk_errors
 from mow.runs.failures import exit_code, failure_kept
 from mow.runs.restore import check_specs
 from mow.runs.resume_hint import resume_command
@@ -62,7 +62,7 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     from mow.engine.assemble import assemble, check_wandb, free_folder, make_environments
     from mow.engine.peak_memory import process_peak
     from mow.engine.scoring import score_run, summary
-    from mow.estimate.memory import told_when_memory_runs_out
+    from mow.estimate.memory import explain_out_of_memory
     from mow.runs.logger import duration
     from mow.runs.signals import Stopped, StopSwitch
 
@@ -74,8 +74,8 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     with contextlib.ExitStack() as stack:
         stack.enter_context(log_to_console())
         stack.enter_context(failure_kept(folder))
-        stack.enter_context(told_when_the_disk_fails(folder))
-        stack.enter_context(told_when_memory_runs_out(folder, device))
+        stack.enter_context(explain_disk_errors(folder))
+        stack.enter_context(explain_out_of_memory(folder, device))
         state = read_state(resumption) if resumption else None
         envs = stack.enter_context(make_environments(config, num_workers(config), final_frames=config.final_frames))
         switch = stack.enter_context(StopSwitch())

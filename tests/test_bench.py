@@ -410,7 +410,7 @@ def test_cpu_numbers_are_printed_as_such_and_not_written(tmp_path: Path, capsys:
     assert printed.startswith("**CPU numbers** (2 threads, small shapes, plain PyTorch; nothing follows for a GPU)")
     assert "GPU numbers" not in printed
     assert render.main([str(path), "--write"], readme) == 2
-    assert "holds CPU numbers and README.md shows GPU numbers: run python -m bench on a GPU" in capsys.readouterr().err
+    assert "holds CPU numbers and the page shows GPU numbers: run python -m bench on a GPU" in capsys.readouterr().err
     assert readme.read_text(encoding="utf-8") == text
 
 

@@ -86,14 +86,14 @@ def test_a_way_that_loses_something_else_is_not_timed() -> None:
 
 
 def test_a_rollout_that_dreams_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    foretell, calls = WorldModel.foretell, []
+    predict_next_latent, calls = WorldModel.predict_next_latent, []
 
     def drifting(model: WorldModel, moment: Any) -> Any:
         calls.append(1)
-        logits, events = foretell(model, moment)
+        logits, events = predict_next_latent(model, moment)
         return logits + 0.5 * len(calls) * torch.linspace(-1, 1, logits.shape[-1]), events
 
-    monkeypatch.setattr(WorldModel, "foretell", drifting)
+    monkeypatch.setattr(WorldModel, "predict_next_latent", drifting)
     with pytest.raises(AssertionError, match=r"subject is wrong, so nothing is timed.*differ"):
         run(bench_imagination.test_rollout)
 

@@ -191,22 +191,22 @@ def test_a_given_first_frame(agent):
 def test_imagined_steps_are_those_of_foresight(run_folder, agent):
     """The same start, actions and draws through the open-loop rollout that the film uses."""
     from mow.batch import TransitionBatch
-    from mow.evaluate.open_loop import foresee
+    from mow.evaluate.open_loop import predict_open_loop
 
     dream = agent.imagine("tiny:slide", max_steps=4)
     given = frames(1)[0]
     dream.reset(seed=1, options={"frame": given})
     second = int(np.random.default_rng(1).integers(2**31, size=2)[1])
     steps = [dream.step(np.full(1, x, np.float32)) for x in (0.5, -1.0, 0.25)]
-    dreamer = agent._dreamer
-    k, size = [spec.name for spec in dreamer.specs].index("tiny:slide"), dreamer.layout.size
-    vectors = [torch.from_numpy(dreamer.to_vector(k, np.float32(x))) for x in (0.5, -1.0, 0.25)]
+    tasks = agent._imagined
+    k, size = [spec.name for spec in tasks.specs].index("tiny:slide"), tasks.layout.size
+    vectors = [torch.from_numpy(tasks.to_vector(k, np.float32(x))) for x in (0.5, -1.0, 0.25)]
     action = torch.stack(vectors).expand(4, 1, 3, size)
     none = torch.zeros(4, 1, 1, dtype=torch.bool)
     frame = torch.from_numpy(given).expand(4, 1, 1, 64, 64, 3)
     context = TransitionBatch(frame, action[:, :, :1], torch.zeros(4, 1, 1), none, none, ~none, none)
-    found = foresee(
-        dreamer.model, context, action[:, :, 1:], dreamer.routing, PhiloxState.from_seed(second, "cpu"),
+    found = predict_open_loop(
+        tasks.model, context, action[:, :, 1:], tasks.routing, PhiloxState.from_seed(second, "cpu"),
         temperature=agent.config.imagination.temperature,
     )  # fmt: skip
     for t, (seen, reward, terminated, _, _) in enumerate(steps):
@@ -217,14 +217,14 @@ def test_imagined_steps_are_those_of_foresight(run_folder, agent):
 
 
 def test_only_legal_actions_are_counted(run_folder, agent):
-    dreamer = agent._dreamer
-    k = [spec.name for spec in dreamer.specs].index("dummy:count-0")
-    legal = np.flatnonzero(dreamer.specs[k].legal)
+    tasks = agent._imagined
+    k = [spec.name for spec in tasks.specs].index("dummy:count-0")
+    legal = np.flatnonzero(tasks.specs[k].legal)
     assert agent.imagine("dummy:count-0").action_space.n == len(legal)
     for number, native in enumerate(legal):
-        vector = dreamer.to_vector(k, number)
+        vector = tasks.to_vector(k, number)
         assert vector.sum() == vector[native] == 1.0
-        assert dreamer.to_native(k, vector) == number
+        assert tasks.to_native(k, vector) == number
 
 
 def test_what_cannot_be_loaded(run_folder, tmp_path):

@@ -50,10 +50,10 @@ def check_words(arguments: Sequence[str]) -> None:
             raise UsageError(f"control characters, or bytes that are no UTF-8, in {argument!r}: leave them out")
 
 
-def check_range(asked: argparse.Namespace, low: int, high: int, *names: str) -> None:
+def check_range(options: argparse.Namespace, low: int, high: int, *names: str) -> None:
     """The named flags lie in [low, high]. Raises: UsageError."""
     for name in names:
-        value = getattr(asked, name)
+        value = getattr(options, name)
         if not low <= value <= high:
             bound = f"{low} or more" if value < low else f"{low} to {high}"
             raise UsageError(f"--{name} must be {bound}, got {shortened_number(value)}")
@@ -157,7 +157,7 @@ def override(default: RunConfig, arguments: list[str]) -> RunConfig:
 
 
 def _parse_overrides(default: RunConfig, arguments: list[str]) -> RunConfig:
-    """tyro reads the values; what it says of a bad one is folded into one line."""
+    """Read the values with tyro; its message on a bad one is folded into one line."""
     import tyro
 
     if "--help" in arguments or "-h" in arguments:

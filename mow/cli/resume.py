@@ -37,7 +37,7 @@ class Resumption:
 
 
 def find_resumption(arguments: Sequence[str]) -> Resumption:
-    """What `--resume WHERE [--field VALUE ...]` asks for; WHERE is a run folder, or one of its checkpoints.
+    """Parse `--resume WHERE [--field VALUE ...]`; WHERE is a run folder, or one of its checkpoints.
 
     Raises: UsageError if there is no such run or checkpoint, or a field is changed that must not be.
     """
@@ -135,7 +135,7 @@ def go_on(session: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
     What was logged after the checkpoint is cut off, newer checkpoints are moved to checkpoints/superseded, the versions
     of this process are added to versions.json.
 
-    Returns: lines that say what is different now.
+    Returns: lines on what is different now.
     Raises: UsageError if the replay that belongs to the checkpoint is not there, or if the checkpoint does not fit the
         run; the folder is as before then.
     """
@@ -169,7 +169,7 @@ def go_on(session: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
 
 
 def _load_replay(session: "Trainer", folder: Path, state: dict[str, Any]) -> None:
-    """What the replay held at the checkpoint. Raises: UsageError if it is missing or damaged."""
+    """Load the replay as of the checkpoint. Raises: UsageError if it is missing or damaged."""
     from mow.replay import load
 
     if not isinstance(state.get("step"), int):
@@ -211,7 +211,7 @@ def _best(folder: Path) -> tuple[tuple[int, float | None] | None, list[str]]:
 
 
 def _set_aside(folder: Path, ahead: Sequence[Path]) -> list[str]:
-    """Move checkpoints that are ahead of the one to go on from to checkpoints/superseded. Returns: what to say."""
+    """Move checkpoints that are ahead of the one to go on from to checkpoints/superseded. Returns: lines to print."""
     if not ahead:
         return []
     target = superseded_folder(folder)

@@ -1,4 +1,4 @@
-"""What configs ask of their fields; each failure is one line that names field, bound and value."""
+"""Checks of config fields; each failure is one line that names field, bound and value."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ def usable(config: Any) -> None:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text fits into one line of UTF-8: no control characters, no bytes of another encoding."""
+    """True if a text fits into one line of UTF-8: no control characters, no bytes of another encoding."""
     return not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" or 0xD800 <= ord(c) < 0xE000 for c in text)
 
 

@@ -42,7 +42,7 @@ class EnvConfig:
 
     @property
     def options(self) -> dict[str, object]:
-        """What the environments are made with."""
+        """Options for the construction of the environments."""
         names = ("protocol", "action_set", "render", "metaworld_repeat", "dmc_repeat")
         return {name: getattr(self, name) for name in names}
 
@@ -129,5 +129,5 @@ class RunConfig:
 
     @property
     def final_frames(self) -> bool:
-        """Whether replay keeps the final frame of an episode, for a method that learns from it."""
+        """True if replay keeps the final frame of an episode, for a method that learns from it."""
         return False

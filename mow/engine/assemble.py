@@ -114,7 +114,7 @@ def _mirror(config: RunConfig, folder: Path) -> "WandbMirror":
     from mow.runs.wandb import WandbMirror
 
     mirror = WandbMirror(folder, dataclasses.asdict(config))
-    say(mirror.said)
+    say(mirror.notice)
     return mirror
 
 

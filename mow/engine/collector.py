@@ -72,14 +72,14 @@ class Collector:
 
         The action chosen at a final frame was not taken, and zeros are stored for it. Where a simulator was lost the
         outcome of the action is unknown: the step stored in its place is that of a new simulator with the same action,
-        an episode of its own (EnvStep.reopened).
+        an episode of its own (EnvStep.restarted).
         Raises: EnvFailure if one fails for good; nothing is stored then.
         """
         assert self._action is not None, "a step begins first"
         action, self._action = self._action, None
         step = self.envs.receive()
         frame, is_first, is_last = self.frame.copy(), self.is_first.copy(), self.is_last.copy()
-        for k, first in step.reopened.items():
+        for k, first in step.restarted.items():
             frame[k], is_first[k], is_last[k] = first, True, False
         action = np.where(is_last[:, None], np.float32(0), action)
         terminated = step.terminated | step.life_lost

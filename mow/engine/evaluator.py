@@ -1,4 +1,4 @@
-"""What the agent scores: whole episodes in fresh environments, no exploration, nothing stored.
+"""Evaluation of the agent: whole episodes in fresh environments, no exploration, nothing stored.
 
 Every task plays the same number of episodes, shared out among the copies of its environment before they begin: the
 first to end are not favoured by being short, because each copy goes on until it has its number, and what it plays

@@ -11,12 +11,12 @@ def process_peak() -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Of the device that learns."""
+    """Peak memory of the learner's device, bytes."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak()
 
 
 def measured_peak(device: torch.device) -> str:
-    """Of the device that learns, in words."""
+    """Peak memory of the learner's device, in words."""
     if device.type == "cuda":
         return f"{peak_bytes(device) / 1e9:.2f} GB on {device}"
     return f"{peak_bytes(device) / 1e9:.2f} GB in this process, simulators and replay included"

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 class Trace:
-    """Watches `record` calls of `step` after leaving out `skip`, then writes `path` and says so.
+    """Watches `record` calls of `step` after leaving out `skip`, then writes `path` and reports it.
 
     The file is in Chrome's trace format: chrome://tracing or ui.perfetto.dev show it. The parts that the run's own
     stopwatch names stand in it as mow.PART, the gathering of batches in the background as mow.prefetch.

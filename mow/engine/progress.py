@@ -1,4 +1,4 @@
-"""How far a run is: a record that is read off the trainer between two steps, for the panel."""
+"""Progress of a run: a record read off the trainer between two steps, for the panel."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ from mow.system.whole_file import write_json
 
 @dataclass(frozen=True)
 class Cost:
-    """What the scores took."""
+    """Cost of the scores."""
 
     parameters: int  # learned ones of world model and agent, all modules
     env_steps_per_task: int

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: every part of a run that changes, so that it goes on as if it had never stopped."""
+"""Content of a checkpoint: every part of a run that changes, so that it goes on as if it had never stopped."""
 
 import json
 from collections import deque
@@ -101,9 +101,9 @@ def save_run(run: Running) -> Path:
 
 
 def keep_and_prune(run: Running, path: Path) -> None:
-    """Keep the checkpoint at `path` as the best, if it is and the config asks for it, then delete the oldest ones.
+    """Keep the checkpoint at `path` as the best, if it is and the config has keep_best, then delete the oldest ones.
 
-    The checkpoint counts whatever the disk answers here, so a failure is a line and not an error.
+    The checkpoint is written already, so a failure here is a line and not an error.
     """
     folder, score = run.logger.folder, run.score
     if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):

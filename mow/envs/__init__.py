@@ -1,8 +1,8 @@
 '''Environments by name. Importing this, `base`, `dummy` or `vector` needs numpy alone; a suite is loaded when used.
 
-To add one. What gymnasium knows needs nothing written: `--tasks gym:CartPole-v1`, or `gym:yours:Name-v0` where the
+To add one. Environments of gymnasium need no code: `--tasks gym:CartPole-v1`, or `gym:yours:Name-v0` where the
 package `yours` registers `Name-v0` when it is imported. A suite of its own is a module with `make(name, *, seed)`, here
-mow/envs/lights.py. `base.Env` says what is promised; the last two methods, which are optional, let runs go on exactly.
+mow/envs/lights.py. `base.Env` is the contract; the last two methods, which are optional, let runs go on exactly.
 
 ```python
 import numpy as np
@@ -149,7 +149,7 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_task(name: str) -> None:
-    """Raise ValueError, naming what is nearest, unless `name` is a known task; of "gym:..." asks gymnasium."""
+    """Raise ValueError, naming what is nearest, unless `name` is a known task; "gym:..." is looked up in gymnasium."""
     known = task_names()
     suite, _, task = name.partition(":")
     if suite in _OPEN:
@@ -191,7 +191,7 @@ def check_options(options: Mapping[str, object]) -> None:
 
 
 def remedy(suite: str) -> str:
-    """What to install where a suite does not load."""
+    """Remedy where a suite does not load."""
     return _REMEDIES[suite]
 
 

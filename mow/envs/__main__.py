@@ -1,4 +1,4 @@
-"""What can be played: mow envs [--protocol] [--preview NAME ... OUT.png]
+"""List and show the environments: mow envs [--protocol] [--preview NAME ... OUT.png]
 
 Without arguments all suites, tasks and sets are listed, and whether their simulators are installed; nothing is loaded.
 """
@@ -29,13 +29,13 @@ class _Parser(argparse.ArgumentParser):
 
 @program("mow envs")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 it cannot be (one line says why), 130 interrupted."""
+    """Exit code: 0 done, 2 it cannot be (one line with the reason), 130 interrupted."""
     try:
-        asked = _read(sys.argv[1:] if arguments is None else arguments)
-        if asked.preview:
-            _preview(asked)
+        options = _read(sys.argv[1:] if arguments is None else arguments)
+        if options.preview:
+            _preview(options)
         else:
-            _say(table(tuple(envs.SUITES)) if asked.protocol else listing())
+            _say(table(tuple(envs.SUITES)) if options.protocol else listing())
     except (ImportError, ValueError) as error:
         complain(f"mow envs: {error}")
         return 2
@@ -55,21 +55,21 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
                         help="tasks or sets, then the .png to draw them in: --preview atari26 out.png")
     parser.add_argument("--steps", type=int, default=60, help="random steps before the frame (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is previewed (%(default)s)")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     for name, most in (("steps", 1_000_000), ("seed", 2**32 - 1)):
-        value = getattr(asked, name)
+        value = getattr(options, name)
         if not 0 <= value <= most:
             bound = "0 or more" if value < 0 else f"at most {most}"
             raise ValueError(f"--{name} must be {bound}, got {value}")
-    return asked
+    return options
 
 
-def _preview(asked: argparse.Namespace) -> None:
-    *names, last = asked.preview
+def _preview(options: argparse.Namespace) -> None:
+    *names, last = options.preview
     out = Path(expanded(last))
     if not names or out.suffix != ".png" or not out.parent.is_dir():
-        raise ValueError(f"--preview needs names and then a .png in an existing folder, got {' '.join(asked.preview)}: "
-                         "write --preview atari26 out.png")
+        raise ValueError(f"--preview needs names and then a .png in an existing folder, got "
+                         f"{' '.join(options.preview)}: write --preview atari26 out.png")
     tasks = list(dict.fromkeys(task for name in names for task in envs.SETS.get(name, (name,))))
     for task in tasks:
         if ":" not in task:
@@ -77,8 +77,8 @@ def _preview(asked: argparse.Namespace) -> None:
         envs.check_task(task)
     from mow.envs.contact_sheet import write_sheet
 
-    write_sheet(tasks, out, num_steps=asked.steps, seed=asked.seed, say=_say)
-    _say(f"{len(tasks)} tasks after {asked.steps} random steps: {out}")
+    write_sheet(tasks, out, num_steps=options.steps, seed=options.seed, say=_say)
+    _say(f"{len(tasks)} tasks after {options.steps} random steps: {out}")
 
 
 def listing() -> str:

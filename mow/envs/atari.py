@@ -26,7 +26,7 @@ class AtariEnv:
     are not sticky; 1 to 30 random no-op frames open an episode; every episode has other randomness.
     Protocol "storm": the same pictures, but each frame repeats the previous action with probability 0.25, no no-ops,
     and every episode opens with the seed of the construction, whatever seed the reset is given.
-    Under both, rewards are not clipped, and a lost life is told in info["life_lost"] and ends nothing.
+    Under both, rewards are not clipped, and a lost life sets info["life_lost"] and ends nothing.
 
     Args:
         name: of the game, as in "ALE/<name>-v5".
@@ -39,7 +39,7 @@ class AtariEnv:
     Differs: only screens of the same step are pooled, so a game that ends within the skip shows its last screen
         alone, where gymnasium's AtariPreprocessing mixes in one of an earlier step. A reset of "100k" seeds the
         no-ops, its only randomness, and presses the console's switch instead of loading the game anew (4 ms, not 90):
-        what a game remembers across that, it keeps (of the 26 only Assault does).
+        state that a game keeps across that stays (of the 26 only Assault does).
     """
 
     def __init__(

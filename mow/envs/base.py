@@ -1,4 +1,4 @@
-"""What every environment promises, and how the actions of a run with many tasks are laid out. Numpy only."""
+"""Contract of every environment, and the action layout of a run with many tasks. Numpy only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -112,13 +112,13 @@ class Episode:
     index: int  # position k of the task in the run, as ordered when the episode ended
     episode_return: float  # sum of unclipped rewards, units of the task
     length: int  # agent steps
-    success: bool | None  # success at any step; None where the task knows no success
+    success: bool | None  # success at any step; None where the task has no success
 
 
 # Arrays have no single truth value, so the records below compare by identity (eq=False).
 @dataclass(frozen=True, eq=False)
 class EnvStep:
-    """What all K tasks answered to one action each. The arrays are the reader's own copies."""
+    """Results of one step of all K tasks. The arrays are copies."""
 
     frame: NDArray[np.uint8]  # [K, 64, 64, 3] the next observation; after an end see `make_vector`, final_frames
     is_first: NDArray[np.bool_]  # [K] `frame` opens an episode
@@ -130,8 +130,8 @@ class EnvStep:
     finished: tuple[Episode, ...]  # in the order of the tasks
     restarts: tuple["Restart", ...] = ()
     # Where a simulator was lost in this step, k -> [64, 64, 3]: the first frame of another one, which took the action
-    # in its place. Reward and flags of task k are its answer; what the lost one would have answered nobody knows.
-    reopened: Mapping[int, Frame] = field(default_factory=dict)
+    # in its place. Reward and flags of task k are its answer; the answer of the lost one is unknown.
+    restarted: Mapping[int, Frame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class EnvFailure(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class ActionLayout:
-    """How an encoded action float32 [A] is laid out: a one-hot block, then a continuous block, A = A_d + A_c.
+    """Layout of an encoded action float32 [A]: a one-hot block, then a continuous block, A = A_d + A_c.
 
     A_d is the largest discrete task of the run and A_c the largest continuous one; a task leaves the block that it
     does not use at zero.

@@ -17,7 +17,7 @@ _WIDTH_TO_HEIGHT = 1.6  # of the sheet, about
 
 
 def frame_after(task: str, *, num_steps: int, seed: int) -> Frame:
-    """What a task shows after so many random steps, over as many episodes as that takes: [64, 64, 3].
+    """Frame of a task after `num_steps` random steps, over as many episodes as that takes: [64, 64, 3].
 
     Raises: ValueError, ImportError as GuardedEnv.
     """
@@ -54,7 +54,7 @@ def contact_sheet(frames: Sequence[Frame], titles: Sequence[str]) -> NDArray[np.
 def write_sheet(
     tasks: Sequence[str], path: Path, *, num_steps: int, seed: int, say: Callable[[str], None]
 ) -> None:
-    """Play and draw; what shows one colour is told. Raises: OSError where the file cannot be written."""
+    """Play and draw; report frames of one colour. Raises: OSError where the file cannot be written."""
     import cv2
 
     frames = [frame_after(task, num_steps=num_steps, seed=seed) for task in tasks]

@@ -1,4 +1,4 @@
-"""Environments that count: every frame says which task, episode and step it shows, so that a test can follow it.
+"""Environments that count: every frame encodes its task, episode and step, so that a test can read them.
 
 A picture is an 8 x 8 grid of blocks of constant colour. The upper four rows are the bits of (variant, episode high
 byte, episode low byte, step), white for one; the lower half is one colour per variant, so that tasks look different.
@@ -78,7 +78,7 @@ class CountingEnv:
         )
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
-        """Open the next episode. Raises: RuntimeError if asked to fail now."""
+        """Open the next episode. Raises: RuntimeError if set to fail now."""
         self._misbehave_if_asked()
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -88,7 +88,7 @@ class CountingEnv:
         return draw_counter(self._variant, self._episode, 0), {}
 
     def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, object]]:
-        """Count one up. Raises: RuntimeError if the episode is over or if asked to fail now; ValueError if illegal."""
+        """Count one up. Raises: RuntimeError if the episode is over or if set to fail now; ValueError if illegal."""
         if self._step >= self._length:
             raise RuntimeError(f"{self.task.name}: no episode is running: call reset first")
         self._misbehave_if_asked()
@@ -129,7 +129,7 @@ class CountingEnv:
         if self._hang_at == self._total_steps:
             time.sleep(3600)
         if self._fail_at == self._total_steps:
-            raise RuntimeError(f"{self.task.name}: fails at step {self._fail_at}, as asked")
+            raise RuntimeError(f"{self.task.name}: fails at step {self._fail_at}, as set")
 
 
 def make(name: str, *, seed: int, fail_at: object = None, hang_at: object = None) -> CountingEnv:

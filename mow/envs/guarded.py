@@ -1,7 +1,7 @@
-"""The one place where simulators are called: whatever one does there, it either answers properly or has failed.
+"""The one place where simulators are called: every call gives a valid answer or a failure.
 
 Without workers and within them, every call goes through a GuardedEnv. Anything that is raised, SystemExit and
-KeyboardInterrupt included, and any answer that cannot be used becomes a SimulatorFailure with one line that says why;
+KeyboardInterrupt included, and any answer that cannot be used becomes a SimulatorFailure with one line on the cause;
 only what the answer to a signal raises passes, as Ctrl-C does. What the process must keep is put back, see
 `process_state`.
 """
@@ -35,7 +35,7 @@ class SimulatorFailure(ValueError):
 
     def __init__(self, name: str, error: BaseException) -> None:
         self.reason, self.traceback = _reason(error), "".join(traceback.format_exception(error))
-        # What names the task already was said by this package or by a suite, with its own remedy.
+        # A message that names the task comes from this package or a suite, with its own remedy.
         plain = isinstance(error, ValueError | ImportError) and name in str(error)
         super().__init__(_first_line(error) if plain else f"{name}: its simulator fails: {self.reason}{_place(error)}")
 
@@ -66,7 +66,7 @@ class GuardedEnv:
         self._name, self._on_call = name, on_call
         self._env: Env | None = None
         self._state = CallState()
-        self._context = copy_context()  # of its own: there numpy keeps what np.seterr says
+        self._context = copy_context()  # of its own: there numpy keeps the state of np.seterr
         if on_call is not None:
             self._context.run(ON_BEAT.set, on_call)
         try:
@@ -96,7 +96,7 @@ class GuardedEnv:
                 _LOG.warning("%s: its simulator does not close: %s", self._name, failure.reason)
 
     def state_dict(self) -> tuple[dict[str, Any] | None, str]:
-        """What the simulator goes on from, as JSON holds it, or None; then why, where it should have one."""
+        """State of the simulator, as JSON holds it, or None; then the reason, where it should have one."""
         try:
             return self._call(self._state_of), ""
         except SimulatorFailure as failure:
@@ -204,6 +204,6 @@ def _reason(error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # noqa: BLE001 - an error that cannot say what it is
+    except Exception:  # noqa: BLE001 - an error whose str() fails
         return ""
     return lines[0] if lines else ""

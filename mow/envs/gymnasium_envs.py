@@ -21,7 +21,7 @@ from mow.envs.heartbeat import beat
 # Packages that register their environments when they are imported. Of others, name the package in the id, as gymnasium
 # itself has it: "package:Id-v0".
 _REGISTRARS = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py", "dm_control/": "shimmy"}
-_REMEDY = "pip install -e '.[gym]' (classic control), '.[minigrid]', '.[metaworld]' (MuJoCo), or what its page says"
+_REMEDY = "pip install -e '.[gym]' (classic control), '.[minigrid]', '.[metaworld]' (MuJoCo), or as on its page"
 
 
 class GymEnv:
@@ -57,7 +57,7 @@ class GymEnv:
         try:
             self.task = self._prepare(f"gym:{name}", seed, render)
         except BaseException:
-            with suppress(Exception):  # what it failed with says more
+            with suppress(Exception):  # the first error is more useful
                 self.close()
             raise
 
@@ -188,7 +188,7 @@ def check(name: str) -> None:
     known = list(gymnasium.registry)
     if _registered(name) not in known:
         nearest = ", ".join(f"gym:{one}" for one in get_close_matches(_registered(name), known, n=3, cutoff=0.0))
-        raise ValueError(f"unknown task 'gym:{name}', gymnasium knows {len(known)} ids and not this one: did you mean "
+        raise ValueError(f"unknown task 'gym:{name}', it is none of the {len(known)} ids of gymnasium: did you mean "
                          f"{nearest}? Of a package that is not imported, write gym:package:Id-v0")
 
 
@@ -204,7 +204,7 @@ def _registered(name: str) -> str:
 
 
 def _check_modes(name: str) -> None:
-    """Raises: ValueError if the environment says that it cannot draw; one made by a function says nothing here."""
+    """Raises: ValueError if the environment declares that it cannot draw; one made by a function declares nothing."""
     entry = gymnasium.spec(_registered(name)).entry_point
     if isinstance(entry, str) and "mujoco" in entry:
         _prepare_mujoco()

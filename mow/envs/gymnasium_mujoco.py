@@ -10,7 +10,7 @@ from mow.envs.robots import checked_render
 
 
 def renderer_of(env: Any, render: object) -> offscreen.Renderer:
-    """What draws a gymnasium.envs.mujoco.MujocoEnv, which is never to draw itself: it would open a GL context of its
+    """Renderer of a gymnasium.envs.mujoco.MujocoEnv, which must never draw itself: it would open a GL context of its
     own, and environments that each have one draw into each other's.
 
     The camera is the one that the registration names, else the model's own that follows the body ("track"), else

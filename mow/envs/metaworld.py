@@ -2,8 +2,8 @@
 
 The picture is that of the camera in front of the arm, above the table, which papers get by moving corner2 to
 (0.75, 0.075, 0.7) and which version 3 has as corner4. Goals and objects are placed anew in every episode. An episode
-lasts 500 steps and never ends by itself; success is told at every step, and to have succeeded at any is to have
-succeeded.
+lasts 500 steps and never ends by itself; success is measured at every step, and one success
+counts for the episode.
 """
 
 from collections.abc import Mapping
@@ -49,8 +49,7 @@ class MetaworldEnv(RobotEnv):
     ) -> None:
         skip = checked_repeat(repeat, "metaworld_repeat")
         sim = ALL_V3_ENVIRONMENTS[name]()
-        # Tell rewards where the goal is. The bounds of what they are told are cached and must be made anew, or the
-        # goal is clipped to 0.
+        # Rewards read the goal from the observation, whose cached bounds must be made anew, or it is clipped to 0.
         sim._partially_observable = False
         sim.__dict__.pop("sawyer_observation_space", None)
         # Draw goals from the seeded generator; the simulator's own reset ignores its seed.
@@ -80,7 +79,7 @@ class MetaworldEnv(RobotEnv):
 
     @property
     def state(self) -> NDArray[np.float64]:
-        """What the simulator tells of itself, [39], the goal last: for scripted policies; agents see pictures."""
+        """State vector [39] of the simulator, the goal last: for scripted policies; agents see pictures."""
         return self._state
 
     def _seed(self, seed: int) -> None:
@@ -95,7 +94,7 @@ class MetaworldEnv(RobotEnv):
 
     def _draw(self) -> Frame:
         for marker, position in self._sim._target_site_config:
-            # pick-out-of-hole says of its goal where the object starts, from which no picture tells the goal.
+            # pick-out-of-hole draws its goal at the start of the object, so that no picture shows the goal.
             self._sim._set_pos_site(marker, self._sim._target_pos if marker == "goal" else position)
         return np.ascontiguousarray(super()._draw()[::-1, ::-1])  # the camera hangs upside down
 

@@ -35,21 +35,21 @@ _MAX_GEOMS = 2000  # that one picture may hold; the fullest scene of the suites 
 
 
 def choose_backend(environ: Mapping[str, str]) -> str:
-    """What to draw with: what MUJOCO_GL says, else EGL, else OSMesa. Raises: ImportError if that is not here."""
-    told = environ.get("MUJOCO_GL", "").strip().lower()
-    if told and told not in _LIBRARIES:
-        raise ImportError(f"MUJOCO_GL={told} draws only on a screen: unset it, or set it to egl or osmesa")
-    missing = {name: _missing(name) for name in ([told] if told else _LIBRARIES)}
+    """Backend to draw with: MUJOCO_GL, else EGL, else OSMesa. Raises: ImportError if that is not here."""
+    chosen = environ.get("MUJOCO_GL", "").strip().lower()
+    if chosen and chosen not in _LIBRARIES:
+        raise ImportError(f"MUJOCO_GL={chosen} draws only on a screen: unset it, or set it to egl or osmesa")
+    missing = {name: _missing(name) for name in ([chosen] if chosen else _LIBRARIES)}
     for name, what in missing.items():
         if not what:
             return name
-    said = "; ".join(f"{name}: {what}" for name, what in missing.items())
+    found = "; ".join(f"{name}: {what}" for name, what in missing.items())
     first = next(iter(missing))
-    raise ImportError(f"nothing to draw with ({said}): {_APT[first]}, then set MUJOCO_GL={first}")
+    raise ImportError(f"nothing to draw with ({found}): {_APT[first]}, then set MUJOCO_GL={first}")
 
 
 def _missing(backend: str) -> str:
-    """What keeps a backend from drawing; empty where nothing does."""
+    """Reason why a backend cannot draw; empty where it can."""
     for library in _LIBRARIES[backend]:
         if not _loads(library):
             return f"no {library}"
@@ -143,10 +143,10 @@ class Renderer:
     Args:
         model: mujoco.MjModel; its quality settings are changed.
         camera: number of a camera of the model; -1 for none of them, `Renderer.camera` is then to be placed.
-        render: "full" is what the model asks for, with shadows, reflections and antialiasing; "light" leaves these
+        render: "full" is as set in the model, with shadows, reflections and antialiasing; "light" leaves these
             three out, which on a CPU takes a tenth of the time.
-        grain: what is smaller than this, in the unit of the model, dense meshes do not show when they are drawn light;
-            0: they show everything. See thin_meshes.
+        grain: details of dense meshes below this size, in the unit of the model, are left out when drawn light; 0:
+            none. See thin_meshes.
     Raises: ImportError, naming library and remedy, if this machine cannot draw.
     """
 

@@ -1,4 +1,4 @@
-"""What all ways of stepping K tasks share: their order, the checks, and what happens when a simulator fails."""
+"""Base class of the vector environments: order of the tasks, checks, and restarts of simulators that fail."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ _LOG = logging.getLogger("mow")
 
 @dataclass(frozen=True)
 class Crash:
-    """What was lost at once: by one simulator that raised, or with a whole process."""
+    """Simulators lost at once: one that raised, or all of a process."""
 
     slots: tuple[int, ...]  # whose simulators are gone
     blamed: tuple[int, ...]  # those of them that were at work
@@ -36,9 +36,9 @@ class OrderedVectorEnv(ABC):
 
     A simulator that fails (raises, hangs, dies with its process, answers what cannot be used, see GuardedEnv) is made
     anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
-    The step whose answer was lost (also by a reset after the end of an episode) never happened for anybody: the action
+    The step whose answer was lost (also by a reset after the end of an episode) is dropped: the action
     is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
-    (EnvStep.reopened). So every step is a real one, and the episode that was lost ends where the new one begins. A
+    (EnvStep.restarted). So every step is a real one, and the episode that was lost ends where the new one begins. A
     simulator that fails twice in a row gets a fresh process too, where there are workers. Without restarts, or after
     the last, EnvFailure is raised.
     """
@@ -85,7 +85,7 @@ class OrderedVectorEnv(ABC):
         """Begin one agent step of every task; workers take it while this process does other things.
 
         Args:
-            action: [K, A] as `layout` says.
+            action: [K, A] in `layout`.
         Raises: ValueError if the shape is wrong or an action is illegal, before any task is stepped; RuntimeError
             before the first reset, after close and while another step is under way.
         """
@@ -107,19 +107,19 @@ class OrderedVectorEnv(ABC):
         stepped, crashes = self._receive_all(actions)
         for note in stepped.notes:
             _LOG.warning("%s", note)
-        restarts, reopened = self._recover([*crashes, *map(Crash.of, stepped.failed)], actions)
+        restarts, restarted = self._recover([*crashes, *map(Crash.of, stepped.failed)], actions)
         finished = {slot: (total, length, success) for slot, total, length, success in stepped.finished}
-        self._failures.update((slot, 0) for slot in finished if slot not in reopened)
+        self._failures.update((slot, 0) for slot in finished if slot not in restarted)
         shown = [(k, int(slot)) for k, slot in enumerate(self._slots)]
         return EnvStep(
             frame=self._board["frame"][self._slots],  # [K, 64, 64, 3], a copy, as are the others
             finished=tuple(
                 Episode(self.specs[k].name, k, *finished[slot])
                 for k, slot in shown
-                if slot in finished and slot not in reopened
+                if slot in finished and slot not in restarted
             ),
             restarts=restarts,
-            reopened={k: reopened[slot] for k, slot in shown if slot in reopened},
+            restarted={k: restarted[slot] for k, slot in shown if slot in restarted},
             **{name: self._board[name][self._slots] for name in FLAGS},  # [K] each
         )
 
@@ -132,9 +132,9 @@ class OrderedVectorEnv(ABC):
         self.layout = self.layout.reorder(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where all tasks are, in their present order, as what JSON can hold; after an EnvFailure: only the order.
+        """State of all tasks in their present order, as JSON; after an EnvFailure: only the order.
 
-        What has none, or fails to give it, begins a new episode when it is loaded.
+        A task without a state begins a new episode when it is loaded.
         """
         if self._given_up:
             states = {slot: self._lost(slot) for slot in range(len(self._names))}
@@ -185,9 +185,9 @@ class OrderedVectorEnv(ABC):
         Raises: EnvFailure.
         """
         restarts: list[Restart] = []
-        reopened: dict[int, Frame] = {}
+        restarted: dict[int, Frame] = {}
         while crashes:
-            crashes.sort(key=lambda crash: crash.slots)  # whoever answered first
+            crashes.sort(key=lambda crash: crash.slots)  # whatever the order of the answers
             for crash in crashes:
                 self._count(crash, actions)
             twice = {slot for crash in crashes for slot in crash.blamed if self._failures[slot] > 1}
@@ -199,9 +199,9 @@ class OrderedVectorEnv(ABC):
             for slot in lost:
                 self._restarts[slot] += 1
             renewed, crashes = self._renew({slot: (self._restarts[slot], actions[slot]) for slot in sorted(lost)})
-            reopened |= renewed.first
+            restarted |= renewed.first
             crashes = [*crashes, *map(Crash.of, renewed.failed)]
-        return tuple(restarts), reopened
+        return tuple(restarts), restarted
 
     def _count(self, crash: Crash, actions: Mapping[int, Action]) -> None:
         for slot in crash.blamed:

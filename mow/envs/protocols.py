@@ -1,4 +1,4 @@
-"""What an episode is in each suite, in words: for the listing, for papers, and to know which switch changes it."""
+"""Protocol of an episode in each suite, in words: for the listing, for papers, and the switches that change it."""
 
 from dataclasses import dataclass, fields
 

@@ -1,4 +1,4 @@
-"""What others report for the 26 games of Atari-100k, each with one model per game.
+"""Published results on the 26 games of Atari-100k, each with one model per game.
 
 Source: atari100k_scores.csv beside this file holds, per game, the mean return over 5 seeds after 100,000 environment
 steps (400,000 frames), from the result files that the authors of each method publish. Its columns:

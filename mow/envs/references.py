@@ -37,7 +37,7 @@ _ATARI = {
 
 
 def reference_returns(task: str) -> tuple[float, float] | None:
-    """(random, expert or human) of a task by name; None where nobody has measured them."""
+    """(random, expert or human) of a task by name; None where they are not measured."""
     if task in RETURNS:
         return RETURNS[task].random, RETURNS[task].expert
     suite, _, name = task.partition(":")

@@ -1,4 +1,4 @@
-"""What the robot suites share: one task of a MuJoCo simulator, seen through a camera and acted on in [-1, 1]^n."""
+"""Base class of the robot suites: one task of a MuJoCo simulator, seen through a camera and acted on in [-1, 1]^n."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class RobotEnv(ABC):
     never ends by itself, a time limit cuts it.
 
     Args:
-        task: what the agent must know.
+        task: name, actions and protocol.
         model, data: mujoco.MjModel and mujoco.MjData of the simulator, the same for its whole life.
         camera: number of the camera that is looked through.
         render: "light" or "full", see Renderer.
@@ -125,14 +125,14 @@ class RobotEnv(ABC):
 
     @abstractmethod
     def _advance(self, command: NDArray[np.float64]) -> tuple[float, bool | None]:
-        """One step of the simulator: reward, and success or None where the suite knows none.
+        """One step of the simulator: reward, and success or None where the suite has none.
 
         Args: command: [n] in [-1, 1].
         """
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]:
-        """What the simulator keeps outside of MuJoCo, as JSON has it."""
+        """State of the simulator outside of MuJoCo, as JSON has it."""
 
     @abstractmethod
     def _load_own_state(self, state: Mapping[str, Any]) -> None:

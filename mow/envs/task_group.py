@@ -25,7 +25,7 @@ RECORD = np.dtype(
         ("terminated", np.bool_),
         ("truncated", np.bool_),
         ("life_lost", np.bool_),
-        ("busy", np.bool_),  # being worked on; tells which task a dead or hung worker was in
+        ("busy", np.bool_),  # being worked on: the task that a dead or hung worker was in
         ("called", np.float64),  # time.monotonic() of the latest call of its simulator, or of its latest beat
     ],
     align=True,
@@ -67,7 +67,7 @@ class Failure(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What a group tells of one step, besides what it wrote on the board."""
+    """Results of one step of a group, beside those on the board."""
 
     finished: list[Finished]
     failed: list[Failure]
@@ -167,8 +167,8 @@ class TaskGroup:
     def load_state_dict(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
         """Go on from state_dict() in the slots of this group; makes the environments that are missing.
 
-        Returns: by slot, those that could not and have opened a new episode, and why, where there is more to say than
-            that they have no state.
+        Returns: by slot, those that could not and have opened a new episode, and why, unless they just have no
+            state.
         Raises: SimulatorFailure if not even that succeeds.
         """
         self._fresh, renewed = False, {}

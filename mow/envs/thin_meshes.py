@@ -58,7 +58,7 @@ def _thin(model: Any, mesh: int, grain: float) -> None:
 
 
 def merged(vertices: NDArray[np.floating], grain: float) -> NDArray[np.intp]:
-    """Of each vertex [n, 3] the one [n] that stands for its cell: that which is nearest to the middle of them."""
+    """Index [n] of the vertex that stands for the cell of each vertex [n, 3]: the nearest to the mean of the cell."""
     place = np.floor(vertices / grain).astype(np.int64)  # [n, 3]
     place -= place.min(axis=0)
     _, cell, size = np.unique(_as_one(place), return_inverse=True, return_counts=True)  # [n] which, [cells]
@@ -69,7 +69,7 @@ def merged(vertices: NDArray[np.floating], grain: float) -> NDArray[np.intp]:
 
 
 def distinct(faces: Faces) -> NDArray[np.intp]:
-    """Which of the faces [n, 3] have three corners; of the same face, whichever corner it begins with, the first."""
+    """Indices of the faces [n, 3] with three corners, without duplicates, at whichever corner they begin."""
     begin = faces.argmin(axis=1)[:, None]
     turned = np.take_along_axis(faces, (begin + np.arange(3)) % 3, axis=1)
     first = np.sort(np.unique(_as_one(turned), return_index=True)[1])

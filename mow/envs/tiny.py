@@ -52,8 +52,8 @@ def make(name: str, *, seed: int) -> TinyEnv:
 
 @singledispatch
 def expert_action(env: TinyEnv) -> Action:
-    """What a good player does in the present state, which it reads from the task itself. Raises: TypeError."""
-    raise TypeError(f"no expert knows {type(env).__name__}: register one with expert_action")
+    """Action of a good player, from the state of the task itself. Raises: TypeError."""
+    raise TypeError(f"no expert for {type(env).__name__}: register one with expert_action")
 
 
 @expert_action.register

@@ -68,7 +68,7 @@ class Chase(TinyEnv):
     The walker moves by its velocity, -1 to 1 cells a step along either axis. A push (up, down, left or right) changes
     it by 1; without one the walker goes on as before, and a wall takes the part that runs into it. A picture shows
     neither the velocity nor whether the pursuer moves next. Reward: 0.1 for a step after which the pursuer is one or
-    two cells away, which asks for both; being caught terminates.
+    two cells away, which needs both; being caught terminates.
     """
 
     NAME = "chase"

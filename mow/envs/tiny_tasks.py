@@ -1,6 +1,6 @@
-"""Small visual tasks that differ in look, actions, dynamics and ending, and what all of them share. Numpy only.
+"""Small visual tasks that differ in look, actions, dynamics and ending, and their base class. Numpy only.
 
-A picture tells the state of its task (but not how many steps have gone by): cells of 8 or 10 pixels on a grid, or
+A picture shows the state of its task (but not how many steps have gone by): cells of 8 or 10 pixels on a grid, or
 shapes whose soft edges place them more finely than a pixel. Every task has its own background.
 """
 
@@ -57,7 +57,7 @@ def paint_upright(
 
 
 class TinyEnv(ABC):
-    """What the tasks share: seed, checks, time limit. A time limit truncates; everything else terminates.
+    """Base class of the tasks: seed, checks, time limit. A time limit truncates; everything else terminates.
 
     Args:
         seed: of the starts and of what falls, until a reset brings another.
@@ -268,7 +268,7 @@ class Pole(TinyEnv):
 
     The picture leans the pole over twice as far as it stands, so that small angles show; only near the ends of the
     track does a tip that leans outward leave it. The pole's faint twin is where it would have been 0.2 s ago at the
-    present speeds, so that one picture tells of speeds too.
+    present speeds, so that one picture shows speeds too.
     Source: gymnasium, CartPole-v1 (Barto, Sutton and Anderson 1983): equations, constants, Euler steps, limits.
     Differs: two physics steps per action; a limit of 100 steps.
     """

@@ -19,13 +19,13 @@ import numpy as np
 from mow.envs.guarded import SimulatorFailure
 from mow.envs.task_group import RECORD, TaskGroup
 
-# Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the thread that asks for a
-# picture; with 1 it hands every picture to another and waits.
+# Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the calling thread; with
+# 1 it hands every picture to another and waits.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
 class Report(NamedTuple):
-    """What a worker raised, which was its end."""
+    """Error that ended a worker."""
 
     mendable: type[ValueError] | type[ImportError] | None  # what to raise at the start, where the user can mend it
     message: str
@@ -81,7 +81,7 @@ def start_worker(
 
 
 def end_workers(workers: list[Worker]) -> None:
-    """Ask all, wait a moment, then kill."""
+    """Close their pipes, wait a moment, then kill."""
     for worker in workers:
         worker.connection.close()
     for worker in workers:

@@ -48,8 +48,8 @@ class WorkerVectorEnv(OrderedVectorEnv):
         self._memory, self._options, self._timeout_s = memory, options, timeout_s
         self._final_frames = final_frames
         self._workers: list[Worker] = []
-        self._asked: list[Worker] = []  # who owes an answer
-        self._unheard: list[Crash] = []  # who was gone when it was asked
+        self._pending: list[Worker] = []  # with a request under way
+        self._lost_early: list[Crash] = []  # gone at the time of the request
         # Also runs when the object is forgotten and when this process exits.
         self._end_workers = weakref.finalize(self, end_workers, self._workers)
         count = min(num_workers, len(tasks))
@@ -112,7 +112,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
             self._ask(worker, "state_dict")
         answers, crashes = self._gather()
         states = {slot: kept for answer in answers for slot, kept in answer.items()}
-        # The workers that are gone are replaced in the next step, which is when it is told.
+        # The workers that are gone are replaced and reported in the next step.
         return states | {slot: self._lost(slot) for crash in crashes for slot in crash.slots}
 
     def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
@@ -143,12 +143,12 @@ class WorkerVectorEnv(OrderedVectorEnv):
         try:
             worker.connection.send((verb, *arguments))
         except OSError:
-            self._unheard.append(self._ended(worker))
+            self._lost_early.append(self._ended(worker))
         else:
-            self._asked.append(worker)
+            self._pending.append(worker)
 
     def _all_answers(self, verb: str, *, starting: bool = False) -> list[Any]:
-        """Of all workers. Raises: EnvFailure if one has none; ValueError or ImportError, see `_gather`."""
+        """Answers of all workers. Raises: EnvFailure if one has none; ValueError or ImportError, see `_gather`."""
         for worker in self._workers:
             self._ask(worker, verb)
         answers, crashes = self._gather(making=starting, starting=starting)
@@ -157,7 +157,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
         return answers
 
     def _gather(self, *, making: bool = False, starting: bool = False) -> tuple[list[Any], list[Crash]]:
-        """One answer of every worker that was asked, in no particular order, and those that have none, now ended.
+        """One answer of every worker with a request, in no particular order, and those that have none, now ended.
 
         The time limit counts from the latest call of a simulator that is at work, not from the request.
 
@@ -165,9 +165,9 @@ class WorkerVectorEnv(OrderedVectorEnv):
             making: simulators are made first; a call may then take longer.
             starting: raise the ValueError or ImportError of a worker here, as what the user can mend.
         """
-        answers, crashes = [], self._unheard
-        waiting = {worker.connection: worker for worker in self._asked}
-        self._asked, self._unheard = [], []
+        answers, crashes = [], self._lost_early
+        waiting = {worker.connection: worker for worker in self._pending}
+        self._pending, self._lost_early = [], []
         asked, limit_s = time.monotonic(), self._timeout_s + _MAKING_S * making
         while waiting:
             ends = {worker.connection: self._called(worker, asked) + limit_s for worker in waiting.values()}
@@ -198,7 +198,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
             raise report.mendable(report.message)
 
     def _called(self, worker: Worker, asked: float) -> float:
-        """When its present call of a simulator began, or when it was asked, if none has begun since."""
+        """Start of its present call of a simulator, or of the request, if none has begun since."""
         return max([asked, *(self._board["called"][slot] for slot in worker.slots if self._board["busy"][slot])])
 
     def _ended(self, worker: Worker) -> Crash:

@@ -12,7 +12,7 @@ from mow.config import RunConfig
 from mow.estimate.plan import Plan
 from mow.replay.gpu_store import fits_on_gpu
 from mow.replay.packed import why_not_packed
-from mow.runs.resume_hint import way_on
+from mow.runs.resume_hint import resume_hint
 from mow.system.machine import free_memory
 
 _FRAME = (64, 64, 3)
@@ -102,7 +102,7 @@ def _replay(config: RunConfig, action_size: int, free_bytes: int, on_gpu: bool) 
 
 
 @contextlib.contextmanager
-def told_when_memory_runs_out(folder: Path, device: torch.device) -> Iterator[None]:
+def explain_out_of_memory(folder: Path, device: torch.device) -> Iterator[None]:
     """Inside, running out of memory is a MemoryError in one line: where, what to change, what is left of the run."""
     try:
         yield
@@ -116,8 +116,8 @@ def told_when_memory_runs_out(folder: Path, device: torch.device) -> Iterator[No
         else:
             remedy = ("start again with a smaller --batch.num-sequences or --imagination.num-sequences, or a smaller "
                       "preset; or give packed frames a disk (--replay.store packed --replay.disk FOLDER)")
-        where = device if on_gpu else "cpu"
-        raise MemoryError(f"out of memory on {where} ({_first_line(error)}): {remedy}; {way_on(folder)}") from error
+        where = f"{device if on_gpu else 'cpu'} ({_first_line(error)})"
+        raise MemoryError(f"out of memory on {where}: {remedy}; {resume_hint(folder)}") from error
 
 
 def _first_line(error: BaseException) -> str:

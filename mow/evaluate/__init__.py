@@ -1,1 +1,1 @@
-"""What trained runs score and imagine: tables, films, ablations."""
+"""Evaluation of trained runs: tables, films, ablations."""

@@ -90,26 +90,26 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Restore, play, tabulate, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
-    runs = comparable([find_run(path, asked.checkpoint) for path in asked.runs], asked.seed)
-    out = asked.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
-    device = pick_device(asked.device)
+    runs = comparable([find_run(path, options.checkpoint) for path in options.runs], options.seed)
+    out = options.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
+    device = pick_device(options.device)
     if len(runs) > 1:
         for one in runs:  # a broken one is reported before the first is played
-            with environments(one, seed=asked.seed, workers=0) as envs:
+            with environments(one, seed=options.seed, workers=0) as envs:
                 restore(one.checkpoint, one.config, envs, device)
     folder_to_write(out, "--out")
     played = []
     for i, one in enumerate(runs):
-        say(f"run {i + 1} of {len(runs)}: {one.checkpoint}, {asked.episodes} episodes of each task")
+        say(f"run {i + 1} of {len(runs)}: {one.checkpoint}, {options.episodes} episodes of each task")
         folder = out / "videos" if len(runs) == 1 else out / "videos" / f"{i + 1}-{one.folder.name}"
-        played.append(_play(one, asked, device, folder))
+        played.append(_play(one, options, device, folder))
     rows = task_rows(played, runs[0].config.tasks)
     found = summarise(normalised_scores(rows))
-    notes = remarks(runs, played, rows, asked)
+    notes = remarks(runs, played, rows, options)
     shown = grids(played, rows, found)
-    content = as_json(played, rows, found, {"episodes": asked.episodes, "seed": asked.seed})
+    content = as_json(played, rows, found, {"episodes": options.episodes, "seed": options.seed})
     text = ["# Evaluation", "", *(f"- {note}" for note in notes)]
     for grid in shown:
         text += ["", *markdown(grid)]
@@ -147,7 +147,7 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
 
 
 def remarks(
-    runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], asked: argparse.Namespace
+    runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], options: argparse.Namespace
 ) -> list[str]:
     """Lines about the runs, the protocol and the limits of the numbers."""
     lines = [
@@ -156,7 +156,7 @@ def remarks(
     ]
     protocols = sorted({words for one in played for words in one.protocols.values()})
     lines.append(
-        f"{asked.episodes} episodes per task and run, of seed {asked.seed}; actions drawn from the policy; "
+        f"{options.episodes} episodes per task and run, of seed {options.seed}; actions drawn from the policy; "
         f"protocol: {'; '.join(protocols)}"
     )
     lines.append("normalised: 0 is random play, 1 the reference (an expert or a human); std: of single episodes")
@@ -175,9 +175,9 @@ def remarks(
         lines.append(f"the runs are treated as seeds of one method, but they differ in {', '.join(differing)}")
     if len({one.seed for one in played}) < len(played):
         lines.append("some runs have the same seed: unless they differ otherwise, they are the same run twice")
-    short = [row.task for row in rows if row.episodes < asked.episodes * len(runs)]
+    short = [row.task for row in rows if row.episodes < options.episodes * len(runs)]
     if short:
-        lines.append(f"fewer episodes ended than asked for: {', '.join(short)}")
+        lines.append(f"fewer episodes ended than --episodes: {', '.join(short)}")
     if compare(rows):
         lines.append(
             "published returns: one model per game, means over 5 seeds after 100,000 steps per game, their IQM and "
@@ -198,7 +198,7 @@ def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[s
     return shown
 
 
-def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
+def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
     """Play all episodes of one run and write its GIFs to the folder `videos`.
 
     Raises: UsageError if it cannot be restored or the folder cannot be written; KeyboardInterrupt, after a line, at
@@ -210,22 +210,22 @@ def _play(one: SavedRun, asked: argparse.Namespace, device: "torch.device", vide
     from mow.kernels import PhiloxState
     from mow.runs.signals import Stopped, StopSwitch
 
-    if asked.video:
+    if options.video:
         folder_to_write(videos, "--out")
-    longest = asked.episodes * _LONGEST_EPISODE
-    with environments(one, seed=asked.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
+    longest = options.episodes * _LONGEST_EPISODE
+    with environments(one, seed=options.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
         learner, step = restore(one.checkpoint, one.config, plain_envs, device)
-        learner.rng = PhiloxState.from_seed(asked.seed, device)  # the draws depend on --seed alone
+        learner.rng = PhiloxState.from_seed(options.seed, device)  # the draws depend on --seed alone
         # After restoring, which sorts the tasks by cluster.
-        names = [spec.name for spec in plain_envs.specs] if asked.video else []
-        films = [EpisodeFilm(videos / f"{file_name(name)}.gif", asked.video) for name in names]
-        progress = ScoringProgress(len(one.config.tasks), asked.episodes, say, switch.check)
+        names = [spec.name for spec in plain_envs.specs] if options.video else []
+        films = [EpisodeFilm(videos / f"{file_name(name)}.gif", options.video) for name in names]
+        progress = ScoringProgress(len(one.config.tasks), options.episodes, say, switch.check)
         with WatchedEnvs(plain_envs, films) as envs:
             try:
                 results = evaluate(
                     learner,
                     envs,
-                    episodes=asked.episodes,
+                    episodes=options.episodes,
                     max_steps=longest,
                     on_episode=progress.episode,
                     check_stop=progress.step,

@@ -61,17 +61,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _ablate(arguments: list[str]) -> int:
-    asked, extra = _read_arguments(arguments)
-    root: Path = asked.folder
-    if asked.table_only:
+    options, extra = _read_arguments(arguments)
+    root: Path = options.folder
+    if options.table_only:
         return _tabulate(root)
-    check_range(asked, 1, 1000, "seeds", "jobs")
-    parent = parent_config(asked.preset, asked.tasks, asked.total_steps, extra)
-    jobs = plan(parent, chosen_methods(parent, asked.methods), asked.seeds, root)
+    check_range(options, 1, 1000, "seeds", "jobs")
+    parent = parent_config(options.preset, options.tasks, options.total_steps, extra)
+    jobs = plan(parent, chosen_methods(parent, options.methods), options.seeds, root)
     _claim(root, parent)
     left = unfinished(jobs, say)
     say(f"{len(jobs)} runs in {root}, {len(jobs) - len(left)} finished already, {len(left)} to go")
-    failed = run_all(left, at_once=asked.jobs, say=say)
+    failed = run_all(left, at_once=options.jobs, say=say)
     if failed:
         say(f"{failed} of {len(left)} runs failed; the same command tries them again")
     return max(_tabulate(root), int(failed > 0))

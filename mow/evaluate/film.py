@@ -75,12 +75,12 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return found
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Restore, play, imagine, draw, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
-    config = _config(asked)
+    config = _config(options)
     # Before torch is loaded: a folder without a checkpoint is reported at once.
-    path = asked.checkpoint or find_run(asked.run_folder).checkpoint
-    folder_to_write(asked.out.parent, "--out")
+    path = options.checkpoint or find_run(options.run_folder).checkpoint
+    folder_to_write(options.out.parent, "--out")
 
     import numpy as np
 
@@ -90,21 +90,21 @@ def run(asked: argparse.Namespace) -> None:
     from mow.kernels import PhiloxState
     from mow.runs.signals import Stopped, StopSwitch
 
-    device = pick_device(asked.device or config.device)
+    device = pick_device(options.device or config.device)
     limit_torch()
-    with fresh_envs(config, asked.seed) as envs, StopSwitch() as switch:
+    with fresh_envs(config, options.seed) as envs, StopSwitch() as switch:
         learner, step = restore(path, config, envs, device)
-        rng = PhiloxState.from_seed(asked.seed, device)  # one stream, so that play and imagination share no draw
+        rng = PhiloxState.from_seed(options.seed, device)  # one stream, so that play and imagination share no draw
         try:
             windows = play_windows(
                 learner,
                 envs,
-                player=asked.policy,
-                num_windows=asked.windows,
-                length=asked.context + asked.steps,
-                shortest=asked.context + 1,
+                player=options.policy,
+                num_windows=options.windows,
+                length=options.context + options.steps,
+                shortest=options.context + 1,
                 rng=rng,
-                generator=np.random.default_rng(asked.seed),
+                generator=np.random.default_rng(options.seed),
                 check_stop=switch.check,
             )
         except Stopped:
@@ -113,25 +113,25 @@ def run(asked: argparse.Namespace) -> None:
         except ValueError as error:
             raise UsageError(str(error)) from error
         played = [spec.name for spec in envs.specs]
-    film = imagine(learner, windows, asked.context, rng)
+    film = imagine(learner, windows, options.context, rng)
     longest = config.batch.length  # steps beyond it are not trained
     past = past_use(learner.world_model, learner.agent, windows, learner.routing(), rng, longest=longest)
     order = [played.index(task) for task in config.tasks]  # the learner sorts its tasks by cluster
     content: dict[str, Any] = {
         "checkpoint": str(path),
         "step": step,
-        **{name: getattr(asked, name) for name in ("policy", "context", "steps", "windows", "seed")},
+        **{name: getattr(options, name) for name in ("policy", "context", "steps", "windows", "seed")},
         "tasks": {played[k]: {**summary(film, k), "past": of_past(past, k)} for k in order},
     }
     strips = [one_strip(film, k, played[k]) for k in order]
-    picture = draw_film(strips, _caption(asked, config, path), num_context=asked.context)
+    picture = draw_film(strips, _caption(options, config, path), num_context=options.context)
     try:
-        write_whole(asked.out, png(picture))
-        write_json(asked.out.with_suffix(".json"), content)
+        write_whole(options.out, png(picture))
+        write_json(options.out.with_suffix(".json"), content)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
     say(table(content["tasks"]))
-    say(f"film: {asked.out}, numbers: {asked.out.with_suffix('.json')}")
+    say(f"film: {options.out}, numbers: {options.out.with_suffix('.json')}")
 
 
 def fresh_envs(config: MowConfig, seed: int) -> "VectorEnv":
@@ -147,28 +147,28 @@ def fresh_envs(config: MowConfig, seed: int) -> "VectorEnv":
         raise UsageError(str(error)) from error
 
 
-def _config(asked: argparse.Namespace) -> MowConfig:
+def _config(options: argparse.Namespace) -> MowConfig:
     """The run's config. Raises: UsageError if --context, --steps or --seed do not fit it."""
     try:
-        config = of_mow(read_config(asked.run_folder / "config.json"))
+        config = of_mow(read_config(options.run_folder / "config.json"))
     except ValueError as error:
         raise UsageError(str(error)) from error
     longest = config.model.max_positions
-    if asked.context + asked.steps > longest:
+    if options.context + options.steps > longest:
         raise UsageError(
-            f"--context {asked.context} and --steps {asked.steps} exceed the model's {longest} positions: "
+            f"--context {options.context} and --steps {options.steps} exceed the model's {longest} positions: "
             f"take at most {longest} together"
         )
-    if asked.seed == config.seed:
-        raise UsageError(f"--seed {asked.seed} is that of the run, whose episodes were trained on: take another")
+    if options.seed == config.seed:
+        raise UsageError(f"--seed {options.seed} is that of the run, whose episodes were trained on: take another")
     return config
 
 
-def _caption(asked: argparse.Namespace, config: MowConfig, path: Path) -> tuple[str, ...]:
-    player = {"agent": "by the agent", "random": "at random"}[asked.policy]
+def _caption(options: argparse.Namespace, config: MowConfig, path: Path) -> tuple[str, ...]:
+    player = {"agent": "by the agent", "random": "at random"}[options.policy]
     return (
-        f"{config.preset}, {path.name}, episodes of seed {asked.seed}, played {player}",
-        f"{asked.context} real frames are seen, {asked.steps} imagined along the actions that were taken",
+        f"{config.preset}, {path.name}, episodes of seed {options.seed}, played {player}",
+        f"{options.context} real frames are seen, {options.steps} imagined along the actions that were taken",
         "left of the line, below: reconstructed; numbers: steps ahead",
         "blank: the episode is over; red bar: this step ends the task",
     )
@@ -194,7 +194,7 @@ def summary(film: "Film", k: int) -> dict[str, Any]:
         "termination_agreement": _mean(errors.agrees[k]),
         "steps": int(acted.sum()),
         "real_terminations": int((really & acted).sum()),
-        "imagined_terminations": int((film.foresight.terminated[k] & acted).sum()),
+        "imagined_terminations": int((film.prediction.terminated[k] & acted).sum()),
     }
 
 

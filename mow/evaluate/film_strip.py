@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mow.evaluate.held_out import HeldOutWindows
-from mow.evaluate.open_loop import Foresight, ForesightErrors, foresee, foresight_errors, reconstruct, split
+from mow.evaluate.open_loop import (
+    OpenLoopErrors,
+    OpenLoopPrediction,
+    open_loop_errors,
+    predict_open_loop,
+    reconstruct,
+    split,
+)
 from mow.kernels import PhiloxState
 from mow.methods.mow.learner import Learner
 
@@ -37,14 +44,14 @@ class Film:
     """Held-out windows of C + T steps and what the world model predicts of the last T."""
 
     windows: HeldOutWindows
-    foresight: Foresight
+    prediction: OpenLoopPrediction
     reconstruction: Tensor  # [K, B, C + T, 64, 64, 3] float32, 0 black to 1 white
-    errors: ForesightErrors
+    errors: OpenLoopErrors
 
     @property
     def num_context(self) -> int:
         """C, the number of frames that the world model sees."""
-        return self.windows.batch.reward.shape[2] - self.foresight.reward.shape[2]
+        return self.windows.batch.reward.shape[2] - self.prediction.reward.shape[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,23 +74,23 @@ def imagine(learner: Learner, windows: HeldOutWindows, num_context: int, rng: Ph
     """
     model, temperature = learner.world_model, learner.config.imagination.temperature
     context, action = split(windows.batch, num_context)
-    foresight = foresee(model, context, action, learner.routing(), rng, temperature=temperature)
+    prediction = predict_open_loop(model, context, action, learner.routing(), rng, temperature=temperature)
     reconstruction = reconstruct(model, windows.batch.frame, rng)
-    return Film(windows, foresight, reconstruction, foresight_errors(foresight, reconstruction, windows))
+    return Film(windows, prediction, reconstruction, open_loop_errors(prediction, reconstruction, windows))
 
 
 def one_strip(film: Film, k: int, name: str) -> Strip:
     """The longest window of task k, the first of these."""
-    windows, foresight, num_context = film.windows, film.foresight, film.num_context
+    windows, prediction, num_context = film.windows, film.prediction, film.num_context
     length = windows.length[k].tolist()
     b = length.index(max(length))
     num_columns, num_actions = windows.batch.reward.shape[2], int(windows.num_actions[k, b])
-    imagined = torch.cat([film.reconstruction[k, b, :num_context], foresight.frame[k, b]])  # [n, 64, 64, 3]
+    imagined = torch.cat([film.reconstruction[k, b, :num_context], prediction.frame[k, b]])  # [n, 64, 64, 3]
     column = torch.arange(num_columns)
     # Column t shows where the action of step t - 1 led; none led to the first.
     real_end, imagined_end = torch.zeros(2, num_columns, dtype=torch.bool)
     real_end[1:] = windows.batch.terminated[k, b, :-1].cpu()
-    imagined_end[num_context:] = foresight.terminated[k, b].cpu()
+    imagined_end[num_context:] = prediction.terminated[k, b].cpu()
     return Strip(
         name=name,
         real=windows.batch.frame[k, b].cpu().numpy(),

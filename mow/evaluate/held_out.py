@@ -88,7 +88,7 @@ def play_windows(
         check_stop()
         if player == "agent":
             seen = torch.from_numpy(frame).to(device), torch.from_numpy(is_first).to(device)
-            with learner.still.reading():
+            with learner.weight_cache.use():
                 chosen = memory.act(learner.world_model, learner.agent, routing, *seen, rng)
             memory.record(chosen)
             action = chosen.cpu().numpy()
@@ -97,7 +97,7 @@ def play_windows(
         step = envs.step(action)
         terminated = step.terminated | step.life_lost
         for k, tokens in enumerate(current):
-            if k in step.reopened:  # what the window would go on with was lost with the simulator
+            if k in step.restarted:  # what the window would go on with was lost with the simulator
                 current[k] = []
                 continue
             taken = np.zeros_like(action[k]) if is_last[k] else action[k]

@@ -1,4 +1,4 @@
-"""Foresight: imagine along actions that were really taken, and compare with what really came.
+"""Open-loop prediction: imagine along recorded actions, and compare with the recorded frames and rewards.
 
     o_0 .. o_{C-1} seen, a_0 .. a_{C+T-2} given
     T times:  h = F(z, a),  z ~ prior(h),  r, c = heads(h, z),  o = decode(z)
@@ -16,14 +16,14 @@ from torch import Tensor
 from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.kernels import PhiloxState, two_hot_decode
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 
 
 @dataclass(frozen=True)
-class Foresight:
-    """What the world model expects of T steps."""
+class OpenLoopPrediction:
+    """Prediction of the world model for T steps."""
 
     frame: Tensor  # [K, B, T, 64, 64, 3] float32, 0 black to 1 white
     reward: Tensor  # [K, B, T] float32, units of the task
@@ -31,8 +31,8 @@ class Foresight:
 
 
 @dataclass(frozen=True)
-class ForesightErrors:
-    """How far foresight is from what came; not-a-number where the window's episode had ended before.
+class OpenLoopErrors:
+    """Errors of a prediction against the ground truth; not-a-number where the window's episode had ended before.
 
     Without final frames (mow.envs.vector.make_vector) the ending step has a reward and a termination but no frame: the
     next one opens another episode.
@@ -40,7 +40,7 @@ class ForesightErrors:
 
     imagined: Tensor  # [K, B, T] squared error of the imagined frame, mean over its 64 x 64 x 3 numbers in [0, 1]
     reconstructed: Tensor  # [K, B, T] the same of the posterior's reconstruction: what the decoder alone loses
-    repeated: Tensor  # [K, B, T] the same of the last context frame: what standing still would give
+    repeated: Tensor  # [K, B, T] the same of the last context frame: the error of a frozen frame
     reward: Tensor  # [K, B, T] absolute error, units of the task
     no_reward: Tensor  # [K, B, T] the same of always expecting 0
     agrees: Tensor  # [K, B, T] 1 where the termination is as it was, else 0
@@ -56,7 +56,7 @@ def split(batch: TransitionBatch, num_context: int) -> tuple[TransitionBatch, Te
 
 
 @torch.no_grad()
-def foresee(
+def predict_open_loop(
     model: WorldModel,
     context: TransitionBatch,
     action: Tensor,
@@ -64,7 +64,7 @@ def foresee(
     rng: PhiloxState,
     *,
     temperature: float = 1.0,
-) -> Foresight:
+) -> OpenLoopPrediction:
     """Imagine T steps from contexts of C steps.
 
     Args:
@@ -79,23 +79,23 @@ def foresee(
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*latent.shape[:2], num_ahead)], dim=-1)
     window = model.window(is_first)
     memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
-    hidden = model.remember(latent, context.action, window.rows(0, num_context), routing, memory)
+    hidden = model.sequence_model(latent, context.action, window.rows(0, num_context), routing, memory)
     before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])
-    moment = Moment(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
+    head_input = HeadInput(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))
     steps: list[tuple[Tensor, ...]] = []
     for step in range(num_ahead + 1):
-        logits, events = model.foretell(moment)
-        seen, latent = moment.latent, model.sample(logits / temperature, rng)
-        steps.append((model.decode(latent), moment.hidden, events, latent))
+        logits, events = model.predict_next_latent(head_input)
+        seen, latent = head_input.latent, model.sample(logits / temperature, rng)
+        steps.append((model.decode(latent), head_input.hidden, events, latent))
         if step < num_ahead:
             rows = window.rows(num_context + step, num_context + step + 1)
             taken = action[:, :, step : step + 1]
-            hidden = model.remember(latent, taken, rows, routing, memory)
-            moment = Moment(latent, taken, hidden, seen)
+            hidden = model.sequence_model(latent, taken, rows, routing, memory)
+            head_input = HeadInput(latent, taken, hidden, seen)
     frame, *read = (torch.cat(parts, dim=2) for parts in zip(*steps, strict=True))
-    reward_logits, termination_logits = model.outcome(*read)
+    reward_logits, termination_logits = model.predict_reward_and_end(*read)
     reward = two_hot_decode(reward_logits, form=model.config.two_hot_form)
-    return Foresight(frame, reward, termination_logits > 0)
+    return OpenLoopPrediction(frame, reward, termination_logits > 0)
 
 
 @torch.no_grad()
@@ -106,13 +106,13 @@ def reconstruct(model: WorldModel, frame: Tensor, rng: PhiloxState) -> Tensor:
     return torch.cat([model.decode(model.sample(model.encode(column), rng)) for column in columns], dim=2)
 
 
-def foresight_errors(foresight: Foresight, reconstruction: Tensor, windows: HeldOutWindows) -> ForesightErrors:
+def open_loop_errors(prediction: OpenLoopPrediction, reconstruction: Tensor, windows: HeldOutWindows) -> OpenLoopErrors:
     """Compare with the windows of L = C + T steps that the context and the actions were taken from.
 
     Args: reconstruction: [K, B, L, 64, 64, 3] float, of all frames of the windows.
-    Raises: ValueError if the windows are no longer than the foresight: no context is left.
+    Raises: ValueError if the windows are no longer than the prediction: no context is left.
     """
-    batch, num_steps = windows.batch, foresight.reward.shape[2]
+    batch, num_steps = windows.batch, prediction.reward.shape[2]
     num_context = batch.reward.shape[2] - num_steps
     if num_context < 1:
         raise ValueError(f"windows need a step or more before the {num_steps} imagined ones, got {num_context}: "
@@ -123,18 +123,18 @@ def foresight_errors(foresight: Foresight, reconstruction: Tensor, windows: Held
     # Reward and termination of step n stand beside the action that brought them about, one column to the left.
     answer = slice(num_context - 1, -1)
     reward, terminated = batch.reward[:, :, answer], batch.terminated[:, :, answer]
-    return ForesightErrors(
-        imagined=_only(shown, _squared_error(foresight.frame, came)),
+    return OpenLoopErrors(
+        imagined=_only(shown, _squared_error(prediction.frame, came)),
         reconstructed=_only(shown, _squared_error(reconstruction[:, :, num_context:], came)),
         repeated=_only(shown, _squared_error(real[:, :, num_context - 1 : num_context], came)),
-        reward=_only(acted, (foresight.reward - reward).abs()),
+        reward=_only(acted, (prediction.reward - reward).abs()),
         no_reward=_only(acted, reward.abs()),
-        agrees=_only(acted, (foresight.terminated == terminated).float()),
+        agrees=_only(acted, (prediction.terminated == terminated).float()),
     )
 
 
 def alive(windows: HeldOutWindows, num_context: int, num_steps: int) -> tuple[Tensor, Tensor]:
-    """Which imagined steps have a real counterpart in the windows.
+    """Masks of the imagined steps that have a real counterpart in the windows.
 
     Returns: ([K, B, T], [K, B, T]) bool: the frame was shown; the action that should lead to it was taken.
     """

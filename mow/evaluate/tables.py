@@ -105,11 +105,11 @@ def compare(rows: Sequence[TaskRow]) -> dict[str, dict[str, float]]:
 
 
 def as_json(
-    runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate], asked: dict[str, int]
+    runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate], options: dict[str, int]
 ) -> dict[str, Any]:
-    """Content of evaluation.json. Args: found: the result of summarise; asked: arguments of the command to record."""
+    """Content of evaluation.json. Args: found: the result of summarise; options: those of the command to record."""
     return {
-        **asked,
+        **options,
         "runs": [asdict(run) for run in runs],
         "tasks": {row.task: {k: v for k, v in asdict(row).items() if k != "task"} for row in rows},
         "aggregates": {name: asdict(one) for name, one in found.items()},

@@ -11,7 +11,7 @@ from mow.engine.device import pick_device
 from mow.envs.base import FRAME_SHAPE
 from mow.envs.tiny_gymnasium import GymnasiumEnv
 from mow.errors import nearest
-from mow.inference.imagined_env import Dreamer, ImaginedEnv
+from mow.inference.imagined_env import ImaginedEnv, ImaginedTasks
 from mow.kernels import PhiloxState
 from mow.methods.mow.acting import ActingMemory
 from mow.methods.mow.config import of_mow
@@ -26,12 +26,12 @@ class LoadedAgent:
     """
 
     def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
-        with environments(run, seed=0, workers=0) as envs:  # only to ask what the tasks are like
+        with environments(run, seed=0, workers=0) as envs:  # only to read the specs of the tasks
             learner, self.step = restore(run.checkpoint, run.config, envs, device)
             specs, layout = envs.specs, envs.layout
         self.config, self.tasks = run.config, run.config.tasks
         self._agent, self._run = learner.agent.eval(), run
-        self._dreamer = Dreamer(learner.world_model.eval(), learner.routing(), specs, layout, run)
+        self._imagined = ImaginedTasks(learner.world_model.eval(), learner.routing(), specs, layout, run)
         self._rng = PhiloxState.from_seed(seed, device)
         self._memories: dict[str, tuple[ActingMemory, int]] = {}  # task -> memory, episodes side by side
 
@@ -60,14 +60,14 @@ class LoadedAgent:
         memory, width = self._memories.setdefault(task, (fresh, len(batch)))
         if len(batch) != width:
             raise ValueError(f"{task}: {width} episodes are being played, got {len(batch)} frames: call reset first")
-        dreamer, device = self._dreamer, self._rng.seed_offset.device
+        imagined, device = self._imagined, self._rng.seed_offset.device
         num_tasks = len(self.tasks)
         # The rows of the other tasks are computed too and mean nothing.
         seen = torch.from_numpy(batch.copy()).to(device).expand(num_tasks, *batch.shape)
         is_first = torch.full((num_tasks, width), not started, device=device)
-        action = memory.act(dreamer.model, self._agent, dreamer.routing, seen, is_first, self._rng)  # [K, B, A]
+        action = memory.act(imagined.model, self._agent, imagined.routing, seen, is_first, self._rng)  # [K, B, A]
         memory.record(action)
-        native = [dreamer.to_native(k, vector) for vector in action[k].cpu().numpy()]
+        native = [imagined.to_native(k, vector) for vector in action[k].cpu().numpy()]
         if frames.ndim == 4:
             return np.array(native)
         return native[0]
@@ -91,10 +91,10 @@ class LoadedAgent:
         Args: max_steps: after which an imagined episode is truncated; time limits are not imagined.
         Raises: ValueError if the task is none of the run's or max_steps is below 1.
         """
-        return ImaginedEnv(self._dreamer, self._index(task), max_steps)
+        return ImaginedEnv(self._imagined, self._index(task), max_steps)
 
     def _index(self, task: str) -> int:
-        names = [spec.name for spec in self._dreamer.specs]  # sorted by cluster
+        names = [spec.name for spec in self._imagined.specs]  # sorted by cluster
         if task not in names:
             raise ValueError(f"{task!r} is no task of this run: {nearest(task, names)}")
         return names.index(task)

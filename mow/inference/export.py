@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """What is asked for. Raises: UsageError in one line; SystemExit(0) after printing help."""
+    """Parse the command line. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Weights of a trained agent as safetensors, with its config and a model card."
     parser = Parser(prog="mow export", description=about, allow_abbrev=False)
     parser.add_argument(
@@ -39,10 +39,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(asked: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Restore and write. Raises: UsageError if there is nothing to write or no place for it."""
-    saved = find_run(asked.run)
-    out: Path = asked.out or saved.folder / "export"
+    saved = find_run(options.run)
+    out: Path = options.out or saved.folder / "export"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: give another --out, so that nothing is overwritten")
 

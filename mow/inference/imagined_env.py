@@ -17,15 +17,15 @@ from mow.envs.base import FRAME_SHAPE, ActionLayout, Frame, TaskSpec
 from mow.envs.guarded import GuardedEnv
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.methods.mow.config import of_mow
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.runs.restore import SavedRun
 
 
 @dataclass(frozen=True)
-class Dreamer:
-    """A world model in evaluation mode and what its tasks are like, in its own order."""
+class ImaginedTasks:
+    """A world model in evaluation mode and the specs of its tasks, in the order of the model."""
 
     model: WorldModel
     routing: Routing
@@ -53,8 +53,8 @@ class Dreamer:
 class ImaginedEnv(gymnasium.Env[Frame, Any]):
     """One task of a world model. It opens with a real frame and never sees another one.
 
-    A reset with a seed repeats what follows. Past the run's acting context the model forgets what came first, as it
-    does when it acts. The info of a step has "termination_prob", the probability that the episode ended with it; it
+    A reset with a seed repeats what follows. Only the last tokens of the run's acting context are
+    read, as in acting. The info of a step has "termination_prob", the probability that the episode ended with it; it
     ends where that is above one half.
 
     Args:
@@ -66,11 +66,11 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 12}  # noqa: RUF012 - as gymnasium has it
     render_mode = "rgb_array"
 
-    def __init__(self, dreamer: Dreamer, k: int, max_steps: int) -> None:
+    def __init__(self, tasks: ImaginedTasks, k: int, max_steps: int) -> None:
         if max_steps < 1:
             raise ValueError(f"max_steps must be 1 or more, got {max_steps}")
-        self._dreamer, self._k, self._max_steps = dreamer, k, max_steps
-        task = dreamer.specs[k]
+        self._tasks, self._k, self._max_steps = tasks, k, max_steps
+        task = tasks.specs[k]
         self.observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
         self.action_space = (
             gymnasium.spaces.Discrete(sum(task.legal))
@@ -78,7 +78,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
             else gymnasium.spaces.Box(-1.0, 1.0, (task.num_actions,), np.float32)
         )
         self._real: GuardedEnv | None = None  # made for the first real frame
-        context = of_mow(dreamer.run.config).schedule.acting_context
+        context = of_mow(tasks.run.config).schedule.acting_context
         self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context)
         self._num_steps, self._running = 0, False
 
@@ -91,12 +91,12 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         unknown = sorted(set(options or {}) - {"frame"})
         if unknown:
             raise ValueError(f"unknown options {', '.join(unknown)}: there is only frame")
-        device = self._dreamer.model.plan.routes.device
+        device = self._tasks.model.plan.routes.device
         # Two draws in any case, so that a given frame changes nothing else.
         first, second = (int(x) for x in self.np_random.integers(2**31, size=2))
         given = (options or {}).get("frame")
         if given is None and seed is not None:
-            self.close()  # tasks may remember their earlier episodes, and a seed must repeat the first frame
+            self.close()  # a task may depend on its earlier episodes, and a seed must repeat the first frame
         frame = np.asarray(self._first_frame(first) if given is None else given)
         if frame.dtype != np.uint8 or frame.shape != FRAME_SHAPE:
             raise ValueError(f"the frame must be uint8 [64, 64, 3], got {frame.dtype} {list(frame.shape)}: scale it")
@@ -104,7 +104,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         self._tokens.clear()
         self._num_steps, self._running = 0, True
         self._frame = frame.copy()
-        model = self._dreamer.model
+        model = self._tasks.model
         with torch.no_grad():
             seen = torch.from_numpy(self._frame).to(device).expand(model.num_tasks, 1, 1, *FRAME_SHAPE)
             self._latent = model.sample(model.encode(seen), self._rng)  # [K, 1, 1, Z]
@@ -118,17 +118,17 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
             raise RuntimeError("no episode is running: call reset first")
         if not self.action_space.contains(action):
             raise ValueError(f"got action {action}, expected one of {self.action_space}: take it from action_space")
-        model, k = self._dreamer.model, self._k
-        vector = torch.from_numpy(self._dreamer.to_vector(k, action)).to(self._latent.device)
+        model, k = self._tasks.model, self._k
+        vector = torch.from_numpy(self._tasks.to_vector(k, action)).to(self._latent.device)
         taken = vector.expand(model.num_tasks, 1, 1, -1)  # [K, 1, 1, A]; the rows of the other tasks mean nothing
         is_first = torch.full((model.num_tasks, 1, 1), self._num_steps == 0, device=vector.device)
         self._tokens.append((self._latent, taken, is_first))
         latents, actions, firsts = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
-        hidden = model.remember(latents, actions, model.window(firsts), self._dreamer.routing)[:, :, -1:]
-        logits, events = model.foretell(Moment(self._latent, taken, hidden, self._before))
-        temperature = of_mow(self._dreamer.run.config).imagination.temperature
+        hidden = model.sequence_model(latents, actions, model.window(firsts), self._tasks.routing)[:, :, -1:]
+        logits, events = model.predict_next_latent(HeadInput(self._latent, taken, hidden, self._before))
+        temperature = of_mow(self._tasks.run.config).imagination.temperature
         self._before, self._latent = self._latent, model.sample(logits / temperature, self._rng)
-        reward_logits, termination_logits = model.outcome(hidden.float(), events, self._latent)
+        reward_logits, termination_logits = model.predict_reward_and_end(hidden.float(), events, self._latent)
         decoded = model.decode(self._latent)[k, 0, 0]  # [64, 64, 3]
         self._frame = (255.0 * decoded.float().clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy()
         self._num_steps += 1
@@ -152,11 +152,11 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
             self._real = None
 
     def __str__(self) -> str:
-        return f"<ImaginedEnv {self._dreamer.specs[self._k].name}>"
+        return f"<ImaginedEnv {self._tasks.specs[self._k].name}>"
 
     def _first_frame(self, seed: int) -> Frame:
         if self._real is None:
-            name, options = self._dreamer.specs[self._k].name, self._dreamer.run.env_options
+            name, options = self._tasks.specs[self._k].name, self._tasks.run.env_options
             self._real = GuardedEnv(name, seed=seed, options=options)
         frame, _ = self._real.reset(seed=seed)
         return frame

@@ -11,13 +11,13 @@ from mow.methods.mow.ablations import flat
 from mow.methods.mow.presets import PRESETS
 from mow.system.whole_file import read_object
 
-# Fields that say nothing of what a run learnt.
+# Fields without effect on what a run learnt.
 _ASIDE = RUNTIME_FIELDS | {"preset", "folder", "insight_every"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one task scored."""
+    """Scores of one task."""
 
     value: float | None  # mean return, units of the task
     normalised: float | None  # 0 random play, 1 the reference
@@ -26,7 +26,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Card:
-    """What the card tells."""
+    """Content of the card."""
 
     config: RunConfig
     checkpoint: str
@@ -35,13 +35,13 @@ class Card:
     num_parameters: int
     modules: Mapping[str, int]  # task -> its cluster
     experts: Mapping[str, Sequence[int]]  # task -> its experts
-    scores: Mapping[str, Score]  # empty: nobody has scored this checkpoint
+    scores: Mapping[str, Score]  # empty: this checkpoint is not scored
     versions: Mapping[str, Any]  # versions.json of the run, empty where there is none
 
 
 def read_scores(folder: Path, checkpoint: Path, newest: Path) -> dict[str, Score]:
-    """What is known of a checkpoint: of evaluation.json if it is of this one alone, else of scores.json, which the
-    run itself writes of its newest."""
+    """Scores of a checkpoint: from evaluation.json if that is of this one alone, else from scores.json, which the run
+    writes for its newest."""
     evaluation = _json(folder / "evaluation.json")
     runs = evaluation.get("runs", [])
     if len(runs) == 1 and _place(Path(runs[0]["checkpoint"])) == _place(checkpoint):
@@ -54,7 +54,7 @@ def read_scores(folder: Path, checkpoint: Path, newest: Path) -> dict[str, Score
 
 
 def _place(checkpoint: Path) -> tuple[bool, str]:
-    """What tells the checkpoints of a run apart: one that is superseded may have the name of a newer one."""
+    """Identity of a checkpoint within its run: a superseded one may have the name of a newer one."""
     return checkpoint.parent.name == "superseded", checkpoint.name
 
 
@@ -93,8 +93,8 @@ def write_card(card: Card) -> Iterator[str]:
     else:
         yield "\nNot scored yet: `mow evaluate` on the folder of these weights does."
     yield "\n## How it was made\n"
-    told = [f"`{name}` {value}" for name, value in _changes(config)]
-    yield f"Settings that differ from the preset `{config.preset}`: {', '.join(told) or 'none'}.\n"
+    changed = [f"`{name}` {value}" for name, value in _changes(config)]
+    yield f"Settings that differ from the preset `{config.preset}`: {', '.join(changed) or 'none'}.\n"
     for name in ("mow", "git_commit", "python", "torch", "gpu"):
         if card.versions.get(name):
             yield f"- {name}: {card.versions[name]}"
@@ -103,13 +103,13 @@ def write_card(card: Card) -> Iterator[str]:
         yield f"- protocol of the tasks: {'; '.join(protocols)}"
     yield "\n## Limits\n"
     yield (
-        "The agent knows these tasks, at 64 x 64 pixels and under this protocol, and nothing else. What it imagines is "
+        "The agent plays these tasks alone, at 64 x 64 pixels and under this protocol. What it imagines is "
         "trained on short rollouts and drifts away from the task as they grow longer."
     )
 
 
 def _metadata(tasks: Sequence[str]) -> Iterator[str]:
-    """What the Hub files a model under. Suites are tags; no value needs quotes in YAML."""
+    """Metadata for the Hub. Suites are tags; no value needs quotes in YAML."""
     suites = dict.fromkeys(task.partition(":")[0] for task in tasks)
     yield "---"
     yield "license: mit"
@@ -125,7 +125,7 @@ def _use(task: str) -> Iterator[str]:
     yield "import mow"
     yield ""
     yield 'agent = mow.load("FOLDER_OF_THIS_FILE")'
-    yield f'env = agent.real("{task}")  # or agent.imagine("{task}"): the world model\'s dream of it'
+    yield f'env = agent.real("{task}")  # or agent.imagine("{task}"): the task as the world model imagines it'
     yield "frame, _ = env.reset(seed=1)"
     yield f'action = agent.act(frame, "{task}")'
     yield "```\n"

@@ -1,14 +1,14 @@
 '''Losses: tensors in, one unweighted number per task out, [K]; the joint balance loss gives a scalar.
 
-To add one, say a pull on h_t to change slowly. First the function, in mow/losses/smoothness.py: equation, shapes and
-source, no model and no config; it is exported below, and README's table of equations gets a row.
+To add one, for example a penalty on fast changes of h_t, first write mow/losses/smoothness.py: equation, shapes and
+source, no model and no config; export it below, and add a row to README's table of equations.
 
 ```python
 from torch import Tensor
 
 
 def smoothness_loss(hidden: Tensor, is_first: Tensor) -> Tensor:
-    """How far h_t moves from step to step of an episode: [K, B, L, D], [K, B, L] bool -> [K].
+    """Mean squared change of h_t from step to step of an episode: [K, B, L, D], [K, B, L] bool -> [K].
 
         L_smooth = mean over pairs (t - 1, t) inside one episode of ||h_t - h_{t-1}||^2 / D
 
@@ -33,7 +33,7 @@ def test_smoothness_by_hand():
     assert smoothness_loss(hidden, torch.ones(1, 1, 4, dtype=torch.bool)).tolist() == [0.0]
 ```
 
-Last its weight, 0 where it is new, so that nothing changes for those who do not ask for it, and its place among the
+Last its weight, 0 where it is new, so that nothing changes by default, and its place among the
 terms. Curves per task, harmony weights, task gradients and the report follow from there by themselves.
 
 ```diff

@@ -41,7 +41,7 @@ def entropy_bonus(entropy: Tensor, weight: Tensor) -> Tensor:
 
 
 def entropy_unit(discrete: Tensor, continuous: Tensor) -> Tensor:
-    """What the entropy of a task is measured in: ln(number of actions), or the number of dimensions.
+    """Unit of the entropy of a task: ln(number of actions), or the number of dimensions.
 
     Args: discrete, continuous: legal actions and used dimensions, [K, A_d] and [K, A_c] bool.
     Returns: [K] nats; 1 for a task of one action, which has no entropy.

@@ -1,4 +1,4 @@
-"""The prior learns to foresee the posterior, and the posterior to be foreseeable."""
+"""Dynamics and representation losses: KL between posterior and prior, free bits per task."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class LatentLosses(NamedTuple):
 def latent_losses(
     posterior_logits: Tensor, prior_logits: Tensor, leads_on: Tensor, *, unimix: float, free_bits: float
 ) -> LatentLosses:
-    """KL between what was seen at t + 1 and what h_t foretold, with a stop-gradient on either side in turn.
+    """KL between the posterior at t + 1 and the prior predicted from h_t, with a stop-gradient on either side in turn.
 
         L_dyn = max(free_bits, mean KL[sg(post_{t+1}) || prior_t])
         L_rep = max(free_bits, mean KL[post_{t+1} || sg(prior_t)])
@@ -26,17 +26,17 @@ def latent_losses(
 
     Args:
         posterior_logits: [K, B, L, S, C].
-        prior_logits: [K, B, L, S, C]; entry t foretells t + 1, the last entry is not used.
-        leads_on: [K, B, L - 1] bool; a pair whose second step opens another episode cannot be foretold and is left out.
+        prior_logits: [K, B, L, S, C]; entry t predicts t + 1, the last entry is not used.
+        leads_on: [K, B, L - 1] bool; a pair whose second step opens another episode has no prediction and is left out.
     Source: MoW section 3; STORM (floor after the mean). Differs: STORM floors the mean over its whole batch and
     counts pairs across episode ends.
     """
     dynamics, representation = categorical_kl(posterior_logits[:, :, 1:], prior_logits[:, :, :-1], unimix=unimix)
-    foretold = leads_on.float()  # [K, B, L - 1]
-    count = foretold.sum(dim=(1, 2)).clamp_min(1.0)
+    counted = leads_on.float()  # [K, B, L - 1]
+    count = counted.sum(dim=(1, 2)).clamp_min(1.0)
 
     def task_mean(kl: Tensor) -> Tensor:
-        return (kl * foretold).sum(dim=(1, 2)) / count
+        return (kl * counted).sum(dim=(1, 2)) / count
 
     mean_dynamics = task_mean(dynamics)
     return LatentLosses(

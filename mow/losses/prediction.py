@@ -1,4 +1,4 @@
-"""What the heads must tell: reward, termination, and which task this is."""
+"""Losses of the heads: reward, termination and task."""
 
 import torch
 from torch import Tensor

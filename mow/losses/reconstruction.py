@@ -1,4 +1,4 @@
-"""How far the decoded frame is from the one seen."""
+"""Reconstruction loss: squared error between the decoded frame and the observed one."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ def untimed(part: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """What every task is observed by."""
+    """Observation of every task."""
 
     shape: tuple[int, ...] = FRAME_SHAPE
     dtype: str = "uint8"
@@ -148,7 +148,7 @@ class Learner(Protocol):
 
     @property
     def groups(self) -> Sequence[int] | None:
-        """Which tasks share parameters of their own: a number per task; None where no grouping has been made."""
+        """Group of every task, whose members share parameters; None before the tasks are grouped."""
 
     @property
     def networks(self) -> Mapping[str, "nn.Module"]:

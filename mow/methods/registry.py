@@ -23,7 +23,7 @@ def get_method(name: str) -> Method:
 
 
 def presets() -> dict[str, Callable[[], RunConfig]]:
-    """Of all methods, by name. Raises: ValueError if two methods have one of the same name."""
+    """Presets of all methods, by name. Raises: ValueError if two methods have one of the same name."""
     found: dict[str, Callable[[], RunConfig]] = {}
     for name in MODULES:
         for preset, recipe in get_method(name).presets.items():

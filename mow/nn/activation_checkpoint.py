@@ -1,4 +1,4 @@
-"""Memory for time: what the backward pass needs is computed a second time instead of being kept.
+"""Activation checkpointing: the backward pass recomputes activations instead of storing them.
 
 Numbers stay the same, to the bit: dropout draws the same masks again, and batch norm, which has counted its statistics
 the first time, does not count them twice.
@@ -19,18 +19,18 @@ _again: ContextVar[bool] = ContextVar("again", default=False)
 
 
 def recomputing() -> bool:
-    """Whether this is the second time, in a backward pass."""
+    """True while a backward pass recomputes activations."""
     # A compiler cannot trace the variable; what is compiled keeps its activations.
     return not torch.compiler.is_compiling() and _again.get()
 
 
-def kept(function: Call, *arguments: Any) -> Any:
-    """Just calls; autograd keeps what it needs."""
+def plain_call(function: Call, *arguments: Any) -> Any:
+    """Call `function`; autograd stores its activations."""
     return function(*arguments)
 
 
-def recomputed(function: Call, *arguments: Any) -> Any:
-    """Calls; only the arguments are kept, and the call is made again in the backward pass."""
+def checkpointed_call(function: Call, *arguments: Any) -> Any:
+    """Call `function`, storing the arguments only; the backward pass calls it again."""
     if not torch.is_grad_enabled():
         return function(*arguments)
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=_contexts)

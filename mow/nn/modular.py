@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.kernels import Activation, RoutePlan, expert_linear, gathered, rows_of
-from mow.nn.weight_cache import once, stand_still
+from mow.nn.weight_cache import cached, is_active
 
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
@@ -36,7 +36,7 @@ class ModularLinear(nn.Module):
         self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None, *, activation: Activation = "none"
     ) -> Tensor:
         """[K, J or 1, R, I] -> [K, J, R, O]; `embedding` [K, d] is given exactly when the layer was built with one."""
-        weight, bias, task_bias, plan = once(self, plan, lambda: self._ready(plan, embedding))
+        weight, bias, task_bias, plan = cached(self, plan, lambda: self._ready(plan, embedding))
         return expert_linear(x, weight, plan, bias=bias, task_bias=task_bias, activation=activation)
 
     def _ready(
@@ -46,12 +46,12 @@ class ModularLinear(nn.Module):
         task_bias = None
         if embedding is not None:
             of_embedding = self.weight[:, :, self.in_features :]  # [M, O, d]
-            if plan.lone is not None:
-                task_bias = torch.mv(of_embedding[plan.lone], embedding[0]).view(1, 1, -1)
+            if plan.single_expert is not None:
+                task_bias = torch.mv(of_embedding[plan.single_expert], embedding[0]).view(1, 1, -1)
             else:
                 task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
         weight = self.weight[:, :, : self.in_features]
-        if not stand_still():
+        if not is_active():
             return weight, self.bias, task_bias, plan
         if self.bias is not None:
             bias = rows_of(self.bias, plan)
@@ -73,11 +73,11 @@ class ModularLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutePlan) -> Tensor:
         """[K, J, ..., W] -> the same shape."""
-        only = 0 if self.weight.shape[0] == 1 else plan.lone
+        only = 0 if self.weight.shape[0] == 1 else plan.single_expert
         if only is not None:
             return F.layer_norm(x, x.shape[-1:], self.weight[only], self.bias[only], self.eps)
         affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
-        rows = once(self, plan, lambda: (rows_of(self.weight, plan), rows_of(self.bias, plan)))
+        rows = cached(self, plan, lambda: (rows_of(self.weight, plan), rows_of(self.bias, plan)))
         weight, bias = (of_pairs.view(affine) for of_pairs in rows)
         return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
 

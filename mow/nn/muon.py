@@ -61,7 +61,7 @@ def _product_of_steps(gram: Tensor, num_steps: int) -> Tensor:
         product = factor if product is None else factor @ product
         if step + 1 < num_steps:
             gram = factor @ gram @ factor
-    assert product is not None, "no step was asked for"
+    assert product is not None, "num_steps must be 1 or more"
     return product
 
 

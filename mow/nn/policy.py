@@ -1,4 +1,4 @@
-"""What the policy is: a masked categorical for discrete tasks, a Gaussian with a squashed mean for continuous ones."""
+"""The policy: a masked categorical for discrete tasks, a Gaussian with a squashed mean for continuous ones."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _MIN_STD, _MAX_STD = 0.1, 1.0
 
 @dataclass(frozen=True)
 class ActionMask:
-    """Which entries of the action vector each task uses; a task uses only one of the two blocks."""
+    """Entries of the action vector that each task uses; a task uses only one of the two blocks."""
 
     discrete: Tensor  # [K, A_d] bool: legal actions of a discrete task, all False for a continuous one
     continuous: Tensor  # [K, A_c] bool

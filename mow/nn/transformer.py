@@ -1,6 +1,6 @@
 """The causal Transformer, stacked on an expert axis, and its cache for imagination.
 
-Every (task, slot) pair runs through its own expert's weights; attention itself knows no experts, so all sequences of
+Every (task, slot) pair runs through its own expert's weights; attention itself has none, so all sequences of
 all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.kernels import RoutePlan, decode_attention
-from mow.nn.activation_checkpoint import Call, kept
+from mow.nn.activation_checkpoint import Call, plain_call
 from mow.nn.modular import ModularLayerNorm, ModularLinear
 
 
@@ -34,7 +34,7 @@ class TransformerSizes(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """Who may see whom in a window of tokens, and where in its episode each token stands."""
+    """Attention mask of a window of tokens, and the position of each token in its episode."""
 
     position: Tensor  # [K, B, L] int64, steps since the window or the episode began
     mask: Tensor  # [K, B, L, L] bool, query x key
@@ -66,8 +66,8 @@ def episode_window(is_first: Tensor, *, across_episodes: bool = False) -> Window
 class AttentionCache:
     """Projected keys and values of all layers, preallocated for a whole rollout; rows are written in place.
 
-    How many tokens are in it is told by the mask that comes with the next ones: one column per token so far and per
-    new one. The cache itself counts nothing, so that a compiled step serves every position.
+    The number of tokens in it follows from the mask of the next tokens: one column per token so far and per new one.
+    The cache itself counts nothing, so that one compiled step serves every position.
 
     Source: MoW (key-value cache in imagination). Differs: STORM caches layer inputs and projects them anew each step.
     """
@@ -151,7 +151,7 @@ class Transformer(nn.Module):
     def __init__(self, num_experts: int, num_layers: int, config: TransformerSizes) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.call: Call = kept
+        self.invoke: Call = plain_call
         # Small beside the tokens (whose layer norm gives them length sqrt(D)), so that what is learnt at one position
         # holds at the others from the start. Differs: STORM starts them as long as the tokens.
         self.positions = nn.Parameter(0.02 * torch.randn(num_experts, config.max_positions, config.width))
@@ -159,12 +159,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(num_experts, config) for _ in range(num_layers))
 
     def forward(self, x: Tensor, plan: RoutePlan, window: Window, cache: AttentionCache | None = None) -> Tensor:
-        """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens that the window's mask knows."""
+        """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens of the window's mask."""
         num_positions = self.positions.shape[1]
         row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
         x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
         for layer, block in enumerate(self.blocks):
-            x = self.call(block, x, plan, window.mask, cache, layer)
+            x = self.invoke(block, x, plan, window.mask, cache, layer)
         return x
 
     def new_cache(self, like: Tensor, num_slots: int, num_sequences: int, capacity: int) -> AttentionCache:

@@ -1,7 +1,7 @@
-"""Weights that stand still: what a layer makes of them for its tasks, made once while nobody changes them.
+"""Inference cache of tensors that layers derive from their weights: computed once, reused until a weight changes.
 
-Acting and imagining read the same weights step after step. Gathering them for every (task, slot) pair and multiplying
-them by the task embeddings takes a CPU as long as the rest of a layer where rows are few.
+Acting and imagination read the same weights step after step. With few rows, gathering them for every (task, slot) pair
+and multiplying them by the task embeddings takes a CPU as long as the rest of the layer.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,45 +14,45 @@ import torch
 T = TypeVar("T")
 Kept = dict[tuple[int, int, bool], tuple[object, object, Any]]
 
-_reading: ContextVar[Kept | None] = ContextVar("reading", default=None)
+_in_use: ContextVar[Kept | None] = ContextVar("in_use", default=None)
 
 
-class StillWeights:
-    """Keeps what layers made of their weights until `forget`, which whoever changes a weight must call."""
+class WeightCache:
+    """Values that layers derived from their weights; call `invalidate` after every change of a weight."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._kept: Kept = {}
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Within it layers look here first, where no gradient is asked for.
+    def use(self) -> Iterator[None]:
+        """Within the block `cached` reads and fills this cache, as long as gradients are disabled.
 
-        Not on a GPU: kernels read weights where they lie, and what a CUDA graph makes must stay in that graph.
+        No effect on a GPU: kernels read weights in place, and tensors made in a CUDA graph must stay in that graph.
         """
-        token = _reading.set(self._kept if self.device.type == "cpu" else None)
+        token = _in_use.set(self._kept if self.device.type == "cpu" else None)
         try:
             yield
         finally:
-            _reading.reset(token)
+            _in_use.reset(token)
 
-    def forget(self) -> None:
-        """A weight is about to change, or has."""
+    def invalidate(self) -> None:
+        """Drop all values: a weight is about to change, or has changed."""
         self._kept.clear()
 
 
-def stand_still() -> bool:
-    """Whether what is made of weights now is kept."""
-    return not torch.compiler.is_compiling() and _reading.get() is not None and not torch.is_grad_enabled()
+def is_active() -> bool:
+    """True inside `WeightCache.use`, without gradient and outside of a compiler."""
+    return not torch.compiler.is_compiling() and _in_use.get() is not None and not torch.is_grad_enabled()
 
 
-def once(owner: object, plan: object, make: Callable[[], T]) -> T:
-    """What `make` returns; where weights stand still, what it returned the first time for this owner and plan."""
-    if not stand_still():
+def cached(owner: object, plan: object, make: Callable[[], T]) -> T:
+    """Return make(); where a cache is active, its first result for this owner and plan."""
+    if not is_active():
         return make()
-    kept = _reading.get()
-    assert kept is not None, "weights stand still only where they are kept"
-    # Both objects are kept too, so that no other ones come to have their ids. Autocast makes other numbers.
+    kept = _in_use.get()
+    assert kept is not None, "a cache is active only inside use()"
+    # The entry holds both objects, so that their ids are not reused. Autocast gives other numbers.
     key = (id(owner), id(plan), torch.is_autocast_enabled("cpu"))
     if key not in kept:
         kept[key] = (owner, plan, make())

@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the page is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
 
     def run() -> None:
-        asked = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        options = {"checkpoint": asked.checkpoint, "device": asked.device, "num_windows": asked.windows}
-        say(f"report: {write_report(asked.run_folder, asked.out, **options)}")
+        options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+        given = {"checkpoint": options.checkpoint, "device": options.device, "num_windows": options.windows}
+        say(f"report: {write_report(options.run_folder, options.out, **given)}")
 
     return exit_code("mow report", run)
 

@@ -1,7 +1,7 @@
 """Charts of a report, drawn by matplotlib as SVG elements of the page itself.
 
 Colours are CSS variables of the page (--ink, --s1, ...), so that a chart follows the reader's light or dark mode.
-Styles differ in their dashes as well, for readers who cannot tell the colours apart.
+Styles differ in their dashes as well, for readers who do not distinguish the colours.
 """
 
 import io

@@ -106,7 +106,7 @@ class Film:
 
 @dataclass(frozen=True)
 class ModelView:
-    """What the page shows of a checkpoint."""
+    """Data of the page on a checkpoint."""
 
     checkpoint: str
     step: int

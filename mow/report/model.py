@@ -33,7 +33,7 @@ def read_model(folder: Path, config: MowConfig, *, checkpoint: Path | None, devi
         limit_torch()
         learner, step = restore(path, config, envs, pick_device(device))
         tasks = tuple(spec.name for spec in envs.specs)  # sorted by module now
-        films, no_films = dict[str, Film](), "The film strips were not asked for (--windows 0)."
+        films, no_films = dict[str, Film](), "The film strips are switched off (--windows 0)."
         try:
             if num_windows:
                 films, no_films = make_films(learner, envs, num_windows=num_windows, seed=seed), ""

@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, checked before they are read, read without pickle.
 
-A checkpoint is a file of torch.save with a line after it that tells its length and CRC-32: torch reads a file with a
+A checkpoint is a file of torch.save with a line after it that holds its length and CRC-32: torch reads a file with a
 flipped bit without a word.
 """
 
@@ -29,7 +29,7 @@ def _seal(num_bytes: int, crc32: int) -> bytes:
 
 
 def _crc32(file: BinaryIO, num_bytes: int) -> int:
-    """Of the first `num_bytes` of a file."""
+    """CRC-32 of the first `num_bytes` of a file."""
     file.seek(0)
     crc32, left = 0, num_bytes
     while left > 0 and (part := file.read(min(left, 2**24))):
@@ -61,7 +61,7 @@ def _write(path: Path, content: Mapping[str, object]) -> None:
         try:
             torch.save({**content, "format": FORMAT}, file)
         except (RuntimeError, SystemError) as error:
-            # torch closes its archive after a write has failed too, and fails again: the first failure says why.
+            # torch closes its archive after a write has failed too, and fails again: the first failure holds the cause.
             first: BaseException | None = error
             while first is not None and not isinstance(first, OSError):
                 first = first.__cause__ or first.__context__

@@ -1,4 +1,4 @@
-"""What the disk or a limit of the system refuses: before anything is computed where that can be, else in one line."""
+"""Errors of the disk and of system limits: found before anything is computed where possible, else one line."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mow.errors import UsageError
-from mow.runs.resume_hint import way_on
+from mow.runs.resume_hint import resume_hint
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -34,10 +34,10 @@ def folder_to_write(folder: Path, flag: str) -> Path:
 
 
 @contextlib.contextmanager
-def told_when_the_disk_fails(folder: Path) -> Iterator[None]:
-    """Inside, an error of the disk says what to do about it and what is left of the run in `folder`.
+def explain_disk_errors(folder: Path) -> Iterator[None]:
+    """Inside, add the remedy to an error of the disk, and how to go on with the run in `folder`.
 
-    One that does not come from the system, and says what to do already, keeps its words.
+    An error that has a remedy already, not from the system, gets the latter alone.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def told_when_the_disk_fails(folder: Path) -> Iterator[None]:
         if error.errno not in _REMEDIES:
             raise
         remedy = f": {_REMEDIES[error.errno]}" if error.strerror == os.strerror(error.errno) else ""
-        raise OSError(f"{error}{remedy}; {way_on(folder)}") from error
+        raise OSError(f"{error}{remedy}; {resume_hint(folder)}") from error
 
 
 @contextlib.contextmanager

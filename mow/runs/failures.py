@@ -1,4 +1,4 @@
-"""How a command ends that raises: one line, an exit code, and a failure.txt for what the user cannot mend."""
+"""End of a command that raises: one line, an exit code, and a failure.txt for errors that the user cannot mend."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def failure_kept(folder: Path) -> Iterator[None]:
 def keep_failure(error: Exception, folder: Path | None) -> None:
     """Write failure.txt, or a temporary file where there is no folder that takes it; the error gets a note of where.
 
-    An error that has such a note is left as it is. If nothing can be written the note says so.
+    An error that has such a note is left as it is. The note also records that nothing could be written.
     """
     if _note(error):
         return
@@ -77,13 +77,13 @@ def keep_failure(error: Exception, folder: Path | None) -> None:
 
 
 def _note(error: BaseException) -> str:
-    """Where the traceback of an error was written; empty if it was not."""
+    """Path of the traceback of an error; empty if it was not written."""
     notes = (note for note in getattr(error, "__notes__", ()) if note.startswith("failure: "))
     return next(notes, "").removeprefix("failure: ")
 
 
 def _line(error: Exception) -> str:
-    """What is printed. Errors of the disk, of memory and of numbers say what to do; others are mistakes of ours."""
+    """Line to print. Errors of disk, memory and numbers carry their remedy; others are mistakes of this package."""
     said, path = " ".join(str(error).split()), _note(error)
     if isinstance(error, OSError | MemoryError | FloatingPointError):
         return said if os.path.basename(path) == NAME else f"{said} (traceback: {path})"

@@ -26,7 +26,7 @@ _WRITTEN_FIRST = {*_LOCKS, "config.json", "versions.json", "metrics.jsonl", "fai
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a run can begin in `folder`: it is missing or empty, or holds a run that ended before its first step."""
+    """True if a run can begin in `folder`: it is missing or empty, or holds a run that ended before its first step."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(map(_is_of_a_beginning, folder.iterdir()))
@@ -95,7 +95,7 @@ def _owned(folder: Path, busy: str, why: str | None) -> Iterator[None]:
 
 
 def _created(path: Path, text: str) -> bool:
-    """Whether this process has made the file: of several that try at once, only one does."""
+    """Make a file; True in only one of several processes that try at once."""
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
@@ -133,7 +133,7 @@ def _named(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, object] | None:
-    """What a lock says; None for one that is gone, or not written yet."""
+    """Content of a lock; None for one that is gone, or not written yet."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -154,7 +154,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _start_time(pid: object) -> str:
-    """Of a process, in clock ticks since the boot; empty where there is none, or it has ended."""
+    """Start of a process, in clock ticks since the boot; empty where there is none, or it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run leaves behind and what it says while it runs: TensorBoard, metrics.jsonl, a progress line."""
+"""Logs of a run: TensorBoard, metrics.jsonl, a progress line."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ class MetricMeans:
         return means
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """What has been taken in since the last reading."""
+        """Sums and counts since the last reading."""
         return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]], device: torch.device) -> None:
@@ -86,7 +86,7 @@ class Logger:
     def __init__(self, folder: Path, frame_skip: int | None, mirror: WandbMirror | None = None) -> None:
         """Args:
             frame_skip: frames per environment step; None where tasks differ in it, and no frames are counted then.
-            mirror: hears every line of metrics.jsonl as well, and is closed with this.
+            mirror: receives every line of metrics.jsonl too, and is closed with this.
         """
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
         self._started, self._cpu_before = time.monotonic(), 0.0
@@ -104,16 +104,16 @@ class Logger:
 
     @property
     def seconds(self) -> float:
-        """That the run has taken, all its parts together."""
+        """Duration of the run, all its processes together."""
         return time.monotonic() - self._started
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all threads of this process and those before it that the run went on from."""
+        """CPU time of all threads, earlier processes of the run included."""
         return time.process_time() + self._cpu_before
 
     def state_dict(self) -> dict[str, Any]:
-        """How far metrics.jsonl and the files of TensorBoard go, in bytes, and what the run has taken, in seconds."""
+        """Sizes of metrics.jsonl and the files of TensorBoard, in bytes, and the time of the run, in seconds."""
         self.flush()
         events = {path.name: path.stat().st_size for path in event_files(self.folder)}
         clocks = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
@@ -184,8 +184,8 @@ class Logger:
 
     def restart(self, step: int, restart: Restart) -> None:
         """Simulators that were made anew."""
-        told = {"tasks": restart.tasks, "reason": restart.reason, "traceback": restart.traceback}
-        self._write({"step": step, "restart": told})
+        found = {"tasks": restart.tasks, "reason": restart.reason, "traceback": restart.traceback}
+        self._write({"step": step, "restart": found})
 
     def figure(self, name: str, image: Tensor, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""

@@ -7,7 +7,7 @@ _CHECKPOINT = re.compile(r"step_(\d+)\.pt")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the run in `folder` keeps the checkpoint of a step."""
+    """Path of the checkpoint of a step."""
     return folder / "checkpoints" / f"step_{step:08d}.pt"
 
 
@@ -23,22 +23,22 @@ def step_of(path: Path) -> int:
 
 
 def best_path(folder: Path) -> Path:
-    """Where the run in `folder` keeps the checkpoint that scored best."""
+    """Path of the best checkpoint of the run in `folder`."""
     return folder / "checkpoints" / "best.pt"
 
 
 def best_score_path(folder: Path) -> Path:
-    """Where the score of `best_path` is kept."""
+    """Path of the score of `best_path`."""
     return folder / "checkpoints" / "best.json"
 
 
 def superseded_folder(folder: Path) -> Path:
-    """Where checkpoints go that are ahead of the one that the run in `folder` was resumed from."""
+    """Folder of checkpoints newer than the one that the run in `folder` was resumed from."""
     return folder / "checkpoints" / "superseded"
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path is that of a checkpoint in a run folder, superseded ones included."""
+    """True for the path of a checkpoint in a run folder, superseded ones included."""
     inside = path.parent.parent if path.parent.name == "superseded" else path.parent
     return path.suffix == ".pt" and inside.name == "checkpoints"
 

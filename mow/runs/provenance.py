@@ -1,4 +1,4 @@
-"""Where a run comes from: config.json and versions.json, enough to know later what ran."""
+"""Provenance of a run: config.json and versions.json, enough to find out later what ran."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def write_origin(folder: Path, config: RunConfig, device: "torch.device", protoc
 
 
 def resumed_versions(folder: Path, device: "torch.device", step: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What versions.json of a run holds once this process resumes it: the versions of every process stay.
+    """Content of versions.json once this process resumes the run: the versions of every process stay.
 
     Args: step: environment steps per task at which it goes on.
     Returns: the content, this process being the last entry of `resumed`; and "torch: 2.11.0 -> 2.13.0" for everything
@@ -64,7 +64,7 @@ def resumed_versions(folder: Path, device: "torch.device", step: int) -> tuple[d
 
 
 def versions(device: "torch.device") -> dict[str, Any]:
-    """What can change a result, of this process; None for what is not installed."""
+    """Versions of this process that can change a result; None for packages that are not installed."""
     import torch
 
     from mow.replay import build_info
@@ -120,7 +120,7 @@ def _shown(value: object) -> str:
 def _git_commit() -> str | None:
     """Commit of the checkout that this package runs from, with -dirty where files differ from it.
 
-    None for an installed wheel, and where git cannot tell: then why is logged.
+    None for an installed wheel, and where git fails: then the reason is logged.
     """
     here = Path(__file__).resolve().parents[1]
     if not (here.parent / ".git").exists():
@@ -133,13 +133,13 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         _log_no_commit(str(error))
         return None
-    said = found.stdout.decode(errors="replace").strip()
-    if found.returncode == 0 and re.fullmatch(r"[0-9a-f]{40,64}(-dirty)?", said):
-        return said
+    output = found.stdout.decode(errors="replace").strip()
+    if found.returncode == 0 and re.fullmatch(r"[0-9a-f]{40,64}(-dirty)?", output):
+        return output
     why = found.stderr.decode(errors="replace").strip().partition("\n")[0]
-    _log_no_commit(why or f"exit code {found.returncode}, output {said[:80]!r}")
+    _log_no_commit(why or f"exit code {found.returncode}, output {output[:80]!r}")
     return None
 
 
 def _log_no_commit(why: str) -> None:
-    logging.getLogger("mow").warning("versions.json names no commit, git cannot tell it: %s", why)
+    logging.getLogger("mow").warning("versions.json names no commit, git fails: %s", why)

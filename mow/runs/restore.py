@@ -1,4 +1,4 @@
-"""What a run folder holds, made into a learner again: for everything that looks at a run once it has been trained."""
+"""Restore the learner and the environments of a run from its folder, once it has been trained."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ class SavedRun:
 
     @property
     def env_options(self) -> dict[str, object]:
-        """What its environments were made with."""
+        """Options that its environments were made with."""
         return self.config.env.options
 
 

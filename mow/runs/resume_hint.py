@@ -7,11 +7,11 @@ from mow.system.shell import command
 
 
 def resume_command(where: Path) -> str:
-    """What to type to go on from a run folder or a checkpoint."""
+    """Command that goes on from a run folder or a checkpoint."""
     return command("python", "-m", "mow.train", "--resume", where)
 
 
-def way_on(folder: Path) -> str:
-    """What is left of a run that broke, in words."""
+def resume_hint(folder: Path) -> str:
+    """Sentence on how to go on with a run that broke."""
     found = checkpoints(folder)
     return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"

@@ -1,4 +1,4 @@
-"""What goes to metrics.jsonl, to Weights & Biases too: nothing is sent unless WANDB_MODE=online says so."""
+"""Mirror of metrics.jsonl in Weights & Biases; nothing is sent unless WANDB_MODE is online."""
 
 import importlib
 import os
@@ -29,7 +29,7 @@ class WandbMirror:
             project="mow", name=folder.name, id=folder.name, dir=str(folder), config=dict(config),
             mode=mode, resume="allow", settings=wandb.Settings(silent=True),
         )  # fmt: skip
-        self.said = f"wandb: {mode}, in {folder / 'wandb'}" + (
+        self.notice = f"wandb: {mode}, in {folder / 'wandb'}" + (
             "; `wandb sync` of its folders uploads them" if mode == "offline" else ""
         )
 

@@ -85,7 +85,7 @@ def give_weights(learner: "Learner", tensors: Mapping[str, Tensor], content: Map
     """
     if content["order"] is not None:
         num_tasks = len(content["order"])
-        # How alike the tasks were is not kept: nothing that acts or imagines asks for it.
+        # The similarity of the tasks is not saved: acting and imagination do not use it.
         unknown = torch.eye(num_tasks, dtype=torch.float64).numpy()
         nan = float("nan")
         learner.regroup(Grouping(tuple(content["order"]), tuple(content["module_of_task"]), unknown, nan, nan))

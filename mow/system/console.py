@@ -4,7 +4,7 @@
     a restricted encoding           what it lacks is written as \\xNN or \\uNNNN
     a terminal that was closed, a   further output is dropped, and SIGHUP is raised as when a terminal is closed: a run
     reader that has ended           saves what it has and ends, other commands end at once
-    a full disk                     a run loses these lines, says so once and goes on; other commands end in one line
+    a full disk                     a run loses these lines, reports it once, goes on; other commands end in one line
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _GONE = (errno.EPIPE, errno.EIO)
 
 
 class Main(Protocol):
-    """Of a command: its arguments (None: those of the process) to its exit code."""
+    """Main function of a command: arguments (None: those of the process) to exit code."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
@@ -78,7 +78,7 @@ def open_streams() -> None:
 def tell(stream: TextIO | None, text: str) -> None:
     """Write, at once even when it goes to a file; what the stream's encoding lacks is written as its escape.
 
-    Raises: OSError, in words of ours, if it cannot be written for another reason than that nobody reads it.
+    Raises: OSError, in words of ours, if it cannot be written for another reason than a missing reader.
     """
     if stream is None or getattr(stream, "closed", False):
         return
@@ -164,7 +164,7 @@ def _discard(stream: IO[str], *, for_good: bool) -> None:
 
 
 def _flush(name: str) -> None:
-    """What was printed by others; at the exit of the interpreter a failure would be a traceback."""
+    """Flush the streams; at the exit of the interpreter a failure would be a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not getattr(stream, "closed", False):

@@ -1,8 +1,8 @@
 """Files that outlast a crash, on file systems that lack a part of what that takes.
 
 Network and user-space file systems (CIFS, FUSE, object stores) may refuse to flush a folder, or to cut a file in place.
-What was written is whole there all the same; that it outlasts a loss of power is then up to the file system, which is
-said once.
+What was written is whole there all the same; that it outlasts a loss of power is then up to the file system, and
+reported once.
 """
 
 import errno

@@ -54,7 +54,7 @@ def _physical_memory() -> int:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, Path]]:
-    """(bytes, folder of the group) of every limit. Above memory.high a group is slowed down until it stands still."""
+    """(bytes, folder of the group) of every limit. Above memory.high a group is slowed down to a halt."""
     for folder in _groups("memory", root):
         limits = [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
         limits.append(_entry(folder / "memory.stat", "hierarchical_memory_limit"))  # of groups above, seen or not
@@ -112,7 +112,7 @@ def _unescaped(text: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Of a file of the system; none where it cannot be read."""
+    """Lines of a system file; none where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

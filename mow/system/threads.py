@@ -1,7 +1,7 @@
-"""Who may use which core: one rule for PyTorch, the replay and the environments.
+"""Assignment of cores: one rule for PyTorch, the replay and the environments.
 
     PyTorch        as many threads as it takes by itself, at most one per core that this process may use (affinity,
-                   cpusets, CPU quotas: mow.system.machine); or what OMP_NUM_THREADS or MKL_NUM_THREADS says
+                   cpusets, CPU quotas: mow.system.machine); or the value of OMP_NUM_THREADS or MKL_NUM_THREADS
     replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates;
                    raw frames are copied by one, because a second team of OpenMP threads would slow all updates
     environments   this process where there is but one spare core, else a worker per spare core, at most one per task
@@ -47,7 +47,7 @@ def limit_torch() -> int:
 
 
 def threads_here(num_tasks: int, num_workers: int) -> Threads:
-    """The rule, on this machine. Args: num_workers: what was asked for; -1 leaves it to the rule."""
+    """The rule, on this machine. Args: num_workers: number of workers; -1 leaves it to the rule."""
     cores, allowed = available_cores(), allowed_cores()
     why = f"a CPU quota leaves {cores} of {allowed} cores" if cores < allowed else ""
     return replace(share(limit_torch(), cores, num_tasks, num_workers), cores=why)
@@ -57,10 +57,10 @@ def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int) -> T
     """The rule above.
 
     Args:
-        num_torch: what PyTorch is set to.
-        num_cores: that this process may use.
+        num_torch: threads of PyTorch.
+        num_cores: cores that this process may use.
         num_tasks: K.
-        num_workers: what was asked for; -1 leaves it to the rule.
+        num_workers: number of workers; -1 leaves it to the rule.
     """
     spare = num_cores - 1
     workers = num_workers

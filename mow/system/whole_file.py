@@ -38,7 +38,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises: ValueError in one line, naming the file, if it cannot be read or is not JSON."""
+    """Content of a JSON file. Raises: ValueError in one line, naming the file, if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -110,7 +110,7 @@ def test_simulators_that_raise_now_and_then(tmp_path: Path, monkeypatch: pytest.
     told = [row for row in rows(tmp_path / "run") if "restart" in row]
     assert len(told) >= 8
     assert sorted(cut_off(run)) == sorted((task, row["step"] - 1) for row in told for task in row["restart"]["tasks"])
-    assert all("as asked" in row["restart"]["traceback"] for row in told)
+    assert all("as set" in row["restart"]["traceback"] for row in told)
 
 
 def test_stopped_between_restarts_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,11 +104,11 @@ def test_the_step_that_a_new_simulator_took_has_a_final_frame(num_workers: int) 
         env.reset()
         steps = played(env, 60)
     for step, after in pairwise(steps):
-        for k in step.reopened:
+        for k in step.restarted:
             lost += 1
             assert (step.is_first[k], step.is_last[k], step.truncated[k]) == (False, True, True)
             assert read_counter(step.frame[k])[1:] == (0, 1)
-            if k not in after.reopened:
+            if k not in after.restarted:
                 assert after.is_first[k]
                 assert read_counter(after.frame[k])[1:] == (1, 0)
     assert lost >= 5

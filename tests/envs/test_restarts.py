@@ -39,9 +39,9 @@ def test_a_step_that_was_lost_is_taken_in_a_new_episode(num_workers: int) -> Non
         for _ in range(100):
             action = env.layout.random(rng)
             step = env.step(action)
-            assert len(step.restarts) == len(step.reopened)
-            cut += len(step.reopened)
-            for k, first in step.reopened.items():
+            assert len(step.restarts) == len(step.restarted)
+            cut += len(step.restarted)
+            for k, first in step.restarted.items():
                 variant, episode, at = read_counter(first)
                 assert (episode, at) == (0, 0)
                 assert step.is_first[k]
@@ -64,7 +64,7 @@ def test_what_happened_is_told(num_workers: int, caplog: pytest.LogCaptureFixtur
         restarts = [restart for step in played(env, 21) for restart in step.restarts]
     assert sorted(task for restart in restarts for task in restart.tasks) == sorted(TASKS)
     slide = next(restart for restart in restarts if restart.tasks == ("dummy:slide",))
-    assert slide.reason == "RuntimeError: dummy:slide: fails at step 20, as asked"
+    assert slide.reason == "RuntimeError: dummy:slide: fails at step 20, as set"
     assert "_misbehave_if_asked" in slide.traceback
     assert f"dummy:slide: {slide.reason}; a new episode begins" in caplog.messages
 
@@ -76,7 +76,7 @@ def test_rollouts_stay_the_same_for_every_number_of_workers(num_workers: int) ->
         other.reset()
         for ours, theirs in zip(played(one, 70), played(other, 70), strict=True):
             assert_same(ours, theirs)
-            assert sorted(ours.reopened) == sorted(theirs.reopened)
+            assert sorted(ours.restarted) == sorted(theirs.restarted)
 
 
 def test_a_new_simulator_has_seeds_of_its_own() -> None:
@@ -110,7 +110,7 @@ def test_a_dead_or_stopped_worker_is_replaced_and_the_others_do_not_notice(kill:
         assert restart.tasks == (TASKS[1], TASKS[3])
         says = "died with exit code -9" if kill is signal.SIGKILL else r"gave no answer within 0.5 s (env.timeout_s)"
         assert restart.reason == f"its worker {says}"
-        assert sorted(after[0].reopened) == [1, 3]
+        assert sorted(after[0].restarted) == [1, 3]
         assert not any(step.restarts for step in after[1:])
         for one, same in zip([*before, *after], [*played(still, 5), *played(still, 30, seed=1)], strict=True):
             for name in REPORTED:
@@ -122,7 +122,7 @@ def test_a_hung_simulator_is_replaced_with_its_worker() -> None:
     with workers(timeout_s=0.5, hang_at=20) as env:
         steps = played(env, 21)
         assert sorted(restart.tasks for step in steps for restart in step.restarts) == [TASKS[0::2], TASKS[1::2]]
-        assert sorted(k for step in steps for k in step.reopened) == [0, 1, 2, 3, 4]
+        assert sorted(k for step in steps for k in step.restarted) == [0, 1, 2, 3, 4]
         assert sum(env._failures.values()) == 2  # one task of each worker hung: the one that it was in
 
 
@@ -134,7 +134,7 @@ def test_twice_in_a_row_it_gets_a_fresh_process() -> None:
         while not any(count > 1 for count in env._failures.values()):
             (step,) = played(env, 1)
         assert gone(pid)
-        assert len(step.reopened) == 5
+        assert len(step.restarted) == 5
         assert len(env._workers) == 1
 
 
@@ -148,7 +148,7 @@ def test_after_the_last_restart_it_ends_with_the_traceback(num_workers: int, fai
         played(env, 100)
     line = (
         f"{TASKS[0]} failed 3 times in a row, with no finished episode between: "
-        f"RuntimeError: {TASKS[0]}: fails at step {fail_at}, as asked (seed 1, simulator 3, action "
+        f"RuntimeError: {TASKS[0]}: fails at step {fail_at}, as set (seed 1, simulator 3, action "
     )
     assert caught.value.line.startswith(line)
     assert 0 <= int(caught.value.line.removeprefix(line).removesuffix(")")) < env.specs[0].num_actions
@@ -213,7 +213,7 @@ def test_a_worker_that_is_gone_when_its_state_is_asked_for() -> None:
         assert gone(victim)
         kept = json.loads(json.dumps(env.state_dict()))
         step = played(env, 1)[0]  # here it goes on
-        assert sorted(step.reopened) == [1, 3]
+        assert sorted(step.restarted) == [1, 3]
     with make_vector(TASKS, seed=1, num_workers=0, options={}) as other:
         assert sorted(other.load_state_dict(kept)) == [1, 3]
         played(other, 20)

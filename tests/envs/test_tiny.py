@@ -337,7 +337,7 @@ def test_misuse_is_told() -> None:
     for push in ([1.01], [np.nan], [0.0, 0.0], 0.0):
         with pytest.raises(ValueError, match=r"expected 1 entries in \[-1, 1\]"):
             slide.step(np.array(push, np.float32))
-    with pytest.raises(TypeError, match="no expert knows object"):
+    with pytest.raises(TypeError, match="no expert for object"):
         expert_action(object())
 
 

@@ -59,7 +59,7 @@ def test_an_error_names_the_task_and_carries_the_traceback(tasks: tuple[str, ...
     with pytest.raises(EnvFailure) as caught:
         play(env, 1)
     message = str(caught.value)
-    said = f"{tasks[0]}: RuntimeError: {tasks[0]}: fails at step 3, as asked (seed 0, simulator 1, action "
+    said = f"{tasks[0]}: RuntimeError: {tasks[0]}: fails at step 3, as set (seed 0, simulator 1, action "
     assert caught.value.line.startswith(said)
     assert message.startswith(f"{caught.value.line}\n")
     assert "Traceback" in message
@@ -83,7 +83,7 @@ def test_an_error_in_one_worker_ends_the_others() -> None:
 def test_a_first_reset_that_fails_is_one_line_at_the_start(num_workers: int) -> None:
     with pytest.raises(ValueError, match="fails at step 0") as caught:
         make_vector(TWO, seed=0, num_workers=num_workers, options={"fail_at": 0})
-    line = r"dummy:count-1: its simulator fails: RuntimeError: .*, as asked \(envs/dummy\.py, line \d+\)"
+    line = r"dummy:count-1: its simulator fails: RuntimeError: .*, as set \(envs/dummy\.py, line \d+\)"
     assert re.fullmatch(line.replace("count-1", "(count-1|slide)"), str(caught.value))
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mow.estimate.flops import agent_update, decoder, encoder, world_model_update
 from mow.kernels import PhiloxState
 from mow.losses.returns import ReturnScale
-from mow.methods.mow.actor_critic_loss import actor_critic_losses, make_lesson
+from mow.methods.mow.actor_critic_loss import actor_critic_losses, compute_targets
 from mow.methods.mow.config import BatchConfig, LossConfig, MowConfig
 from mow.methods.mow.config_agent import ImaginationConfig
 from mow.methods.mow.config_model import PerceptionConfig, SharedConfig
@@ -104,7 +104,7 @@ def counted(config: MowConfig) -> tuple[float, float]:
             horizon, start = imagination.horizon, imagination.start
             dream = imagine(model, learner_agent, context, model.route(), rng, horizon=horizon, start=start)
             scale = ReturnScale(num_tasks, 0.9, torch.device("cpu"))
-            lesson, _ = make_lesson(learner_agent, dream, scale, actor_critic)
+            lesson, _ = compute_targets(learner_agent, dream, scale, actor_critic)
             for _ in range(actor_critic.rollout_epochs):
                 for part in lesson.parts(actor_critic.rollout_parts):
                     actor_critic_losses(learner_agent, part, entropy=0.1, clip=0.2).total.backward()

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mow.estimate.footprint import activations
 from mow.kernels import PhiloxState
 from mow.losses.returns import ReturnScale
-from mow.methods.mow.actor_critic_loss import actor_critic_losses, make_lesson
+from mow.methods.mow.actor_critic_loss import actor_critic_losses, compute_targets
 from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.presets import atari26
@@ -70,7 +70,7 @@ def test_the_agents_share(name: str, frames: int) -> None:
     rng = PhiloxState.from_seed(0, "cpu")
     dream = imagine(model, learner, context, model.route(), rng, horizon=dreams.horizon, start=dreams.start)
     scale = ReturnScale(num_tasks, 0.9, torch.device("cpu"))
-    lesson, _ = make_lesson(learner, dream, scale, config.actor_critic)
+    lesson, _ = compute_targets(learner, dream, scale, config.actor_critic)
     with kept(*learner.parameters()) as blocks:
         losses = actor_critic_losses(learner, lesson, entropy=0.1, clip=0.2)
     assert losses.total.requires_grad

@@ -15,7 +15,7 @@ from mow.envs.vector import SerialVectorEnv
 from mow.evaluate.film import main, of_past, read_arguments, summary, table
 from mow.evaluate.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, Film, corner, one_strip
 from mow.evaluate.held_out import HeldOutWindows
-from mow.evaluate.open_loop import Foresight, ForesightErrors, foresee
+from mow.evaluate.open_loop import OpenLoopErrors, OpenLoopPrediction, predict_open_loop
 from mow.evaluate.past import PastUse, past_use
 from mow.methods.mow.presets import quickstart
 from mow.runs.checkpoint import save_checkpoint
@@ -135,7 +135,9 @@ def test_the_same_command_gives_the_same_film(filmed, run_folder, tmp_path, caps
 
 def test_it_draws_as_cold_as_the_run_imagined(copied, monkeypatch):
     asked = []
-    monkeypatch.setattr("mow.evaluate.film_strip.foresee", lambda *_, **how: asked.append(how) or foresee(*_, **how))
+    monkeypatch.setattr(
+        "mow.evaluate.film_strip.predict_open_loop", lambda *_, **how: asked.append(how) or predict_open_loop(*_, **how)
+    )
     assert main([str(copied), "--steps", "1", "--windows", "1"]) == 0
     assert asked == [{"temperature": quickstart().imagination.temperature}]
     assert asked[0]["temperature"] != 1.0
@@ -259,24 +261,24 @@ def test_help_lists_the_arguments(capsys):
     assert "--windows" in capsys.readouterr().out
 
 
-NO_ERRORS = ForesightErrors(*(torch.zeros(0) for _ in range(6)))
+NO_ERRORS = OpenLoopErrors(*(torch.zeros(0) for _ in range(6)))
 
 
-def film(batch, length, foresight, reconstruction=None, errors=NO_ERRORS):
-    return Film(HeldOutWindows(batch, torch.tensor([length])), foresight, reconstruction, errors)
+def film(batch, length, prediction, reconstruction=None, errors=NO_ERRORS):
+    return Film(HeldOutWindows(batch, torch.tensor([length])), prediction, reconstruction, errors)
 
 
 def test_a_strip_by_hand():
     batch = transitions(1, 3, 4)
     batch.terminated[:] = False
     batch.terminated[0, 1, 2] = True
-    foresight = Foresight(
+    prediction = OpenLoopPrediction(
         frame=torch.tensor([0.0, 0.2, 1.5]).view(1, 1, 3, 1, 1, 1).expand(1, 3, 3, 64, 64, 3),
         reward=torch.zeros(1, 3, 3),
         terminated=torch.tensor([False, True, False]).expand(1, 3, 3),
     )
     reconstruction = torch.full((1, 3, 4, 64, 64, 3), 0.4)
-    strip = one_strip(film(batch, [2, 3, 3], foresight, reconstruction), 0, "tiny:catch")
+    strip = one_strip(film(batch, [2, 3, 3], prediction, reconstruction), 0, "tiny:catch")
     # The second window is the first of the longest; its third and last step ends it, which leads to a fourth column.
     assert (strip.real == batch.frame[0, 1].numpy()).all()
     assert strip.shown.tolist() == [True, True, True, False]
@@ -287,8 +289,10 @@ def test_a_strip_by_hand():
 
 
 def test_an_end_imagined_behind_the_end_is_not_marked():
-    foresight = Foresight(torch.zeros(1, 1, 3, 64, 64, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool))
-    strip = one_strip(film(transitions(1, 1, 4), [2], foresight, torch.zeros(1, 1, 4, 64, 64, 3)), 0, "tiny:catch")
+    prediction = OpenLoopPrediction(
+        torch.zeros(1, 1, 3, 64, 64, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool)
+    )
+    strip = one_strip(film(transitions(1, 1, 4), [2], prediction, torch.zeros(1, 1, 4, 64, 64, 3)), 0, "tiny:catch")
     # Frames 0 and 1, then the step that ended the episode.
     assert strip.imagined_end.tolist() == [False, True, True, False]
 
@@ -297,7 +301,7 @@ def test_a_summary_by_hand():
     nan = float("nan")
     batch = transitions(1, 2, 3)
     batch.terminated[:] = torch.tensor([[[False, True, True], [True, True, False]]])
-    errors = ForesightErrors(
+    errors = OpenLoopErrors(
         imagined=torch.tensor([[[0.25, 0.5], [0.75, nan]]]),
         reconstructed=torch.tensor([[[0.1, 0.2], [0.3, nan]]]),
         repeated=torch.tensor([[[1.0, 2.0], [3.0, nan]]]),
@@ -305,8 +309,8 @@ def test_a_summary_by_hand():
         no_reward=torch.tensor([[[0.0, 2.0], [1.0, nan]]]),
         agrees=torch.tensor([[[1.0, 0.0], [1.0, nan]]]),
     )
-    foresight = Foresight(torch.zeros(0), torch.zeros(1, 2, 2), torch.tensor([[[True, False], [True, True]]]))
-    found = summary(film(batch, [3, 1], foresight, errors=errors), 0)
+    prediction = OpenLoopPrediction(torch.zeros(0), torch.zeros(1, 2, 2), torch.tensor([[[True, False], [True, True]]]))
+    found = summary(film(batch, [3, 1], prediction, errors=errors), 0)
     # 1e-6: float32.
     assert found["ahead"]["1"] == pytest.approx(
         {"imagined": 0.5, "reconstructed": 0.2, "repeated": 2.0, "windows": 2}, abs=1e-6
@@ -325,9 +329,9 @@ def test_a_summary_by_hand():
 
 
 def test_nothing_alive_is_a_dash():
-    errors = ForesightErrors(*(torch.full((1, 1, 1), float("nan")) for _ in range(6)))
-    foresight = Foresight(torch.zeros(0), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool))
-    found = summary(film(transitions(1, 1, 2), [0], foresight, errors=errors), 0)
+    errors = OpenLoopErrors(*(torch.full((1, 1, 1), float("nan")) for _ in range(6)))
+    prediction = OpenLoopPrediction(torch.zeros(0), torch.zeros(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool))
+    found = summary(film(transitions(1, 1, 2), [0], prediction, errors=errors), 0)
     assert found["ahead"]["1"]["imagined"] is None
     assert (found["steps"], found["imagined_terminations"]) == (0, 0)
     lines = table({"tiny:catch": {**found, "past": of_past(PAST, 0)}}).splitlines()

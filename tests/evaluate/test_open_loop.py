@@ -6,9 +6,9 @@ import torch
 
 from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
-from mow.evaluate.open_loop import Foresight, alive, foresee, foresight_errors, reconstruct, split
+from mow.evaluate.open_loop import OpenLoopPrediction, alive, open_loop_errors, predict_open_loop, reconstruct, split
 from mow.kernels import PhiloxState, two_hot_decode
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, transitions, world_model
 
 CONTEXT, STEPS = 3, 4
@@ -29,7 +29,7 @@ def foreseen(*, context=CONTEXT, change=None, config=MODEL):
     batch.is_first[:, :, 1:] = False
     if change is not None:
         change(batch)
-    return model, batch, foresee(model, *split(batch, context), model.route(), stream())
+    return model, batch, predict_open_loop(model, *split(batch, context), model.route(), stream())
 
 
 def test_a_split_by_hand():
@@ -43,36 +43,36 @@ def test_a_split_by_hand():
 
 
 def test_shapes_and_no_gradient():
-    _, _, foresight = foreseen()
-    assert foresight.frame.shape == (3, 2, 4, 64, 64, 3)
-    assert foresight.reward.shape == foresight.terminated.shape == (3, 2, 4)
-    assert foresight.terminated.dtype == torch.bool
-    assert not foresight.frame.requires_grad
+    _, _, open_loop = foreseen()
+    assert open_loop.frame.shape == (3, 2, 4, 64, 64, 3)
+    assert open_loop.reward.shape == open_loop.terminated.shape == (3, 2, 4)
+    assert open_loop.terminated.dtype == torch.bool
+    assert not open_loop.frame.requires_grad
 
 
 @pytest.mark.parametrize("config", FORMS, ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}")
 @pytest.mark.parametrize("context", [1, 3])
 def test_the_first_step_is_the_teacher_forced_prediction(context, config):
     """With the same draws, one step ahead open loop and one pass over the seen tokens are the same thing."""
-    model, batch, foresight = foreseen(context=context, config=config)
+    model, batch, open_loop = foreseen(context=context, config=config)
     rng = stream()
     posterior = model.observe(split(batch, context)[0], model.route(), rng)
     before = model.before(posterior.latent, batch.is_first[:, :, :context])
     seen = (posterior.latent, batch.action[:, :, :context], posterior.hidden, before)
-    last = Moment(*(x[:, :, -1:] for x in seen))
-    latent = model.sample(model.foretell(last)[0], rng)
+    last = HeadInput(*(x[:, :, -1:] for x in seen))
+    latent = model.sample(model.predict_next_latent(last)[0], rng)
     prediction = model.predict(last, latent)
     # 1e-5: float32 sums, with and without the cache of keys and values.
-    torch.testing.assert_close(foresight.frame[:, :, :1], model.decode(latent), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(open_loop.frame[:, :, :1], model.decode(latent), rtol=1e-5, atol=1e-5)
     want = two_hot_decode(prediction.reward_logits)
-    torch.testing.assert_close(foresight.reward[:, :, :1], want, rtol=1e-4, atol=1e-4)
-    assert torch.equal(foresight.terminated[:, :, :1], prediction.termination_logits > 0)
+    torch.testing.assert_close(open_loop.reward[:, :, :1], want, rtol=1e-4, atol=1e-4)
+    assert torch.equal(open_loop.terminated[:, :, :1], prediction.termination_logits > 0)
 
 
 @pytest.mark.parametrize("config", FORMS, ids=lambda c: f"{c.prior} {c.outcome} {c.prior_frames}")
 def test_every_step_is_one_pass_over_its_own_latents(config):
     """The cached rollout, redone without a cache: rewards and ends of all steps from one forward."""
-    model, batch, foresight = foreseen(config=config)
+    model, batch, open_loop = foreseen(config=config)
     rng, drawn = stream(), []
     sample = model.sample
 
@@ -81,14 +81,15 @@ def test_every_step_is_one_pass_over_its_own_latents(config):
         return drawn[-1]
 
     model.sample = keep
-    foresee(model, *split(batch, CONTEXT), model.route(), rng)
+    predict_open_loop(model, *split(batch, CONTEXT), model.route(), rng)
     latent, arrived = torch.cat(drawn, dim=2)[:, :, :-1], torch.cat(drawn, dim=2)[:, :, 1:]
-    hidden = model.remember(latent, batch.action[:, :, :-1], model.window(batch.is_first[:, :, :-1]), model.route())
+    window = model.window(batch.is_first[:, :, :-1])
+    hidden = model.sequence_model(latent, batch.action[:, :, :-1], window, model.route())
     tokens = (latent, batch.action[:, :, :-1], hidden, model.before(latent, batch.is_first[:, :, :-1]))
-    prediction = model.predict(Moment(*(x[:, :, CONTEXT - 1 :] for x in tokens)), arrived[:, :, CONTEXT - 1 :])
+    prediction = model.predict(HeadInput(*(x[:, :, CONTEXT - 1 :] for x in tokens)), arrived[:, :, CONTEXT - 1 :])
     # As above.
-    torch.testing.assert_close(foresight.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
-    assert torch.equal(foresight.terminated, prediction.termination_logits > 0)
+    torch.testing.assert_close(open_loop.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
+    assert torch.equal(open_loop.terminated, prediction.termination_logits > 0)
 
 
 def test_a_low_temperature_foresees_the_likeliest():
@@ -96,13 +97,13 @@ def test_a_low_temperature_foresees_the_likeliest():
     model.config = dataclasses.replace(MODEL, perception=dataclasses.replace(MODEL.perception, unimix=0.0))
     context, given = split(batch, 1)
     first = model.sample(model.encode(context.frame), stream())
-    hidden = model.remember(first, context.action, model.window(context.is_first), model.route())
-    logits, _ = model.foretell(Moment(first, context.action, hidden))
+    hidden = model.sequence_model(first, context.action, model.window(context.is_first), model.route())
+    logits, _ = model.predict_next_latent(HeadInput(first, context.action, hidden))
     likeliest = torch.nn.functional.one_hot(logits.argmax(dim=-1), 4).flatten(-2).float()
-    cold = foresee(model, context, given, model.route(), stream(), temperature=1e-4)
+    cold = predict_open_loop(model, context, given, model.route(), stream(), temperature=1e-4)
     # As above: with and without the cache.
     torch.testing.assert_close(cold.frame[:, :, :1], model.decode(likeliest), rtol=1e-5, atol=1e-5)
-    assert not torch.equal(foresee(model, context, given, model.route(), stream()).frame, cold.frame)
+    assert not torch.equal(predict_open_loop(model, context, given, model.route(), stream()).frame, cold.frame)
 
 
 def test_no_later_frame_is_seen_and_every_action_counts():
@@ -151,17 +152,17 @@ def planted(length, *, num_context=1, num_steps=2):
     batch = TransitionBatch(frame, torch.zeros(1, num_windows, size, 2), reward, terminated, flags, flags, flags)
     windows = HeldOutWindows(batch, torch.tensor([length]))
     came = frame.float() / 255.0
-    foresight = Foresight(
+    open_loop = OpenLoopPrediction(
         frame=came[:, :, num_context:] + 0.5,
         reward=torch.zeros(1, num_windows, num_steps),
         terminated=torch.zeros(1, num_windows, num_steps, dtype=torch.bool),
     )
-    return foresight, came + 0.1, windows
+    return open_loop, came + 0.1, windows
 
 
 def test_errors_by_hand():
-    foresight, reconstruction, windows = planted([3])
-    errors = foresight_errors(foresight, reconstruction, windows)
+    open_loop, reconstruction, windows = planted([3])
+    errors = open_loop_errors(open_loop, reconstruction, windows)
     # 1e-6: grey levels are multiples of 1/255, rounded to float32.
     torch.testing.assert_close(errors.imagined[0, 0], torch.tensor([0.25, 0.25]), rtol=0, atol=1e-6)
     torch.testing.assert_close(errors.reconstructed[0, 0], torch.tensor([0.01, 0.01]), rtol=0, atol=1e-6)
@@ -173,8 +174,8 @@ def test_errors_by_hand():
 
 
 def test_only_what_lives_is_compared():
-    foresight, reconstruction, windows = planted([4, 2, 3], num_steps=3)
-    errors = foresight_errors(foresight, reconstruction, windows)
+    open_loop, reconstruction, windows = planted([4, 2, 3], num_steps=3)
+    errors = open_loop_errors(open_loop, reconstruction, windows)
     shown = [[True, True, True], [True, False, False], [True, True, False]]
     for name in ("imagined", "reconstructed", "repeated"):
         assert (~getattr(errors, name)[0].isnan()).tolist() == shown
@@ -196,9 +197,9 @@ def test_alive_at_the_edges():
 
 
 def test_windows_without_a_context_are_refused():
-    foresight, reconstruction, windows = planted([3])
+    open_loop, reconstruction, windows = planted([3])
     with pytest.raises(ValueError, match="got 0"):
-        foresight_errors(foresight, reconstruction, HeldOutWindows(split(windows.batch, 2)[0], windows.length))
+        open_loop_errors(open_loop, reconstruction, HeldOutWindows(split(windows.batch, 2)[0], windows.length))
 
 
 def test_a_final_frame_is_compared_and_leads_nowhere():

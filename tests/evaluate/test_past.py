@@ -177,7 +177,7 @@ def planted_dream(learner: Learner, generator: torch.Generator) -> tuple[Imagina
     drawn = torch.randint(0, model.perception.classes, (*shape, model.perception.groups), generator=generator)
     latent = torch.nn.functional.one_hot(drawn, model.perception.classes).flatten(-2).float()
     before = torch.zeros_like(latent)
-    state = agent.see(latent, hidden, before)
+    state = agent.actor_critic_input(latent, hidden, before)
     embedding = learner.world_model.embedding("actor").detach()
     action, raw_action = agent.policy(state[:, :, :-1], embedding).sample(learner.rng)
     dream = Imagination(
@@ -185,7 +185,8 @@ def planted_dream(learner: Learner, generator: torch.Generator) -> tuple[Imagina
         reward=action.gather(-1, (2 * side).expand(1, 32, 5, 1)).squeeze(-1),
         terminated=torch.zeros(1, 32, 5), valid=torch.ones(1, 32, dtype=torch.bool),
     )  # fmt: skip
-    policies = [agent.policy(agent.see(latent, h, before), embedding) for h in (hidden, hidden.roll(1, dims=1))]
+    states = [agent.actor_critic_input(latent, h, before) for h in (hidden, hidden.roll(1, dims=1))]
+    policies = [agent.policy(state, embedding) for state in states]
     return dream, policies[0].divergence(policies[1]).mean().detach()
 
 
@@ -195,7 +196,7 @@ def test_a_policy_takes_from_h_what_only_h_shows(memory_gain, norm, clears):
     learner, generator = bounce_learner(300, memory_gain=memory_gain, norm=norm), torch.Generator().manual_seed(0)
     for _ in range(8):
         dream, shift = planted_dream(learner, generator)
-        learner._teach(dream)
+        learner._update_actor_critic(dream)
     assert (shift > 0.05) == clears, float(shift)
 
 
@@ -206,10 +207,10 @@ def test_the_policy_of_bounce_depends_on_the_past(memory_gain, norm, clears):
     switches = {"memory_gain": memory_gain, "norm": norm}
     learner = bounce_learner(1200, **switches)
     replay = learn_bounce(learner, 1200)
-    dreamer = bounce_learner(1200, **switches)  # its step sizes and its bonus on entropy have not fallen yet
-    dreamer.world_model.load_state_dict(learner.world_model.state_dict())
+    other = bounce_learner(1200, **switches)  # its step sizes and its bonus on entropy have not fallen yet
+    other.world_model.load_state_dict(learner.world_model.state_dict())
     for update in range(250):
-        dreamer.updates = 1 + update * 1200 // 250
-        dreamer.update_agent(replay.sample(32, 2, counter=update, stream=1))
-    found = measured(dreamer)
+        other.updates = 1 + update * 1200 // 250
+        other.update_agent(replay.sample(32, 2, counter=update, stream=1))
+    found = measured(other)
     assert (found.policy_kl > 0.05) == clears, float(found.policy_kl)

@@ -138,6 +138,6 @@ def test_running_out_later_is_one_line(
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="of another kind"),
-        memory.told_when_memory_runs_out(tmp_path, torch.device("cpu")),
+        memory.explain_out_of_memory(tmp_path, torch.device("cpu")),
     ):
         raise RuntimeError("of another kind")

@@ -64,7 +64,7 @@ def test_whatever_a_step_does_it_is_made_anew_said_and_counted(caplog: pytest.Lo
             envs.reset()
             told.append(played(envs, 2 * FAILS_AT + 2))
         for k, kind in enumerate(FAILING):
-            lost = [number for number, step in enumerate(told[-1], 1) if k in step.reopened]
+            lost = [number for number, step in enumerate(told[-1], 1) if k in step.restarted]
             assert lost == [FAILS_AT, 2 * FAILS_AT - 1], kind
             assert sum(task(kind) in message for message in caplog.messages) == 2, kind
             ended = [number for number, step in enumerate(told[-1], 1) for one in step.finished if one.index == k]

@@ -141,7 +141,7 @@ def test_the_same_folder_gives_the_same_page(copied):
 def test_without_films(copied, capsys):
     assert main([str(copied), "--windows", "0"]) == 0
     said = read((copied / "report.html").read_text()).sections
-    assert said["films"].strip().endswith("The film strips were not asked for (--windows 0).")
+    assert said["films"].strip().endswith("The film strips are switched off (--windows 0).")
     assert f"report: {copied / 'report.html'}" in capsys.readouterr().out
 
 

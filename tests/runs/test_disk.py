@@ -5,13 +5,13 @@ import os
 
 import pytest
 
-from mow.runs.disk import folder_to_write, told_when_the_disk_fails
+from mow.runs.disk import folder_to_write, explain_disk_errors
 from mow.errors import UsageError
 from mow.runs.folder import claimed
 
 
 def failed(error: OSError, folder) -> str:
-    with pytest.raises(OSError) as told, told_when_the_disk_fails(folder):  # noqa: PT011 - its text is what is tested
+    with pytest.raises(OSError) as told, explain_disk_errors(folder):  # noqa: PT011 - its text is what is tested
         raise error
     return str(told.value)
 
@@ -57,5 +57,5 @@ def test_the_system_s_words_get_a_remedy_and_what_is_left(tmp_path, number, reme
 def test_words_of_ours_stay_and_errors_of_other_kinds_too(tmp_path):
     told = failed(OSError(errno.ENOSPC, "the replay was not saved: free some space"), tmp_path)
     assert told == "[Errno 28] the replay was not saved: free some space; no checkpoint was saved"
-    with pytest.raises(ConnectionError, match=r"^gone$"), told_when_the_disk_fails(tmp_path):
+    with pytest.raises(ConnectionError, match=r"^gone$"), explain_disk_errors(tmp_path):
         raise ConnectionError("gone")

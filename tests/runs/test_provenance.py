@@ -53,7 +53,7 @@ def test_a_git_that_cannot_tell(
     monkeypatch.setattr(origin, "_GIT_SECONDS", 0.5)
     assert _git_commit() is None
     (record,) = caplog.records
-    assert record.message.startswith("versions.json names no commit, git cannot tell it: ")
+    assert record.message.startswith("versions.json names no commit, git fails: ")
     assert why in record.message
     assert "\n" not in record.message
 
@@ -106,5 +106,5 @@ def test_a_run_in_a_checkout_without_git_trains(
     assert main(["quickstart", *DUMMY, "--folder", str(folder)]) == 0
     said = capsys.readouterr().out
     assert f"{folder} holds a run that ended before its first step: this one takes its place" in said
-    assert re.search("^versions.json names no commit, git cannot tell it: ", said, re.MULTILINE)
+    assert re.search("^versions.json names no commit, git fails: ", said, re.MULTILINE)
     assert json.loads((folder / "versions.json").read_text())["git_commit"] is None

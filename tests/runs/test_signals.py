@@ -21,7 +21,7 @@ def test_a_signal_asks_and_the_run_stops_when_it_can(number):
     with StopSwitch() as switch:
         switch.check()
         signal.raise_signal(number)
-        assert switch.asked
+        assert switch.requested
         with pytest.raises(Stopped):
             switch.check()
     assert signal.getsignal(number) is signal.default_int_handler
@@ -45,7 +45,7 @@ def test_a_terminal_may_hang_up_twice(monkeypatch):
         monkeypatch.setattr(signal, "raise_signal", raised.append)
         for _ in range(2):
             hang_up(signal.SIGHUP, None)
-        assert switch.asked
+        assert switch.requested
     assert raised == [], "that would end it at once"
 
 
@@ -53,5 +53,5 @@ def test_what_was_ignored_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with StopSwitch() as switch:
         signal.raise_signal(signal.SIGINT)
-        assert not switch.asked
+        assert not switch.requested
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

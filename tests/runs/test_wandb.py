@@ -71,7 +71,7 @@ def test_online_is_asked_for_by_its_variable(
     tmp_path: Path, recorded: tuple[Recorded, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert WandbMirror(tmp_path, {}).said == f"wandb: online, in {tmp_path / 'wandb'}"
+    assert WandbMirror(tmp_path, {}).notice == f"wandb: online, in {tmp_path / 'wandb'}"
     assert recorded[1]["mode"] == "online"
 
 

@@ -21,7 +21,7 @@ from mow.evaluate.ablation_grid import plan, train_command
 from mow.inference import export
 from mow.methods.mow.presets import quickstart
 from mow.report import __main__ as report
-from mow.runs.resume_hint import resume_command, way_on
+from mow.runs.resume_hint import resume_command, resume_hint
 from mow.system.shell import command, expanded
 from mow.train import main
 from tests.test_train import DUMMY
@@ -114,7 +114,7 @@ def test_commands_that_a_run_prints_go_on_with_it(
     said = capsys.readouterr().out
     words = shlex.split(said[said.index("tensorboard --logdir") :].splitlines()[0])
     assert Path(words[2]) == Path(name)
-    for line in (resume_command(Path(name)), way_on(Path(name)).partition(" goes on from ")[0]):
+    for line in (resume_command(Path(name)), resume_hint(Path(name)).partition(" goes on from ")[0]):
         python, m, module, *arguments = shlex.split(line)
         assert (python, m, module) == ("python", "-m", "mow.train")
         assert find_resumption(arguments).folder == Path(name)

@@ -1,8 +1,8 @@
 '''Networks: the world model and the agent that is trained inside it.
 
 To try a variant of a part, write the other part with the signature of the one it stands for, and choose between them
-once, in a constructor; no `forward` asks the config. Say a prior with a hidden layer, in mow/methods/mow/prior.py
-beside DensePrior. Its weights have a module axis [M, ...], so that a cluster has its own.
+once, in a constructor; no `forward` reads the config. Example: a prior with a hidden layer, in
+mow/methods/mow/prior.py beside DensePrior. Its weights have a module axis [M, ...], so that a cluster has its own.
 
 ```python
 from mow.nn.modular import ModularMLP
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class DeepPrior(nn.Module):
-    """One hidden layer on h_t; it knows of no events."""
+    """One hidden layer on h_t; no events."""
 
     num_events = 0
 
@@ -20,14 +20,14 @@ class DeepPrior(nn.Module):
         sizes = config.width, config.prior_width, config.perception.latent_size
         self.next_latent = ModularMLP(num_modules, *sizes, num_layers=1, embedding_size=embedding_size)
 
-    def forward(self, moment, plan, embedding):
+    def forward(self, inputs, plan, embedding):
         """Prior logits [K, 1, B * L, Z] and events [K, 1, B * L, 0]."""
-        hidden = rows_in(moment.hidden)
+        hidden = rows_in(inputs.hidden)
         return self.next_latent(hidden, plan, embedding), hidden[..., :0]
 ```
 
 The switch is one word of the config, and an ablation makes it a preset, a row of `mow ablate` and a test that exactly
-one field differs from the parent. flops.py and footprint.py count what a config costs: they must know it too.
+one field differs from the parent. flops.py and footprint.py count what a config costs: add it there too.
 
 ```diff
 --- mow/methods/mow/config_model.py
@@ -44,12 +44,12 @@ one field differs from the parent. flops.py and footprint.py count what a config
 +    "deep_prior": Ablation("model.prior", lambda _: "deep", "the prior has a hidden layer"),
 ```
 
-Before any of that, try it in a model that is there: what imagines and what learns does not see the difference.
+Before that, try it in an existing model: imagination and updates need no change.
 
 ```python
 import torch
 
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.world_model import WorldModel
 
@@ -58,8 +58,8 @@ config = WorldModelConfig(width=16, num_heads=2, feedforward=16, embedding_size=
 model = WorldModel(config, action_size=3, module_of_task=(0, 0, 1), num_modules=2)
 model.heads.prior = DeepPrior(config, num_modules=2, embedding_size=8)
 shape = (3, 2, 6)  # K tasks, B windows, L steps
-moment = Moment(latent=torch.zeros(*shape, 20), action=torch.zeros(*shape, 3), hidden=torch.randn(*shape, 16))
-assert model.predict(moment).next_latent_logits.shape == (*shape, 4, 5)  # [K, B, L, S, C]
+head_input = HeadInput(latent=torch.zeros(*shape, 20), action=torch.zeros(*shape, 3), hidden=torch.randn(*shape, 16))
+assert model.predict(head_input).next_latent_logits.shape == (*shape, 4, 5)  # [K, B, L, S, C]
 ```
 '''
 

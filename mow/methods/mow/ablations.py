@@ -1,4 +1,4 @@
-"""What each part of the method is worth: a parent config with one part taken out, and the baselines to compare with.
+"""Ablations: a parent config with one part of the method taken out, and the baselines to compare with.
 
 Everything here is a function of a parent MowConfig and keeps what it does not name: widths, batch, schedule, budget.
 """
@@ -54,12 +54,12 @@ ABLATIONS: dict[str, Ablation] = {
     "no_embedding_in_vae": Ablation(
         "model.condition",
         lambda parent: tuple(place for place in parent.model.condition if place not in ("encoder", "decoder")),
-        "encoder and decoder are not told the task",
+        "encoder and decoder do not read the task embedding",
     ),
 }
 
 # Factor on the sizes of storm_multitask that gives it as many learned parameters as its parent, by the parent's preset.
-# tests/methods/mow/test_ablations.py counts both and says what to write here once a parent has changed.
+# tests/methods/mow/test_ablations.py counts both and prints the new factor once a parent has changed.
 WIDENING: dict[str, float] = {"quickstart": 2.26, "atari4": 1.76, "atari26": 4.32}
 
 
@@ -95,7 +95,7 @@ def storm_single(parent: MowConfig, task: str) -> MowConfig:
 
 
 def storm_multitask(parent: MowConfig) -> MowConfig:
-    """One STORM for all tasks, told its task by an embedding where the parent is: one VAE, Transformer and critic.
+    """One STORM for all tasks, with the task embedding of the parent: one VAE, Transformer and critic.
 
     It keeps the parent's warm-up, so that both make the same number of updates. Source: MoW section 5 (baseline).
     """
@@ -117,7 +117,7 @@ def storm_multitask_wide(parent: MowConfig) -> MowConfig:
     """
     if parent.preset not in WIDENING:
         raise ValueError(
-            f"storm_multitask_wide knows how much to widen {', '.join(WIDENING)}, got {parent.preset}: "
+            f"storm_multitask_wide has a factor for {', '.join(WIDENING)}, got {parent.preset}: "
             "add its factor to mow.methods.mow.ablations.WIDENING"
         )
     return widened(storm_multitask(parent), WIDENING[parent.preset])
@@ -170,7 +170,7 @@ def variants(parent: MowConfig, method: str) -> tuple[MowConfig, ...]:
 
 
 def meaning(method: str) -> str:
-    """What a method is, in one line."""
+    """Description of a method, in one line."""
     if method in ABLATIONS:
         return f"{ABLATIONS[method].meaning} ({ABLATIONS[method].field})"
     document = {"mow": "The parent preset, whole.", "storm": storm_single.__doc__}

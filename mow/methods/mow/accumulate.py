@@ -1,7 +1,7 @@
-"""A world-model update in parts: group after group of tasks goes forward and backward, and gradients add up.
+"""Gradient accumulation of a world-model update over groups of tasks.
 
 Only one group's activations live at a time. Loss and gradient are those of the undivided update: tasks meet only in
-weights, whose gradients add up; in the router, which is asked once and answers for all; and in batch norm shared by a
+weights, whose gradients add up; in the router, which runs once for all; and in batch norm shared by a
 module, which no group cuts in two. Sums are made in another order, so float32 rounds them differently, and dropout
 draws other masks. Clipping and the step itself come after, on the whole gradient.
 """
@@ -18,7 +18,7 @@ from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.router import Routing
-from mow.methods.mow.task_slice import Part, routing_of
+from mow.methods.mow.task_slice import TaskSlice, routing_of
 from mow.methods.mow.task_weights import TaskWeights
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import WorldModelLosses, world_model_losses
@@ -45,7 +45,7 @@ def backward_in_parts(
     Returns: the losses of all tasks, and their weighted sum; without gradient.
     """
     drawn = rng.seed_offset.clone()
-    # The graph behind the router is walked once, in the end: what the groups want of it is gathered at this leaf.
+    # The router runs backward once, at the end: the gradients of all groups add up at this leaf.
     scale_KJ = None if routing.scale_KJ is None else routing.scale_KJ.detach().requires_grad_()
     found: list[WorldModelLosses] = []
     totals: list[Tensor] = []
@@ -53,7 +53,7 @@ def backward_in_parts(
         rng.seed_offset.copy_(drawn)
         with autocast():
             rows = batch.map(itemgetter(tasks))
-            part, experts = Part(model, tasks), routing_of(routing, tasks, scale_KJ)
+            part, experts = TaskSlice(model, tasks), routing_of(routing, tasks, scale_KJ)
             losses = world_model_losses(part, rows, experts, rng, config, turn=turn)
         total = task_weights(losses.weighted(config), tasks)
         total.backward()
@@ -69,7 +69,7 @@ def backward_in_parts(
 
 
 def _router_backward(routing: Routing, scale_KJ: Tensor | None, config: LossConfig) -> Tensor | None:
-    """What the groups left at the leaf, and the balance loss, back through the router; returns the balance loss."""
+    """Backward of the leaf's gradient and the balance loss through the router; returns the balance loss."""
     load_KE = routing.load()
     ends: list[Tensor] = []
     gradients: list[Tensor | None] = []

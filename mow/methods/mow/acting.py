@@ -17,7 +17,7 @@ from mow.methods.base import ActorOutput
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
-from mow.nn.weight_cache import StillWeights
+from mow.nn.weight_cache import WeightCache
 
 
 class Agents(Protocol):
@@ -26,9 +26,9 @@ class Agents(Protocol):
     world_model: WorldModel
     agent: Agent
     rng: PhiloxState
-    still: StillWeights
+    weight_cache: WeightCache
 
-    def still_routing(self) -> Routing: ...
+    def cached_routing(self) -> Routing: ...
 
 
 class MowActor:
@@ -44,8 +44,8 @@ class MowActor:
         learner = self._learner
         if learner.world_model.training:  # the walk through all layers takes a tenth of a small step
             learner.world_model.eval()
-        with learner.still.reading():
-            routing = learner.still_routing()
+        with learner.weight_cache.use():
+            routing = learner.cached_routing()
             action = self._memory.act(learner.world_model, learner.agent, routing, frame, is_first, learner.rng)
         return ActorOutput(action)
 
@@ -85,7 +85,7 @@ class ActingMemory:
         before = self._tokens[-1][0] if self._tokens else torch.zeros_like(latent)
         before = before.masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, B, 1, Z]
         self._latent, self._is_first = latent, is_first
-        action, _ = agent.policy(agent.see(latent, hidden, before), model.embedding("actor")).sample(rng)
+        action, _ = agent.policy(agent.actor_critic_input(latent, hidden, before), model.embedding("actor")).sample(rng)
         return action[:, 0, 0] if single else action[:, :, 0]
 
     def record(self, action: Tensor) -> None:
@@ -110,4 +110,4 @@ class ActingMemory:
         if not self._tokens:
             return like.new_zeros(*like.shape[:2], 1, model.config.width)
         latent, action, is_first = (torch.cat(parts, dim=2) for parts in zip(*self._tokens, strict=True))
-        return model.remember(latent, action, model.window(is_first), routing)[:, :, -1:].float()
+        return model.sequence_model(latent, action, model.window(is_first), routing)[:, :, -1:].float()

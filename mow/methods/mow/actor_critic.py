@@ -1,7 +1,7 @@
 """The agent: one actor for all tasks, a critic per cluster and its slow copy. Source: MoW section 3, STORM (layers).
 
-What it sees of a state: z_t and h_{t-1}, which holds the past; by switches of the config z_{t-1} too, and h_{t-1}
-brought to mean 0 and variance 1, both additions of this package.
+Inputs: z_t and h_{t-1}, which holds the past; by switches of the config z_{t-1} too, and h_{t-1} brought to mean 0 and
+variance 1, both additions of this package.
 """
 
 import copy
@@ -21,7 +21,7 @@ from mow.nn.routes import one_each, same_for_all
 
 
 class Agent(nn.Module):
-    """pi(a | s) and v_i(s) on agent states s = (z, h), as `see` joins them: [K, B, T, X].
+    """pi(a | s) and v_i(s) on agent states s = (z, h), joined by `actor_critic_input`: [K, B, T, X].
 
     Args:
         latent_size, hidden_size: Z and D.
@@ -74,8 +74,8 @@ class Agent(nn.Module):
         self.actor_routes = same_for_all(len(module_of_task))
         self.critic_routes = one_each(critic_of_task, self.num_critics)
 
-    def see(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
-        """What actor and critics see of a state.
+    def actor_critic_input(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
+        """Input of actor and critics.
 
         Args:
             latent: z_t [K, B, T, Z].
@@ -110,6 +110,6 @@ class Agent(nn.Module):
         return two_hot_decode(self.value_logits(state, embedding, slow=slow), form=self.two_hot_form)
 
     @torch.no_grad()
-    def follow(self, decay: float) -> None:
+    def update_target_critic(self, decay: float) -> None:
         """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
         torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), 1.0 - decay)

@@ -1,4 +1,4 @@
-"""Lessons from one imagined rollout: policy and value losses, per task. Tensors in, tensors out."""
+"""Actor-critic targets of one imagined rollout, and policy and value losses per task. Tensors in, tensors out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -15,10 +15,10 @@ from mow.methods.mow.records import Imagination
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a rollout teaches the agent; made once, without gradient, by the agent as it was then."""
+class ActorCriticTargets:
+    """Targets of actor and critics, computed once per rollout by the agent of that time; no gradient."""
 
-    state: Tensor  # [K, B, T, X] as the agent sees it
+    state: Tensor  # [K, B, T, X] of Agent.actor_critic_input
     raw_action: Tensor  # [K, B, T, A]
     log_prob: Tensor  # [K, B, T] nats, of the policy that acted
     advantage: Tensor  # [K, B, T] (R - v) / max(1, S)
@@ -26,10 +26,10 @@ class Lesson:
     slow_target: Tensor  # [K, B, T] units of the task
     weight: Tensor  # [K, B, T] of the state in every mean
 
-    def parts(self, number: int) -> "Iterator[Lesson]":
+    def parts(self, number: int) -> "Iterator[ActorCriticTargets]":
         """The sequences in `number` parts, as equal as can be."""
         columns = [getattr(self, field.name).tensor_split(number, dim=1) for field in fields(self)]
-        return (Lesson(*part) for part in zip(*columns, strict=True))
+        return (ActorCriticTargets(*part) for part in zip(*columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -38,53 +38,53 @@ class ActorCriticLosses:
     metrics: dict[str, Tensor]  # name -> [K]
 
 
-def make_lesson(
+def compute_targets(
     agent: Agent,
-    dream: Imagination,
+    rollout: Imagination,
     scale: ReturnScale,
     config: ActorCriticConfig,
     *,
     embedding: Tensor | None = None,
     storm_index: bool = False,
-) -> tuple[Lesson, dict[str, Tensor]]:
+) -> tuple[ActorCriticTargets, dict[str, Tensor]]:
     """Returns and advantages of a rollout, and their means for the log ([K] each).
 
-    Args: embedding: e_k [K, d] where actor or critic are told their task.
+    Args: embedding: e_k [K, d] where actor or critic read it.
     Source: MoW section 3. Differs: states past an imagined end weigh nothing (`survival_weight`); rollouts whose
     context had ended its episode never weigh anything.
     """
     with torch.no_grad():
-        before = dream.latent_before if agent.frames == 2 else None  # as large as all latents
-        every_state = agent.see(dream.latent, dream.hidden, before)  # [K, B, T + 1, X]
+        before = rollout.latent_before if agent.frames == 2 else None  # as large as all latents
+        every_state = agent.actor_critic_input(rollout.latent, rollout.hidden, before)  # [K, B, T + 1, X]
         value = agent.value(every_state, embedding)  # [K, B, T + 1]
         slow_value = agent.value(every_state, embedding, slow=True)
         blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
-        returns = blend(dream.reward, dream.terminated, value)  # [K, B, T]
+        returns = blend(rollout.reward, rollout.terminated, value)  # [K, B, T]
         slow_target = slow_value[:, :, :-1]
         if config.slow_target == "lambda_return":
-            slow_target = blend(dream.reward, dream.terminated, slow_value)
-        weight = dream.valid.unsqueeze(-1).expand_as(dream.reward).float()
+            slow_target = blend(rollout.reward, rollout.terminated, slow_value)
+        weight = rollout.valid.unsqueeze(-1).expand_as(rollout.reward).float()
         if config.survival_weight:
-            weight = dream.alive[:, :, :-1]
+            weight = rollout.alive[:, :, :-1]
         return_range = scale.update(returns, weight)  # [K]
         state = every_state[:, :, :-1]
-        lesson = Lesson(
+        targets = ActorCriticTargets(
             state=state,
-            raw_action=dream.raw_action,
-            log_prob=agent.policy(state, embedding).log_prob(dream.raw_action),
+            raw_action=rollout.raw_action,
+            log_prob=agent.policy(state, embedding).log_prob(rollout.raw_action),
             advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
             returns=returns,
             slow_target=slow_target,
             weight=weight,
         )
         mean_return = (returns * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
-        return lesson, {"imagined_return": mean_return, "return_range": return_range}
+        return targets, {"imagined_return": mean_return, "return_range": return_range}
 
 
 def actor_critic_losses(
-    agent: Agent, lesson: Lesson, *, entropy: float | Tensor, clip: float, embedding: Tensor | None = None
+    agent: Agent, targets: ActorCriticTargets, *, entropy: float | Tensor, clip: float, embedding: Tensor | None = None
 ) -> ActorCriticLosses:
-    """The actor and the critics on a lesson; the world model gets no gradient.
+    """Losses of actor and critics on the targets; the world model gets no gradient.
 
         L_actor  = - min(r A, clip(r) A) - eta H(pi),   A = sg[(R_t - v(s_t)) / max(1, S_k)],  r = pi / sg(pi_old)
         L_critic = CE(v(s_t), sg R_t) + CE(v(s_t), sg v_slow(s_t))
@@ -92,17 +92,18 @@ def actor_critic_losses(
     Args:
         entropy: eta, as it is now; a scalar, or [K].
         clip: of r, on either side of 1.
-        embedding: as for the lesson; it carries no gradient here.
+        embedding: as for compute_targets; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
     meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
     """
     embedding = None if embedding is None else embedding.detach()
-    policy = agent.policy(lesson.state, embedding)
-    log_prob = policy.log_prob(lesson.raw_action)
-    actor = policy_loss(log_prob, lesson.log_prob, lesson.advantage, lesson.weight, clip=clip)  # [K]
-    bonus = entropy_bonus(policy.entropy(), lesson.weight)  # [K]
-    logits = agent.value_logits(lesson.state, embedding)  # [K, B, T, V]
-    critic = value_loss(logits, lesson.returns, lesson.weight) + value_loss(logits, lesson.slow_target, lesson.weight)
+    policy = agent.policy(targets.state, embedding)
+    log_prob = policy.log_prob(targets.raw_action)
+    actor = policy_loss(log_prob, targets.log_prob, targets.advantage, targets.weight, clip=clip)  # [K]
+    bonus = entropy_bonus(policy.entropy(), targets.weight)  # [K]
+    logits = agent.value_logits(targets.state, embedding)  # [K, B, T, V]
+    critic = value_loss(logits, targets.returns, targets.weight)
+    critic = critic + value_loss(logits, targets.slow_target, targets.weight)
     total = (actor - entropy * bonus + critic).mean()
     metrics = {"policy": actor, "value": critic, "entropy": bonus}
     return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()})

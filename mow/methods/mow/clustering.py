@@ -30,7 +30,7 @@ Labels = NDArray[np.int64]  # [K]
 
 @dataclass(frozen=True)
 class Grouping:
-    """Which tasks share a module, and the order that makes each module's tasks neighbours."""
+    """Module of every task, and the order that makes each module's tasks neighbours."""
 
     order: tuple[int, ...]  # task k of the sorted run is the old task order[k]
     module_of_task: tuple[int, ...]  # in the new order, ascending

@@ -1,4 +1,4 @@
-"""How updates run where torch.compile or a CUDA graph is asked for: tried at the start, one line where it fails."""
+"""torch.compile and CUDA graphs, where the config switches them on: tried at the start, one line where it fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from mow.methods.mow.config import MowConfig
 
 @contextmanager
 def updates_as_asked(config: MowConfig, device: torch.device) -> Iterator[str]:
-    """Gives a line that says how updates will run; inside, whatever cannot be compiled ends in one line.
+    """Gives a line on how updates will run; inside, code that cannot be compiled ends in one line.
 
-    Nothing else is taken instead of what was asked for.
+    No silent fallback to plain PyTorch.
     Raises: UsageError with the remedy, at the start where the machine lacks a GPU or a compiler.
     """
     optim = config.optim
@@ -35,7 +35,7 @@ def updates_as_asked(config: MowConfig, device: torch.device) -> Iterator[str]:
 
 
 def _compiler_errors() -> tuple[type[Exception], ...]:
-    # Asked for only when something has failed: they come with the compiler, which takes seconds to load.
+    # Imported only after a failure: they come with the compiler, which takes seconds to load.
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
     return TorchDynamoException, FailOnRecompileLimitHit

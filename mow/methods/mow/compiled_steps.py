@@ -1,4 +1,4 @@
-"""What updates are made of: functions with tensors in and tensors out, as they stand or through torch.compile.
+"""Functions that updates consist of, tensors in and tensors out, plain or through torch.compile.
 
 Chosen once for all of a run. What is compiled is a whole graph: a line that cannot be compiled is an error, as is a
 function that would have to be compiled anew again and again; nothing falls back to plain PyTorch. A function is
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from mow.methods.mow.actor_critic_loss import ActorCriticLosses, actor_critic_losses, make_lesson
-from mow.methods.mow.imagination import RolloutSteps, ahead, begin, outcome
+from mow.methods.mow.actor_critic_loss import ActorCriticLosses, actor_critic_losses, compute_targets
+from mow.methods.mow.imagination import RolloutSteps, init_rollout, predict_reward_and_end, rollout_step
 from mow.methods.mow.world_model_loss import WorldModelLosses, world_model_losses
 
 
@@ -26,14 +26,14 @@ class UpdateSteps:
 
     world_model_losses: Callable[..., WorldModelLosses] = world_model_losses
     rollout: RolloutSteps = field(default_factory=RolloutSteps)
-    make_lesson: Callable[..., Any] = make_lesson
+    compute_targets: Callable[..., Any] = compute_targets
     actor_critic_losses: Callable[..., ActorCriticLosses] = actor_critic_losses
 
 
 class Compiled:
     """A function through torch.compile, which is loaded when it is first called.
 
-    torch keeps what it has compiled with a function's code, for all who call it. Each of these has a copy of the code
+    torch keeps what it has compiled with a function's code, for all its callers. Each of these has a copy of the code
     to itself, so that learners in one process which differ in what no guard sees (the kernels that doors have chosen)
     never run each other's, and none uses up the number of versions that another may have.
 
@@ -61,7 +61,7 @@ def _copy(function: Callable[..., Any]) -> FunctionType:
     return copied
 
 
-class CompiledAhead(Compiled):
+class CompiledRolloutStep(Compiled):
     """One graph for every position of a rollout: the axis of the window's mask that counts tokens has any length."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -76,7 +76,11 @@ def update_steps(*, compiled: bool, backend: str = "inductor") -> UpdateSteps:
         return UpdateSteps()
     return UpdateSteps(
         world_model_losses=Compiled(world_model_losses, backend),
-        rollout=RolloutSteps(Compiled(begin, backend), CompiledAhead(ahead, backend), Compiled(outcome, backend)),
-        make_lesson=Compiled(make_lesson, backend),
+        rollout=RolloutSteps(
+            Compiled(init_rollout, backend),
+            CompiledRolloutStep(rollout_step, backend),
+            Compiled(predict_reward_and_end, backend),
+        ),
+        compute_targets=Compiled(compute_targets, backend),
         actor_critic_losses=Compiled(actor_critic_losses, backend),
     )

@@ -72,18 +72,18 @@ class OptimConfig:
     world_model_eps: float = 1e-8
     world_model_clip: float = 1000.0
     matrices: Literal["adam", "muon"] = "adam"
-    """What moves the world model's matrices: Adam as all else, or Muon (orthogonalised momentum)."""
+    """Optimiser of the world model's matrices: Adam as all else, or Muon (orthogonalised momentum)."""
     matrix_layers: Literal["hidden", "all"] = "hidden"
-    """Which matrices Muon moves: those between the first and last layers of encoder, decoder and prior, or all."""
+    """Matrices that Muon moves: those between the first and last layers of encoder, decoder and prior, or all."""
     matrix_lr: float = 2e-3
     """Step size of Muon, and of Adam for first and last layers beside it: root mean square of a step's entries."""
     matrix_decay: float = 0.1
     """Weight decay of Muon: each update takes matrix_lr times this share off its matrices."""
     muon_precision: Literal["fp32", "bf16"] = "fp32"
-    """Of Muon's products; parameters and momentum stay in fp32. bf16 is faster on GPUs and CPUs with matrix units."""
+    """Precision of Muon's products; parameters and momentum stay fp32. bf16 is faster where there are matrix units."""
     agent_lr: float = 3e-5
     agent_eps: float = 1e-5
-    """Of the agent's Adam. A task of many has a small gradient, since the loss is their mean: 1e-5 slows it down."""
+    """Epsilon of the agent's Adam. The loss is a mean over tasks: 1e-5 slows down tasks with small gradients."""
     agent_clip: float = 100.0
     weighting_lr: float = 1e-3
     """Step size of the harmony scales, a parameter group of their own."""
@@ -98,8 +98,8 @@ class OptimConfig:
     """Parts of the tasks that a world-model update takes one after the other, adding up gradients: only one part's
     activations live at a time. Same update but for rounding, and for other draws of dropout."""
     compile: bool = False
-    """Losses, steps of imagination and lessons through torch.compile: same numbers but for rounding (and, with dropout,
-    for its masks), minutes at the start."""
+    """Compile losses, rollout steps and actor-critic targets with torch.compile: same numbers but for rounding (and,
+    with dropout, for its masks), minutes at the start."""
     cuda_graph: bool = False
     """Imagine in one CUDA graph: same numbers, one launch instead of thousands, and the memory of a rollout is held
     throughout. Needs a GPU; off until one has been measured."""
@@ -130,7 +130,7 @@ class ScheduleConfig:
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16
-    """Steps that the agent remembers while acting; at most the positions that learning has shown h_t at."""
+    """Steps in the memory of acting; at most the positions that h_t is trained on."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -191,7 +191,7 @@ class MowConfig(RunConfig):
 
     @property
     def final_frames(self) -> bool:
-        """Whether the final frame of an episode is collected: the arrival form reads it."""
+        """True if the final frame of an episode is collected: the arrival form reads it."""
         return self.model.outcome == "arrival"
 
     @property

@@ -19,8 +19,8 @@ class ImaginationConfig:
     ends: Literal["hard", "expected"] = "hard"
     """An imagined episode ends where termination is likelier than not, or at every step by its probability."""
     temperature: float = 1.0
-    """Of the draws of imagined latents. Below 1 the likelier class is taken more often than the prior says: what lies
-    across several groups of a latent, each drawn by itself, then falls apart less often."""
+    """Temperature of the draws of imagined latents. Below 1 likelier classes are drawn more often than under the prior:
+    objects that span several groups of a latent, each drawn by itself, then fall apart less often."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -40,8 +40,8 @@ class ActorCriticConfig:
     """log_actions: eta is what the largest entropy of a discrete task is worth, so that 18 actions are not held to
     chance 2.6 times as hard as 3; for a continuous task it is what a nat per dimension is worth."""
     final_entropy: float = 1.0
-    """Share of it that is left in the end. A model that knows little yet invites a policy to settle on what is not so;
-    a policy that keeps trying everything shows it better."""
+    """Share of `entropy` that is left in the end. A high entropy at first keeps the policy from settling on the errors
+    of a young model."""
     entropy_updates: int = 0
     """World-model updates in which it falls, linearly; 0: all of them."""
     rollout_epochs: int = 1
@@ -49,9 +49,9 @@ class ActorCriticConfig:
     rollout_parts: int = 1
     """Parts that a rollout's sequences are divided into, each a gradient step."""
     clip: float = 0.2
-    """How far the policy may move on one rollout, as a ratio of probabilities; nothing to the first step."""
+    """Clip of the probability ratio of new to old policy on one rollout; without effect on the first step."""
     memory_gain: float = 1.0
-    """h_t, of length sqrt(D), times this is what the agent sees of it; small where z_t says nearly all."""
+    """Scale of h_t, of length sqrt(D), in the agent's input; small where z_t holds nearly all."""
     memory_norm: bool = False
     """Bring h_t to mean 0 and variance 1 over its entries before that."""
     frames: int = 1
@@ -59,7 +59,7 @@ class ActorCriticConfig:
     critic: Literal["cluster", "shared", "per_task"] = "cluster"
     slow_decay: float = 0.98
     slow_target: Literal["value", "lambda_return"] = "value"
-    """What the slow critic teaches: its value (the paper) or a lambda-return made with it (STORM's code)."""
+    """Second target of the critic: the slow critic's value (the paper) or its lambda-return (STORM's code)."""
     return_decay: float = 0.99
     """Memory of the running percentiles of the return, per task."""
     survival_weight: bool = True

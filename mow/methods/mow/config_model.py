@@ -1,4 +1,4 @@
-"""What a world model can be told: its networks, their sizes and what they are shown. See mow.config."""
+"""Config of the world model: its networks, their sizes and inputs. See mow.config."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,8 +11,8 @@ Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "
 @dataclass(frozen=True)
 class PerceptionConfig:
     channels: tuple[int, ...] = (32, 64, 128, 256)
-    """Of the convolutions, mirrored back by the decoder: four of stride 2, from 64x64 down to 4x4; or three or two, the
-    first of stride 4 and the others of stride 2, down to 4x4 or 8x8."""
+    """Channels of the convolutions, mirrored by the decoder: four of stride 2, from 64x64 down to 4x4; or three or two,
+    the first of stride 4 and the others of stride 2, down to 4x4 or 8x8."""
     groups: int = 32
     """S: categoricals in a latent."""
     classes: int = 32
@@ -26,7 +26,7 @@ class PerceptionConfig:
     latent: Literal["dense", "spatial"] = "dense"
     """Every group of the latent sees the whole picture, or only one cell of the last feature map."""
     posterior_gain: float = 1.0
-    """Scale of the posterior's weights at the start; above 1 the first latents already tell pictures apart."""
+    """Scale of the posterior's weights at the start; above 1 the first latents already differ between pictures."""
     background: Literal["none", "median"] = "none"
     """median: the median frame of a task's prefill is taken off before the encoder and put back after the decoder."""
 
@@ -49,7 +49,7 @@ class PerceptionConfig:
 
     @property
     def patches(self) -> bool:
-        """Whether the first convolution has stride 4, its kernels side by side."""
+        """True if the first convolution has stride 4, its kernels side by side."""
         return len(self.channels) < 4
 
     @property
@@ -70,7 +70,7 @@ class RoutingConfig:
     noise: float = 0.25
     """Gumbel noise on the router's logits is scaled by noise * (temperature - temperature_end)."""
     scale: Literal["straight_through", "none", "plain"] = "straight_through"
-    """How routing weights touch the expert outputs: gradient only, not at all, or as factors."""
+    """Effect of routing weights on the expert outputs: gradient only, not at all, or as factors."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -118,14 +118,14 @@ class WorldModelConfig:
     dropout: float = 0.1
     max_positions: int = 64
     embedding_size: int = 256
-    """d: entries of the unit-length task embedding; 0 builds a model that is not told its task."""
+    """d: entries of the unit-length task embedding; 0 builds a model without one."""
     condition: tuple[Condition, ...] = ("encoder", "decoder", "heads", "mixer", "shared")
-    """Where the task embedding enters."""
+    """Networks that read the task embedding."""
     prior: Literal["dense", "local"] = "dense"
-    """What foretells the next latent: a Linear on h_t, or one small network for every cell of a spatial latent that
+    """The prior of the next latent: a Linear on h_t, or one small network for every cell of a spatial latent that
     reads h_t, the action, the cell and its neighbours."""
     prior_width: int = 128
-    """Of the local prior's hidden layer; it has half as many events."""
+    """Width of the local prior's hidden layer; it has half as many events."""
     prior_frames: int = 1
     """Latents that the local prior reads around each cell: z_t, or z_t and z_{t-1}, whose difference is motion."""
     stale_share: float = 0.0
@@ -141,7 +141,7 @@ class WorldModelConfig:
     num_bins: int = 255
     """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
     two_hot_form: Literal["mean_of_symexp", "symexp_of_mean"] = "symexp_of_mean"
-    """What a distribution over the bins stands for: the mean of the bins' numbers, or symexp of the mean bin (STORM),
+    """Value of a distribution over the bins: the mean of the bins' numbers, or symexp of the mean bin (STORM),
     which makes 0.59 of a tenth of 100."""
     perception: PerceptionConfig = field(default_factory=PerceptionConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)

@@ -1,9 +1,9 @@
 """An imagined rollout as one CUDA graph: thousands of launches recorded once, and replayed by one.
 
 The graph reads its inputs from buffers of its own, weights where they lie, and random numbers from the counter on the
-device that it advances itself: so it dreams what the plain rollout would have dreamt. Imagination reads nothing on the
+device that it advances itself: so its rollout equals the plain one. Imagination reads nothing on the
 host and no shape in it depends on a value, which is what makes this possible. An update of the world model is not
-recorded: between its gradient and its step the host looks whether the numbers are finite (mow.nn.finite).
+recorded: between its gradient and its step the host checks that the numbers are finite (mow.nn.finite).
 
 torch.compile(mode="reduce-overhead") is not the way: it would record each function by itself, one graph for every
 position of a rollout, and it leaves out, without an error, a function that writes to its inputs, as every step does to
@@ -28,7 +28,7 @@ _WARM_UPS = 2  # so that kernels are compiled, and libraries have their work spa
 
 
 def record_cuda(call: Callable[[], Imagination], device: torch.device) -> tuple[Replay, Imagination]:
-    """What repeats `call`, and where its results will lie each time.
+    """Record `call`; returns a function that repeats it, and the results, which each replay overwrites.
 
     Raises: ValueError if the device is no GPU.
     """
@@ -69,7 +69,7 @@ class RolloutGraph:
     def __call__(
         self, roll: Roll, context: TransitionBatch, routing: Routing, rng: PhiloxState, modules: Sequence[nn.Module]
     ) -> Imagination:
-        """What roll(context, routing) would give; it lies where the next call writes its own.
+        """The result of roll(context, routing), in buffers that the next call overwrites.
 
         Args:
             roll: of these shapes always the same work. Under autocast it must enter it by itself, so that weights are
@@ -119,7 +119,7 @@ def _inputs(context: TransitionBatch, routing: Routing) -> list[Tensor]:
 def _key(
     inputs: Sequence[Tensor], routing: Routing, rng: PhiloxState, modules: Sequence[nn.Module]
 ) -> tuple[object, ...]:
-    """What a recorded rollout takes for granted: shapes, and where in memory it finds what it reads."""
+    """Conditions of a recorded rollout: shapes, and addresses of all tensors that it reads."""
     read = [x for module in modules for x in (*module.parameters(), *module.buffers())]
     where = tuple(x.data_ptr() for x in (rng.seed_offset, *read))
     return tuple((x.shape, x.dtype, x.device) for x in inputs), routing.plan.num_experts, where

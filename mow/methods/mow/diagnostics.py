@@ -1,4 +1,4 @@
-"""What goes on inside the world model: who pulls where, who pulls against whom, and what lies idle.
+"""Diagnostics of the world model: gradient norm and conflict per task, effective rank, dormant units.
 
     g_km = gradient of L_k (a task's weighted losses, summed) at the weights of module, expert or part m
 
@@ -61,7 +61,7 @@ def gradient_cosines(gram: Tensor) -> Tensor:
     Returns: [K, K] in [-1, 1]; nan where no row has a gradient of both: a task whose gradient is zero, or tasks that
         share no module or expert.
     Source: Yu et al., Gradient Surgery for Multi-Task Learning (arXiv 2001.06782), definition 1. Differs: rows that
-        only one of the two tasks uses are left out, for nobody can be in its way there.
+        only one of the two tasks uses are left out: without a second gradient there is no conflict.
     """
     square = gram.diagonal(dim1=1, dim2=2)  # [M, K]
     norm = torch.einsum("mk,ml->kl", square, (square > 0).to(square.dtype))  # [K, K] n_kl
@@ -69,7 +69,7 @@ def gradient_cosines(gram: Tensor) -> Tensor:
 
 
 def conflict(cosines: Tensor) -> tuple[Tensor, Tensor]:
-    """How often and how far two tasks pull against each other.
+    """Share and mean of gradient conflicts between two tasks.
 
         share = #{k < l : cos_kl < 0} / #{k < l},   mean = mean of cos_kl over k < l
 
@@ -95,8 +95,8 @@ def effective_rank(states: Tensor) -> Tensor:
     Args: states: [..., N, D].
     Returns: [...] float64: r for r directions of equal strength, 0 where all states are the same, nan where one is not
         finite.
-    Source: Roy and Vetterli, The effective rank (2007). Differs: the mean is taken off first; an offset that all
-        states have tells none from another, and would hide the directions that do.
+    Source: Roy and Vetterli, The effective rank (2007). Differs: the mean is taken off first; an offset common
+        to all states separates none of them, and would hide the directions that do.
     """
     finite = states.isfinite().all(dim=-1).all(dim=-1)  # [...]
     # The eigenvalues of a nan are an error, which would hide from the logger where the nan came from.
@@ -114,12 +114,12 @@ def effective_rank(states: Tensor) -> Tensor:
 
 
 def dormant_units(activity: Tensor, tau: float = 0.025) -> Tensor:
-    """Which units of a layer hardly ever speak.
+    """Dormant units of a layer.
 
         unit u is dormant where a_u <= tau * mean over the layer of a,   a_u = mean of |activation u| over inputs
 
     Args: activity: [..., U], the a_u of one layer.
-    Returns: [..., U] bool; all of them where the layer is silent.
+    Returns: [..., U] bool; all of them where every a_u is 0.
     Source: Sokar et al., The Dormant Neuron Phenomenon (arXiv 2302.12902), definition 3.1.
     """
     return activity <= tau * activity.mean(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Which tasks share a module: what a learner after its warm-up says of each task. Source: MoW section 3."""
+"""Clusters of tasks that share a module, from features of each task after the warm-up. Source: MoW section 3."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -74,7 +74,7 @@ def gradient_evidence(learner: WarmedUp, batches: Iterable[TransitionBatch]) -> 
     model, config = learner.model, learner.config
     tasks = range(model.num_tasks)
     probe = grow(model, tasks, tasks, model.num_tasks).train()
-    # Heads that all tasks share have one gradient for all: it says nothing about a single task.
+    # Heads that all tasks share have one gradient for all: it does not separate tasks.
     own = PER_MODULE if config.model.heads == "cluster" else tuple(n for n in PER_MODULE if n[:6] != "heads.")
     module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(own)]
     evidence = []

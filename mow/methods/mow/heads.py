@@ -1,4 +1,4 @@
-"""What is read off a moment: next latent, reward and termination per cluster, the task for all together."""
+"""Heads on a token: next latent, reward and termination per cluster, one task head for all."""
 
 import torch
 from torch import Tensor, nn
@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.prior import DensePrior, LocalPrior, rows_in
-from mow.methods.mow.records import Moment, Prediction
+from mow.methods.mow.records import HeadInput, Prediction
 from mow.nn.modular import ModularMLP
 
 
 class Heads(nn.Module):
-    """g^D, g^R, g^C (per module, see e_k) and g^T (one for all, must not see e_k). Source: MoW section 3, STORM.
+    """g^D, g^R, g^C (per module, see e_k) and g^T (one for all, without e_k). Source: MoW section 3, STORM.
 
     All read h_t; g^R and g^C also read the events of the prior, where it has any, and z_{t+1} in the arrival form.
     Source of the arrival form: DreamerV3, whose reward head reads the state that o_{t+1} has entered.
@@ -35,14 +35,14 @@ class Heads(nn.Module):
         self.task = ModularMLP(1, width, width, num_tasks) if config.task_head else None
 
     def forward(
-        self, moment: Moment, arrived: Tensor | None, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None
+        self, inputs: HeadInput, arrived: Tensor | None, plan: RoutePlan, shared: RoutePlan, embedding: Tensor | None
     ) -> Prediction:
         """`arrived`: z_{t+1} [K, B, L, Z]. `plan` names each task's module, `shared` leads to the task head."""
-        logits, events = self.foretell(moment, plan, embedding)
-        reward_logits, termination_logits = self.outcome(moment.hidden, events, arrived, plan, embedding)
+        logits, events = self.predict_next_latent(inputs, plan, embedding)
+        reward_logits, termination_logits = self.predict_reward_and_end(inputs.hidden, events, arrived, plan, embedding)
         task_logits = None
         if self.task is not None:
-            task_logits = self.task(rows_in(moment.hidden), shared).view(*moment.hidden.shape[:3], -1)
+            task_logits = self.task(rows_in(inputs.hidden), shared).view(*inputs.hidden.shape[:3], -1)
         return Prediction(
             next_latent_logits=logits,
             reward_logits=reward_logits,
@@ -50,13 +50,15 @@ class Heads(nn.Module):
             task_logits=task_logits,
         )
 
-    def foretell(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `outcome`."""
-        logits, events = self.prior(moment, plan, embedding)
-        shape = moment.hidden.shape[:3]
+    def predict_next_latent(
+        self, inputs: HeadInput, plan: RoutePlan, embedding: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `predict_reward_and_end`."""
+        logits, events = self.prior(inputs, plan, embedding)
+        shape = inputs.hidden.shape[:3]
         return logits.view(*shape, *self.latent_shape), events.view(*shape, -1)
 
-    def outcome(
+    def predict_reward_and_end(
         self, hidden: Tensor, events: Tensor, arrived: Tensor | None, plan: RoutePlan, embedding: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Reward logits [K, B, L, V] and termination logits [K, B, L].
@@ -64,11 +66,11 @@ class Heads(nn.Module):
         Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X]; arrived: z_{t+1} [K, B, L, Z], which the transition form
             does not read.
         """
-        inputs = [hidden, events]
+        features = [hidden, events]
         if self.arrival:
             assert arrived is not None, "the arrival form reads z_{t+1}"
-            inputs.append(arrived)
-        rows = rows_in(torch.cat(inputs, dim=-1))  # [K, 1, B * L, D + X (+ Z)]
+            features.append(arrived)
+        rows = rows_in(torch.cat(features, dim=-1))  # [K, 1, B * L, D + X (+ Z)]
         shape = hidden.shape[:3]
         reward = self.reward(rows, plan, embedding).view(*shape, -1)
         return reward, self.termination(rows, plan, embedding).view(shape)

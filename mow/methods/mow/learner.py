@@ -1,4 +1,4 @@
-"""Everything that learns, and its two updates: the world model on replay, the agent in imagination.
+"""World model and agent, their optimisers, and their two updates: the world model on replay, the agent in imagination.
 
 A learner begins with one module for all tasks (warm-up), measures how the tasks pull at it, and is then regrouped: one
 module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
@@ -18,7 +18,7 @@ from mow.methods.base import Event, Metrics, Note, Picture, Reorder, Sampler, Ta
 from mow.methods.mow.accumulate import backward_in_parts
 from mow.methods.mow.acting import MowActor
 from mow.methods.mow.actor_critic import Agent
-from mow.methods.mow.actor_critic_loss import ActorCriticLosses, Lesson
+from mow.methods.mow.actor_critic_loss import ActorCriticLosses, ActorCriticTargets
 from mow.methods.mow.clustering import Grouping
 from mow.methods.mow.compiled_steps import update_steps
 from mow.methods.mow.config import MowConfig
@@ -36,7 +36,7 @@ from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import WorldModelLosses, num_terms, world_model_losses
 from mow.nn.finite import check_finite
 from mow.nn.policy import ActionMask
-from mow.nn.weight_cache import StillWeights, once
+from mow.nn.weight_cache import WeightCache, cached
 
 
 class Learner:
@@ -64,7 +64,7 @@ class Learner:
         self.rng = PhiloxState.from_seed(config.seed, device)
         self.frozen_routes: Tensor | None = None
         self.updates = 0  # of the world model, warm-up included
-        self.still = StillWeights(device)
+        self.weight_cache = WeightCache(device)
         self._new_optimisers()
 
     @classmethod
@@ -95,10 +95,10 @@ class Learner:
         trained = [p for p in self.agent.parameters() if p.requires_grad]
         self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
         for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
-            optimiser.register_step_post_hook(lambda *_: self.still.forget())
+            optimiser.register_step_post_hook(lambda *_: self.weight_cache.invalidate())
 
     def _progress(self, number: int) -> float:
-        """How far the world model is through the first `number` of its updates: 0 to 1."""
+        """Share of the world model's first `number` updates that are done: 0 to 1."""
         return min(1.0, self.updates / number) if number > 0 else 1.0
 
     @property
@@ -123,7 +123,7 @@ class Learner:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
     def autocast(self) -> torch.autocast:
-        """The precision that the config asks for on this device."""
+        """Precision of the config on this device."""
         enabled = uses_bf16(self.config, self.device)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
@@ -161,7 +161,7 @@ class Learner:
 
     @property
     def _annealed(self) -> float:
-        """How far the temperature has fallen: 0 to 1."""
+        """Share of the annealing of the temperature that is done: 0 to 1."""
         return self._progress(self.config.model.routing.anneal_updates)
 
     def routing(self, *, explore: bool = False) -> Routing:
@@ -180,9 +180,9 @@ class Learner:
             with self.autocast():
                 self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
 
-    def still_routing(self) -> Routing:
-        """The same, asked for again and again while `still` is read."""
-        return once(self, self.world_model, self.routing)
+    def cached_routing(self) -> Routing:
+        """`routing()`, computed once while the weight cache is in use."""
+        return cached(self, self.world_model, self.routing)
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Learner:
             optimiser.zero_grad(set_to_none=True)
         losses, total = self._world_model_backward(batch.to(self.device))
         norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
-        self.updates += 1  # a batch that is skipped is not asked for again
+        self.updates += 1  # a batch that is skipped is not drawn again
         check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
         for optimiser in self.world_model_optimisers:
             optimiser.step()
@@ -259,71 +259,71 @@ class Learner:
         return metrics
 
     def update_agent(self, context: TransitionBatch, watch: Watch = untimed) -> Metrics:
-        """Imagine from replay contexts, then teach actor and critics with it. Raises: NotFinite as above.
+        """Imagine from replay contexts, then update actor and critics on the rollout. Raises: NotFinite as above.
 
-        Args: watch: is told what is done, imagination or actor_critic.
+        Args: watch: timer of the parts "imagination" and "actor_critic".
         Source: MoW section 3.
         """
         self.world_model.eval()
         with watch("imagination"):
-            dream = self.dream(context.to(self.device))
+            rollout = self.imagine_rollout(context.to(self.device))
         with watch("actor_critic"):
-            return self._teach(dream)
+            return self._update_actor_critic(rollout)
 
-    def _teach(self, dream: Imagination) -> Metrics:
+    def _update_actor_critic(self, rollout: Imagination) -> Metrics:
         config = self.config
         with self.autocast():
             embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
-            lesson, metrics = self.steps.make_lesson(
+            targets, metrics = self.steps.compute_targets(
                 self.agent,
-                dream,
+                rollout,
                 self.return_scale,
                 config.actor_critic,
                 embedding=embedding,
                 storm_index=config.storm_compat,
             )
         for _ in range(config.actor_critic.rollout_epochs):
-            for part in lesson.parts(config.actor_critic.rollout_parts):
+            for part in targets.parts(config.actor_critic.rollout_parts):
                 losses, norm = self._agent_step(part, embedding)
-        # Of the losses, those of the last step are as good as any.
+        # Only the last mini-batch's losses are logged.
         metrics = {f"agent/{name}": metric for name, metric in {**metrics, **losses.metrics}.items()}
         return {**metrics, "optim/agent_grad_norm": norm}
 
-    def dream(self, context: TransitionBatch) -> Imagination:
+    def imagine_rollout(self, context: TransitionBatch) -> Imagination:
         """A rollout from contexts on the device; where a CUDA graph replays it, the next one takes its place."""
-        with torch.no_grad(), self.autocast(), self.still.reading():
-            routing = self.still_routing()
+        with torch.no_grad(), self.autocast(), self.weight_cache.use():
+            routing = self.cached_routing()
         if self.rollout_graph is None:
             return self._imagine(context, routing)
         return self.rollout_graph(self._imagine, context, routing, self.rng, (self.world_model, self.agent))
 
     def _imagine(self, context: TransitionBatch, routing: Routing) -> Imagination:
         how = self.config.imagination
-        with self.autocast(), self.still.reading():
+        with self.autocast(), self.weight_cache.use():
             return imagine(
                 self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
                 ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
             )  # fmt: skip
 
-    def _agent_step(self, lesson: Lesson, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
+    def _agent_step(self, targets: ActorCriticTargets, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
         with self.autocast():
             losses = self.steps.actor_critic_losses(
-                self.agent, lesson, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
+                self.agent, targets, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
             )
         self.agent_optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
         check_finite("agent", losses.total, norm, losses.metrics, self.tasks, self.agent.named_parameters())
         self.agent_optimiser.step()
-        self.agent.follow(config.actor_critic.slow_decay)
+        self.agent.update_target_critic(config.actor_critic.slow_decay)
         return losses, norm
 
     # Clustering ------------------------------------------------------------------------------------------------------
 
     def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
-        """Decide which tasks share a module, from `batches` of replay; changes nothing yet.
+        """Cluster the tasks into modules, from `batches` of replay; changes nothing yet.
 
         Raises: FloatingPointError if the model's weights are broken.
         """
@@ -336,7 +336,7 @@ class Learner:
         """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
 
         Args: terms: [K, terms] weighted losses as they stand, in the old order; harmony scales start from them.
-        Whoever holds tasks outside (environments, replay) sorts them by `grouping.order` too.
+        The caller sorts environments and replay by `grouping.order` too.
         """
         order = torch.tensor(grouping.order, device=self.device)
         self.grouping = grouping
@@ -391,10 +391,10 @@ class Learner:
         routes = state["frozen_routes"]
         self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
-        self.still.forget()
+        self.weight_cache.invalidate()
 
 
 def uses_bf16(config: MowConfig, device: torch.device) -> bool:
-    """Whether updates run under autocast to bfloat16."""
+    """True if updates run under autocast to bfloat16."""
     on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)

@@ -19,7 +19,7 @@ _FIRST_AND_LAST = (
 
 
 def muon_matrices(model: WorldModel, layers: Literal["hidden", "all"]) -> list[nn.Parameter]:
-    """What Muon moves: the matrices and kernels between the first and the last layers, or those layers' too.
+    """Parameters of Muon: the matrices and kernels between the first and the last layers, or those layers' too.
 
     The rest stays with Adam: vectors and tables, the router, and the heads that read off one number or a class.
     """

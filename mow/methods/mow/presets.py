@@ -139,7 +139,7 @@ def _beyond_the_paper(config: MowConfig) -> MowConfig:
 def mixed() -> MowConfig:
     """Eight tasks of four suites in one run, games beside robots: discrete and continuous actions in one agent.
 
-    The network is that of `atari4`, half as wide as the paper's; nobody has published such a run.
+    The network is that of `atari4`, half as wide as the paper's; no such run is published.
     """
     return replace(
         atari4(),
@@ -161,7 +161,7 @@ def mixed() -> MowConfig:
 def quickstart() -> MowConfig:
     """Seven tiny tasks that look and move differently, one small agent: the whole method in minutes on two CPU cores.
 
-    Differs from the presets of the paper's size where ten minutes ask for it (bench/results/LOG.md has the numbers):
+    Differs from the presets of the paper's size to fit into ten minutes (bench/results/LOG.md has the numbers):
     a spatial latent of 8x8 cells with a loud start, less the median frame, finds small things in fewer updates; the
     local prior and Muon learn in a few hundred updates how most things move, where a Linear on h_t and Adam had not
     after 800; rollouts are short and cold, and the model learns from latents stale in part, so that what is imagined

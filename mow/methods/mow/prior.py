@@ -1,4 +1,4 @@
-"""What comes next: the prior p(z_t+1 | h_t, e_k), read off the hidden state alone or cell by cell of the picture.
+"""The prior p(z_t+1 | h_t, e_k) of the next latent, read off the hidden state alone or cell by cell of the picture.
 
 `DensePrior` is one Linear on h_t. `LocalPrior` holds that what happens in a part of the picture follows from what is
 in and around it. A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell
@@ -12,7 +12,7 @@ and its eight neighbours, the action and the hidden state, so a rule of motion l
 z_t-1 is read where `prior_frames` is 2, zeros at the first step of an episode: what has moved, and where to, then shows
 in the cells themselves. The action is multiplied with e_k (and stands alone where the heads are not given the task),
 since the same entry of a_t means one thing in one task and another in the next: tasks that share a module need more
-than a sum to tell left from up. An event is often one code of one cell, such as a ball on a paddle, which softmax l
+than a sum to separate left from up. An event is often one code of one cell, such as a ball on a paddle, which softmax l
 names; that may spare examples.
 """
 
@@ -24,13 +24,13 @@ from torch.nn import functional as F
 
 from mow.kernels import RoutePlan, rows_of, softmax
 from mow.methods.mow.config_model import WorldModelConfig
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.nn.modular import ModularLayerNorm, ModularLinear
-from mow.nn.weight_cache import once
+from mow.nn.weight_cache import cached
 
 
 class DensePrior(nn.Module):
-    """One Linear on h_t; it knows of no events. Source: STORM."""
+    """One Linear on h_t; no events. Source: STORM."""
 
     num_events = 0
 
@@ -40,9 +40,9 @@ class DensePrior(nn.Module):
             num_modules, config.width, config.perception.latent_size, embedding_size=embedding_size
         )
 
-    def forward(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prior logits [K, 1, B * L, Z] and events [K, 1, B * L, 0]."""
-        hidden = rows_in(moment.hidden)
+        hidden = rows_in(head_input.hidden)
         return self.next_latent(hidden, plan, embedding), hidden[..., :0]
 
 
@@ -71,47 +71,48 @@ class LocalPrior(nn.Module):
         self.next_cell = ModularLinear(num_modules, width, self.cell_size, embedding_size=d)
         self.event = ModularLinear(num_modules, width + self.cell_size, self.num_events, embedding_size=d)
 
-    def forward(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Prior logits [K, 1, B * L, Z] and events x_t [K, 1, B * L, X]."""
-        if moment.latent.is_cuda:
-            return self._ahead(moment, plan, embedding)
+        if head_input.latent.is_cuda:
+            return self._ahead(head_input, plan, embedding)
         # What one task writes between two steps fits a core's cache, what all tasks write does not: one by one took
         # half the time in a rollout and 70 % in training.
         num_tasks = len(plan.routes)
-        before = [None] * num_tasks if moment.before is None else moment.before.split(1)
-        moments = map(Moment, moment.latent.split(1), moment.action.split(1), moment.hidden.split(1), before)
+        before = [None] * num_tasks if head_input.before is None else head_input.before.split(1)
+        parts = (x.split(1) for x in (head_input.latent, head_input.action, head_input.hidden))
+        inputs = map(HeadInput, *parts, before)
         embeddings = [None] * num_tasks if embedding is None else embedding.split(1)
         tasks = [
             self._ahead(one, plan.of_task(k), vector)
-            for k, one, vector in zip(range(num_tasks), moments, embeddings, strict=True)
+            for k, one, vector in zip(range(num_tasks), inputs, embeddings, strict=True)
         ]
         logits, events = zip(*tasks, strict=True)
         return torch.cat(logits), torch.cat(events)
 
-    def _ahead(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        features = self._features(moment, plan, embedding)
+    def _ahead(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        features = self._features(head_input, plan, embedding)
         logits = self.next_cell(features, plan, embedding)  # [K, 1, B * L * cells, Z / cells]
         ahead = softmax(logits.unflatten(-1, (-1, self.classes))).flatten(-2)
         event = self.event(torch.cat([features, ahead], dim=-1), plan, embedding, activation="relu")
         return self._joined(logits), event.unflatten(2, (-1, self.cells)).amax(dim=3)
 
-    def _features(self, moment: Moment, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
+    def _features(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """u_t [K, 1, B * L * cells, W]."""
-        action = rows_in(moment.action)  # [K, 1, B * L, A]
+        action = rows_in(head_input.action)  # [K, 1, B * L, A]
         if embedding is not None:
             action = (action.unsqueeze(-1) * embedding[:, None, None, None]).flatten(3)  # [K, 1, B * L, A * d]
-        far = self.action(action, plan) + self.hidden(rows_in(moment.hidden), plan, embedding)
-        place = once(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
-        near = self._near(self._cells(moment), plan)  # [K, 1, B * L, cells, W]
+        far = self.action(action, plan) + self.hidden(rows_in(head_input.hidden), plan, embedding)
+        place = cached(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
+        near = self._near(self._cells(head_input), plan)  # [K, 1, B * L, cells, W]
         first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan).relu_()
         return self.second_norm(self.second(first, plan), plan).relu_()
 
-    def _cells(self, moment: Moment) -> Tensor:
+    def _cells(self, head_input: HeadInput) -> Tensor:
         """z_t, and z_{t-1} behind it: [K, N, cells, Z / cells * frames]."""
-        latents = [moment.latent]
+        latents = [head_input.latent]
         if self.frames == 2:
-            assert moment.before is not None, "prior_frames 2 reads z_{t-1}: give Moment.before"
-            latents.append(moment.before)
+            assert head_input.before is not None, "prior_frames 2 reads z_{t-1}: give HeadInput.before"
+            latents.append(head_input.before)
         return torch.cat([latent.flatten(1, 2).unflatten(-1, (self.cells, -1)) for latent in latents], dim=-1)
 
     def _near(self, cells: Tensor, plan: RoutePlan) -> Tensor:
@@ -120,7 +121,7 @@ class LocalPrior(nn.Module):
         Gathering the nine cells around every cell for one matmul was measured to take longer on a CPU.
         """
         weight = self.neighbours.weight
-        rows = once(weight, plan, lambda: rows_of(weight, plan))
+        rows = cached(weight, plan, lambda: rows_of(weight, plan))
         kernels = rows.squeeze(1).unflatten(-1, (3, 3, -1)).permute(0, 1, 4, 2, 3)
         grids = cells.unflatten(2, (self.side, self.side)).permute(0, 1, 4, 2, 3)  # [K, N, z, side, side]
         near = [F.conv2d(grid, kernel, padding=1) for grid, kernel in zip(grids, kernels, strict=True)]

@@ -8,28 +8,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Posterior:
-    """What the world model makes of a TransitionBatch: one entry per token."""
+    """Latents and hidden states of a TransitionBatch: one entry per token."""
 
     logits: Tensor  # [K, B, L, S, C] of q(z_t | o_t, e_k)
     latent: Tensor  # [K, B, L, Z] one-hot sample; its gradient is that of the probabilities
-    token: Tensor  # [K, B, L, Z] what sequence model and heads were given for it: the same, or stale in part
-    hidden: Tensor  # [K, B, L, D] h_t, sees tokens up to t of the same episode
+    token: Tensor  # [K, B, L, Z] input of sequence model and heads: `latent`, or stale in part
+    hidden: Tensor  # [K, B, L, D] h_t, of tokens up to t of the same episode
     before: Tensor | None = None  # [K, B, L, Z] the token before, where the prior reads it
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What the heads read: a step as the agent left it, and what the sequence model makes of it and its past."""
+class HeadInput:
+    """Input of the heads: latent and action of step t, and the hidden state of the sequence model."""
 
     latent: Tensor  # z_t [K, B, L, Z] one-hot
     action: Tensor  # a_t [K, B, L, A]
-    hidden: Tensor  # h_t [K, B, L, D], has seen z_t and a_t
+    hidden: Tensor  # h_t [K, B, L, D], of tokens up to t
     before: Tensor | None = None  # z_{t-1} [K, B, L, Z], zeros where an episode opens; None where it is not read
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the heads say of a moment."""
+    """Outputs of the heads for a HeadInput."""
 
     next_latent_logits: Tensor  # [K, B, L, S, C] of p(z_{t+1} | h_t, e_k)
     reward_logits: Tensor  # [K, B, L, V]
@@ -43,7 +43,7 @@ class Imagination:
 
     before: Tensor  # [K, B, 1, Z] z_{-1}, what came before the first latent; zeros where it opens an episode
     latent: Tensor  # [K, B, T + 1, Z]
-    hidden: Tensor  # [K, B, T + 1, D] h_{t-1}, the part of s_t that remembers
+    hidden: Tensor  # [K, B, T + 1, D] h_{t-1}, the part of s_t that holds the past
     action: Tensor  # [K, B, T, A] as fed to the world model
     raw_action: Tensor  # [K, B, T, A] before the clip to [-1, 1]; what log-probabilities are taken of
     reward: Tensor  # [K, B, T] float32, after a_t

@@ -1,11 +1,11 @@
-"""Which experts a task uses: decided once per task, from its embedding, never per token.
+"""Router: experts are chosen once per task, from its embedding, never per token.
 
     score_k = softmax((MLP(e_k) + noise) / temperature),   J_k = the top experts of score_k, in ascending index
 
-The gradient tells whether a chosen expert should weigh more, not whether another would serve the task better; with one
-expert per task the balance loss has none, since a lone share is always 1. bench/results/LOG.md has what comes of it.
+The gradient favours or penalises the chosen experts, and holds nothing on the others; with one expert per task the
+balance loss has none, since a single share is always 1. Effects: bench/results/LOG.md.
 
-Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes who is on top.
+Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes the order.
 Source: MoW section 3 (task-level router); slot order and noise inferred.
 """
 
@@ -88,8 +88,8 @@ class Router(nn.Module):
             return None
         if self.scale == "plain":
             return self.num_slots * weight_KJ
-        # Straight through: worth exactly 1, so the outputs are concatenated untouched as the paper says, while the
-        # task losses still tell the router which expert should weigh more, against all others.
+        # Straight through: worth exactly 1, so the outputs are concatenated untouched as in the paper, while the
+        # task losses still give the router a gradient for each chosen expert against all others.
         return 1.0 + (score_KJ - score_KJ.detach()) / score_KJ.detach()
 
 

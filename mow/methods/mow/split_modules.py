@@ -1,4 +1,4 @@
-"""From one module to M: after warm-up every cluster starts from a copy of the module that all tasks trained together.
+"""Split one module into M: after warm-up every cluster starts from a copy of the module that all tasks trained.
 
 Tasks are sorted by cluster at the same time, so that a cluster is a contiguous slice ever after. Source: MoW section 4
 (parameters are copied to the modules; experts, shared Transformer and embeddings are kept).
@@ -12,11 +12,11 @@ from torch import Tensor
 from mow.methods.mow.world_model import WorldModel
 
 # Every tensor of a model is in one of these, by the beginning of its name.
-# What every module has its own copy of:
+# A copy per module:
 PER_MODULE = ("encoder.", "decoder.", "heads.prior.", "heads.reward.", "heads.termination.")
-# What all tasks share:
+# Shared by all tasks:
 SHARED = ("experts.", "shared.", "router.", "heads.task.")
-# What has an axis of tasks, and which:
+# Tensors with an axis of tasks, and that axis:
 _PER_TASK_AXIS = {"task_embedding": 0, "background": 0, "heads.task.output.weight": 1, "heads.task.output.bias": 1}
 
 
@@ -55,6 +55,6 @@ def _rearranged(name: str, source: Tensor, target: Tensor, order: Tensor, norm: 
         return source.index_select(0, order)
     if name.startswith(PER_MODULE):
         return source.expand(target.shape)  # one module -> M equal ones
-    assert name.startswith(SHARED), f"{name}: list it in PER_MODULE, SHARED or _PER_TASK_AXIS, which say how it grows"
+    assert name.startswith(SHARED), f"{name}: add it to PER_MODULE, SHARED or _PER_TASK_AXIS"
     assert source.shape == target.shape, f"{name} is listed as shared, but modules have {list(target.shape)} of it"
     return source

@@ -1,4 +1,4 @@
-"""Some tasks of a world model: the same weights, fewer rows. What is learnt part by part adds up to the whole.
+"""View of a world model on a contiguous range of tasks: the same weights, fewer rows. Gradients of all slices add up.
 
 Random streams are those of the whole model: every task draws the numbers that it would have drawn with all the others.
 """
@@ -18,11 +18,11 @@ from mow.methods.mow.vae import Decoder, Encoder
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.routes import FixedRoutes
 
-Sight = TypeVar("Sight", Encoder, Decoder)
+ConvNet = TypeVar("ConvNet", Encoder, Decoder)
 
 
-class Part(WorldModel):
-    """Tasks `tasks` of `whole`, for one update: made from it each time, it holds no parameter of its own.
+class TaskSlice(WorldModel):
+    """Tasks `tasks` of `whole`, for one update; without parameters of its own.
 
     Args: tasks: contiguous, with start and stop; with batch norm shared by modules it must not cut a module in two.
     """
@@ -47,7 +47,7 @@ class Part(WorldModel):
         return None if every is None else every[self.tasks]
 
     def sample(self, logits: Tensor, rng: PhiloxState) -> Tensor:
-        """As the whole model draws for these tasks. The others' rows are drawn too, from zeros, and dropped."""
+        """Draw as the whole model for these tasks. The others' rows are drawn too, from zeros, and dropped."""
         after = self.num_all - self.tasks.stop
         padding = [0, 0] * (logits.dim() - 1) + [self.tasks.start, after]
         return super().sample(F.pad(logits, padding), rng)[self.tasks]
@@ -73,8 +73,8 @@ def task_parts(model: WorldModel, number: int) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in pairwise(edges))
 
 
-def _cut(module: Sight, tasks: slice) -> Sight:
-    """Its weights and norms, and of its groups those of the tasks, counted from the first of them."""
+def _cut(module: ConvNet, tasks: slice) -> ConvNet:
+    """Copy of `module` with the same weights and norms, and the groups of `tasks` alone, counted from their first."""
     cut, groups = copy.copy(module), []
     for group in module.groups:
         start, stop = max(group.tasks.start, tasks.start), min(group.tasks.stop, tasks.stop)

@@ -1,4 +1,4 @@
-"""How the losses of many tasks become one number: harmony scales, or one of the rules it is compared with."""
+"""Weighted sum of the losses of many tasks: harmony scales, or one of the rules it is compared with."""
 
 from typing import Literal
 
@@ -36,7 +36,7 @@ class Harmony(nn.Module):
     per_term: the same for every term of every task, each with a sigma of its own.
     shared_terms: L_k / sigma_k as before, but sigma_k is learned from the terms alone whose gradient reaches parameters
         that tasks of several clusters share (not reconstruction and representation, which end in encoder and decoder):
-        a picture that is hard to draw then changes nothing about a task's say in them.
+        a picture that is hard to draw then changes nothing about a task's weight in them.
 
             sum_k [A_k / sigma_k + ln(1 + sigma_k) + (L_k - A_k) / sg(sigma_k)],   A_k = L_k less OWN_TERMS
 
@@ -62,7 +62,7 @@ class Harmony(nn.Module):
         return total + ((terms.sum(dim=1) - loss) * (-log_sigma.detach()).exp()).sum()
 
     def _scaled(self, terms: Tensor) -> Tensor:
-        """What a sigma is learned from: [K], or [K, terms] with one for every term."""
+        """Losses that a sigma is learned from: [K], or [K, terms] with one for every term."""
         return terms if self.form == "per_term" else terms[:, self.shared].sum(dim=1)
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import PerceptionConfig
-from mow.nn.activation_checkpoint import Call, kept, recomputing
+from mow.nn.activation_checkpoint import Call, plain_call, recomputing
 from mow.nn.modular import ModularLinear, uniform_parameter
 
 Norm = Literal["bn_per_task", "bn_shared", "group", "channel"]
@@ -29,7 +29,7 @@ Norm = Literal["bn_per_task", "bn_shared", "group", "channel"]
 
 @dataclass(frozen=True)
 class Kernel:
-    """Of one convolution of one module."""
+    """Weights of one convolution of one module."""
 
     weight: Tensor  # [O, I, 4, 4], or [I, O, 4, 4] when transposed
     bias: Tensor | None  # [O]
@@ -197,7 +197,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.groups = normalisation_groups(module_of_task, config.norm)
-        self.call: Call = kept
+        self.invoke: Call = plain_call
         self.latent_shape = (config.groups, config.classes)
         widths = (3, *config.channels)
         self.convs = nn.ModuleList(
@@ -228,7 +228,7 @@ class Encoder(nn.Module):
         """Frames and backgrounds, as above -> convolution features [K, N, F], cell by cell if the latent is spatial."""
         by_module = _kernels_by_module(self.convs)
         parts = [
-            self.call(self._features_of, frame[group.tasks], group, by_module[group.module], background)
+            self.invoke(self._features_of, frame[group.tasks], group, by_module[group.module], background)
             for group in self.groups
         ]
         return torch.cat(parts)
@@ -256,7 +256,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.groups = normalisation_groups(module_of_task, config.norm)
-        self.call: Call = kept
+        self.invoke: Call = plain_call
         widths = config.channels[::-1]
         self.side, self.cells = config.side, _cells(config)
         self.input = ModularLinear(
@@ -281,7 +281,7 @@ class Decoder(nn.Module):
         feature = feature.unflatten(1, (-1, self.cells)).flatten(2)  # [K, N, F], cell by cell if there are several
         by_module = _kernels_by_module((*self.convs, self.output))
         frames = [
-            self.call(self._frames_of, feature[group.tasks], group, by_module[group.module]) for group in self.groups
+            self.invoke(self._frames_of, feature[group.tasks], group, by_module[group.module]) for group in self.groups
         ]
         frame = torch.cat(frames)
         return frame if background is None else frame + background.unsqueeze(1) / 255.0

@@ -1,4 +1,4 @@
-"""The Mixture-of-World-Models: encode, observe, remember, predict, decode. Wires the files beside it.
+"""The Mixture-of-World-Models: encode, observe, sequence model, predict, decode. Wires the files beside it.
 
                  e_k ------------------------------------------------.------------------.
                                                                       |                  |
@@ -22,18 +22,18 @@ from mow.kernels import PhiloxState, RoutePlan, sample_onehot, uniform
 from mow.methods.mow.config_model import Condition, WorldModelConfig
 from mow.methods.mow.experts import Experts, Shared, unit_length
 from mow.methods.mow.heads import Heads
-from mow.methods.mow.records import Moment, Posterior, Prediction
+from mow.methods.mow.records import HeadInput, Posterior, Prediction
 from mow.methods.mow.router import Router, Routing, fixed_choice
 from mow.methods.mow.vae import Decoder, Encoder
-from mow.nn.activation_checkpoint import Recompute, recomputed
+from mow.nn.activation_checkpoint import Recompute, checkpointed_call
 from mow.nn.routes import FixedRoutes, one_each, same_for_all
 from mow.nn.transformer import AttentionCache, Transformer, Window, episode_window
-from mow.nn.weight_cache import once
+from mow.nn.weight_cache import cached
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a rollout has already attended to."""
+    """Key-value caches of a rollout."""
 
     experts: AttentionCache
     shared: AttentionCache | None
@@ -47,7 +47,7 @@ class WorldModel(nn.Module):
         module_of_task: module of each task, sorted ascending; all zeros before the tasks are grouped.
         num_modules: M.
         across_episodes: attend across episode ends, as STORM does.
-        recompute: what is computed again in a backward pass instead of kept; "all" counts encoder and decoder in.
+        recompute: activations computed again in a backward pass instead of stored; "all" counts encoder and decoder in.
     """
 
     background: Tensor | None  # [K, 64, 64, 3] uint8
@@ -86,7 +86,7 @@ class WorldModel(nn.Module):
         kinds = {"none": (), "transformers": (Transformer,), "all": (Transformer, Encoder, Decoder)}[recompute]
         for module in self.modules():
             if isinstance(module, kinds):
-                module.call = recomputed
+                module.invoke = checkpointed_call
 
     @property
     def num_tasks(self) -> int:
@@ -103,14 +103,14 @@ class WorldModel(nn.Module):
         return self.shared_routes.plan
 
     def embedding(self, place: Condition) -> Tensor | None:
-        """e_k [K, d] where the model is told its task at `place`, else None."""
+        """e_k [K, d] where the network at `place` reads it, else None."""
         vectors = self.task_embedding
         if vectors is None or place not in self.config.condition:
             return None
-        return once(self, vectors, lambda: unit_length(vectors))
+        return cached(self, vectors, lambda: unit_length(vectors))
 
     def _fixed_experts(self) -> FixedRoutes:
-        # A lone expert leaves nothing to learn.
+        # With a single expert there is nothing to learn.
         method = "hash" if self.config.routing.method == "learned" else self.config.routing.method
         return FixedRoutes(
             fixed_choice(method, self.module_of_task, self.config.experts), self.config.experts.num_experts
@@ -152,10 +152,10 @@ class WorldModel(nn.Module):
         onehot, _ = sample_onehot(logits, rng, unimix=self.config.perception.unimix)
         return onehot.flatten(-2)
 
-    def remember(
+    def sequence_model(
         self, latent: Tensor, action: Tensor, window: Window, routing: Routing, memory: Memory | None = None
     ) -> Tensor:
-        """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow what it holds."""
+        """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow its tokens."""
         token = torch.cat([latent, action], dim=-1)
         expert_cache = None if memory is None else memory.experts
         hidden = self.experts(token, self.embedding("mixer"), routing, window, expert_cache)  # [K, B, L, J * D]
@@ -174,7 +174,7 @@ class WorldModel(nn.Module):
         return Memory(experts, self.shared.transformer.new_cache(width, 1, num_sequences, capacity))
 
     def window(self, is_first: Tensor) -> Window:
-        """Who sees whom among tokens [K, B, L]."""
+        """Attention mask of tokens [K, B, L]."""
         return episode_window(is_first, across_episodes=self.across_episodes)
 
     def observe(self, batch: TransitionBatch, routing: Routing, rng: PhiloxState) -> Posterior:
@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
         logits = self.encode(batch.frame)  # [K, B, L, S, C]
         latent = self.sample(logits, rng)  # [K, B, L, Z]
         token = self._stale_in_part(latent, batch.is_first, rng)
-        hidden = self.remember(token, batch.action, self.window(batch.is_first), routing)
+        hidden = self.sequence_model(token, batch.action, self.window(batch.is_first), routing)
         reads_before = self.config.prior == "local" and self.config.prior_frames == 2
         before = self.before(token, batch.is_first) if reads_before else None
         return Posterior(logits, latent, token, hidden, before)
@@ -195,9 +195,9 @@ class WorldModel(nn.Module):
     def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
         """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
 
-        So look the latents of a rollout, whose groups are drawn one by one: some have moved on where others have not.
-        The model learns to go on from there by what it remembers, rather than to take them for something new.
-        Source: none, an addition of this package; bench/results/LOG.md has what it changes.
+        Latents of a rollout look alike: their groups are drawn one by one, and some lag behind the others. The model
+        learns to go on from such latents by its hidden state.
+        Source: none, an addition of this package; effects: bench/results/LOG.md.
         """
         share = self.config.stale_share
         if share == 0.0 or not self.training:
@@ -214,21 +214,23 @@ class WorldModel(nn.Module):
         rng.advance()
         return numbers
 
-    def predict(self, moment: Moment, arrived: Tensor | None = None) -> Prediction:
+    def predict(self, head_input: HeadInput, arrived: Tensor | None = None) -> Prediction:
         """All heads. Args: arrived: z_{t+1} [K, B, L, Z], needed in the arrival form."""
-        return self.heads(moment, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
+        return self.heads(head_input, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
 
-    def foretell(self, moment: Moment) -> tuple[Tensor, Tensor]:
-        """What a rollout needs to go on: prior logits [K, B, L, S, C]; and the events [K, B, L, X] that come of it."""
-        return self.heads.foretell(moment, self._head_plan, self.embedding("heads"))
+    def predict_next_latent(self, head_input: HeadInput) -> tuple[Tensor, Tensor]:
+        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `predict_reward_and_end`."""
+        return self.heads.predict_next_latent(head_input, self._head_plan, self.embedding("heads"))
 
-    def outcome(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L], which a rollout can read off at its end.
+    def predict_reward_and_end(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward logits [K, B, L, V] and termination logits [K, B, L], for all steps of a rollout at once.
 
-        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X], as `foretell` gave them; arrived: z_{t+1} [K, B, L, Z],
-            drawn from what `foretell` gave; the transition form does not read it.
+        Args:
+            hidden: h_t [K, B, L, D].
+            events: [K, B, L, X] of `predict_next_latent`.
+            arrived: z_{t+1} [K, B, L, Z], drawn from its logits; not read by the transition form.
         """
-        return self.heads.outcome(hidden, events, arrived, self._head_plan, self.embedding("heads"))
+        return self.heads.predict_reward_and_end(hidden, events, arrived, self._head_plan, self.embedding("heads"))
 
     @property
     def _head_plan(self) -> RoutePlan:

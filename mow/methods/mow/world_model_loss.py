@@ -16,7 +16,7 @@ from mow.losses import (
     termination_loss,
 )
 from mow.methods.mow.config import LossConfig
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 
@@ -61,7 +61,7 @@ def world_model_losses(
         arrived = posterior.latent.roll(-1, dims=2)  # z_{t+1}; where there is none, z of another step that is not read
         outcomes = torch.cat([leads_on, torch.zeros_like(batch.is_last[:, :, :1])], dim=2)  # [K, B, L]
         acts = ~batch.is_last
-    prediction = model.predict(Moment(posterior.token, batch.action, posterior.hidden, posterior.before), arrived)
+    prediction = model.predict(HeadInput(posterior.token, batch.action, posterior.hidden, posterior.before), arrived)
     latent = latent_losses(
         posterior.logits,
         prediction.next_latent_logits,

@@ -8,7 +8,7 @@ import torch
 from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
 from mow.methods.mow.config_model import PerceptionConfig, RoutingConfig
 from mow.methods.mow.learner import Learner
-from mow.methods.mow.task_slice import Part, task_parts
+from mow.methods.mow.task_slice import TaskSlice, task_parts
 from mow.methods.mow.world_model_loss import world_model_losses
 from tests.estimate.test_footprint import kept
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions, world_model
@@ -142,7 +142,7 @@ def test_where_tasks_are_parted(norm, modules, number, want):
 
 def test_a_part_holds_no_weights_of_its_own():
     whole = world_model(dataclasses.replace(MODEL, perception=PerceptionConfig(channels=(2, 2, 2, 2))))
-    part = Part(whole, slice(1, 3))
+    part = TaskSlice(whole, slice(1, 3))
     assert {id(p) for p in part.parameters()} == {id(p) for p in whole.parameters()}
     assert whole.num_tasks == 3
     assert part.num_tasks == 2

@@ -15,9 +15,9 @@ class Seen:
     def __init__(self):
         self.states, self.before, self.agent = [], [], agent()
 
-    def see(self, latent, hidden, before):
+    def actor_critic_input(self, latent, hidden, before):
         self.before.append(before)
-        return self.agent.see(latent, hidden, before)
+        return self.agent.actor_critic_input(latent, hidden, before)
 
     def policy(self, state, embedding=None):
         self.states.append(state)
@@ -36,7 +36,7 @@ def test_the_memory_holds_what_a_full_forward_holds():
         memory.act(model, seen, routing, batch.frame[:, 0, t], batch.is_first[:, 0, t], stream)
         memory.record(batch.action[:, 0, t])
     latent = torch.cat([state[..., :16] for state in seen.states], dim=2)
-    hidden = model.remember(latent, batch.action, model.window(batch.is_first), routing)
+    hidden = model.sequence_model(latent, batch.action, model.window(batch.is_first), routing)
     for t in range(1, 8):
         want = hidden[:, :, t - 1].masked_fill(batch.is_first[:, :, t, None], 0.0)
         # Float32 over windows of other lengths.
@@ -55,7 +55,7 @@ def test_only_the_last_steps_are_kept():
         memory.record(batch.action[:, 0, t])
     latent = torch.cat([state[..., :16] for state in seen.states], dim=2)[:, :, 3:6]
     window = model.window(torch.zeros(3, 1, 3, dtype=torch.bool))
-    hidden = model.remember(latent, batch.action[:, :, 3:6], window, routing)
+    hidden = model.sequence_model(latent, batch.action[:, :, 3:6], window, routing)
     torch.testing.assert_close(seen.states[6][:, :, 0, 16:], hidden[:, :, -1], rtol=1e-5, atol=1e-5)
     assert torch.equal(seen.before[6], latent[:, :, -1:])
 

@@ -27,7 +27,7 @@ def test_the_slow_critic_follows():
     before = net.slow_critic.output.bias.clone()
     with torch.no_grad():
         net.critic.output.bias += 1.0
-    net.follow(0.98)
+    net.update_target_critic(0.98)
     torch.testing.assert_close(net.slow_critic.output.bias - before, torch.full_like(before, 0.02))
     assert all(not p.requires_grad for p in net.slow_critic.parameters())
 
@@ -54,7 +54,7 @@ def seen_parts(net):
     """What `see` makes of random states, and these: see, latent, hidden, before."""
     latent, hidden, before = (torch.randn(3, 2, 4, 16) for _ in range(3))
     hidden[0, 0, 0] = 0.0  # no past
-    return net.see(latent, hidden, before), latent, hidden, before
+    return net.actor_critic_input(latent, hidden, before), latent, hidden, before
 
 
 def test_the_literal_state_is_latent_and_memory_as_they_are():
@@ -82,7 +82,7 @@ def test_the_agent_sees_the_latent_before():
     state, latent, hidden, before = seen_parts(net)
     assert torch.equal(state, torch.cat([latent, before, hidden], dim=-1))
     assert net.actor.linears[0].in_features == net.critic.linears[0].in_features == 48
-    other = net.see(latent, hidden, before.roll(1, dims=0))
+    other = net.actor_critic_input(latent, hidden, before.roll(1, dims=0))
     assert not torch.equal(net.policy(state).outputs, net.policy(other).outputs)
     with pytest.raises(ValueError, match="frames must be 1 or 2, got 3"):
         agent(frames=3)

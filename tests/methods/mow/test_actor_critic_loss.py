@@ -7,7 +7,7 @@ import torch
 
 from mow.losses import entropy_bonus, value_loss
 from mow.losses.returns import ReturnScale, imagined_return
-from mow.methods.mow.actor_critic_loss import actor_critic_losses, make_lesson
+from mow.methods.mow.actor_critic_loss import actor_critic_losses, compute_targets
 from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.records import Imagination
 from tests.small import action_mask, agent
@@ -33,7 +33,7 @@ def rollout(seed: int = 0) -> Imagination:
 
 
 def lesson_of(policy, dream, config=CONFIG):
-    return make_lesson(policy, dream, ReturnScale(3, 0.99, torch.device("cpu")), config, embedding=torch.ones(3, 5))
+    return compute_targets(policy, dream, ReturnScale(3, 0.99, torch.device("cpu")), config, embedding=torch.ones(3, 5))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def policy():
 def test_targets_are_those_of_the_functions_they_are_named_after(policy):
     dream, embedding = rollout(), torch.ones(3, 5)
     lesson, metrics = lesson_of(policy, dream)
-    state = policy.see(dream.latent, dream.hidden, dream.latent_before)
+    state = policy.actor_critic_input(dream.latent, dream.hidden, dream.latent_before)
     value = policy.value(state, embedding)
     returns = imagined_return(dream.reward, dream.terminated, value, discount=0.9, lam=0.8)
     assert torch.equal(lesson.returns, returns)

@@ -131,12 +131,13 @@ def test_two_hundred_updates(backend: str) -> None:
 def test_the_switch_of_the_config() -> None:
     assert Learner(run_config(), action_mask(), CPU).steps == UpdateSteps()
     steps = Learner(run_config(optim=OptimConfig(compile=True)), action_mask(), CPU).steps
-    functions = [steps.world_model_losses, steps.make_lesson, steps.actor_critic_losses, *vars(steps.rollout).values()]
+    updates = [steps.world_model_losses, steps.compute_targets, steps.actor_critic_losses]
+    functions = [*updates, *vars(steps.rollout).values()]
     assert [type(function).__base__ in (Compiled, object) and function.backend for function in functions] == [
         "inductor"
     ] * 6
     assert [function.function for function in functions] == [
-        *(getattr(UpdateSteps(), name) for name in ("world_model_losses", "make_lesson", "actor_critic_losses")),
+        *(getattr(UpdateSteps(), name) for name in ("world_model_losses", "compute_targets", "actor_critic_losses")),
         *vars(UpdateSteps().rollout).values(),
     ]
 

@@ -87,7 +87,7 @@ def test_on_a_gpu_replays_are_what_the_plain_rollout_dreams(precision: str, monk
         plain.updates = replayed.updates
         plain.world_model.eval()
         replayed.world_model.eval()
-        want, got = plain.dream(dreamt), replayed.dream(dreamt)
+        want, got = plain.imagine_rollout(dreamt), replayed.imagine_rollout(dreamt)
         for field in fields(want):
             assert torch.equal(getattr(want, field.name), getattr(got, field.name)), field.name
     assert replayed.rollout_graph.records == 1
@@ -106,7 +106,7 @@ def test_on_a_gpu_a_grown_model_is_recorded_anew() -> None:
 
 def roll(made: Learner, seed: int, num_sequences: int = 2) -> Imagination:
     made.world_model.eval()
-    return made.dream(transitions(num_sequences=num_sequences, length=3, seed=seed))
+    return made.imagine_rollout(transitions(num_sequences=num_sequences, length=3, seed=seed))
 
 
 def test_results_lie_where_they_lay_and_follow_context_weights_and_stream() -> None:

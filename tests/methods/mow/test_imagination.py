@@ -6,7 +6,7 @@ import torch
 
 from mow.kernels import PhiloxState, two_hot_decode
 from mow.methods.mow.imagination import imagine
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.world_model import WorldModel
 from tests.small import ARRIVAL, LOCAL, LOCAL_ARRIVAL, MODEL, TWO_FRAMES, agent, transitions, world_model
 
@@ -45,7 +45,7 @@ def test_an_uncertain_reward_is_worth_what_the_config_says(form, reward):
     )
     wanted = torch.full((3, 2, 2), reward)
     torch.testing.assert_close(rollout.reward, wanted, rtol=5e-3, atol=0)  # digits as written
-    state = policy.see(rollout.latent, rollout.hidden, rollout.latent_before)[:, :, :2]
+    state = policy.actor_critic_input(rollout.latent, rollout.hidden, rollout.latent_before)[:, :, :2]
     torch.testing.assert_close(policy.value(state, torch.ones(3, 5)), wanted, rtol=5e-3, atol=0)
 
 
@@ -57,7 +57,7 @@ def test_untrained_heads_expect_exactly_nothing(form):
         model, policy, transitions(length=5), model.route(), PhiloxState.from_seed(7, "cpu"), horizon=2, start="prior"
     )
     assert not rollout.reward.any()
-    state = policy.see(rollout.latent, rollout.hidden, rollout.latent_before)
+    state = policy.actor_critic_input(rollout.latent, rollout.hidden, rollout.latent_before)
     assert not policy.value(state, torch.ones(3, 5)).any()
 
 
@@ -88,14 +88,14 @@ def test_the_cached_rollout_equals_the_full_forward(start, config):
     action = torch.cat([context.action[:, :, :num_context], rollout.action], dim=2)
     is_first = torch.zeros(3, 2, num_context + 4, dtype=torch.bool)
     is_first[:, :, :5] = context.is_first[:, :, :5]
-    hidden = model.remember(latent, action, model.window(is_first), routing)
+    hidden = model.sequence_model(latent, action, model.window(is_first), routing)
     # 1e-5: float32 sums over other shapes; nothing else differs.
     torch.testing.assert_close(rollout.hidden[:, :, 1:], hidden[:, :, num_context:], rtol=1e-5, atol=1e-5)
     before = model.before(latent, is_first)
     assert torch.equal(rollout.latent_before[:, :, :-1], before[:, :, num_context:])
     # Reward t and end t are read with the latent that action t led to.
     prediction = model.predict(
-        Moment(*(x[:, :, num_context:] for x in (latent, action, hidden, before))), rollout.latent[:, :, 1:]
+        HeadInput(*(x[:, :, num_context:] for x in (latent, action, hidden, before))), rollout.latent[:, :, 1:]
     )
     torch.testing.assert_close(rollout.reward, two_hot_decode(prediction.reward_logits), rtol=1e-4, atol=1e-4)
     assert torch.equal(rollout.terminated, (prediction.termination_logits > 0).float())
@@ -103,9 +103,9 @@ def test_the_cached_rollout_equals_the_full_forward(start, config):
 
 @pytest.mark.parametrize("start", ["prior", "posterior"])
 def test_every_latent_is_foretold_from_the_moment_before_it(start):
-    moments, foretell = [], WorldModel.foretell
+    moments, predict = [], WorldModel.predict_next_latent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorldModel, "foretell", lambda self, moment: moments.append(moment) or foretell(self, moment))
+        patch.setattr(WorldModel, "predict_next_latent", lambda self, x: moments.append(x) or predict(self, x))
         model, context, _, rollout = dream(start, config=LOCAL)
     if start == "prior":
         first = moments.pop(0)
@@ -158,7 +158,7 @@ def test_expected_ends_are_probabilities_of_the_same_dream():
     model, context, routing, hard = dream("posterior")
     stream = PhiloxState.from_seed(7, "cpu")
     soft = imagine(model, agent(), context, routing, stream, horizon=4, start="posterior", ends="expected")
-    logits = model.predict(Moment(soft.latent[:, :, :-1], soft.action, soft.hidden[:, :, 1:])).termination_logits
+    logits = model.predict(HeadInput(soft.latent[:, :, :-1], soft.action, soft.hidden[:, :, 1:])).termination_logits
     torch.testing.assert_close(soft.terminated, 1 / (1 + (-logits).exp()))
     assert torch.equal(((soft.terminated > 0.5) == (logits > 0)).all(), torch.tensor(True))
     assert set(hard.terminated.unique().tolist()) <= {0.0, 1.0}
@@ -171,9 +171,9 @@ def test_a_low_temperature_takes_the_likeliest_class(start):
     no_mix = dataclasses.replace(MODEL.perception, unimix=0.0)
     model.config = dataclasses.replace(MODEL, perception=no_mix)
     seen = []
-    foretell = WorldModel.foretell
+    predict = WorldModel.predict_next_latent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WorldModel, "foretell", lambda self, moment: seen.append(foretell(self, moment)) or seen[-1])
+        patch.setattr(WorldModel, "predict_next_latent", lambda self, x: seen.append(predict(self, x)) or seen[-1])
         stream = PhiloxState.from_seed(7, "cpu")
         cold = imagine(
             model, agent(), transitions(), model.route(), stream, horizon=4, start=start, temperature=1e-4

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mow.methods.mow.actor_critic_loss import Lesson, actor_critic_losses
+from mow.methods.mow.actor_critic_loss import ActorCriticTargets, actor_critic_losses
 from mow.methods.mow.clustering import from_labels
 from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
 from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
@@ -263,7 +263,7 @@ def test_one_task_many_times_over_moves_its_critic_as_one_does():
             zero = torch.zeros(num_tasks, 8, 5)
             many = [x.expand(num_tasks, *x.shape[1:]) for x in (state, number)]
             action = torch.zeros(num_tasks, 8, 5, 6)
-            learner._agent_step(Lesson(many[0], action, zero, zero, many[1], many[1], zero + 1.0), None)
+            learner._agent_step(ActorCriticTargets(many[0], action, zero, zero, many[1], many[1], zero + 1.0), None)
         after = learner.agent.critic.parameters()
         return torch.cat([(new - old)[0].flatten() for new, old in zip(after, before, strict=True)])
 

@@ -7,7 +7,7 @@ from mow.kernels import PhiloxState, RoutePlan
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
 from mow.methods.mow.prior import LocalPrior
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses
@@ -35,7 +35,7 @@ def moment(config=LOCAL):
     latent = torch.zeros(*shape, 4).scatter_(-1, torch.randint(0, 4, (*shape, 1), generator=rng), 1.0)
     action, hidden = (torch.randn(3, 2, 1, size, generator=rng) for size in (ACTION_SIZE, config.width))
     before = latent.roll(1, dims=0).flatten(-2) if config.prior_frames == 2 else None
-    return Moment(latent.flatten(-2), action, hidden, before)
+    return HeadInput(latent.flatten(-2), action, hidden, before)
 
 
 class Unchanged(torch.nn.Module):
@@ -56,7 +56,7 @@ def test_one_cell_by_hand():
     prior.norm = prior.second_norm = Unchanged()
     grid = torch.zeros(4, 4)
     grid[0, 0], grid[1, 2] = 1.0, 10.0
-    moment = Moment(grid.view(1, 1, 1, 16), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 4))
+    moment = HeadInput(grid.view(1, 1, 1, 16), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 4))
     got = prior._features(moment, RoutePlan(torch.zeros(1, 1, dtype=torch.long), 1), None)
     assert got.shape == (1, 1, 16, 4)
     assert got[0, 0, :, 0].view(4, 4).tolist() == [[1, 11, 10, 10], [1, 11, 10, 10], [0, 10, 10, 10], [0, 0, 0, 0]]
@@ -73,7 +73,7 @@ def test_the_formula_cell_by_cell(plan, frames):
     torch.nn.init.normal_(prior.second_norm.weight)
     latent, action, hidden, before = (torch.randn(3, 2, 1, size, dtype=torch.float64) for size in (128, 3, 8, 128))
     embedding = torch.randn(3, 4, dtype=torch.float64)
-    logits, events = prior(Moment(latent, action, hidden, before if frames == 2 else None), plan, embedding)
+    logits, events = prior(HeadInput(latent, action, hidden, before if frames == 2 else None), plan, embedding)
     assert logits.shape == (3, 1, 2, 128)
     assert events.shape == (3, 1, 2, 4)
     for k, i in enumerate(MODULES):
@@ -114,7 +114,7 @@ def test_task_by_task_is_all_at_once(plan):
     read = (given.latent, given.action, given.hidden, given.before, torch.randn(3, 4))
     inputs = [x.double().requires_grad_() for x in read]
     *of_moment, embedding = inputs
-    outputs = [form(Moment(*of_moment), plan, embedding) for form in (prior, prior._ahead)]
+    outputs = [form(HeadInput(*of_moment), plan, embedding) for form in (prior, prior._ahead)]
     torch.testing.assert_close(*outputs)
     ups = [torch.randn_like(y) for y in outputs[0]]
     learnt = [*inputs, *prior.parameters()]
@@ -129,9 +129,9 @@ def test_the_parts_are_the_whole(config):
     model, given = world_model(config), moment(config)
     arrived = given.latent.roll(1, dims=1)
     whole = model.predict(given, arrived)
-    logits, events = model.foretell(given)
+    logits, events = model.predict_next_latent(given)
     torch.testing.assert_close(logits, whole.next_latent_logits)
-    reward_logits, termination_logits = model.outcome(given.hidden, events, arrived)
+    reward_logits, termination_logits = model.predict_reward_and_end(given.hidden, events, arrived)
     torch.testing.assert_close(reward_logits, whole.reward_logits)
     torch.testing.assert_close(termination_logits, whole.termination_logits)
 
@@ -143,7 +143,7 @@ def test_the_prior_of_a_cell_sees_its_neighbours_only(cell, seen_by, field):
     latent = getattr(before, field).clone().view(3, 2, 1, 16, 8)
     latent[:, :, :, cell] = latent[:, :, :, cell].roll(1, dims=-1)
     after = dataclasses.replace(before, **{field: latent.flatten(-2)})
-    moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 1, 16, 8)
+    moved = (model.predict_next_latent(before)[0] != model.predict_next_latent(after)[0]).view(3, 2, 1, 16, 8)
     assert {c for c in range(16) if moved[:, :, :, c].any()} == seen_by
 
 
@@ -154,7 +154,7 @@ def test_two_convolutions_leave_8x8_cells():
     latent = before.latent.clone().view(3, 2, 1, 64, 4)
     latent[:, :, :, 19] = latent[:, :, :, 19].roll(1, dims=-1)  # row 2, column 3
     after = dataclasses.replace(before, latent=latent.flatten(-2))
-    moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 1, 64, 4)
+    moved = (model.predict_next_latent(before)[0] != model.predict_next_latent(after)[0]).view(3, 2, 1, 64, 4)
     assert {c for c in range(64) if moved[:, :, :, c].any()} == {10, 11, 12, 18, 19, 20, 26, 27, 28}
     assert model.decode(before.latent).shape == (3, 2, 1, 64, 64, 3)
 
@@ -163,7 +163,7 @@ def test_two_convolutions_leave_8x8_cells():
 def test_action_and_memory_reach_every_cell(field):
     model, before = world_model(LOCAL), moment()
     after = dataclasses.replace(before, **{field: getattr(before, field) + 1.0 * torch.eye(3)[0].view(3, 1, 1, 1)})
-    moved = (model.foretell(before)[0] != model.foretell(after)[0]).view(3, 2, 16, 8).any(dim=-1)
+    moved = (model.predict_next_latent(before)[0] != model.predict_next_latent(after)[0]).view(3, 2, 16, 8).any(dim=-1)
     assert moved[0].all()
     assert not moved[1:].any(), "a task saw another one's"
 
@@ -195,7 +195,7 @@ def test_an_action_may_mean_the_opposite_in_two_tasks_of_one_module():
     left, right = torch.eye(2)
     action = torch.stack([left, right, left, right]).view(2, 2, 1, 2)
     empty = torch.zeros(2, 2, 1, 16 * 8), torch.zeros(2, 2, 1, LOCAL.width)
-    given = Moment(empty[0], action, empty[1])
+    given = HeadInput(empty[0], action, empty[1])
     features = prior._features(given, RoutePlan(torch.zeros(2, 1, dtype=torch.long), 1), torch.eye(2))
     assert features[:, 0, ::16, 0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
@@ -215,7 +215,8 @@ def test_every_cluster_gets_a_copy():
     grown = grow(model, (0, 1, 2), MODULES, 2)
     assert grown.heads.prior.neighbours.weight.shape[0] == 2
     # 1e-5: float32.
-    torch.testing.assert_close(grown.foretell(moment())[0], model.foretell(moment())[0], rtol=1e-5, atol=1e-5)
+    want, got = (each.predict_next_latent(moment())[0] for each in (model, grown))
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_the_latent_before_is_of_the_same_episode():

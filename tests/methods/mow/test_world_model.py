@@ -6,7 +6,7 @@ import torch
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, SharedConfig
-from mow.methods.mow.records import Moment
+from mow.methods.mow.records import HeadInput
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses
@@ -21,7 +21,7 @@ def rng():
 def shapes(model):
     batch = transitions()
     posterior = model.observe(batch, model.route(), rng())
-    prediction = model.predict(Moment(posterior.latent, batch.action, posterior.hidden))
+    prediction = model.predict(HeadInput(posterior.latent, batch.action, posterior.hidden))
     return posterior, prediction, model.decode(posterior.latent)
 
 
@@ -97,17 +97,17 @@ def test_a_batch_of_tasks_equals_one_task_at_a_time(slots):
     model = world_model(replaced(experts=ExpertsConfig(3, slots, 2))).eval()
     batch, routing = transitions(), model.route()
     latent = torch.randn(3, 2, 6, 16)
-    together = model.remember(latent, batch.action, model.window(batch.is_first), routing)
+    together = model.sequence_model(latent, batch.action, model.window(batch.is_first), routing)
     changed = latent.clone()
     changed[1:] = 0
-    alone = model.remember(changed, batch.action, model.window(batch.is_first), routing)
+    alone = model.sequence_model(changed, batch.action, model.window(batch.is_first), routing)
     torch.testing.assert_close(together[0], alone[0])
     assert not torch.allclose(together[1], alone[1])
 
 
 def test_the_task_head_never_reads_the_embedding():
     model = world_model()
-    moment = Moment(torch.randn(3, 1, 1, 16), torch.randn(3, 1, 1, ACTION_SIZE), torch.randn(3, 1, 1, 16))
+    moment = HeadInput(torch.randn(3, 1, 1, 16), torch.randn(3, 1, 1, ACTION_SIZE), torch.randn(3, 1, 1, 16))
     before = model.predict(moment).task_logits
     with torch.no_grad():
         model.task_embedding.neg_()
@@ -131,7 +131,7 @@ def test_across_episodes_changes_what_is_seen():
     inside, across = world_model().eval(), world_model(across_episodes=True).eval()
     across.load_state_dict(inside.state_dict())
     latent = torch.randn(3, 2, 6, 16)
-    a, b = (m.remember(latent, batch.action, m.window(is_first), m.route()) for m in (inside, across))
+    a, b = (m.sequence_model(latent, batch.action, m.window(is_first), m.route()) for m in (inside, across))
     torch.testing.assert_close(a[:, :, :3], b[:, :, :3])
     assert not torch.allclose(a[:, :, 3:], b[:, :, 3:])
 
@@ -153,8 +153,8 @@ class TestGrow:
         latent = torch.randn(3, 2, 6, 16)
 
         def everything(m, batch, latent):
-            hidden = m.remember(latent, batch.action, m.window(batch.is_first), m.route())
-            prediction = m.predict(Moment(latent, batch.action, hidden))
+            hidden = m.sequence_model(latent, batch.action, m.window(batch.is_first), m.route())
+            prediction = m.predict(HeadInput(latent, batch.action, hidden))
             return m.encode(batch.frame), m.decode(latent), hidden, prediction
 
         encoded, decoded, hidden, prediction = everything(model, batch, latent)
@@ -293,8 +293,8 @@ def test_what_is_remembered_is_the_token():
     batch = transitions()
     posterior = model.observe(batch, model.route(), rng())
     seen, routing = model.window(batch.is_first), model.route()
-    assert torch.equal(posterior.hidden, model.remember(posterior.token, batch.action, seen, routing))
-    assert not torch.equal(posterior.hidden, model.remember(posterior.latent, batch.action, seen, routing))
+    assert torch.equal(posterior.hidden, model.sequence_model(posterior.token, batch.action, seen, routing))
+    assert not torch.equal(posterior.hidden, model.sequence_model(posterior.latent, batch.action, seen, routing))
 
 
 def test_what_goes_stale_is_drawn_anew_each_time():

@@ -1,4 +1,4 @@
-"""What layers keep of their weights while nobody changes them changes nothing but the time it takes."""
+"""The weight cache changes no number, and is dropped after every change of a weight."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from mow.methods.mow.config import MowConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.records import Imagination
-from mow.nn.weight_cache import StillWeights, once, stand_still
+from mow.nn.weight_cache import WeightCache, cached, is_active
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions
 
 CPU = torch.device("cpu")
@@ -34,9 +34,9 @@ def dreamt(made: Learner, *, keeping: bool) -> list[Tensor]:
     made.rng.seed_offset[1] = 7
     if keeping:
         made.world_model.eval()
-        made.dream(context)
+        made.imagine_rollout(context)
         made.rng.seed_offset[1] = 7
-        dream = made.dream(context)
+        dream = made.imagine_rollout(context)
     else:
         dream = fresh(made, context)
     return [dream.latent, dream.hidden, dream.action, dream.reward, dream.terminated]
@@ -103,30 +103,30 @@ def test_what_was_kept_goes_with_the_weights(change: Callable[[Learner], object]
 
 
 def test_it_is_made_once() -> None:
-    still, owner, plan, made = StillWeights(CPU), object(), object(), []
+    cache, owner, plan, made = WeightCache(CPU), object(), object(), []
 
     def make() -> int:
         made.append(1)
         return len(made)
 
     with torch.no_grad():
-        assert [once(owner, plan, make), once(owner, plan, make)] == [1, 2]  # nobody keeps anything
-        with still.reading():
-            assert [once(owner, plan, make), once(owner, plan, make), once(owner, object(), make)] == [3, 3, 4]
-        with still.reading():
-            assert once(owner, plan, make) == 3
+        assert [cached(owner, plan, make), cached(owner, plan, make)] == [1, 2]  # no cache is in use
+        with cache.use():
+            assert [cached(owner, plan, make), cached(owner, plan, make), cached(owner, object(), make)] == [3, 3, 4]
+        with cache.use():
+            assert cached(owner, plan, make) == 3
             with torch.autocast("cpu"):
-                assert once(owner, plan, make) == 5
+                assert cached(owner, plan, make) == 5
             with torch.enable_grad():
-                assert once(owner, plan, make) == 6
-            still.forget()
-            assert once(owner, plan, make) == 7
-        with StillWeights(torch.device("cuda")).reading():
-            assert not stand_still()
-        assert not stand_still()
+                assert cached(owner, plan, make) == 6
+            cache.invalidate()
+            assert cached(owner, plan, make) == 7
+        with WeightCache(torch.device("cuda")).use():
+            assert not is_active()
+        assert not is_active()
 
 
 def test_a_compiler_sees_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    with torch.no_grad(), StillWeights(CPU).reading():
-        assert not stand_still()
+    with torch.no_grad(), WeightCache(CPU).use():
+        assert not is_active()
