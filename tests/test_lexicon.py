@@ -37,8 +37,6 @@ NOT_YET_CLEAN = (
     "README.md",
     "mow/cli/doctor.py",
     "mow/cli/doctor_probes.py",
-    "mow/cli/live.py",
-    "mow/cli/panel.py",
     "mow/engine/trainer.py",
     "mow/estimate",
     "mow/replay",
