@@ -217,7 +217,7 @@ def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mow.runs.checkpoint.FORMAT", 99)
         save_checkpoint(path, state)
-    assert "has format 99, this version reads 7" in mistake(capsys, copied)
+    assert "has format 99, this version reads 8" in mistake(capsys, copied)
     save_checkpoint(path, {**state, "tasks": ["tiny:pole"]})
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])

@@ -323,14 +323,13 @@ class Learner:
     # Clustering ------------------------------------------------------------------------------------------------------
 
     def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
-        """Cluster the tasks into modules, from `batches` of replay; changes nothing yet.
+        """Clusters from `batches` of replay; changes nothing yet. Raises: FloatingPointError if weights are broken."""
+        return grouping_of(self.warmed_up(), batches)
 
-        Raises: FloatingPointError if the model's weights are broken.
-        """
-        warmed_up = WarmedUp(
-            self.world_model, self.config, self.device, self.rng, self.temperature, self.frozen_routes, self.autocast
-        )
-        return grouping_of(warmed_up, batches)
+    def warmed_up(self) -> WarmedUp:
+        """The world model as it is, with all that its losses depend on."""
+        annealed = self.temperature, self.frozen_routes
+        return WarmedUp(self.world_model, self.config, self.device, self.rng, *annealed, self.autocast)
 
     def regroup(self, grouping: Grouping, terms: Tensor | None = None) -> None:
         """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.

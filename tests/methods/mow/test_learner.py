@@ -106,7 +106,7 @@ def test_the_stacked_gradients_are_those_of_each_task_alone():
     """One backward over a copy per task gives the same features as K backward passes over the shared module."""
     learner = make(clustering=ClusteringConfig(scaling="none"))
     batch = transitions()
-    (found,) = gradient_evidence(learner, [batch])
+    (found,) = gradient_evidence(learner.warmed_up(), [batch])
     features = found.vectors
     learner.world_model.train()
     rows = []
