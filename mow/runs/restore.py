@@ -49,7 +49,7 @@ def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
             "place of the run"
         )
     if not os.path.exists(path):  # Path.exists raises where a name is too long or a folder above cannot be entered
-        raise UsageError(f"no folder {path}: name a run folder, as mow.train printed it")
+        raise UsageError(f"no folder {path}: name a run folder, as mow train printed it")
     is_folder = os.path.isdir(path)
     if not is_folder and not is_checkpoint(path):
         raise UsageError(f"{path} is no run: name a run folder, or one of its checkpoints/step_*.pt")
