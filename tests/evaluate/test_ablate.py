@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from mow.cli.parse import parse
-from mow.envs.task_sets import TINY5
+from mow.envs.task_sets import TINY7
 from mow.errors import UsageError
 from mow.evaluate import ablate
 from mow.evaluate import ablation_grid as ablation_runs
@@ -125,8 +125,8 @@ def test_a_run_is_told_exactly_its_method(recipe, method: str, tmp_path: Path) -
 
 
 def test_tasks_by_suite() -> None:
-    assert tasks_of(["tiny"], quickstart()) == list(TINY5)
-    assert tasks_of(["tiny:goal", "tiny"], quickstart()) == ["tiny:goal", *[t for t in TINY5 if t != "tiny:goal"]]
+    assert tasks_of(["tiny"], quickstart()) == list(TINY7)
+    assert tasks_of(["tiny:goal", "tiny"], quickstart()) == ["tiny:goal", *[t for t in TINY7 if t != "tiny:goal"]]
     assert tasks_of(["atari"], atari4()) == list(atari4().tasks), "those of the preset"
     assert len(tasks_of(["atari"], quickstart())) == 26, "the benchmark, where the preset has none"
     assert "dummy:slide" in tasks_of(["dummy"], quickstart())
