@@ -4,13 +4,14 @@ A fixed recording is made on the spot (random and mixed play, bench/recording.py
 it for some updates, and measured on held-out play (bench/world_model_measures.py). Each row is the preset with other
 settings; "preset" is the preset as it is.
 
-    --rows preset transition --seeds 0 1      some rows, two seeds
+    --rows before preset together --seeds 0 1     some rows, two seeds
     --updates 2000 --steps 6000               how long, on how much play per task
     --json FILE                               all numbers
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -39,10 +40,6 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _model(**changes: Any) -> Callable[[MowConfig], MowConfig]:
-    return lambda config: dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
-
-
 def _perception(**changes: Any) -> Callable[[MowConfig], MowConfig]:
     def changed(config: MowConfig) -> MowConfig:
         perception = dataclasses.replace(config.model.perception, **changes)
@@ -51,17 +48,39 @@ def _perception(**changes: Any) -> Callable[[MowConfig], MowConfig]:
     return changed
 
 
+def _part(name: str, **changes: Any) -> Callable[[MowConfig], MowConfig]:
+    """Other values in one part of the config, as loss or optim."""
+
+    def changed(config: MowConfig) -> MowConfig:
+        return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **changes)})
+
+    return changed
+
+
+def _in_turn(*changes: Callable[[MowConfig], MowConfig]) -> Callable[[MowConfig], MowConfig]:
+    return lambda config: functools.reduce(lambda made, change: change(made), changes, config)
+
+
 ROWS: dict[str, Callable[[MowConfig], MowConfig]] = {
     "preset": lambda config: config,
-    "transition": _model(outcome="transition"),
-    "one-frame": _model(prior_frames=1),
-    "two-frames": _model(prior_frames=2),
+    "transition": _part("model", outcome="transition"),
+    "one-frame": _part("model", prior_frames=1),
+    "two-frames": _part("model", prior_frames=2),
     "channel-norm": _perception(norm="channel"),
     "groups-256": _perception(groups=256),
     "groups-512": _perception(groups=512, channels=(48, 96)),
     "bn-per-task": _perception(norm="bn_per_task"),
-    "no-stale": _model(stale_share=0.0),
+    "no-stale": _part("model", stale_share=0.0),
+    "harmony": _part("loss", weighting="harmony"),
+    "hidden-layers": _part("optim", matrix_layers="hidden"),
+    "no-decay": _part("optim", matrix_decay=0.0),
 }
+# The forms before rewards and ends were read with the latent that a step leads to.
+ROWS["before"] = _in_turn(
+    ROWS["transition"], ROWS["one-frame"], ROWS["harmony"], ROWS["no-decay"],
+    _part("model", two_hot_form="symexp_of_mean"),
+)  # fmt: skip
+ROWS["together"] = _in_turn(ROWS["two-frames"], ROWS["groups-256"])
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
