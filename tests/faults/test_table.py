@@ -76,16 +76,16 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "COMMIT": {
         "faults/test_commit.py": ("test_killed_at_every_single_deed_of_a_save",),
         "replay/test_segments.py": ("test_interrupted_at_every_single_deed",),
-        "training/test_checkpoint.py": ("test_the_file_is_on_the_disk_before_it_takes_the_name",),
+        "runs/test_checkpoint.py": ("test_the_file_is_on_the_disk_before_it_takes_the_name",),
     },
     "DAMAGE": {
         "faults/test_resume.py": (
             "test_a_damaged_checkpoint_is_named_and_the_one_before_offered",
             "test_a_damaged_replay_is_named_and_nothing_is_cut_off",
         ),
-        "training/test_checkpoint.py": ("test_every_flipped_bit_is_noticed", "test_a_cut_file_is_named"),
+        "runs/test_checkpoint.py": ("test_every_flipped_bit_is_noticed", "test_a_cut_file_is_named"),
         "replay/test_segments.py": ("test_damage_is_found_and_named", "test_a_damaged_manifest_is_named"),
-        "test_export.py": ("test_a_flipped_bit_is_found", "test_half_a_file_is_refused"),
+        "inference/test_export.py": ("test_a_flipped_bit_is_found", "test_half_a_file_is_refused"),
     },
     "DISK": {
         "faults/test_disk.py": (
@@ -103,14 +103,14 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "faults/test_console.py": (
             "test_a_run_whose_terminal_is_closed_saves", "test_a_run_whose_pipe_nobody_reads_saves",
         ),
-        "test_console.py": ("test_where_nobody_reads_it_is_as_if_the_terminal_were_closed",),
+        "system/test_console.py": ("test_where_nobody_reads_it_is_as_if_the_terminal_were_closed",),
     },
     "NUMBERS": {
         "faults/test_numbers.py": (
             "test_a_reward_that_is_no_number_costs_an_episode_and_is_said",
             "test_weights_that_blow_up_end_in_one_line_and_are_never_saved",
         ),
-        "training/test_loop.py": (
+        "engine/test_trainer.py": (
             "test_a_single_bad_update_is_left_out_and_the_run_goes_on",
             "test_weights_that_are_broken_stop_the_run_with_a_diagnosis",
         ),
@@ -125,7 +125,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_a_dead_or_stopped_worker_is_replaced_and_the_others_do_not_notice",
             "test_after_the_last_restart_it_ends_with_the_traceback",
         ),
-        "training/test_env_failures.py": (
+        "engine/test_env_failures.py": (
             "test_a_worker_that_is_killed_costs_an_episode_of_its_tasks",
             "test_a_simulator_that_fails_for_good_stops_the_run_which_can_go_on",
         ),
@@ -185,38 +185,38 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "SOAK": {"faults/test_soak.py": ("test_nothing_grows",)},
     "GIT": {
-        "test_origin.py": (
+        "runs/test_provenance.py": (
             "test_a_git_that_cannot_tell", "test_a_git_that_may_not_be_run",
             "test_a_run_in_a_checkout_without_git_trains",
         ),
     },
     "FLUSH": {
-        "test_durable.py": (
+        "system/test_durable.py": (
             "test_a_folder_that_is_not_flushed_is_said_once_and_all_is_saved", "test_files_that_are_not_flushed",
             "test_a_disk_that_fails_is_still_an_error", "test_a_file_that_cannot_be_cut_in_place",
             "test_a_file_system_without_links",
         ),
     },
     "LOCK": {
-        "test_run_folder.py": (
+        "runs/test_folder.py": (
             "test_without_locks_a_file_takes_their_place", "test_what_a_killed_process_has_left_is_taken_over",
             "test_what_may_still_run_is_not", "test_of_several_that_find_a_stale_lock_at_once_one_takes_it",
         ),
     },
     "RETRY": {
-        "test_run_folder.py": (
+        "runs/test_folder.py": (
             "test_a_run_that_ended_before_its_first_step_makes_way", "test_anything_more_does_not",
         ),
     },
     "LIMITS": {
-        "test_machine.py": (
+        "system/test_machine.py": (
             "test_a_nested_group_of_version_2_is_limited_at_any_level", "test_version_1",
             "test_a_container_that_sees_the_host_s_names",
         ),
-        "test_threads.py": ("test_under_a_quota_there_are_fewer_and_it_is_said",),
+        "system/test_threads.py": ("test_under_a_quota_there_are_fewer_and_it_is_said",),
     },
     "PATHS": {
-        "test_shell.py": (
+        "system/test_shell.py": (
             "test_a_shell_reads_a_command_as_it_was_meant", "test_every_path_of_every_command_is_expanded",
             "test_commands_that_a_run_prints_go_on_with_it",
         ),
@@ -225,12 +225,12 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "faults/test_console.py": (
             "test_a_run_whose_output_cannot_be_written_trains", "test_a_run_in_a_restricted_encoding_trains",
         ),
-        "test_console.py": (
+        "system/test_console.py": (
             "test_commands_and_their_streams", "test_a_file_never_gets_the_number_of_a_closed_stream",
         ),
     },
     "WAIT": {
-        "test_ablate.py": (
+        "evaluate/test_ablate.py": (
             "test_a_child_that_takes_long_to_save_is_waited_for",
             "test_a_second_interruption_kills_a_child_that_does_not_end",
         ),
@@ -240,7 +240,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_what_cannot_go_on_is_one_line", "test_an_edited_config_is_noticed",
             "test_what_may_change_is_said", "test_other_versions_are_said_and_kept",
         ),
-        "training/test_checkpoint.py": ("test_another_format_is_named",),
+        "runs/test_checkpoint.py": ("test_another_format_is_named",),
     },
     "TASKS": {
         "faults/test_changed_tasks.py": (
@@ -282,16 +282,16 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "test_build.py": ("test_a_variable_that_cannot_be_used_is_one_line",),
     },
     "NAMES": {
-        "test_file_names.py": ("test_any_name_is_one_part_of_a_path",),
-        "test_evaluate.py": ("test_a_task_with_a_slash_in_its_name_is_filmed",),
-        "test_ablate.py": ("test_runs_of_tasks_with_slashes_in_their_names_are_found_again",),
+        "system/test_file_names.py": ("test_any_name_is_one_part_of_a_path",),
+        "evaluate/test_evaluate.py": ("test_a_task_with_a_slash_in_its_name_is_filmed",),
+        "evaluate/test_ablate.py": ("test_runs_of_tasks_with_slashes_in_their_names_are_found_again",),
     },
     "PLAY": {
-        "test_evaluate.py": ("test_a_signal_stops_the_play_before_the_next_step",),
-        "test_film.py": ("test_a_signal_stops_the_play",),
+        "evaluate/test_evaluate.py": ("test_a_signal_stops_the_play_before_the_next_step",),
+        "evaluate/test_film.py": ("test_a_signal_stops_the_play",),
     },
     "FILM": {
-        "test_episode_film.py": (
+        "evaluate/test_video.py": (
             "test_a_long_episode_is_cut_and_takes_no_memory", "test_a_full_disk_ends_the_film_and_not_the_play",
         ),
     },
