@@ -41,7 +41,7 @@ def test_the_literal_presets_keep_the_published_forms(name: str) -> None:
 def test_phases_are_numbers() -> None:
     """Those of quickstart and atari26 at their own lengths; a longer run has the same, a shorter one its share."""
     config = quickstart()
-    assert (config.prefill_steps, config.warmup_updates, config.world_model_updates) == (1_140, 380, 1_995)
+    assert (config.prefill_steps, config.warmup_updates, config.world_model_updates) == (1_140, 380, 1_456)
     assert (config.model.routing.anneal_updates, config.actor_critic.entropy_updates) == (399, 1_496)
     assert PRESETS["atari26"]().model.routing.anneal_updates == 20_000  # the paper's fifth of 100,000
     assert in_proportion(config, 7_600) == in_proportion(config, 100_000) == config

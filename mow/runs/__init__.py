@@ -1,0 +1,1 @@
+"""One run on disk: folder, lock, checkpoints, logs, provenance."""
