@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from mow.system.durable import copy, flush_file, flush_folder
 from mow.runs.paths import best_path, best_score_path, checkpoints, folder_of, step_of
+from mow.system.durable import copy, flush_file, flush_folder
 from mow.system.whole_file import read_object, replacing, write_json
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;

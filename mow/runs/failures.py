@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mow.system.console import complain
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
 from mow.runs.provenance import library_versions
+from mow.system.console import complain
 
 NAME = "failure.txt"
 _REPORT = """\

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
-from mow.system.durable import cut
 from mow.envs.base import Episode, Restart
 from mow.nn.finite import REMEDY
 from mow.runs.wandb import WandbMirror
+from mow.system.durable import cut
 
 
 class MetricMeans:

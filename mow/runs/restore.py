@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow.config import RunConfig
-from mow.methods.registry import get_method, read_config
 from mow.envs.base import TaskSpec, spec_differences
 from mow.errors import UsageError
+from mow.methods.registry import get_method, read_config
 from mow.runs.paths import best_path, checkpoints, folder_of, is_checkpoint
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mow.runs.paths import checkpoint_path, checkpoints
 from mow.runs import checkpoint
 from mow.runs.checkpoint import load_checkpoint, prune, save_checkpoint
+from mow.runs.paths import checkpoint_path, checkpoints
 
 CPU = torch.device("cpu")
 

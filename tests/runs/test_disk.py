@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from mow.runs.disk import folder_to_write, explain_disk_errors
 from mow.errors import UsageError
+from mow.runs.disk import explain_disk_errors, folder_to_write
 from mow.runs.folder import claimed
 
 

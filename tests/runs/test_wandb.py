@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from mow.runs.paths import checkpoints
-from mow.train import main
 from mow.runs.wandb import WandbMirror
+from mow.train import main
 from tests.test_train import DUMMY
 
 
