@@ -26,7 +26,7 @@ from bench.learners import NUM_ACTIONS, TaskCount, make_learner, random_batch
 from mow.estimate.flops import agent_update
 from mow.estimate.plan import make_plan
 from mow.methods.mow.config import MowConfig
-from mow.methods.mow.learner import uses_bf16
+from mow.methods.mow.optim import uses_bf16
 from mow.methods.mow.presets import BATCHINGS, with_batching
 from mow.nn.policy import ActionMask
 

@@ -162,6 +162,7 @@ class Trainer:
     def _reorder(self, order: tuple[int, ...]) -> None:
         self.prefetch.discard()  # its batches have the tasks in the old order
         self.collector.reorder(order)
+        self.actor = self.learner.actor()  # its memory has the tasks in the old order
         self.first_loss, self.last_loss = (
             loss and [loss[k] for k in order] for loss in (self.first_loss, self.last_loss)
         )

@@ -6,7 +6,7 @@ from mow.config import RunConfig
 from mow.estimate.plan import Plan, long, make_pace, make_plan
 from mow.methods.base import TaskSet
 from mow.methods.mow.config import MowConfig
-from mow.methods.mow.learner import uses_bf16
+from mow.methods.mow.optim import uses_bf16
 from mow.nn.policy import ActionMask
 
 

@@ -207,7 +207,6 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
     from mow.engine.evaluator import evaluate
     from mow.engine.scoring_progress import ScoringProgress
     from mow.evaluate.video import EpisodeFilm, WatchedEnvs
-    from mow.kernels import PhiloxState
     from mow.runs.signals import Stopped, StopSwitch
 
     if options.video:
@@ -215,7 +214,7 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
     longest = options.episodes * _LONGEST_EPISODE
     with environments(one, seed=options.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
         learner, step = restore(one.checkpoint, one.config, plain_envs, device)
-        learner.rng = PhiloxState.from_seed(options.seed, device)  # the draws depend on --seed alone
+        learner.reseed(options.seed)
         # After restoring, which sorts the tasks by cluster.
         names = [spec.name for spec in plain_envs.specs] if options.video else []
         films = [EpisodeFilm(videos / f"{file_name(name)}.gif", options.video) for name in names]

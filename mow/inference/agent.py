@@ -26,6 +26,7 @@ class LoadedAgent:
     """
 
     def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
+        of_mow(run.config)
         with environments(run, seed=0, workers=0) as envs:  # only to read the specs of the tasks
             learner, self.step = restore(run.checkpoint, run.config, envs, device)
             specs, layout = envs.specs, envs.layout

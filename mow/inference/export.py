@@ -14,6 +14,7 @@ from pathlib import Path
 from mow.cli.parse import Parser
 from mow.errors import UsageError
 from mow.inference.model_card import Card, read_scores, read_versions, write_card
+from mow.methods.mow.config import of_mow
 from mow.runs.failures import exit_code
 from mow.runs.restore import WEIGHTS, environments, find_run, newest_checkpoint, restore
 from mow.system.console import program, say
@@ -42,6 +43,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Restore and write. Raises: UsageError if there is nothing to write or no place for it."""
     saved = find_run(options.run)
+    config = of_mow(saved.config)
     out: Path = options.out or saved.folder / "export"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: give another --out, so that nothing is overwritten")
@@ -51,14 +53,14 @@ def run(options: argparse.Namespace) -> None:
     from mow.runs.weights import write_weights
 
     with environments(saved, seed=0, workers=0) as envs:
-        learner, step = restore(saved.checkpoint, saved.config, envs, torch.device("cpu"))
+        learner, step = restore(saved.checkpoint, config, envs, torch.device("cpu"))
         specs = [dataclasses.asdict(spec) for spec in envs.specs]
         tasks = [spec.name for spec in envs.specs]  # sorted by cluster
     routes = learner.routing().plan.routes.tolist()
     newest = newest_checkpoint(saved.folder) if saved.checkpoint.suffix == ".pt" else saved.checkpoint
     try:
         card = Card(
-            config=saved.config,
+            config=config,
             checkpoint=saved.checkpoint.name,
             step=step,
             updates=learner.updates,

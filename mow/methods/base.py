@@ -71,6 +71,10 @@ class Phase:
     updates: tuple[Update, ...] = ()
     note: str = ""  # a line for the log when it begins
 
+    def __post_init__(self) -> None:
+        for update in self.updates:
+            assert (update.every > 0) == (self.act != "none"), f"{self.name}: `every` where it acts, `count` elsewhere"
+
     @property
     def unit(self) -> Literal["steps", "updates"]:
         return "updates" if self.act == "none" else "steps"
@@ -160,6 +164,9 @@ class Learner(Protocol):
     def actor(self) -> Actor:
         """A new actor, with an empty memory."""
 
+    def reseed(self, seed: int) -> None:
+        """Make all later draws depend on `seed` alone."""
+
     def update(self, kind: str, batch: "TransitionBatch", watch: Watch = untimed) -> Metrics:
         """One update. Raises: NotFinite before a step that would break the weights."""
 
@@ -188,4 +195,3 @@ class Method:
     summary: Callable[[Any], str] = lambda config: ""  # updates and sizes, for the line that opens a run
     batchings: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # --batching NAME
     shortened: Callable[[Any, int], tuple[Any, str]] | None = None  # config for fewer steps, and how it differs
-    imagines: bool = False  # it has a world model that films, reports and mow.load can run

@@ -163,6 +163,7 @@ def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.dev
         raise UsageError(
             f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own checkpoints"
         ) from error
-    if learner.grouping is not None:
-        envs.reorder(learner.grouping.order)
+    order = tuple(config.tasks.index(task) for task in learner.tasks)
+    if order != tuple(range(len(order))):
+        envs.reorder(order)
     return learner, step

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+import mow
 from mow import train
+from mow.cli.command import main
 from mow.engine.trainer import Trainer
 from mow.methods import registry
-from mow.methods.base import Reorder, TaskSet
+from mow.methods.base import Phase, Reorder, TaskSet, Update
 from mow.methods.registry import MODULES, get_method, presets
 from mow.runs.checkpoint import load_checkpoint
 from mow.runs.paths import checkpoints
+from tests.methods.toy import ToyActor, ToyLearner
 from tests.test_train import DUMMY
 
 # The arguments of a run of seconds, and its updates by kind at the end.
@@ -155,11 +158,39 @@ def test_a_method_is_enough_to_name_its_first_preset(tmp_path: Path) -> None:
     assert train.main(["--method", "toy", "--folder", str(tmp_path / "run")]) == 0
 
 
-def test_what_needs_a_world_model_of_mow_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from mow.cli.command import main
-
+def test_a_run_of_another_method_is_scored_and_all_else_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Films, reports, exports and mow.load are made for the world model of mow."""
     folder = tmp_path / "run"
     assert train.main(["toy", "--folder", str(folder)]) == 0
+    scores = []
+    for _ in range(2):
+        assert main(["evaluate", str(folder), "--episodes", "2", "--device", "cpu"]) == 0
+        scores.append(json.loads((folder / "evaluation.json").read_text())["tasks"])
+        (folder / "evaluation.json").unlink()
+    assert scores[0] == scores[1], "the draws depend on --seed alone"
     capsys.readouterr()
-    assert main(["film", str(folder)]) == 2
-    assert "this run is of the method toy, and this needs one of mow" in capsys.readouterr().err
+    for command in ("film", "report", "export"):
+        assert main([command, str(folder)]) == 2, command
+        error = capsys.readouterr().err
+        assert "this run is of the method toy, and this needs one of mow" in error
+        assert error.count("\n") == 1
+    with pytest.raises(ValueError, match="this run is of the method toy"):
+        mow.load(folder, device="cpu")
+
+
+def test_an_actor_begins_anew_where_tasks_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ToyActor] = []
+    monkeypatch.setattr(ToyLearner, "actor", lambda self: made.append(ToyActor(self)) or made[-1])
+    run = train.run(_config("toy", tmp_path))
+    assert run is not None
+    assert len(made) == 2, "one before the tasks change places, one after"
+    assert run.actor is made[1]
+
+
+def test_a_phase_that_acts_has_updates_by_steps() -> None:
+    with pytest.raises(AssertionError, match="joint: `every` where it acts"):
+        Phase("joint", 10, "agent", updates=(Update("policy", 1, 2, stream=0, count=3),))
+    with pytest.raises(AssertionError, match="warm-up: `every` where it acts"):
+        Phase("warm-up", updates=(Update("policy", 1, 2, stream=0, every=3),))

@@ -50,9 +50,10 @@ class ToyActor:
         learner = self._learner
         single = frame.dim() == 4
         logits = learner.logits(frame.unsqueeze(1) if single else frame)  # [K, B, A]
-        choice = torch.distributions.Categorical(logits=logits).sample()
+        chances = logits.softmax(-1)
+        choice = torch.multinomial(chances.flatten(0, 1), 1, generator=learner.rng).view(logits.shape[:2])
         action = nn.functional.one_hot(choice, logits.shape[-1]).float()
-        chance = logits.log_softmax(-1).gather(-1, choice.unsqueeze(-1)).exp()  # [K, B, 1]
+        chance = chances.gather(-1, choice.unsqueeze(-1))  # [K, B, 1]
         return ActorOutput(action[:, 0] if single else action, {"chance": chance[:, 0] if single else chance})
 
     def record(self, action: Tensor) -> None:
@@ -74,7 +75,7 @@ class ToyLearner:
                   (Update("policy", 2, 4, stream=0, every=2),)),
         )  # fmt: skip
         self.order = tuple(range(len(config.tasks)))
-        rng = torch.Generator().manual_seed(config.seed)
+        rng = self.rng = torch.Generator().manual_seed(config.seed)
         self.projection = torch.randn(12 * 64, config.features, generator=rng) / 64**0.5
         self.mask = torch.from_numpy(tasks.layout.discrete_mask)  # [K, A]
         self.policy = nn.Linear(config.features, len(config.tasks) * self.mask.shape[1])
@@ -106,6 +107,9 @@ class ToyLearner:
     def actor(self) -> ToyActor:
         return ToyActor(self)
 
+    def reseed(self, seed: int) -> None:
+        self.rng.manual_seed(seed)
+
     def update(self, kind: str, batch: TransitionBatch, watch: Watch = untimed) -> Metrics:
         assert kind == "policy"
         assert batch.extra["chance"].shape == (*batch.reward.shape, 1)
@@ -127,11 +131,12 @@ class ToyLearner:
         return Reorder(self.order), Note("the tasks change places")
 
     def state_dict(self) -> State:
-        return {"policy": self.policy.state_dict(), "order": list(self.order)}
+        return {"policy": self.policy.state_dict(), "order": list(self.order), "rng": self.rng.get_state()}
 
     def load_state_dict(self, state: State) -> None:
         self.policy.load_state_dict(state["policy"])
         self.order = tuple(state["order"])
+        self.rng.set_state(state["rng"].cpu())
 
 
 def toy() -> ToyConfig:

@@ -107,5 +107,4 @@ METHOD = Method(
     context=_context,
     batchings={name: partial(with_batching, name=name) for name in BATCHINGS},
     shortened=shortened,
-    imagines=True,
 )

@@ -5,6 +5,7 @@ from typing import Literal
 
 from mow.config import RunConfig
 from mow.config.checks import at_most, fraction, not_negative, positive, require, usable
+from mow.errors import UsageError
 from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
 from mow.methods.mow.config_model import WorldModelConfig
 
@@ -224,7 +225,7 @@ class MowConfig(RunConfig):
 
 
 def of_mow(config: RunConfig) -> MowConfig:
-    """The config of a run of this method. Raises: ValueError for another one, whose world model is not of its kind."""
+    """The config of a run of this method. Raises: UsageError for another one."""
     if not isinstance(config, MowConfig):
-        raise ValueError(f"this run is of the method {config.method}, and this needs one of mow: name another run")
+        raise UsageError(f"this run is of the method {config.method}, and this needs one of mow: name another run")
     return config

@@ -25,7 +25,7 @@ from mow.methods.mow.config import MowConfig
 from mow.methods.mow.cuda_graph import RolloutGraph
 from mow.methods.mow.grouping import WarmedUp, grouping_of
 from mow.methods.mow.imagination import imagine
-from mow.methods.mow.optim import world_model_optimisers
+from mow.methods.mow.optim import uses_bf16, world_model_optimisers
 from mow.methods.mow.phases import BACKGROUND_STREAM, CLUSTERING_STREAM, phases
 from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
@@ -70,9 +70,8 @@ class Learner:
     @classmethod
     def of_tasks(cls, config: MowConfig, tasks: TaskSet, device: torch.device) -> "Learner":
         """A learner for the tasks as their environments describe them."""
-        layout = tasks.layout
-        mask = ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
-        return cls(config, mask, device)
+        masks = tasks.layout.discrete_mask, tasks.layout.continuous_mask
+        return cls(config, ActionMask(*map(torch.from_numpy, masks)), device)
 
     def _new_agent(self) -> Agent:
         config, model = self.config, self.world_model
@@ -145,6 +144,10 @@ class Learner:
     def actor(self) -> MowActor:
         """A new actor, with an empty memory."""
         return MowActor(self, self.config.schedule.acting_context)
+
+    def reseed(self, seed: int) -> None:
+        """Make all later draws depend on `seed` alone."""
+        self.rng = PhiloxState.from_seed(seed, self.device)
 
     @property
     def num_parameters(self) -> int:
@@ -391,9 +394,3 @@ class Learner:
         self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
         self.weight_cache.invalidate()
-
-
-def uses_bf16(config: MowConfig, device: torch.device) -> bool:
-    """True if updates run under autocast to bfloat16."""
-    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)

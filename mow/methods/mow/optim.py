@@ -1,11 +1,11 @@
-"""Optimisers of the world model: which parameters Muon moves, and which are left to Adam."""
+"""Optimisers of the world model (which parameters Muon moves, which are left to Adam), and the precision of updates."""
 
 from typing import Literal
 
 import torch
 from torch import nn
 
-from mow.methods.mow.config import OptimConfig
+from mow.methods.mow.config import MowConfig, OptimConfig
 from mow.methods.mow.vae import Conv
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.modular import ModularLinear
@@ -62,3 +62,9 @@ def world_model_optimisers(
         return [adam]
     dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
     return [adam, Muon(matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype)]
+
+
+def uses_bf16(config: MowConfig, device: torch.device) -> bool:
+    """True if updates run under autocast to bfloat16."""
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.optim.precision == "bf16" or (config.optim.precision == "auto" and on_gpu)
