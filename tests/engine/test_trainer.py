@@ -104,18 +104,26 @@ def finished(tmp_path_factory):
     config = run_config()
     run, envs, said = wire(config, folder)
     batches, acted = [], []
-    sample, act = run.collector.replay.sample, run.actor.act
+    sample, actor = run.collector.replay.sample, run.learner.actor
 
     def record_sample(*args, **kwargs):
         batch = sample(*args, **kwargs)
         batches.append((list(run.tasks), {n: t.clone() for n, t in batch.tensors().items()}))
         return batch
 
-    def record_act(frame, is_first):
-        acted.append((run.step, list(run.tasks), frame.clone(), is_first.clone()))
-        return act(frame, is_first)
+    def recorded_actor():
+        made = actor()
+        act = made.act
 
-    run.collector.replay.sample, run.actor.act = record_sample, record_act
+        def record_act(frame, is_first):
+            acted.append((run.step, list(run.tasks), frame.clone(), is_first.clone()))
+            return act(frame, is_first)
+
+        made.act = record_act
+        return made
+
+    run.collector.replay.sample = record_sample
+    run.learner.actor = recorded_actor  # the trainer asks for one anew where tasks change places
     group = run.learner.group
 
     def first_and_last_together(batches):
