@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SMALLEST = (40, 12)  # columns and lines of a terminal that shows a panel
 BINS = 24  # of a curve: equal parts of the run's steps
-_PHASES = ("prefill", "warm-up", "grouping", "joint")
 _TIMES = {  # name in the panel -> (keys of Progress.split, colour)
     "world model": (("world_model",), "cyan"),
     "agent": (("imagination", "actor_critic"), "magenta"),
@@ -97,8 +96,8 @@ def _row(*cells: RenderableType) -> Table:
 
 
 def _phases(progress: "Progress") -> RenderableType:
-    now, line = _PHASES.index(progress.phase.name), Text()
-    for k, name in enumerate(_PHASES):
+    now, line = progress.phases.index(progress.phase.name), Text()
+    for k, name in enumerate(progress.phases):
         mark, style = ("✓", "green") if k < now else ("▸", "bold") if k == now else ("·", "dim")
         line.append(f"{mark} {name}  ", style)
     return _row(line, Text(duration(progress.seconds), "dim"))
@@ -106,8 +105,6 @@ def _phases(progress: "Progress") -> RenderableType:
 
 def _progress_bar(progress: "Progress") -> RenderableType:
     phase = progress.phase
-    if phase.end <= phase.begun and phase.name == "grouping":
-        return Text("measuring the gradients of every task")
     share = min(1.0, progress.done / max(1, phase.end))
     eta = "-" if progress.eta is None else duration(progress.eta)
     done = f"{share:.0%}  {progress.done:,}/{phase.end:,} {phase.unit}  ETA {eta}"

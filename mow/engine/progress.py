@@ -42,6 +42,7 @@ class Progress:
     preset: str
     folder: str
     phase: Phase
+    phases: tuple[str, ...]  # names of all, in their order
     done: int  # of the phase's units, those before it began included
     eta: float | None  # seconds to the end of the phase; None before its first unit is done
     seconds: float  # that the run has taken

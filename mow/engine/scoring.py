@@ -12,6 +12,7 @@ from mow.engine.scoring_progress import ScoringProgress
 from mow.engine.trainer import Trainer
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
+from mow.methods.base import num_parameters
 from mow.runs.paths import checkpoint_path
 from mow.runs.signals import Stopped
 from mow.system.console import say
@@ -49,7 +50,7 @@ def score_run(trainer: Trainer, stack: ExitStack, check_stop: Callable[[], None]
         say(f"not scored; training is complete: {saved}\n{how}")
         raise error if isinstance(error, EnvFailure) else EnvFailure(str(error)) from error
     cost = Cost(
-        learner.num_parameters, trainer.step, trainer.updates, trainer.logger.seconds, trainer.logger.cpu_seconds
+        num_parameters(learner), trainer.step, trainer.updates, trainer.logger.seconds, trainer.logger.cpu_seconds
     )
     say(write_scores(folder / "scores.json", results, cost))
     return True

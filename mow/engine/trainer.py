@@ -340,6 +340,7 @@ class Trainer:
             preset=self.config.preset,
             folder=str(self.logger.folder),
             phase=phase,
+            phases=tuple(each.name for each in self.learner.phases),
             done=done,
             eta=elapsed * (phase.end - done) / (done - phase.begun) if done > phase.begun else None,
             seconds=self.logger.seconds,

@@ -14,6 +14,7 @@ from pathlib import Path
 from mow.cli.parse import Parser
 from mow.errors import UsageError
 from mow.inference.model_card import Card, read_scores, read_versions, write_card
+from mow.methods.base import num_parameters
 from mow.methods.mow.config import of_mow
 from mow.runs.failures import exit_code
 from mow.runs.restore import WEIGHTS, environments, find_run, newest_checkpoint, restore
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
             checkpoint=saved.checkpoint.name,
             step=step,
             updates=learner.updates,
-            num_parameters=learner.num_parameters,
+            num_parameters=num_parameters(learner),
             modules=dict(zip(tasks, learner.world_model.module_of_task, strict=True)),
             experts=dict(zip(tasks, routes, strict=True)),
             scores=read_scores(saved.folder, saved.checkpoint, newest),

@@ -158,9 +158,6 @@ class Learner(Protocol):
     def networks(self) -> Mapping[str, "nn.Module"]:
         """By name; all trained numbers are in them."""
 
-    @property
-    def num_parameters(self) -> int: ...
-
     def actor(self) -> Actor:
         """A new actor, with an empty memory."""
 
@@ -176,6 +173,11 @@ class Learner(Protocol):
     def state_dict(self) -> State: ...
 
     def load_state_dict(self, state: State) -> None: ...
+
+
+def num_parameters(learner: Learner) -> int:
+    """Trained numbers of all its networks; copies that follow them slowly are not counted."""
+    return sum(p.numel() for part in learner.networks.values() for p in part.parameters() if p.requires_grad)
 
 
 @dataclass(frozen=True)

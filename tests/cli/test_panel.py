@@ -36,6 +36,7 @@ def planted(tasks: Sequence[str], **changes: object) -> Progress:
         rows.append(TaskProgress(name, k // 5, 10.0 + k, recent, known))
     made = Progress(
         preset="quickstart", folder="runs/quickstart-20270101-120000-seed0", phase=Phase("joint", 400, 8000, 0.0),
+        phases=("prefill", "warm-up", "joint"),
         done=4960, eta=312.0, seconds=501.0, step=4960, total_steps=8000, frames=19_840, updates=4560,
         split={"world_model": 5.0, "imagination": 2.0, "actor_critic": 1.0, "environments": 1.0,
                "acting": 0.5, "gather": 0.5},
@@ -83,7 +84,7 @@ def test_nothing_overflows_and_names_are_whole_or_cut_by_rule(count: int, width:
 def test_contents() -> None:
     lines = drawn(planted(envs.expand(("tiny5",))), 120, 37)
     assert lines[0].startswith("╭─ mow · quickstart · 5 tasks, 1 module ──")
-    assert "✓ prefill  ✓ warm-up  ✓ grouping  ▸ joint" in lines[1]
+    assert "✓ prefill  ✓ warm-up  ▸ joint" in lines[1]
     assert "8:21 │" in lines[1]
     assert "62%  4,960/8,000 steps  ETA 5:12" in lines[2]
     facts = "2.18 updates/s  4,560 updates  mean score 0.63 (best saved 0.66)  1.2 GB peak  19,840 frames"
@@ -105,7 +106,6 @@ def test_warnings() -> None:
     [
         (Phase("prefill", 0, 240, 0.0), 60, "25%  60/240 steps"),
         (Phase("warm-up", 0, 80, 0.0, "updates"), 24, "30%  24/80 updates"),
-        (Phase("grouping", 80, 80, 0.0, "updates"), 80, "measuring the gradients of every task"),
         (Phase("warm-up", 0, 80, 0.0, "updates"), 81, "100%  81/80 updates"),
     ],
 )

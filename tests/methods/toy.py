@@ -93,10 +93,6 @@ class ToyLearner:
     def networks(self) -> dict[str, nn.Module]:
         return {"policy": self.policy}
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(p.numel() for p in self.policy.parameters())
-
     def logits(self, frame: Tensor) -> Tensor:
         """Args: frame: [K, B, 64, 64, 3] uint8. Returns: [K, B, A], illegal actions at -1e9."""
         pixels = frame.float()[:, :, ::4, ::4].flatten(2) / 255.0  # [K, B, 768]

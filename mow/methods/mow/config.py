@@ -86,6 +86,10 @@ class OptimConfig:
     agent_eps: float = 1e-5
     """Epsilon of the agent's Adam. The loss is a mean over tasks: 1e-5 slows down tasks with small gradients."""
     agent_clip: float = 100.0
+    agent_matrices: Literal["adam", "muon"] = "adam"
+    """Optimiser of the hidden layers of actor and critics."""
+    agent_matrix_lr: float = 3e-3
+    """Step size of Muon there: root mean square of a step's entries."""
     weighting_lr: float = 1e-3
     """Step size of the harmony scales, a parameter group of their own."""
     final_lr: float = 1.0
@@ -108,7 +112,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         usable(self)
         positive(self, "world_model_lr", "world_model_eps", "world_model_clip", "agent_lr", "agent_eps", "agent_clip")
-        positive(self, "matrix_lr", "weighting_lr", "task_groups")
+        positive(self, "matrix_lr", "agent_matrix_lr", "weighting_lr", "task_groups")
         not_negative(self, "matrix_decay")
         fraction(self, "final_lr")
         require(
@@ -128,6 +132,10 @@ class ScheduleConfig:
     """Environment steps (of each task) per world-model update."""
     agent_every: int = 1
     """Environment steps (of each task) per imagination and actor-critic update."""
+    agent_restarts: int = 0
+    """Times that the agent begins anew, at equal distances in its training. What it learnt from a young world model it
+    does not unlearn in time; a new agent learns the same tasks from the model as it is. Source: Nikishin et al. 2022
+    (arXiv 2205.07802), the primacy bias."""
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16
@@ -136,7 +144,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         usable(self)
         fraction(self, "random_action")
-        not_negative(self, "prefill_steps", "warmup_updates")
+        not_negative(self, "prefill_steps", "warmup_updates", "agent_restarts")
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 

@@ -25,7 +25,7 @@ from mow.methods.mow.config import MowConfig
 from mow.methods.mow.cuda_graph import RolloutGraph
 from mow.methods.mow.grouping import WarmedUp, grouping_of
 from mow.methods.mow.imagination import imagine
-from mow.methods.mow.optim import uses_bf16, world_model_optimisers
+from mow.methods.mow.optim import agent_optimisers, uses_bf16, world_model_optimisers
 from mow.methods.mow.phases import BACKGROUND_STREAM, CLUSTERING_STREAM, phases
 from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
@@ -90,11 +90,18 @@ class Learner:
 
     def _new_optimisers(self) -> None:
         optim = self.config.optim
-        self.world_model_optimisers = world_model_optimisers(self.world_model, self.task_weights, optim)
-        trained = [p for p in self.agent.parameters() if p.requires_grad]
-        self.agent_optimiser = torch.optim.Adam(trained, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
-        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+        self.world_model_optimisers = self._watched(world_model_optimisers(self.world_model, self.task_weights, optim))
+        self.agent_optimisers = self._watched(agent_optimisers(self.agent, optim))
+
+    def _watched(self, optimisers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        """Optimisers whose steps empty the weight cache."""
+        for optimiser in optimisers:
             optimiser.register_step_post_hook(lambda *_: self.weight_cache.invalidate())
+        return optimisers
+
+    @property
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [*self.world_model_optimisers, *self.agent_optimisers]
 
     def _progress(self, number: int) -> float:
         """Share of the world model's first `number` updates that are done: 0 to 1."""
@@ -117,7 +124,7 @@ class Learner:
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
         share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
-        for optimiser in (*self.world_model_optimisers, self.agent_optimiser):
+        for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
@@ -148,11 +155,6 @@ class Learner:
     def reseed(self, seed: int) -> None:
         """Make all later draws depend on `seed` alone."""
         self.rng = PhiloxState.from_seed(seed, self.device)
-
-    @property
-    def num_parameters(self) -> int:
-        """Learned numbers of world model and agent; the slow critics are copies and not counted."""
-        return sum(p.numel() for part in self.networks.values() for p in part.parameters() if p.requires_grad)
 
     # Routing ---------------------------------------------------------------------------------------------------------
 
@@ -210,6 +212,8 @@ class Learner:
             self.regroup(grouping, self.weighted_terms(fresh) if self.config.warmup_updates else None)
             picture = Picture("clustering/similarity", grouping.shades)
             return Reorder(grouping.order), Note(grouping.describe(names)), picture
+        if name.startswith("joint") and name != self.phases[-1].name:
+            self._restart_agent()
         return ()
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
@@ -229,7 +233,8 @@ class Learner:
             optimiser.step()
         self._anneal()
         self._freeze_routes()
-        return self._world_model_metrics(losses, total, norm)
+        metrics = {**losses.metrics(config.loss), **self.task_weights.metrics()}
+        return {**metrics, "optim/world_model_total": total.detach(), "optim/world_model_grad_norm": norm}
 
     def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:
         """Losses, and their weighted sum, whose gradient is left in the parameters."""
@@ -249,17 +254,6 @@ class Learner:
             total = total + loss.balance * losses.balance
         total.backward()
         return losses, total
-
-    def _world_model_metrics(self, losses: WorldModelLosses, total: Tensor, norm: Tensor) -> Metrics:
-        metrics = {f"loss/{name}": loss.detach() for name, loss in losses.terms.items()}
-        metrics["loss/world_model"] = losses.weighted(self.config.loss).sum(dim=1).detach()
-        metrics["latent/kl"] = losses.kl
-        metrics["optim/world_model_total"] = total.detach()
-        metrics["optim/world_model_grad_norm"] = norm
-        metrics.update(self.task_weights.metrics())
-        if losses.balance is not None:
-            metrics["loss/balance"] = losses.balance.detach()
-        return metrics
 
     def update_agent(self, context: TransitionBatch, watch: Watch = untimed) -> Metrics:
         """Imagine from replay contexts, then update actor and critics on the rollout. Raises: NotFinite as above.
@@ -315,11 +309,13 @@ class Learner:
             losses = self.steps.actor_critic_losses(
                 self.agent, targets, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
             )
-        self.agent_optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.agent_optimisers:
+            optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
         check_finite("agent", losses.total, norm, losses.metrics, self.tasks, self.agent.named_parameters())
-        self.agent_optimiser.step()
+        for optimiser in self.agent_optimisers:
+            optimiser.step()
         self.agent.update_target_critic(config.actor_critic.slow_decay)
         return losses, norm
 
@@ -352,6 +348,13 @@ class Learner:
         self.agent = self._new_agent()
         self._new_optimisers()
 
+    def _restart_agent(self) -> None:
+        """A new agent with a new optimiser; the range of its returns begins anew too."""
+        self.agent = self._new_agent()
+        self.return_scale = ReturnScale(len(self.tasks), self.config.actor_critic.return_decay, self.device)
+        self.agent_optimisers = self._watched(agent_optimisers(self.agent, self.config.optim))
+        self.weight_cache.invalidate()
+
     @torch.no_grad()
     def weighted_terms(self, batch: TransitionBatch) -> Tensor:
         """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
@@ -370,7 +373,7 @@ class Learner:
             "task_weights": self.task_weights.state_dict(),
             "agent": self.agent.state_dict(),
             "world_model_optimisers": [optimiser.state_dict() for optimiser in self.world_model_optimisers],
-            "agent_optimiser": self.agent_optimiser.state_dict(),
+            "agent_optimisers": [optimiser.state_dict() for optimiser in self.agent_optimisers],
             "return_scale": self.return_scale.state_dict(),
             "rng": self.rng.state(),
             "frozen_routes": self.frozen_routes,
@@ -385,9 +388,9 @@ class Learner:
         self.world_model.load_state_dict(state["world_model"])
         self.task_weights.load_state_dict(state["task_weights"])
         self.agent.load_state_dict(state["agent"])
-        for optimiser, kept in zip(self.world_model_optimisers, state["world_model_optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
-        self.agent_optimiser.load_state_dict(state["agent_optimiser"])
+        kept = [*state["world_model_optimisers"], *state["agent_optimisers"]]
+        for optimiser, its_state in zip(self._optimisers, kept, strict=True):
+            optimiser.load_state_dict(its_state)
         self.return_scale.load_state_dict(state["return_scale"])
         self.rng.load(state["rng"])
         routes = state["frozen_routes"]

@@ -1,5 +1,6 @@
 """Optimisers of the world model (which parameters Muon moves, which are left to Adam), and the precision of updates."""
 
+import re
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from mow.nn.muon import Muon
 
 # Left to Adam: the router, the heads that read off one number or a class, and by choice the first and last layers.
 _READ_OFF = ("router.", "heads.reward.", "heads.termination.", "heads.task.")
+_HIDDEN = re.compile(r"linears\.\d+\.weight$")  # of the agent: all layers but those that read off
 _FIRST_AND_LAST = (
     "encoder.convs.0.", "encoder.posterior.", "decoder.output.", "heads.prior.next_cell.", "heads.prior.next_latent.",
 )  # fmt: skip
@@ -58,10 +60,22 @@ def world_model_optimisers(
         {"params": list(task_weights.parameters()), "lr": optim.weighting_lr},
     ]
     adam = torch.optim.Adam([group for group in groups if group["params"]], eps=optim.world_model_eps, fused=True)
-    if not matrices:
-        return [adam]
+    return [adam, _muon(matrices, optim.matrix_lr, optim.matrix_decay, optim)] if matrices else [adam]
+
+
+def agent_optimisers(agent: nn.Module, optim: OptimConfig) -> list[torch.optim.Optimizer]:
+    """Adam, and Muon for the hidden layers of actor and critics where the config has it."""
+    trained = {name: p for name, p in agent.named_parameters() if p.requires_grad}
+    matrices = [p for name, p in trained.items() if optim.agent_matrices == "muon" and _HIDDEN.search(name)]
+    moved = {id(p) for p in matrices}
+    rest = [p for p in trained.values() if id(p) not in moved]
+    adam = torch.optim.Adam(rest, lr=optim.agent_lr, eps=optim.agent_eps, fused=True)
+    return [adam, _muon(matrices, optim.agent_matrix_lr, 0.0, optim)] if matrices else [adam]
+
+
+def _muon(matrices: list[nn.Parameter], lr: float, decay: float, optim: OptimConfig) -> Muon:
     dtype = torch.bfloat16 if optim.muon_precision == "bf16" else torch.float32
-    return [adam, Muon(matrices, lr=optim.matrix_lr, decay=optim.matrix_decay, eps=optim.world_model_eps, dtype=dtype)]
+    return Muon(matrices, lr=lr, decay=decay, eps=optim.world_model_eps, dtype=dtype)
 
 
 def uses_bf16(config: MowConfig, device: torch.device) -> bool:

@@ -38,6 +38,15 @@ class WorldModelLosses:
         """Each term times its coefficient: [K, terms], in the order of `terms`."""
         return torch.stack([getattr(config, name) * loss for name, loss in self.terms.items()], dim=1)
 
+    def metrics(self, config: LossConfig) -> dict[str, Tensor]:
+        """Every term, their weighted sum, and KL, [K]; the balance loss."""
+        metrics = {f"loss/{name}": loss.detach() for name, loss in self.terms.items()}
+        metrics["loss/world_model"] = self.weighted(config).sum(dim=1).detach()
+        metrics["latent/kl"] = self.kl
+        if self.balance is not None:
+            metrics["loss/balance"] = self.balance.detach()
+        return metrics
+
 
 def world_model_losses(
     model: WorldModel,

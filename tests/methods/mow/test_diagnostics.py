@@ -429,7 +429,7 @@ def everything(learner):
     tensors = {}
     for owner in (model, learner.agent, learner.task_weights):
         tensors |= {f"{type(owner).__name__}.{name}": value.clone() for name, value in owner.state_dict().items()}
-    for number, optimiser in enumerate([*learner.world_model_optimisers, learner.agent_optimiser]):
+    for number, optimiser in enumerate([*learner.world_model_optimisers, *learner.agent_optimisers]):
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{index}.{name}": value.clone() for name, value in state.items()}
     tensors |= {f"{name}.grad": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

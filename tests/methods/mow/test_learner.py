@@ -77,7 +77,7 @@ def test_a_rollout_is_used_as_often_as_told(epochs, parts, steps):
     actor_critic = dataclasses.replace(run_config().actor_critic, rollout_epochs=epochs, rollout_parts=parts)
     learner = grouped(make(actor_critic=actor_critic))
     learner.update_agent(transitions(length=3))
-    (state, *_) = learner.agent_optimiser.state.values()
+    (state, *_) = learner.agent_optimisers[0].state.values()
     assert int(state["step"]) == steps
 
 
@@ -379,7 +379,7 @@ def test_step_sizes_fall_to_their_share():
     total = learner.config.world_model_updates
 
     def sizes():
-        optimisers = (*learner.world_model_optimisers, learner.agent_optimiser)
+        optimisers = (*learner.world_model_optimisers, *learner.agent_optimisers)
         return [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
 
     before = sizes()
@@ -389,6 +389,38 @@ def test_step_sizes_fall_to_their_share():
         assert sizes() == pytest.approx(want)
     learner.update_world_model(transitions())  # as a caller may who counts otherwise
     assert sizes() == pytest.approx([0.2 * lr for lr in before])
+
+
+def test_muon_moves_the_hidden_layers_of_the_agent_and_adam_the_rest():
+    learner = grouped(make(optim=OptimConfig(agent_matrices="muon")))
+    adam, muon = ({id(p) for group in optimiser.param_groups for p in group["params"]}
+                  for optimiser in learner.agent_optimisers)  # fmt: skip
+    trained = {name: id(p) for name, p in learner.agent.named_parameters() if p.requires_grad}
+    hidden = {trained[f"{part}.linears.{layer}.weight"] for part in ("actor", "critic") for layer in range(2)}
+    assert muon == hidden
+    assert adam == set(trained.values()) - hidden
+    before = learner.agent.actor.linears[0].weight.clone()
+    learner.update_agent(transitions(length=3))
+    assert not torch.equal(learner.agent.actor.linears[0].weight, before)
+
+
+def test_the_agent_begins_anew_between_parts_of_its_training():
+    schedule = dataclasses.replace(run_config().schedule, agent_restarts=1)
+    learner = grouped(make(schedule=schedule))
+    assert [phase.name for phase in learner.phases] == ["prefill", "warm-up", "joint", "joint 2"]
+    assert sum(phase.steps for phase in learner.phases) == learner.config.total_steps
+    learner.update_agent(transitions(length=3))
+    model, agent, optimisers = learner.world_model, learner.agent, learner.agent_optimisers
+    learner.end_phase("joint", sample=None)
+    assert learner.world_model is model
+    assert learner.agent is not agent
+    assert not torch.equal(learner.agent.actor.linears[0].weight, agent.actor.linears[0].weight)
+    assert learner.agent_optimisers is not optimisers
+    assert not torch.equal(learner.agent.critic.output.weight, agent.critic.output.weight)
+    assert learner.update_agent(transitions(length=3))
+    last = learner.agent
+    learner.end_phase("joint 2", sample=None)
+    assert learner.agent is last
 
 
 def test_step_sizes_go_on_falling_after_a_restart(tmp_path):
