@@ -132,10 +132,6 @@ class ScheduleConfig:
     """Environment steps (of each task) per world-model update."""
     agent_every: int = 1
     """Environment steps (of each task) per imagination and actor-critic update."""
-    agent_restarts: int = 0
-    """Times that the agent begins anew, at equal distances in its training. What it learnt from a young world model it
-    does not unlearn in time; a new agent learns the same tasks from the model as it is. Source: Nikishin et al. 2022
-    (arXiv 2205.07802), the primacy bias."""
     random_action: float = 0.01
     """Probability of a uniformly random action while collecting."""
     acting_context: int = 16
@@ -144,7 +140,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         usable(self)
         fraction(self, "random_action")
-        not_negative(self, "prefill_steps", "warmup_updates", "agent_restarts")
+        not_negative(self, "prefill_steps", "warmup_updates")
         positive(self, "world_model_every", "agent_every", "acting_context")
 
 

@@ -212,8 +212,6 @@ class Learner:
             self.regroup(grouping, self.weighted_terms(fresh) if self.config.warmup_updates else None)
             picture = Picture("clustering/similarity", grouping.shades)
             return Reorder(grouping.order), Note(grouping.describe(names)), picture
-        if name.startswith("joint") and name != self.phases[-1].name:
-            self._restart_agent()
         return ()
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
@@ -347,13 +345,6 @@ class Learner:
         self.world_model = grow(self.world_model, grouping.order, grouping.module_of_task, grouping.num_modules)
         self.agent = self._new_agent()
         self._new_optimisers()
-
-    def _restart_agent(self) -> None:
-        """A new agent with a new optimiser; the range of its returns begins anew too."""
-        self.agent = self._new_agent()
-        self.return_scale = ReturnScale(len(self.tasks), self.config.actor_critic.return_decay, self.device)
-        self.agent_optimisers = self._watched(agent_optimisers(self.agent, self.config.optim))
-        self.weight_cache.invalidate()
 
     @torch.no_grad()
     def weighted_terms(self, batch: TransitionBatch) -> Tensor:

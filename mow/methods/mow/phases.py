@@ -2,14 +2,12 @@
 
     prefill:  P random steps per task (counted)
     warm-up:  updates of the world model with one module for all tasks; then the tasks are grouped, one module each
-    joint:    each step acts in every task; every n steps one world-model update, every m one update in imagination;
-              in as many parts as the agent has restarts, and one
+    joint:    each step acts in every task; every n steps one world-model update, every m one update in imagination
 
 Source: MoW sections 3 and 4; the order and the ratio follow STORM's loop.
 """
 
 from functools import partial
-from itertools import pairwise
 
 from mow.methods.base import Phase, Update
 from mow.methods.mow.config import MowConfig
@@ -23,21 +21,12 @@ def phases(config: MowConfig) -> tuple[Phase, ...]:
     batch, imagination, schedule = config.batch, config.imagination, config.schedule
     world_model = partial(Update, "world_model", batch.num_sequences, batch.length, WORLD_MODEL_STREAM)
     agent = partial(Update, "agent", imagination.num_sequences, imagination.context, IMAGINATION_STREAM)
-    prefill = Phase("prefill", config.prefill_steps, "random",
-                    note=f"prefill: {config.prefill_steps:,} random steps per task")  # fmt: skip
-    warm_up = Phase("warm-up", updates=(world_model(count=config.warmup_updates),),
-                    note=f"warm-up: {config.warmup_updates:,} world-model updates, one module for "
-                         f"{len(config.tasks)} tasks")  # fmt: skip
-    updates = world_model(every=schedule.world_model_every), agent(every=schedule.agent_every)
-    joint = [
-        Phase(f"joint {part + 1}" if part else "joint", end - begin, "agent", schedule.random_action, updates,
-              note=f"{'a new agent' if part else 'joint training'}: to {end:,} steps per task")
-        for part, (begin, end) in enumerate(pairwise(_bounds(config)))
-    ]  # fmt: skip
-    return (prefill, warm_up, *joint)
-
-
-def _bounds(config: MowConfig) -> list[int]:
-    """Steps per task at which joint training begins, the agent begins anew, and the run ends."""
-    first, parts = config.prefill_steps, config.schedule.agent_restarts + 1
-    return [first + (config.total_steps - first) * part // parts for part in range(parts + 1)]
+    return (
+        Phase("prefill", config.prefill_steps, "random",
+              note=f"prefill: {config.prefill_steps:,} random steps per task"),
+        Phase("warm-up", updates=(world_model(count=config.warmup_updates),),
+              note=f"warm-up: {config.warmup_updates:,} world-model updates, one module for {len(config.tasks)} tasks"),
+        Phase("joint", config.total_steps - config.prefill_steps, "agent", schedule.random_action,
+              (world_model(every=schedule.world_model_every), agent(every=schedule.agent_every)),
+              note=f"joint training: to {config.total_steps:,} steps per task"),
+    )  # fmt: skip

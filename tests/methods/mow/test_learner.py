@@ -404,25 +404,6 @@ def test_muon_moves_the_hidden_layers_of_the_agent_and_adam_the_rest():
     assert not torch.equal(learner.agent.actor.linears[0].weight, before)
 
 
-def test_the_agent_begins_anew_between_parts_of_its_training():
-    schedule = dataclasses.replace(run_config().schedule, agent_restarts=1)
-    learner = grouped(make(schedule=schedule))
-    assert [phase.name for phase in learner.phases] == ["prefill", "warm-up", "joint", "joint 2"]
-    assert sum(phase.steps for phase in learner.phases) == learner.config.total_steps
-    learner.update_agent(transitions(length=3))
-    model, agent, optimisers = learner.world_model, learner.agent, learner.agent_optimisers
-    learner.end_phase("joint", sample=None)
-    assert learner.world_model is model
-    assert learner.agent is not agent
-    assert not torch.equal(learner.agent.actor.linears[0].weight, agent.actor.linears[0].weight)
-    assert learner.agent_optimisers is not optimisers
-    assert not torch.equal(learner.agent.critic.output.weight, agent.critic.output.weight)
-    assert learner.update_agent(transitions(length=3))
-    last = learner.agent
-    learner.end_phase("joint 2", sample=None)
-    assert learner.agent is last
-
-
 def test_step_sizes_go_on_falling_after_a_restart(tmp_path):
     learner = make(optim=OptimConfig(final_lr=0.0))
     learner.update_world_model(transitions())
