@@ -198,7 +198,7 @@ def remedy(suite: str) -> str:
 def _loaded(suite: str, name: str) -> Any:
     """The module of a suite. Raises: ImportError, naming the task and the remedy."""
     if suite in _MUJOCO:
-        import_module("mow.envs.offscreen").prepare()
+        import_module("mow.envs.mujoco_render").prepare()
     try:
         return import_module(SUITES[suite])
     except ImportError as error:

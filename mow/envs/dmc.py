@@ -8,7 +8,7 @@ from dm_control import suite
 from numpy.typing import NDArray
 
 from mow.envs.base import TaskSpec
-from mow.envs.robots import RobotEnv, checked_repeat
+from mow.envs.mujoco_env import RobotEnv, checked_repeat
 
 HORIZON = 1000  # steps of the simulator, of whatever length, in all tasks
 _CAMERAS = {"quadruped": 2}  # of a domain; 0 of all others

@@ -27,7 +27,7 @@ _REMEDY = "pip install -e '.[gym]' (classic control), '.[minigrid]', '.[metaworl
 class GymEnv:
     """One registered environment; what its `render` draws is the observation, whatever else it would observe.
 
-    The picture is averaged down to 64 x 64 without regard to its proportions; `gymnasium_mujoco` draws those of MuJoCo
+    The picture is averaged down to 64 x 64 without regard to its proportions; `mujoco_gymnasium` draws those of MuJoCo
     at that size. It may be of uint8 or of floats in [0, 1], with alpha or without. Actions of a Box are scaled from
     [-1, 1] to its bounds. Time limits are those of the registration (gymnasium's TimeLimit, or the environment's own)
     and truncate; info["success"] or info["is_success"] is the "success" of a step. Rewards are as they are.
@@ -75,7 +75,7 @@ class GymEnv:
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise _missing(name.removeprefix("gym:"), error) from error
         if is_mujoco:
-            self._renderer = import_module("mow.envs.gymnasium_mujoco").renderer_of(env.unwrapped, render)
+            self._renderer = import_module("mow.envs.mujoco_gymnasium").renderer_of(env.unwrapped, render)
         self._low, self._high, self._first = _bounds(name, env.action_space)
         discrete = self._low is None
         num_actions = int(env.action_space.n) if discrete else int(np.prod(env.action_space.shape))
@@ -193,9 +193,9 @@ def check(name: str) -> None:
 
 
 def _prepare_mujoco() -> None:
-    """MuJoCo draws with what `offscreen` finds here, if that is prepared before it is loaded."""
+    """MuJoCo draws with what `mujoco_render` finds here, if that is prepared before it is loaded."""
     if find_spec("mujoco") is not None:
-        import_module("mow.envs.offscreen").prepare()
+        import_module("mow.envs.mujoco_render").prepare()
 
 
 def _registered(name: str) -> str:

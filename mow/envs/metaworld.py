@@ -15,7 +15,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from numpy.typing import NDArray
 
 from mow.envs.base import Frame, TaskSpec
-from mow.envs.robots import RobotEnv, checked_repeat
+from mow.envs.mujoco_env import RobotEnv, checked_repeat
 
 HORIZON = 500  # steps of the simulator
 CAMERA = "corner4"

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from mow.envs import check_task
 from mow.envs.base import Action, ActionLayout, EnvStep, TaskSpec
-from mow.envs.ordered import Crash, OrderedVectorEnv
-from mow.envs.task_group import RECORD, Renewed, Stepped, TaskGroup
-from mow.envs.workers import WorkerVectorEnv
+from mow.envs.vector_base import Crash, OrderedVectorEnv
+from mow.envs.vector_group import RECORD, Renewed, Stepped, TaskGroup
+from mow.envs.vector_workers import WorkerVectorEnv
 
 __all__ = ["SerialVectorEnv", "VectorEnv", "WorkerVectorEnv", "make_vector"]
 

@@ -10,8 +10,8 @@ import pytest
 
 from mow.envs import SUITES, make, task_names
 from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env, Resumable
-from mow.envs.task_group import derived_seed
 from mow.envs.vector import VectorEnv, make_vector
+from mow.envs.vector_group import derived_seed
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:

@@ -78,7 +78,7 @@ def test_import_needs_numpy_alone() -> None:
 import sys
 for name in ("torch", "gymnasium", "ale_py", "cv2", "scipy"):
     sys.modules[name] = None
-import mow.envs, mow.envs.base, mow.envs.dummy, mow.envs.task_group, mow.envs.tiny, mow.envs.vector
+import mow.envs, mow.envs.base, mow.envs.dummy, mow.envs.vector_group, mow.envs.tiny, mow.envs.vector
 foreign = {name.split(".")[0] for name, module in sys.modules.items() if module} - set(sys.stdlib_module_names)
 print(sorted(name for name in foreign if not name.startswith("_")))
 """
@@ -97,7 +97,7 @@ import os, sys
 import cv2, gymnasium, numpy
 cv2.setNumThreads(3)
 before, names = dict(os.environ), set(dir(numpy))
-import mow.envs.atari, mow.envs.gymnasium_envs, mow.envs.offscreen
+import mow.envs.atari, mow.envs.gymnasium_envs, mow.envs.mujoco_render
 assert dict(os.environ) == before
 assert set(dir(numpy)) == names
 assert cv2.getNumThreads() == 3

@@ -1,4 +1,4 @@
-"""Simulators that raise, hang, die or answer nonsense: made anew, and the others go on (mow/envs/ordered.py)."""
+"""Simulators that raise, hang, die or answer nonsense: made anew, and the others go on (mow/envs/vector_base.py)."""
 
 import json
 import logging

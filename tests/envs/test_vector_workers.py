@@ -1,4 +1,4 @@
-"""Worker processes: what they load, how they fail, and that they always end (mow/envs/workers.py)."""
+"""Worker processes: what they load, how they fail, and that they always end (mow/envs/vector_workers.py)."""
 
 import os
 import re

@@ -21,7 +21,7 @@ pytest.importorskip("cv2", reason="the suite gym needs OpenCV")
 
 import mow
 from mow.config import EnvConfig
-from mow.envs import workers as worker_module
+from mow.envs import vector_workers as worker_module
 from mow.envs.base import EnvStep
 from mow.envs.dummy import CountingEnv
 from mow.envs.vector import VectorEnv, WorkerVectorEnv, make_vector

@@ -16,9 +16,9 @@ from typing import Any, cast
 import numpy as np
 
 from mow.envs.base import Action, EnvFailure, TaskSpec
-from mow.envs.ordered import Crash, OrderedVectorEnv
-from mow.envs.task_group import RECORD, Renewed, Stepped
-from mow.envs.worker_process import Report, Worker, end_workers, start_worker
+from mow.envs.vector_base import Crash, OrderedVectorEnv
+from mow.envs.vector_group import RECORD, Renewed, Stepped
+from mow.envs.vector_process import Report, Worker, end_workers, start_worker
 
 # To start a worker, and to make one simulator, may take this long on top of the time for a step: some are slow to load.
 _MAKING_S = 10.0

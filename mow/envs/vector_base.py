@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Frame, Restart, TaskSpec, permutation
 from mow.envs.guarded import SimulatorFailure
-from mow.envs.task_group import FLAGS, Failure, Renewed, Stepped
+from mow.envs.vector_group import FLAGS, Failure, Renewed, Stepped
 
 _LOG = logging.getLogger("mow")
 

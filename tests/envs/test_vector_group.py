@@ -4,7 +4,7 @@ import numpy as np
 
 from mow.envs import make
 from mow.envs.dummy import read_counter
-from mow.envs.task_group import RECORD, TaskGroup, derived_seed
+from mow.envs.vector_group import RECORD, TaskGroup, derived_seed
 
 
 def test_seeds_differ_by_run_slot_and_episode() -> None:

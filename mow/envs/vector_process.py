@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mow.envs.guarded import SimulatorFailure
-from mow.envs.task_group import RECORD, TaskGroup
+from mow.envs.vector_group import RECORD, TaskGroup
 
 # Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the calling thread; with
 # 1 it hands every picture to another and waits.

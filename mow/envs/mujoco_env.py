@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs.base import Action, Frame, TaskSpec
-from mow.envs.offscreen import Render, Renderer
+from mow.envs.mujoco_render import Render, Renderer
 
 # All that the simulator computes the future from, and what episodes change in models: goals, obstacles, terrain.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mow.envs.base import FRAME_SHAPE, Frame
-from mow.envs.thin_meshes import thin_meshes
+from mow.envs.mujoco_meshes import thin_meshes
 
 Render = Literal["light", "full"]
 
