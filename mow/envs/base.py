@@ -1,7 +1,7 @@
 """Contract of every environment, and the action layout of a run with many tasks. Numpy only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -128,10 +128,7 @@ class EnvStep:
     truncated: NDArray[np.bool_]  # [K] a time limit cut the episode
     life_lost: NDArray[np.bool_]  # [K] a life went; the episode goes on
     finished: tuple[Episode, ...]  # in the order of the tasks
-    restarts: tuple["Restart", ...] = ()
-    # Where a simulator was lost in this step, k -> [64, 64, 3]: the first frame of another one, which took the action
-    # in its place. Reward and flags of task k are its answer; the answer of the lost one is unknown.
-    restarted: Mapping[int, Frame] = field(default_factory=dict)
+    restarts: tuple["Restart", ...] = ()  # their tasks are truncated, with reward 0: the answer is unknown
 
 
 @dataclass(frozen=True)

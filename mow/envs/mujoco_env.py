@@ -1,54 +1,49 @@
 """Base class of the robot suites: one task of a MuJoCo simulator, seen through a camera and acted on in [-1, 1]^n."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs.base import Action, Frame, TaskSpec
-from mow.envs.mujoco_render import Render, Renderer
-
-# All that the simulator computes the future from, and what episodes change in models: goals, obstacles, terrain.
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_MODEL = ("body_pos", "body_quat", "site_pos", "geom_pos", "light_pos", "hfield_data", "wrap_prm", "dof_damping")
+from mow.envs.mujoco_render import Renderer
 
 
 class RobotEnv(ABC):
-    """One task. An action is held for `task.frame_skip` steps of the simulator, whose rewards are added up; an episode
-    never ends by itself, a time limit cuts it.
+    """One task. An action is held for some steps of the simulator, whose rewards are added up; an episode never ends by
+    itself, a time limit cuts it.
 
     Args:
-        task: name, actions and protocol.
+        name: "suite:Task".
         model, data: mujoco.MjModel and mujoco.MjData of the simulator, the same for its whole life.
-        camera: number of the camera that is looked through.
+        num_actions: n.
+        camera: number of the camera.
         render: "light" or "full", see Renderer.
+        repeat: steps of the simulator per action.
         horizon: steps of the simulator after which an episode is truncated.
         time_limit: agent steps after which it is truncated; None: the horizon alone.
-        grain: of what is drawn light, see Renderer.
+        protocol: beginning of TaskSpec.protocol.
+        grain: detail of the light rendering, see Renderer.
     Raises: ValueError if an option is none of these; ImportError if this machine cannot draw.
     """
 
     def __init__(
-        self,
-        task: TaskSpec,
-        model: Any,
-        data: Any,
-        *,
-        camera: int,
-        render: object,
-        horizon: int,
-        time_limit: object,
-        grain: float = 0.0,
-    ) -> None:
-        if time_limit is not None and (not isinstance(time_limit, int) or time_limit < 1):
-            raise ValueError(f"time_limit counts agent steps, got {time_limit!r}: expected None or an int >= 1")
-        self.task = task
+        self, name: str, model: Any, data: Any, *, num_actions: int, camera: int, render: object, repeat: object,
+        horizon: int, time_limit: object, protocol: str = "", grain: float = 0.0,
+    ) -> None:  # fmt: skip
+        suite = name.partition(":")[0]
+        for option, value in ((f"{suite}_repeat", repeat), ("time_limit", time_limit)):
+            if not ((isinstance(value, int) and value >= 1) or (option == "time_limit" and value is None)):
+                raise ValueError(f"{option} counts steps, got {value!r}: expected an int >= 1")
+        assert isinstance(repeat, int)
+        self.task = TaskSpec(
+            name, False, num_actions, (True,) * num_actions, repeat,
+            f"{protocol}action repeat {repeat}, {render} rendering",
+        )  # fmt: skip
         self._model, self._data = model, data
-        self._renderer = Renderer(model, camera, checked_render(render), grain)
-        self._horizon = horizon if time_limit is None else min(horizon, time_limit * task.frame_skip)
+        self._renderer = Renderer(model, camera, render, grain)
+        self._horizon = min(horizon, time_limit * repeat) if isinstance(time_limit, int) else horizon
         self._num_steps = 0  # of the simulator
         self._running = False
 
@@ -64,53 +59,24 @@ class RobotEnv(ABC):
 
     def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, object]]:
         """Hold one action [n]. Raises: ValueError if it is not in [-1, 1]^n; RuntimeError if the episode is over."""
-        command = np.asarray(action, np.float64)  # [n]
+        name, command = self.task.name, np.asarray(action, np.float64)  # [n]
         if command.shape != (self.task.num_actions,) or not (np.abs(command) <= 1.0).all():
-            raise ValueError(
-                f"{self.task.name}: got {action}, expected {self.task.num_actions} entries in [-1, 1]: clip it"
-            )
+            raise ValueError(f"{name}: got {action}, expected {self.task.num_actions} entries in [-1, 1]: clip it")
         if not self._running:
-            raise RuntimeError(f"{self.task.name}: no episode is running: call reset first")
-        total, success = 0.0, None
+            raise RuntimeError(f"{name}: no episode is running: call reset first")
+        total, info = 0.0, dict[str, object]()
         for _ in range(min(self.task.frame_skip, self._horizon - self._num_steps)):
-            reward, reached = self._advance(command)
+            reward, success = self._advance(command)
             self._num_steps += 1
             total += reward
-            if reached is not None:
-                success = bool(success) or reached
+            if success is not None:
+                info["success"] = success or info.get("success", False)
         self._running = self._num_steps < self._horizon
-        return self._draw(), total, False, not self._running, {} if success is None else {"success": success}
+        return self._draw(), total, False, not self._running, info
 
     def close(self) -> None:
         """Free what drawing takes; more than once does no harm."""
         self._renderer.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """See base.Resumable."""
-        physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
-        mujoco.mj_getState(self._model, self._data, physics, _STATE)
-        return {
-            "num_steps": self._num_steps,
-            "running": self._running,
-            "physics": physics.tolist(),
-            "model": {name: getattr(self._model, name).ravel().tolist() for name in _MODEL},
-            "own": self._own_state(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See base.Resumable."""
-        self._num_steps, self._running = state["num_steps"], state["running"]
-        for name, values in state["model"].items():
-            array = getattr(self._model, name)
-            array[:] = np.reshape(values, array.shape)
-        physics = np.array(state["physics"])
-        mujoco.mj_setState(self._model, self._data, physics, _STATE)
-        mujoco.mj_forward(self._model, self._data)  # all that follows from the state
-        # Once more: what the solver is to start from has moved on.
-        mujoco.mj_setState(self._model, self._data, physics, _STATE)
-        self._load_own_state(state["own"])
-        if self._model.nhfield:
-            self._renderer.renew_terrain()
 
     def _draw(self) -> Frame:
         return self._renderer.draw(self._data)
@@ -129,26 +95,3 @@ class RobotEnv(ABC):
 
         Args: command: [n] in [-1, 1].
         """
-
-    @abstractmethod
-    def _own_state(self) -> dict[str, Any]:
-        """State of the simulator outside of MuJoCo, as JSON has it."""
-
-    @abstractmethod
-    def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from _own_state(), with MuJoCo already there."""
-
-
-def checked_render(render: object) -> Render:
-    """Raises: ValueError unless "light" or "full"."""
-    for known in get_args(Render):
-        if render == known:
-            return known
-    raise ValueError(f"unknown render {render!r}: expected {' or '.join(map(repr, get_args(Render)))}")
-
-
-def checked_repeat(repeat: object, option: str) -> int:
-    """Raises: ValueError unless a count."""
-    if not isinstance(repeat, int) or repeat < 1:
-        raise ValueError(f"{option} counts steps of the simulator per action, got {repeat!r}: expected an int >= 1")
-    return repeat

@@ -6,7 +6,6 @@ import mujoco
 import numpy as np
 
 from mow.envs import mujoco_render
-from mow.envs.mujoco_env import checked_render
 
 
 def renderer_of(env: Any, render: object) -> mujoco_render.Renderer:
@@ -22,7 +21,7 @@ def renderer_of(env: Any, render: object) -> mujoco_render.Renderer:
     model, said = env.model, env.mujoco_renderer
     own = said.camera_id if said.camera_id is not None else -1
     camera = own if own >= 0 else mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-    renderer = mujoco_render.Renderer(model, camera, checked_render(render))
+    renderer = mujoco_render.Renderer(model, camera, render)
     if camera < 0:
         _place(renderer.camera, model, said.default_cam_config or {})
     return renderer

@@ -8,40 +8,29 @@ from numpy.typing import NDArray
 
 from mow.envs import check_task
 from mow.envs.base import Action, ActionLayout, EnvStep, TaskSpec
-from mow.envs.vector_base import Crash, OrderedVectorEnv
-from mow.envs.vector_group import RECORD, Renewed, Stepped, TaskGroup
+from mow.envs.vector_base import OrderedVectorEnv
+from mow.envs.vector_group import RECORD, Crash, Finished, TaskGroup
 from mow.envs.vector_workers import WorkerVectorEnv
 
 __all__ = ["SerialVectorEnv", "VectorEnv", "WorkerVectorEnv", "make_vector"]
 
 
 class VectorEnv(Protocol):
-    """K tasks that are stepped together; an episode that ends is followed by the next within the same step."""
+    """K tasks that are stepped together, as OrderedVectorEnv describes its methods."""
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]: ...
-
     @property
     def layout(self) -> ActionLayout: ...
-
     def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]: ...
-
     def step(self, action: NDArray[np.float32]) -> EnvStep: ...
-
     def send(self, action: NDArray[np.float32]) -> None: ...
-
     def receive(self) -> EnvStep: ...
-
     def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None: ...
-
     def state_dict(self) -> dict[str, Any]: ...
-
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]: ...
-
     def close(self) -> None: ...
-
     def __enter__(self) -> Self: ...
-
     def __exit__(self, *error: object) -> None: ...
 
 
@@ -82,9 +71,7 @@ def make_vector(
     for name in tasks:
         check_task(name)
     if num_workers == 0:
-        return SerialVectorEnv(
-            tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames
-        )
+        return SerialVectorEnv(tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames)
     return WorkerVectorEnv(
         tasks, seed=seed, num_workers=num_workers, options=options, max_restarts=max_restarts, timeout_s=timeout_s,
         final_frames=final_frames,
@@ -122,17 +109,14 @@ class SerialVectorEnv(OrderedVectorEnv):
     def _send_all(self, actions: Mapping[int, Action]) -> None:
         """The step is taken by `receive`."""
 
-    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]:
-        return self._group.step(actions), []
+    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[list[Finished], list[Crash]]:
+        return self._group.step(actions)
 
-    def _end_processes(self, slots: set[int]) -> list[Crash]:
-        return []
-
-    def _renew(self, lost: Mapping[int, tuple[int, Action]]) -> tuple[Renewed, list[Crash]]:
-        return self._group.renew(lost), []
+    def _renew(self, lost: Mapping[int, int]) -> list[Crash]:
+        return self._group.renew(lost)
 
     def _states(self) -> dict[int, dict[str, Any]]:
         return self._group.state_dict()
 
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
         return self._group.load_state_dict(states)

@@ -3,45 +3,29 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Frame, Restart, TaskSpec, permutation
+from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Restart, TaskSpec, permutation
 from mow.envs.guarded import SimulatorFailure
-from mow.envs.vector_group import FLAGS, Failure, Renewed, Stepped
+from mow.envs.vector_group import FLAGS, Crash, Finished
 
 _LOG = logging.getLogger("mow")
-
-
-@dataclass(frozen=True)
-class Crash:
-    """Simulators lost at once: one that raised, or all of a process."""
-
-    slots: tuple[int, ...]  # whose simulators are gone
-    blamed: tuple[int, ...]  # those of them that were at work
-    reason: str  # one line
-    traceback: str = ""
-
-    @classmethod
-    def of(cls, failure: Failure) -> "Crash":
-        """A simulator that raised takes no other with it."""
-        return cls((failure.slot,), (failure.slot,), failure.reason, failure.traceback)
 
 
 class OrderedVectorEnv(ABC):
     """K tasks stepped together, whose order may change.
 
-    A simulator that fails (raises, hangs, dies with its process, answers what cannot be used, see GuardedEnv) is made
-    anew with fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between.
-    The step whose answer was lost (also by a reset after the end of an episode) is dropped: the action
-    is given to the new simulator, at the first frame of an episode of one step, which is cut off as truncated
-    (EnvStep.restarted). So every step is a real one, and the episode that was lost ends where the new one begins. A
-    simulator that fails twice in a row gets a fresh process too, where there are workers. Without restarts, or after
-    the last, EnvFailure is raised.
+    A simulator that fails (raises, hangs, dies with its process, gives an answer that cannot be used) is made anew with
+    fresh seeds, up to `max_restarts` times in a row without a finished episode of its task between. Its episode is cut
+    off: the step whose answer was lost is truncated, with reward 0, and shows the first frame of the next episode.
+    Without restarts, or after the last, EnvFailure is raised.
     """
+
+    specs: tuple[TaskSpec, ...]  # [K]
+    layout: ActionLayout
 
     def __init__(self, tasks: Sequence[str], board: NDArray[np.void], seed: int, max_restarts: int) -> None:
         if max_restarts < 0:
@@ -54,7 +38,6 @@ class OrderedVectorEnv(ABC):
         self._restarts = dict.fromkeys(range(len(tasks)), 0)  # by slot, of the whole run
         self._failures = dict.fromkeys(range(len(tasks)), 0)  # by slot, since its last finished episode
         self._sent: dict[int, Action] | None = None  # native actions, by slot, between send and receive
-        self._without_state: set[int] = set()  # slots that were reported for it
         self._ready = False  # reset has been called
         self._closed = False
         self._given_up = False
@@ -104,22 +87,15 @@ class OrderedVectorEnv(ABC):
         if self._sent is None:
             raise RuntimeError("no step is under way: call send before receive")
         actions, self._sent = self._sent, None
-        stepped, crashes = self._receive_all(actions)
-        for note in stepped.notes:
-            _LOG.warning("%s", note)
-        restarts, restarted = self._recover([*crashes, *map(Crash.of, stepped.failed)], actions)
-        finished = {slot: (total, length, success) for slot, total, length, success in stepped.finished}
-        self._failures.update((slot, 0) for slot in finished if slot not in restarted)
+        ended, crashes = self._receive_all(actions)
+        restarts, lost = self._recover(crashes, actions)
+        finished = {slot: (total, length, success) for slot, total, length, success in ended if slot not in lost}
+        self._failures.update((slot, 0) for slot in finished)
         shown = [(k, int(slot)) for k, slot in enumerate(self._slots)]
         return EnvStep(
             frame=self._board["frame"][self._slots],  # [K, 64, 64, 3], a copy, as are the others
-            finished=tuple(
-                Episode(self.specs[k].name, k, *finished[slot])
-                for k, slot in shown
-                if slot in finished and slot not in restarted
-            ),
+            finished=tuple(Episode(self.specs[k].name, k, *finished[slot]) for k, slot in shown if slot in finished),
             restarts=restarts,
-            restarted={k: restarted[slot] for k, slot in shown if slot in restarted},
             **{name: self._board[name][self._slots] for name in FLAGS},  # [K] each
         )
 
@@ -141,31 +117,22 @@ class OrderedVectorEnv(ABC):
         else:
             self._check_idle()
             states = self._states()
-        for slot, kept in states.items():
-            if "why" in kept and slot not in self._without_state:
-                self._without_state.add(slot)
-                lost = "a run that is resumed begins a new episode there"
-                _LOG.warning("%s: its state cannot be saved (%s): %s", self._names[slot], kept["why"], lost)
         return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
         """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
 
-        Returns: the tasks k whose simulators cannot go on, with the first frame [64, 64, 3] of their new episodes.
-        Raises: EnvFailure if a simulator cannot even open one.
+        Returns: the tasks k without a state, with the first frame [64, 64, 3] of their new episodes.
+        Raises: EnvFailure if a simulator cannot load its state or open an episode.
         """
         self._check_idle()
-        order = [self._slots.tolist().index(slot) for slot in state["slots"]]
-        self.reorder(order)
+        self.reorder([self._slots.tolist().index(slot) for slot in state["slots"]])
         states = {int(slot): kept for slot, kept in state["tasks"].items()}
-        self._restarts.update((slot, kept.get("restarts", 0)) for slot, kept in states.items())
+        self._restarts.update((slot, kept["restarts"]) for slot, kept in states.items())
         try:
             renewed = self._load_states(states)
         except SimulatorFailure as failure:
             raise self._end_with(str(failure), failure.traceback) from failure
-        for slot, why in sorted(renewed.items()):
-            if why:
-                _LOG.warning("%s: its state cannot be loaded (%s)", self._names[slot], why)
         self._ready = True
         return {k: self._board["frame"][slot].copy() for k, slot in enumerate(self._slots) if slot in renewed}
 
@@ -178,30 +145,27 @@ class OrderedVectorEnv(ABC):
     # Failures -------------------------------------------------------------------------------------------------------
 
     def _recover(
-        self, crashes: list[Crash], actions: Mapping[int, Action]
-    ) -> tuple[tuple[Restart, ...], dict[int, Frame]]:
-        """Until every simulator runs again. Returns: what happened, and by slot the frame that the action met.
+        self, crashes: Sequence[Crash], actions: Mapping[int, Action]
+    ) -> tuple[tuple[Restart, ...], set[int]]:
+        """Until every simulator runs again. Returns: what happened, and the slots whose step was lost.
 
         Raises: EnvFailure.
         """
         restarts: list[Restart] = []
-        restarted: dict[int, Frame] = {}
+        all_lost: set[int] = set()
         while crashes:
-            crashes.sort(key=lambda crash: crash.slots)  # whatever the order of the answers
+            crashes = sorted(crashes)  # whatever the order of the answers
             for crash in crashes:
                 self._count(crash, actions)
-            twice = {slot for crash in crashes for slot in crash.blamed if self._failures[slot] > 1}
-            crashes = [*crashes, *self._end_processes(twice)]
-            lost = {slot for crash in crashes for slot in crash.slots}
-            for crash in crashes:
                 restarts.append(Restart(self._tasks(crash.slots), crash.reason, crash.traceback))
                 _LOG.warning("%s: %s; a new episode begins", ", ".join(restarts[-1].tasks), crash.reason)
+            lost = sorted(slot for crash in crashes for slot in crash.slots)
             for slot in lost:
                 self._restarts[slot] += 1
-            renewed, crashes = self._renew({slot: (self._restarts[slot], actions[slot]) for slot in sorted(lost)})
-            restarted |= renewed.first
-            crashes = [*crashes, *map(Crash.of, renewed.failed)]
-        return tuple(restarts), restarted
+            all_lost.update(lost)
+            crashes = self._renew({slot: self._restarts[slot] for slot in lost})
+        self._board["truncated"][list(all_lost)] = True
+        return tuple(restarts), all_lost
 
     def _count(self, crash: Crash, actions: Mapping[int, Action]) -> None:
         for slot in crash.blamed:
@@ -217,7 +181,7 @@ class OrderedVectorEnv(ABC):
         return self._end_with(line, crash.traceback)
 
     def _end_with(self, line: str, traceback: str) -> EnvFailure:
-        """The error to raise; nothing is stepped any more."""
+        """Close everything. Returns: the error to raise."""
         self.close()
         self._given_up = True
         return EnvFailure(line, traceback)
@@ -238,7 +202,7 @@ class OrderedVectorEnv(ABC):
         if self._closed:
             raise RuntimeError("these environments are closed: make new ones")
 
-    # Where they are -------------------------------------------------------------------------------------------------
+    # Where they are: the methods of TaskGroup for all slots -----------------------------------------------------------
 
     @abstractmethod
     def _reset_all(self) -> None: ...
@@ -247,21 +211,16 @@ class OrderedVectorEnv(ABC):
     def _send_all(self, actions: Mapping[int, Action]) -> None: ...
 
     @abstractmethod
-    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]: ...
+    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[list[Finished], list[Crash]]: ...
 
     @abstractmethod
-    def _end_processes(self, slots: set[int]) -> list[Crash]:
-        """End the processes, other than this one, of some slots; returns what else is lost with them."""
-
-    @abstractmethod
-    def _renew(self, lost: Mapping[int, tuple[int, Action]]) -> tuple[Renewed, list[Crash]]: ...
+    def _renew(self, lost: Mapping[int, int]) -> list[Crash]: ...
 
     @abstractmethod
     def _states(self) -> dict[int, dict[str, Any]]: ...
 
     @abstractmethod
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
-        """Returns: by slot, those that opened a new episode, and why, see TaskGroup."""
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]: ...
 
     @abstractmethod
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""One process that steps some tasks for another: how it starts, what it does all its life, how it ends."""
+"""One process that steps some tasks for another: its start, its main loop, its end."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,18 +27,18 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 class Report(NamedTuple):
     """Error that ended a worker."""
 
-    mendable: type[ValueError] | type[ImportError] | None  # what to raise at the start, where the user can mend it
+    user_error: type[ValueError] | type[ImportError] | None  # what to raise at the start, for an error of the user
     message: str
-    reason: str  # one line, for a task whose simulator raised: without its name
+    reason: str  # one line, without the name of the task
     traceback: str
 
     @classmethod
     def of(cls, error: BaseException) -> "Report":
-        mendable = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), None)
+        user_error = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), None)
         if isinstance(error, SimulatorFailure):
-            return cls(mendable, str(error), error.reason, error.traceback)
+            return cls(user_error, str(error), error.reason, error.traceback)
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return cls(mendable, str(error), reason, "".join(traceback.format_exception(error)))
+        return cls(user_error, str(error), reason, "".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +68,8 @@ def start_worker(
     """A process with a TaskGroup that is not built yet; `memory` is shared and holds a board."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_work,
-        args=(theirs, memory, slots, seed, dict(options), final_frames),
-        name=f"envs-{number}",
-        daemon=True,
-    )
+    arguments = (theirs, memory, slots, seed, dict(options), final_frames)
+    process = context.Process(target=_work, args=arguments, name=f"envs-{number}", daemon=True)
     with _quiet_start():
         process.start()
     theirs.close()  # or the death of the worker would not end the pipe
@@ -103,49 +99,27 @@ def _quiet_start() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
-        for name in _ONE_THREAD:
-            if name in environment:
-                os.environ[name] = environment[name]
-            else:
-                del os.environ[name]
-
-
-class _Reporting:
-    """Sends whatever is raised inside to the parent; the process then ends in order, without a second traceback."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if error is not None:
-            # Fails where the parent closed the pipe or is gone.
-            with suppress(OSError):
-                self._connection.send((Report.of(error), None))
-        return True
+        for name in _ONE_THREAD.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
 
 def _work(
-    connection: Connection,
-    memory: Any,
-    slots: dict[int, str],
-    seed: int,
-    options: dict[str, object],
-    final_frames: bool,
+    connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, Any], final_frames: bool
 ) -> None:
-    """Main loop of a worker: answers the parent until the pipe ends."""
+    """Main loop of a worker: answers the parent until the pipe ends; what is raised goes to the parent."""
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     board = np.frombuffer(memory, RECORD)
-    with _Reporting(connection), closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
-        while True:
-            verb, *arguments = connection.recv()
-            connection.send((None, getattr(group, verb)(*arguments)))
+    try:
+        with closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
+            while True:
+                verb, *arguments = connection.recv()
+                connection.send((None, getattr(group, verb)(*arguments)))
+    except BaseException as error:  # noqa: BLE001 - the process ends in order, without a second traceback
+        with suppress(OSError):  # the parent closed the pipe or is gone
+            connection.send((Report.of(error), None))
 
 
 def _follow_parent() -> None:

@@ -16,9 +16,9 @@ from typing import Any, cast
 import numpy as np
 
 from mow.envs.base import Action, EnvFailure, TaskSpec
-from mow.envs.vector_base import Crash, OrderedVectorEnv
-from mow.envs.vector_group import RECORD, Renewed, Stepped
-from mow.envs.vector_process import Report, Worker, end_workers, start_worker
+from mow.envs.vector_base import OrderedVectorEnv
+from mow.envs.vector_group import RECORD, Crash, Finished
+from mow.envs.vector_process import Worker, end_workers, start_worker
 
 # To start a worker, and to make one simulator, may take this long on top of the time for a step: some are slow to load.
 _MAKING_S = 10.0
@@ -57,7 +57,9 @@ class WorkerVectorEnv(OrderedVectorEnv):
             self._workers.append(self._start(first, {slot: tasks[slot] for slot in range(first, len(tasks), count)}))
         specs: dict[int, TaskSpec] = {}
         try:
-            for answer in self._all_answers("build", starting=True):
+            for worker in self._workers:
+                self._ask(worker, "build")
+            for answer in self._all_answers(making=True, starting=True):
                 specs.update(answer)
         except EnvFailure as failure:  # a worker that died or hangs
             raise ValueError(failure.line) from failure
@@ -72,28 +74,20 @@ class WorkerVectorEnv(OrderedVectorEnv):
             self._memory = None
 
     def _reset_all(self) -> None:
-        self._all_answers("reset")
+        for worker in self._workers:
+            self._ask(worker, "reset")
+        self._all_answers()
 
     def _send_all(self, actions: Mapping[int, Action]) -> None:
         for worker in self._workers:
             self._ask(worker, "step", {slot: actions[slot] for slot in worker.slots})
 
-    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]:
+    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[list[Finished], list[Crash]]:
         answers, crashes = self._gather()
-        parts = [[*part] for part in zip(*answers, strict=True)] or [[], [], []]
-        return Stepped(*([entry for part in kind for entry in part] for kind in parts)), crashes
+        finished = [episode for ended, _ in answers for episode in ended]
+        return finished, [*crashes, *(crash for _, failed in answers for crash in failed)]
 
-    def _end_processes(self, slots: set[int]) -> list[Crash]:
-        crashes = []
-        for worker in self._workers:
-            if slots & worker.slots.keys() and not worker.ended:
-                worker.end()
-                others = tuple(slot for slot in worker.slots if slot not in slots)
-                if others:
-                    crashes.append(Crash(others, (), f"stepped beside {', '.join(self._tasks(slots))}, in one process"))
-        return crashes
-
-    def _renew(self, lost: Mapping[int, tuple[int, Action]]) -> tuple[Renewed, list[Crash]]:
+    def _renew(self, lost: Mapping[int, int]) -> list[Crash]:
         for number, worker in enumerate(self._workers):
             mine = {slot: lost[slot] for slot in worker.slots if slot in lost}
             if mine and worker.ended:
@@ -101,11 +95,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
             if mine:
                 self._ask(self._workers[number], "renew", mine)
         answers, crashes = self._gather(making=True)
-        renewed = Renewed({}, [])
-        for first, failed in answers:
-            renewed.first.update(first)
-            renewed.failed.extend(failed)
-        return renewed, crashes
+        return [*crashes, *(crash for failed in answers for crash in failed)]
 
     def _states(self) -> dict[int, dict[str, Any]]:
         for worker in self._workers:
@@ -115,26 +105,10 @@ class WorkerVectorEnv(OrderedVectorEnv):
         # The workers that are gone are replaced and reported in the next step.
         return states | {slot: self._lost(slot) for crash in crashes for slot in crash.slots}
 
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
-        """A worker that dies or hangs is replaced, and the simulator that it was in begins a new episode."""
-        states = dict(states)
-        renewed: dict[int, str] = {}
-        loading = [*self._workers]
-        while loading:
-            for worker in loading:
-                self._ask(worker, "load_state_dict", {slot: states[slot] for slot in worker.slots})
-            answers, crashes = self._gather(making=True)
-            renewed.update((slot, why) for answer in answers for slot, why in answer.items())
-            for crash in crashes:
-                if all(states[slot]["env"] is None for slot in crash.blamed):  # not its state is what it dies of
-                    raise self._give_up(crash)
-                states |= {slot: {**states[slot], "env": None, "why": crash.reason} for slot in crash.blamed}
-            loading = []
-            for number, worker in enumerate(self._workers):
-                if worker.ended:
-                    self._workers[number] = self._start(number, worker.slots)
-                    loading.append(self._workers[number])
-        return renewed
+    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+        for worker in self._workers:
+            self._ask(worker, "load_state_dict", {slot: states[slot] for slot in worker.slots})
+        return [slot for renewed in self._all_answers(making=True) for slot in renewed]
 
     def _start(self, number: int, slots: dict[int, str]) -> Worker:
         return start_worker(number, slots, self._memory, self._seed, self._options, self._final_frames)
@@ -147,11 +121,9 @@ class WorkerVectorEnv(OrderedVectorEnv):
         else:
             self._pending.append(worker)
 
-    def _all_answers(self, verb: str, *, starting: bool = False) -> list[Any]:
+    def _all_answers(self, *, making: bool = False, starting: bool = False) -> list[Any]:
         """Answers of all workers. Raises: EnvFailure if one has none; ValueError or ImportError, see `_gather`."""
-        for worker in self._workers:
-            self._ask(worker, verb)
-        answers, crashes = self._gather(making=starting, starting=starting)
+        answers, crashes = self._gather(making=making, starting=starting)
         if crashes:
             raise self._give_up(crashes[0])
         return answers
@@ -163,7 +135,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
 
         Args:
             making: simulators are made first; a call may then take longer.
-            starting: raise the ValueError or ImportError of a worker here, as what the user can mend.
+            starting: raise the ValueError or ImportError of a worker here.
         """
         answers, crashes = [], self._lost_early
         waiting = {worker.connection: worker for worker in self._pending}
@@ -181,8 +153,10 @@ class WorkerVectorEnv(OrderedVectorEnv):
                 else:
                     if report is None:
                         answers.append(answer)
+                    elif starting and report.user_error is not None:
+                        self.close()
+                        raise report.user_error(report.message)
                     else:
-                        self._raise_if(starting, report)
                         crashes.append(self._crash(worker, report.reason, report.traceback))
             if not ready:
                 now = time.monotonic()
@@ -191,11 +165,6 @@ class WorkerVectorEnv(OrderedVectorEnv):
                     reason = f"its worker gave no answer within {limit_s:g} s (env.timeout_s)"
                     crashes.append(self._crash(worker, reason))
         return answers, crashes
-
-    def _raise_if(self, starting: bool, report: Report) -> None:
-        if starting and report.mendable is not None:
-            self.close()
-            raise report.mendable(report.message)
 
     def _called(self, worker: Worker, asked: float) -> float:
         """Start of its present call of a simulator, or of the request, if none has begun since."""

@@ -157,8 +157,8 @@ def test_bad_options_are_refused(task: str) -> None:
     suite = task.split(":")[0]
     for options, says in (
         ({"render": "pretty"}, "unknown render 'pretty': expected 'light' or 'full'"),
-        ({f"{suite}_repeat": 0}, f"{suite}_repeat counts steps of the simulator per action, got 0"),
-        ({"time_limit": 0}, "time_limit counts agent steps, got 0"),
+        ({f"{suite}_repeat": 0}, f"{suite}_repeat counts steps, got 0"),
+        ({"time_limit": 0}, "time_limit counts steps, got 0"),
     ):
         with pytest.raises(ValueError, match=says):
             make(task, seed=0, options=options)
