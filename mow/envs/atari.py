@@ -75,9 +75,7 @@ class AtariEnv:
         self._load(seed)
         height, width = self._ale.getScreenDims()
         self._screens = np.zeros((2, height, width, 3), np.uint8)  # the last two of a step, the latest first
-        self._running = False
-        self._num_steps = 0
-        self._lives = 0
+        self._running, self._num_steps, self._lives = False, 0, 0
         allowed = {action.value for action in self._ale.getMinimalActionSet()}
         self.task = TaskSpec(
             name=f"atari:{name}",
@@ -101,9 +99,7 @@ class AtariEnv:
             self._ale.act(0)
             if self._ale.game_over():
                 self._ale.reset_game()
-        self._num_steps = 0
-        self._running = True
-        self._lives = self._ale.lives()
+        self._running, self._num_steps, self._lives = True, 0, self._ale.lives()
         self._ale.getScreenRGB(self._screens[0])
         return self._resize(), {}
 
@@ -119,10 +115,8 @@ class AtariEnv:
         self._num_steps += 1
         truncated = self._num_steps >= self._time_limit and not terminated
         self._running = not (terminated or truncated)
-        lives = self._ale.lives()
-        life_lost = lives < self._lives
-        self._lives = lives
-        return self._resize(), reward, terminated, truncated, {"life_lost": life_lost}
+        before, self._lives = self._lives, self._ale.lives()
+        return self._resize(), reward, terminated, truncated, {"life_lost": self._lives < before}
 
     def close(self) -> None:
         """Nothing to free."""

@@ -57,13 +57,9 @@ class CountingEnv:
             if at is not None and (not isinstance(at, int) or at < 0):
                 raise ValueError(f"{option} counts steps, got {at!r}, expected None or an int >= 0: leave it out")
         self._variant = VARIANTS[name]
-        self._fail_at = fail_at
-        self._hang_at = hang_at
+        self._fail_at, self._hang_at = fail_at, hang_at
         self._rng = np.random.default_rng(seed)
-        self._total_steps = 0
-        self._episode = -1
-        self._step = 0
-        self._length = 0
+        self._total_steps, self._episode, self._step, self._length = 0, -1, 0, 0
         discrete = self._variant != SLIDE_VARIANT
         num_actions = 3 + self._variant % 3 if discrete else 2
         # Every fourth variant forbids its last action, so that masks have something to mask.

@@ -2,7 +2,6 @@
 
 import os
 from contextlib import suppress
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
@@ -121,7 +120,7 @@ class GymEnv:
 def check(name: str) -> None:
     """Import the package that registers an id.
 
-    Raises: ValueError, naming the nearest ids, if it is not registered; ImportError if its package is missing.
+    Raises: ValueError if it is not registered; ImportError if its package is missing.
     """
     # Before pygame is loaded, with which most of these draw: no window, no greeting.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -137,11 +136,10 @@ def check(name: str) -> None:
             raise ImportError(f"task 'gym:{name}' needs the package {package} ({error}): {_REMEDY}") from error
         if package in ("ale_py", "shimmy"):
             gymnasium.register_envs(module)
-    known = list(gymnasium.registry)
-    if _registered(name) not in known:
-        nearest = ", ".join(f"gym:{one}" for one in get_close_matches(_registered(name), known, n=3, cutoff=0.0))
-        raise ValueError(f"unknown task 'gym:{name}', it is none of the {len(known)} ids of gymnasium: did you mean "
-                         f"{nearest}? Of a package that is not imported, write gym:package:Id-v0")
+    try:
+        gymnasium.spec(_registered(name))
+    except gymnasium.error.Error as error:
+        raise ValueError(f"unknown task 'gym:{name}' ({error}): of another package, write gym:package:Id-v0") from error
 
 
 def _prepare_mujoco() -> None:

@@ -1,15 +1,15 @@
 """All K tasks of a run stepped as one: in this process, or in worker processes that share memory with it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs import check_task
-from mow.envs.base import Action, ActionLayout, EnvStep, TaskSpec
+from mow.envs.base import ActionLayout, EnvStep, TaskSpec
 from mow.envs.vector_base import OrderedVectorEnv
-from mow.envs.vector_group import RECORD, Crash, Finished, TaskGroup
+from mow.envs.vector_group import RECORD, Crash, TaskGroup
 from mow.envs.vector_workers import WorkerVectorEnv
 
 __all__ = ["SerialVectorEnv", "VectorEnv", "WorkerVectorEnv", "make_vector"]
@@ -64,12 +64,6 @@ def make_vector(
     """
     if num_workers < 0:
         raise ValueError(f"num_workers counts processes, got {num_workers}: pass 0 to stay in this process")
-    if not tasks:
-        raise ValueError("a run needs one task or more, got none: name them as in 'atari:Pong'")
-    if seed < 0:
-        raise ValueError(f"a seed is >= 0, got {seed}: pass another")
-    for name in tasks:
-        check_task(name)
     if num_workers == 0:
         return SerialVectorEnv(tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames)
     return WorkerVectorEnv(
@@ -103,20 +97,8 @@ class SerialVectorEnv(OrderedVectorEnv):
             self._closed = True
             self._group.close()
 
-    def _reset_all(self) -> None:
-        self._group.reset()
+    def _ask(self, verb: str, by_slot: Mapping[int, Any] | None = None) -> None:
+        self._call = partial(getattr(self._group, verb), *(() if by_slot is None else (by_slot,)))
 
-    def _send_all(self, actions: Mapping[int, Action]) -> None:
-        """The step is taken by `receive`."""
-
-    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[list[Finished], list[Crash]]:
-        return self._group.step(actions)
-
-    def _renew(self, lost: Mapping[int, int]) -> list[Crash]:
-        return self._group.renew(lost)
-
-    def _states(self) -> dict[int, dict[str, Any]]:
-        return self._group.state_dict()
-
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
-        return self._group.load_state_dict(states)
+    def _answers(self, *, making: bool = False) -> tuple[list[Any], list[Crash]]:
+        return [self._call()], []

@@ -8,9 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Restart, TaskSpec, permutation
-from mow.envs.guarded import SimulatorFailure
-from mow.envs.vector_group import FLAGS, Crash, Finished
+from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Restart, TaskSpec
+from mow.envs.vector_group import FLAGS, Crash
 
 _LOG = logging.getLogger("mow")
 
@@ -52,10 +51,9 @@ class OrderedVectorEnv(ABC):
         Raises: EnvFailure if a simulator fails.
         """
         self._check_idle()
-        try:
-            self._reset_all()
-        except SimulatorFailure as failure:
-            raise self._end_with(str(failure), failure.traceback) from failure
+        self._ask("reset")
+        answers, crashes = self._answers()
+        self._give_up_if([*crashes, *(crash for failed in answers for crash in failed)])
         self._ready = True
         return self._board["frame"][self._slots], self._board["is_first"][self._slots]
 
@@ -78,8 +76,8 @@ class OrderedVectorEnv(ABC):
         shape = (len(self._slots), self.layout.size)
         if action.shape != shape:
             raise ValueError(f"action needs shape {shape}, got {action.shape}: encode it with .layout")
-        self._sent = dict(zip(self._slots.tolist(), self.layout.decode_all(action), strict=True))
-        self._send_all(self._sent)
+        self._sent = {int(slot): self.layout.decode(k, action[k]) for k, slot in enumerate(self._slots)}
+        self._ask("step", self._sent)
 
     def receive(self) -> EnvStep:
         """End the step that was sent. Raises: EnvFailure, which ends all; RuntimeError if none was sent."""
@@ -87,8 +85,9 @@ class OrderedVectorEnv(ABC):
         if self._sent is None:
             raise RuntimeError("no step is under way: call send before receive")
         actions, self._sent = self._sent, None
-        ended, crashes = self._receive_all(actions)
-        restarts, lost = self._recover(crashes, actions)
+        answers, crashes = self._answers()
+        restarts, lost = self._recover([*crashes, *(crash for _, failed in answers for crash in failed)], actions)
+        ended = [episode for episodes, _ in answers for episode in episodes]
         finished = {slot: (total, length, success) for slot, total, length, success in ended if slot not in lost}
         self._failures.update((slot, 0) for slot in finished)
         shown = [(k, int(slot)) for k, slot in enumerate(self._slots)]
@@ -102,21 +101,25 @@ class OrderedVectorEnv(ABC):
     def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None:
         """Make task k the old task order[k]; no environment is touched. Raises: ValueError unless a permutation."""
         self._check_idle()
-        index = permutation(order, len(self._slots))
+        index = np.asarray(order).tolist()
+        if sorted(index) != [*range(len(self._slots))]:
+            raise ValueError(f"expected a permutation of 0..{len(self._slots) - 1}, got {index}: name every task once")
         self._slots = self._slots[index]
         self.specs = tuple(self.specs[old] for old in index)
-        self.layout = self.layout.reorder(index)
+        self.layout = ActionLayout.from_tasks(self.specs)
 
     def state_dict(self) -> dict[str, Any]:
         """State of all tasks in their present order, as JSON; after an EnvFailure: only the order.
 
         A task without a state begins a new episode when it is loaded.
         """
-        if self._given_up:
-            states = {slot: self._lost(slot) for slot in range(len(self._names))}
-        else:
+        # A simulator that is gone has no state, and is replaced and reported in the next step.
+        states: dict[int, Any] = {slot: {"env": None, "restarts": count + 1} for slot, count in self._restarts.items()}
+        if not self._given_up:
             self._check_idle()
-            states = self._states()
+            self._ask("state_dict")
+            for kept in self._answers()[0]:
+                states |= kept
         return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
@@ -129,10 +132,10 @@ class OrderedVectorEnv(ABC):
         self.reorder([self._slots.tolist().index(slot) for slot in state["slots"]])
         states = {int(slot): kept for slot, kept in state["tasks"].items()}
         self._restarts.update((slot, kept["restarts"]) for slot, kept in states.items())
-        try:
-            renewed = self._load_states(states)
-        except SimulatorFailure as failure:
-            raise self._end_with(str(failure), failure.traceback) from failure
+        self._ask("load_state_dict", states)
+        answers, crashes = self._answers(making=True)
+        self._give_up_if([*crashes, *(crash for _, failed in answers for crash in failed)])
+        renewed = {slot for slots, _ in answers for slot in slots}
         self._ready = True
         return {k: self._board["frame"][slot].copy() for k, slot in enumerate(self._slots) if slot in renewed}
 
@@ -163,7 +166,9 @@ class OrderedVectorEnv(ABC):
             for slot in lost:
                 self._restarts[slot] += 1
             all_lost.update(lost)
-            crashes = self._renew({slot: self._restarts[slot] for slot in lost})
+            self._ask("renew", {slot: self._restarts[slot] for slot in lost})
+            answers, dead = self._answers(making=True)
+            crashes = [*dead, *(crash for failed in answers for crash in failed)]
         self._board["truncated"][list(all_lost)] = True
         return tuple(restarts), all_lost
 
@@ -174,21 +179,17 @@ class OrderedVectorEnv(ABC):
                 often = f" failed {times} times in a row, with no finished episode between" if times > 1 else ""
                 action = np.array2string(np.asarray(actions[slot]), precision=4, max_line_width=10_000)
                 where = f"seed {self._seed}, simulator {self._restarts[slot] + 1}, action {action}"
-                raise self._give_up(crash, often, f" ({where})")
+                raise self._failure(crash, often, f" ({where})")
 
-    def _give_up(self, crash: Crash, often: str = "", where: str = "") -> EnvFailure:
-        line = f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}"
-        return self._end_with(line, crash.traceback)
+    def _give_up_if(self, crashes: Sequence[Crash]) -> None:
+        if crashes:
+            raise self._failure(min(crashes))
 
-    def _end_with(self, line: str, traceback: str) -> EnvFailure:
+    def _failure(self, crash: Crash, often: str = "", where: str = "") -> EnvFailure:
         """Close everything. Returns: the error to raise."""
         self.close()
         self._given_up = True
-        return EnvFailure(line, traceback)
-
-    def _lost(self, slot: int) -> dict[str, Any]:
-        """The state of a simulator that is gone: another begins."""
-        return {"env": None, "restarts": self._restarts[slot] + 1}
+        return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}", crash.traceback)
 
     def _tasks(self, slots: Iterable[int]) -> tuple[str, ...]:
         return tuple(self._names[slot] for slot in slots)
@@ -202,25 +203,18 @@ class OrderedVectorEnv(ABC):
         if self._closed:
             raise RuntimeError("these environments are closed: make new ones")
 
-    # Where they are: the methods of TaskGroup for all slots -----------------------------------------------------------
+    # Where they are -------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _reset_all(self) -> None: ...
+    def _ask(self, verb: str, by_slot: Mapping[int, Any] | None = None) -> None:
+        """Begin a method of every TaskGroup: with its part of `by_slot`, or without arguments if that is None."""
 
     @abstractmethod
-    def _send_all(self, actions: Mapping[int, Action]) -> None: ...
+    def _answers(self, *, making: bool = False) -> tuple[list[Any], list[Crash]]:
+        """End it. Returns: one answer per group, in any order, and simulators that are lost with their process.
 
-    @abstractmethod
-    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[list[Finished], list[Crash]]: ...
-
-    @abstractmethod
-    def _renew(self, lost: Mapping[int, int]) -> list[Crash]: ...
-
-    @abstractmethod
-    def _states(self) -> dict[int, dict[str, Any]]: ...
-
-    @abstractmethod
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]: ...
+        Args: making: the method makes simulators, which may take longer.
+        """
 
     @abstractmethod
     def close(self) -> None: ...

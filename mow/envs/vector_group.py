@@ -1,7 +1,7 @@
 """Some tasks stepped one after the other, with their answers written into an array that may be shared memory."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -60,11 +60,6 @@ class Crash(NamedTuple):
     reason: str  # one line
     traceback: str = ""
 
-    @classmethod
-    def of(cls, slot: int, failure: SimulatorFailure) -> "Crash":
-        """A simulator that raised takes no other with it."""
-        return cls((slot,), (slot,), failure.reason, failure.traceback)
-
 
 class TaskGroup:
     """The environments of some slots, stepped one after the other; writes what they answer into `board` [K].
@@ -106,37 +101,27 @@ class TaskGroup:
         self._fresh = True
         return {slot: env.task for slot, env in self._envs.items()}
 
-    def reset(self) -> None:
-        """Open an episode in every slot; right after `build` they are open. Raises: SimulatorFailure."""
-        if not self._fresh:
-            for slot in self._each(self._envs):
-                self._begin(slot)
-        self._fresh = False
+    def reset(self) -> list[Crash]:
+        """Open an episode in every slot; right after `build` they are open. Returns: simulators that failed."""
+        fresh, self._fresh = self._fresh, False
+        return [] if fresh else self._tried(self._begin, self._envs)
 
     def step(self, actions: Mapping[int, Action]) -> tuple[list[Finished], list[Crash]]:
         """Take native actions, by slot. Returns: finished episodes, and simulators that failed."""
         finished: list[Finished] = []
-        crashes = []
-        for slot in self._each(self._envs):
-            try:
-                finished += self._step(slot, actions[slot])
-            except SimulatorFailure as failure:
-                crashes.append(Crash.of(slot, failure))
-        return finished, crashes
+        return finished, self._tried(lambda slot: finished.extend(self._step(slot, actions[slot])), self._envs)
 
     def renew(self, lost: Mapping[int, int]) -> list[Crash]:
         """Make simulators anew, each with an open episode. Returns: those that failed again.
 
         Args: lost: by slot, how often its simulator has been made anew; its seeds follow from that.
         """
-        crashes = []
-        for slot in self._each(lost):
-            try:
-                self._make(slot, lost[slot])
-                self._begin(slot)
-            except SimulatorFailure as failure:
-                crashes.append(Crash.of(slot, failure))
-        return crashes
+
+        def renew_one(slot: int) -> None:
+            self._make(slot, lost[slot])
+            self._begin(slot)
+
+        return self._tried(renew_one, lost)
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """By slot: the episode so far, and the environment's own state or None."""
@@ -145,14 +130,14 @@ class TaskGroup:
             for slot in self._each(self._envs)
         }
 
-    def load_state_dict(self, states: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    def load_state_dict(self, states: Mapping[int, Mapping[str, Any]]) -> tuple[list[int], list[Crash]]:
         """Go on from state_dict() in the slots of this group; makes the environments that are missing.
 
-        Returns: slots without a state of their own, which have opened a new episode.
-        Raises: SimulatorFailure if a simulator cannot load its state or open an episode.
+        Returns: slots without a state of their own, which have opened a new episode, and simulators that failed.
         """
-        self._fresh, renewed = False, []
-        for slot in self._each(self._slots):
+        self._fresh, renewed = False, list[int]()
+
+        def load(slot: int) -> None:
             own = dict(states[slot])
             kept, progress = own.pop("env"), _Progress(**own)
             if slot not in self._envs or progress.restarts != self._progress[slot].restarts:
@@ -163,7 +148,8 @@ class TaskGroup:
             elif not progress.over:  # else nothing of the episode is to come
                 self._open(slot)
                 renewed.append(slot)
-        return renewed
+
+        return renewed, self._tried(load, self._slots)
 
     def close(self) -> None:
         """Free all environments; what they raise is logged."""
@@ -215,6 +201,16 @@ class TaskGroup:
         if opens:
             self._open(slot)
         return [(slot, progress.episode_return, progress.length, progress.success)] if ended else []
+
+    def _tried(self, call: Callable[[int], None], slots: Iterable[int]) -> list[Crash]:
+        """Call `call` with each slot. Returns: simulators that failed."""
+        crashes = []
+        for slot in self._each(slots):
+            try:
+                call(slot)
+            except SimulatorFailure as failure:
+                crashes.append(Crash((slot,), (slot,), failure.reason, failure.traceback))
+        return crashes
 
     def _each(self, slots: Iterable[int]) -> Iterator[int]:
         # Without try and finally on purpose: the slot that fails stays marked.

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from mow.envs.guarded import SimulatorFailure
 from mow.envs.vector_group import RECORD, TaskGroup
 
 # Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the calling thread; with
@@ -24,26 +23,9 @@ from mow.envs.vector_group import RECORD, TaskGroup
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
-class Report(NamedTuple):
-    """Error that ended a worker."""
-
-    user_error: type[ValueError] | type[ImportError] | None  # what to raise at the start, for an error of the user
-    message: str
-    reason: str  # one line, without the name of the task
-    traceback: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Report":
-        user_error = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), None)
-        if isinstance(error, SimulatorFailure):
-            return cls(user_error, str(error), error.reason, error.traceback)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return cls(user_error, str(error), reason, "".join(traceback.format_exception(error)))
-
-
 @dataclass(frozen=True, eq=False)
 class Worker:
-    """A process, seen from its parent, which sends (verb, *arguments) and gets (Report or None, answer)."""
+    """A process, seen from its parent, which sends (verb, *arguments) and gets (error or None, answer)."""
 
     process: SpawnProcess
     connection: Connection
@@ -118,8 +100,11 @@ def _work(
                 verb, *arguments = connection.recv()
                 connection.send((None, getattr(group, verb)(*arguments)))
     except BaseException as error:  # noqa: BLE001 - the process ends in order, without a second traceback
+        kind = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
+        sent = kind(str(error) or type(error).__name__)  # a kind that the parent can unpickle
+        sent.add_note("".join(traceback.format_exception(error)))
         with suppress(OSError):  # the parent closed the pipe or is gone
-            connection.send((Report.of(error), None))
+            connection.send((sent, None))
 
 
 def _follow_parent() -> None:

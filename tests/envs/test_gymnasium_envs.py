@@ -158,8 +158,8 @@ def test_it_repeats_itself(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("Here/Wlak-v0", "did you mean gym:Here/Walk-v0, "),
-        ("CartPole-v9", "gym:CartPole-v"),
+        ("Here/Wlak-v0", "unknown task .*Did you mean: `Walk`"),
+        ("CartPole-v9", "unknown task .*CartPole"),
         ("Here/Many-v0", r"cannot be laid out beside other tasks: its actions are MultiDiscrete\(\[3 4\]\), expected"),
         ("Here/Free-v0", r"its actions are Box\(-inf, inf, \(2,\), float32\), expected Discrete or a Box"),
         ("Here/Dark-v0", r"gym:Here/Dark-v0 does not draw itself \(render modes: human\)"),
@@ -174,7 +174,7 @@ def test_what_cannot_be_a_task_is_one_line(name: str, says: str) -> None:
 def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises(ImportError, match=r"nowhere_at_all:Bar-v0' needs the package nowhere_at_all .*pip install"):
         check_task("gym:nowhere_at_all:Bar-v0")
-    for task, says in (("gym:nowhere_at_all:Bar-v0", "needs the package"), ("gym:Here/Wlak-v0", "did you mean")):
+    for task, says in (("gym:nowhere_at_all:Bar-v0", "needs the package"), ("gym:Here/Wlak-v0", "unknown task")):
         with pytest.raises(UsageError, match=says):
             command_line.parse(["--tasks", task])
 
