@@ -43,12 +43,7 @@ class AtariEnv:
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        seed: int,
-        protocol: object = "100k",
-        action_set: object = "minimal",
+        self, name: str, *, seed: int, protocol: object = "100k", action_set: object = "minimal",
         time_limit: object = TIME_LIMIT,
     ) -> None:
         if protocol not in ("100k", "storm"):

@@ -42,24 +42,16 @@ class SimulatorFailure(ValueError):
         super().__init__(line if plain else f"{name}: its simulator fails: {self.reason} ({where})")
 
 
-class SimulatorMissing(SimulatorFailure, ImportError):
-    """Something that a simulator needs is not installed."""
-
-
 class GuardedEnv:
     """One task, as `mow.envs.make` gives it; its methods raise nothing but SimulatorFailure, and `close` nothing.
 
     Args:
         name, seed, options: see `mow.envs.make`.
-        on_call: called before every call of the simulator.
-    Raises: SimulatorFailure, a ValueError, if the simulator cannot be made; SimulatorMissing, also an ImportError, if
-        something is not installed.
+    Raises: SimulatorFailure, a ValueError, if the simulator cannot be made or is not installed.
     """
 
-    def __init__(
-        self, name: str, *, seed: int, options: Mapping[str, object], on_call: Callable[[], None] = lambda: None
-    ) -> None:
-        self._name, self._on_call = name, on_call
+    def __init__(self, name: str, *, seed: int, options: Mapping[str, object]) -> None:
+        self._name = name
         self._env: Env = self._call(make, name, seed=seed, options=options)
         self._closed = False
         self.task = self._env.task
@@ -90,13 +82,11 @@ class GuardedEnv:
         self._call(self._env.load_state_dict, state)  # type: ignore[attr-defined]
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        self._on_call()
         try:
             with kept_process():
                 return function(*arguments, **named)
         except (Exception, SystemExit) as error:
-            kind = SimulatorMissing if isinstance(error, ImportError) else SimulatorFailure
-            raise kind(self._name, error) from error
+            raise SimulatorFailure(self._name, error) from error
 
     def _reset(self, seed: int | None) -> tuple[Frame, dict[str, bool]]:
         frame, info = parts_of(self._name, self._env.reset(seed=seed), ("frame", "info"))

@@ -35,14 +35,8 @@ class VectorEnv(Protocol):
 
 
 def make_vector(
-    tasks: Sequence[str],
-    *,
-    seed: int,
-    num_workers: int,
-    options: Mapping[str, object],
-    max_restarts: int = 0,
-    timeout_s: float = 60.0,
-    final_frames: bool = False,
+    tasks: Sequence[str], *, seed: int, num_workers: int, options: Mapping[str, object], max_restarts: int = 0,
+    timeout_s: float = 60.0, final_frames: bool = False,
 ) -> VectorEnv:
     """The tasks in this process (num_workers = 0) or in at most one worker process per task.
 
@@ -54,13 +48,13 @@ def make_vector(
         num_workers: processes.
         options: of the suites.
         max_restarts: in a row, of a simulator that fails; see OrderedVectorEnv.
-        timeout_s: how long one simulator in a worker may take for one call, a step or a reset, in seconds; to be made
-            it may take 10 s more. Without workers a simulator that hangs cannot be ended.
+        timeout_s: seconds that one simulator in a worker may take for a step and a reset; to be made it may take 10 s
+            more. Without workers a simulator that hangs cannot be ended.
         final_frames: show the final frame of an episode too (EnvStep.is_last). The action taken at it is ignored: the
             next step has reward 0 and opens the next episode, and is no step of either. Without, the step that ends an
             episode shows the first frame of the next one.
-    Raises: ValueError if num_workers or max_restarts is negative, there is no task, a task or option is unknown, or a
-        simulator fails in its constructor or first reset; ImportError if one is not installed. One line.
+    Raises: ValueError in one line if num_workers or max_restarts is negative, there is no task, a task or option is
+        unknown, or a simulator is not installed or fails in its constructor or first reset.
     """
     if num_workers < 0:
         raise ValueError(f"num_workers counts processes, got {num_workers}: pass 0 to stay in this process")
@@ -79,12 +73,7 @@ class SerialVectorEnv(OrderedVectorEnv):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        *,
-        seed: int,
-        options: Mapping[str, object],
-        max_restarts: int = 0,
+        self, tasks: Sequence[str], *, seed: int, options: Mapping[str, object], max_restarts: int = 0,
         final_frames: bool = False,
     ) -> None:
         super().__init__(tasks, np.zeros(len(tasks), RECORD), seed, max_restarts)

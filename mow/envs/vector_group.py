@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ RECORD = np.dtype(
         ("truncated", np.bool_),
         ("life_lost", np.bool_),
         ("busy", np.bool_),  # being worked on: the task that a dead or hung worker was in
-        ("called", np.float64),  # time.monotonic() of the latest call of its simulator
+        ("since", np.float64),  # time.monotonic() when that began
     ],
     align=True,
 )
@@ -71,12 +70,7 @@ class TaskGroup:
     """
 
     def __init__(
-        self,
-        slots: Mapping[int, str],
-        board: NDArray[np.void],
-        seed: int,
-        options: Mapping[str, object],
-        *,
+        self, slots: Mapping[int, str], board: NDArray[np.void], seed: int, options: Mapping[str, object], *,
         final_frames: bool = False,
     ) -> None:
         self._slots, self._seed, self._options, self._final_frames = slots, seed, options, final_frames
@@ -160,13 +154,8 @@ class TaskGroup:
         if slot in self._envs:
             self._envs.pop(slot).close()
         seed = derived_seed(self._seed, slot, *([restarts, 0] if restarts else []))
-        self._envs[slot] = GuardedEnv(
-            self._slots[slot], seed=seed, options=self._options, on_call=partial(self._note_call, slot)
-        )
+        self._envs[slot] = GuardedEnv(self._slots[slot], seed=seed, options=self._options)
         self._progress[slot] = _Progress(restarts=restarts)
-
-    def _note_call(self, slot: int) -> None:
-        self._board["called"][slot] = time.monotonic()
 
     def _begin(self, slot: int) -> None:
         """Open an episode that no step led to."""
@@ -215,6 +204,6 @@ class TaskGroup:
     def _each(self, slots: Iterable[int]) -> Iterator[int]:
         # Without try and finally on purpose: the slot that fails stays marked.
         for slot in slots:
-            self._board["busy"][slot] = True
+            self._board["busy"][slot], self._board["since"][slot] = True, time.monotonic()
             yield slot
             self._board["busy"][slot] = False

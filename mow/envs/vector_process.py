@@ -100,8 +100,8 @@ def _work(
                 verb, *arguments = connection.recv()
                 connection.send((None, getattr(group, verb)(*arguments)))
     except BaseException as error:  # noqa: BLE001 - the process ends in order, without a second traceback
-        kind = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), RuntimeError)
-        sent = kind(str(error) or type(error).__name__)  # a kind that the parent can unpickle
+        # A kind that the parent can unpickle.
+        sent = ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(repr(error))
         sent.add_note("".join(traceback.format_exception(error)))
         with suppress(OSError):  # the parent closed the pipe or is gone
             connection.send((sent, None))

@@ -30,20 +30,12 @@ class WorkerVectorEnv(OrderedVectorEnv):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        *,
-        seed: int,
-        num_workers: int,
-        options: Mapping[str, object],
-        max_restarts: int = 0,
-        timeout_s: float = 60.0,
-        final_frames: bool = False,
+        self, tasks: Sequence[str], *, seed: int, num_workers: int, options: Mapping[str, object],
+        max_restarts: int = 0, timeout_s: float = 60.0, final_frames: bool = False,
     ) -> None:
         memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * RECORD.itemsize)
         super().__init__(tasks, np.frombuffer(memory, RECORD), seed, max_restarts)
-        self._memory, self._options, self._timeout_s = memory, options, timeout_s
-        self._final_frames = final_frames
+        self._memory, self._options, self._final_frames, self._timeout_s = memory, options, final_frames, timeout_s
         self._workers: list[Worker] = []
         self._pending: list[Worker] = []  # with a request under way
         self._lost_early: list[Crash] = []  # gone at the time of the request
@@ -86,7 +78,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
     def _answers(self, *, making: bool = False) -> tuple[list[Any], list[Crash]]:
         """See OrderedVectorEnv; workers without an answer are ended.
 
-        The time limit counts from the latest call of a simulator that is at work, not from the request.
+        The time limit counts from the start of the work on one task, not from the request.
         Raises: what a worker raised.
         """
         answers, crashes = [], self._lost_early
@@ -94,7 +86,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
         self._pending, self._lost_early = [], []
         asked, limit_s = time.monotonic(), self._timeout_s + _MAKING_S * making
         while waiting:
-            ends = {worker.connection: self._called(worker, asked) + limit_s for worker in waiting.values()}
+            ends = {worker.connection: self._since(worker, asked) + limit_s for worker in waiting.values()}
             ready = wait(list(waiting), max(0.0, min(ends.values()) - time.monotonic()))
             for ours in cast(list[Connection], ready):
                 worker = waiting.pop(ours)
@@ -109,15 +101,15 @@ class WorkerVectorEnv(OrderedVectorEnv):
                     answers.append(answer)
             if not ready:
                 now = time.monotonic()
-                for worker in [one for one in waiting.values() if self._called(one, asked) + limit_s <= now]:
+                for worker in [one for one in waiting.values() if self._since(one, asked) + limit_s <= now]:
                     del waiting[worker.connection]
                     reason = f"its worker gave no answer within {limit_s:g} s (env.timeout_s)"
                     crashes.append(self._crash(worker, reason))
         return answers, crashes
 
-    def _called(self, worker: Worker, asked: float) -> float:
-        """Start of its present call of a simulator, or of the request, if none has begun since."""
-        return max([asked, *(self._board["called"][slot] for slot in worker.slots if self._board["busy"][slot])])
+    def _since(self, worker: Worker, asked: float) -> float:
+        """Start of the work on its present task, or of the request, if none has begun since."""
+        return max([asked, *(self._board["since"][slot] for slot in worker.slots if self._board["busy"][slot])])
 
     def _ended(self, worker: Worker) -> Crash:
         if not worker.ended:

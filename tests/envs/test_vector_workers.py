@@ -97,7 +97,7 @@ def test_a_missing_simulator_is_told_as_in_one_process(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     code = "from mow.envs.vector import make_vector; make_vector(['atari:Pong'], seed=0, num_workers=1, options={})"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "\nImportError: task 'atari:Pong' cannot load its simulator (not here): pip install" in done.stderr
+    assert "\nValueError: task 'atari:Pong' cannot load its simulator (not here): pip install" in done.stderr
 
 
 @pytest.mark.parametrize("between", ["steps", "step and reset"])

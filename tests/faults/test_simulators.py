@@ -196,7 +196,7 @@ STARTS = {
 
 def test_what_does_not_start_is_one_line_with_workers_and_without() -> None:
     for kind, says in STARTS.items():
-        with pytest.raises(ImportError if kind == "ImportErrorFirst" else ValueError) as caught:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the line is looked at below
             made((kind,), 0)
         line = str(caught.value)
         assert "\n" not in line
@@ -204,9 +204,9 @@ def test_what_does_not_start_is_one_line_with_workers_and_without() -> None:
     for kind in ("NoRenderMode", "FailsToReset", "SystemExitFirst", "ImportErrorFirst", "GreyFirst"):
         lines = set()
         for num_workers in (0, 1):
-            with pytest.raises((ValueError, ImportError)) as caught:
+            with pytest.raises(ValueError) as caught:  # noqa: PT011 - the lines are compared
                 made((kind,), num_workers)
-            lines.add((issubclass(caught.type, ImportError), str(caught.value)))
+            lines.add(str(caught.value))
         assert len(lines) == 1
 
 
