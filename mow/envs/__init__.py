@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from mow.envs.base import Env
-from mow.envs.suites import SUITES
-from mow.envs.task_sets import SETS
+from mow.envs.suites import SUITES as SUITES
+from mow.envs.task_sets import SETS as SETS
 
 
 def task_names() -> tuple[str, ...]:

@@ -64,22 +64,15 @@ class AtariEnv:
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", 0.25 if self._storm else 0.0)
         self._ale.setInt("max_num_frames_per_episode", 0)  # no limit of its own: that would count the no-ops
-        rom = roms.get_rom_path(_ROMS[name])
-        assert rom is not None, name
-        self._rom = rom
+        self._rom: Any = roms.get_rom_path(_ROMS[name])
         self._load(seed)
         height, width = self._ale.getScreenDims()
         self._screens = np.zeros((2, height, width, 3), np.uint8)  # the last two of a step, the latest first
         self._running, self._num_steps, self._lives = False, 0, 0
         allowed = {action.value for action in self._ale.getMinimalActionSet()}
-        self.task = TaskSpec(
-            name=f"atari:{name}",
-            discrete=True,
-            num_actions=NUM_ACTIONS,
-            legal=tuple(action_set == "full" or index in allowed for index in range(NUM_ACTIONS)),
-            frame_skip=FRAME_SKIP,
-            protocol=f"{protocol}, {action_set} actions",
-        )
+        legal = tuple(action_set == "full" or index in allowed for index in range(NUM_ACTIONS))
+        words = f"{protocol}, {action_set} actions"
+        self.task = TaskSpec(f"atari:{name}", True, NUM_ACTIONS, legal, FRAME_SKIP, words)
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""

@@ -20,9 +20,6 @@ VARIANTS = {**{f"count-{v}": v for v in range(8)}, "count": 8, "slide": SLIDE_VA
 
 def draw_counter(variant: int, episode: int, step: int) -> Frame:
     """The frame of a counter: variant and step below 256, episode below 65536. [64, 64, 3]."""
-    assert variant < 256, variant
-    assert episode < 65536, episode
-    assert step < 256, step
     bits = np.unpackbits(np.array([variant, episode >> 8, episode & 255, step], np.uint8)).reshape(4, 8)
     frame = np.empty(FRAME_SHAPE, np.uint8)
     frame[:32] = 255 * bits.repeat(8, axis=0).repeat(8, axis=1)[..., None]  # [32, 64, 1]
@@ -64,18 +61,12 @@ class CountingEnv:
         num_actions = 3 + self._variant % 3 if discrete else 2
         # Every fourth variant forbids its last action, so that masks have something to mask.
         num_legal = num_actions - (discrete and self._variant % 4 == 3)
-        self.task = TaskSpec(
-            name=f"dummy:{name}",
-            discrete=discrete,
-            num_actions=num_actions,
-            legal=tuple(index < num_legal for index in range(num_actions)),
-            frame_skip=1,
-            protocol="counting",
-        )
+        legal = tuple(index < num_legal for index in range(num_actions))
+        self.task = TaskSpec(f"dummy:{name}", discrete, num_actions, legal, frame_skip=1, protocol="counting")
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open the next episode. Raises: RuntimeError if set to fail now."""
-        self._misbehave_if_asked()
+        self._fail_if_set()
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self._episode += 1
@@ -87,7 +78,7 @@ class CountingEnv:
         """Count one up. Raises: RuntimeError if the episode is over or if set to fail now; ValueError if illegal."""
         if self._step >= self._length:
             raise RuntimeError(f"{self.task.name}: no episode is running: call reset first")
-        self._misbehave_if_asked()
+        self._fail_if_set()
         right = self._is_right(action)
         self._step += 1
         self._total_steps += 1
@@ -121,7 +112,7 @@ class CountingEnv:
         target = np.array([-0.5 if self._step % 2 else 0.5, 0.5], np.float32)
         return bool(np.abs(np.asarray(action) - target).max() <= 0.5)
 
-    def _misbehave_if_asked(self) -> None:
+    def _fail_if_set(self) -> None:
         if self._hang_at == self._total_steps:
             time.sleep(3600)
         if self._fail_at == self._total_steps:

@@ -1,7 +1,6 @@
 """Any environment registered with gymnasium, with its own rendering as frames, 64 x 64 RGB. Needs gymnasium, OpenCV."""
 
 import os
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
@@ -39,20 +38,15 @@ class GymEnv:
     def __init__(self, name: str, *, seed: int, render: object = "light") -> None:
         check(name)
         cv2.setNumThreads(0)  # the workers share the cores already
-        self._env: Any = None
         self._renderer: Any = None
         try:
             _check_modes(name)
-            self._env = gymnasium.make(_registered(name), render_mode="rgb_array", disable_env_checker=True)
+            self._env: Any = gymnasium.make(_registered(name), render_mode="rgb_array", disable_env_checker=True)
             self.task = self._prepare(f"gym:{name}", seed, render)
-        except BaseException as error:
-            with suppress(Exception):  # the first error is more useful
-                self.close()
-            if isinstance(error, gymnasium.error.DependencyNotInstalled | ImportError):
-                raise ImportError(f"task 'gym:{name}' cannot load its simulator ({error}): {_REMEDY}") from error
-            if isinstance(error, gymnasium.error.Error):
-                raise ValueError(f"gym:{name} cannot be made: {error}") from error
-            raise
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise ImportError(f"task 'gym:{name}' cannot load its simulator ({error}): {_REMEDY}") from error
+        except gymnasium.error.Error as error:
+            raise ValueError(f"gym:{name} cannot be made: {error}") from error
 
     def _prepare(self, name: str, seed: int, render: object) -> TaskSpec:
         """Draw once and look at the actions."""
@@ -65,14 +59,8 @@ class GymEnv:
             self._renderer = import_module("mow.envs.mujoco_gymnasium").renderer_of(env.unwrapped, render)
         self._bounds = _bounds(name, env.action_space)
         num_actions = int(env.action_space.n) if self._bounds is None else int(np.prod(env.action_space.shape))
-        return TaskSpec(
-            name=name,
-            discrete=self._bounds is None,
-            num_actions=num_actions,
-            legal=(True,) * num_actions,
-            frame_skip=1,
-            protocol=f"gymnasium, {f'{render} rendering' if is_mujoco else f'drawn {width}x{height}'}",
-        )
+        words = f"gymnasium, {f'{render} rendering' if is_mujoco else f'drawn {width}x{height}'}"
+        return TaskSpec(name, self._bounds is None, num_actions, (True,) * num_actions, frame_skip=1, protocol=words)
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""
@@ -99,8 +87,7 @@ class GymEnv:
         """Free the simulator."""
         if self._renderer is not None:
             self._renderer.close()
-        if self._env is not None:
-            self._env.close()
+        self._env.close()
 
     def _native(self, action: Action) -> Any:
         space = self._env.action_space

@@ -16,7 +16,7 @@ class RobotEnv(ABC):
 
     Args:
         name: "suite:Task".
-        model, data: mujoco.MjModel and mujoco.MjData of the simulator, the same for its whole life.
+        model, data: mujoco.MjModel and mujoco.MjData of the simulator, the same objects throughout.
         num_actions: n.
         camera: number of the camera.
         render: "light" or "full", see Renderer.

@@ -18,12 +18,12 @@ def renderer_of(env: Any, render: object) -> mujoco_render.Renderer:
 
     Raises: ValueError if render is neither "light" nor "full"; ImportError if this machine cannot draw.
     """
-    model, said = env.model, env.mujoco_renderer
-    own = said.camera_id if said.camera_id is not None else -1
+    model, registered = env.model, env.mujoco_renderer
+    own = registered.camera_id if registered.camera_id is not None else -1
     camera = own if own >= 0 else mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
     renderer = mujoco_render.Renderer(model, camera, render)
     if camera < 0:
-        _place(renderer.camera, model, said.default_cam_config or {})
+        _place(renderer.camera, model, registered.default_cam_config or {})
     return renderer
 
 

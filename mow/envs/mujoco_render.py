@@ -25,10 +25,8 @@ from mow.envs.mujoco_meshes import thin_meshes
 
 # What each backend loads, and where that comes from. Debian's names; libegl1 alone draws nothing.
 _LIBRARIES = {"egl": ("libEGL.so.1", "libGL.so.1"), "osmesa": ("libOSMesa.so.8",)}
-_APT = {
-    "egl": "apt-get install -y --no-install-recommends libegl1 libgl1",
-    "osmesa": "apt-get install -y --no-install-recommends libosmesa6",
-}
+_PACKAGES = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}
+_INSTALL = "apt-get install -y --no-install-recommends"
 _MAX_GEOMS = 2000  # that one picture may hold; the fullest scene of the suites has some 300
 
 
@@ -41,9 +39,8 @@ def choose_backend(environ: Mapping[str, str]) -> str:
     for name, what in missing.items():
         if not what:
             return name
-    found = "; ".join(f"{name}: {what}" for name, what in missing.items())
-    first = next(iter(missing))
-    raise ImportError(f"nothing to draw with ({found}): {_APT[first]}, then set MUJOCO_GL={first}")
+    first, found = next(iter(missing)), "; ".join(f"{name}: {what}" for name, what in missing.items())
+    raise ImportError(f"nothing to draw with ({found}): {_INSTALL} {_PACKAGES[first]}, then set MUJOCO_GL={first}")
 
 
 def _missing(backend: str) -> str:

@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tell(sys.stdout, f"{'task':<12}{'policy':<8}{'mean':>9}{'std':>9}{'episodes':>10}{'stated':>9}\n")
     wrong = []
     for task, stated_returns in SUITES["tiny"].references.items():
-        policies = {"random": random_policy(seed=1), "expert": expert_action}
+        policies: dict[str, Policy] = {"random": random_policy(seed=1), "expert": expert_action}
         for (kind, policy), stated in zip(policies.items(), stated_returns, strict=True):
             returns = measure(task.removeprefix("tiny:"), policy, episodes=EPISODES, seed=0)
             mean, deviation = float(returns.mean()), float(returns.std(ddof=1))

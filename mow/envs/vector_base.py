@@ -81,7 +81,6 @@ class OrderedVectorEnv(ABC):
 
     def receive(self) -> EnvStep:
         """End the step that was sent. Raises: EnvFailure, which ends all; RuntimeError if none was sent."""
-        self._check_open()
         if self._sent is None:
             raise RuntimeError("no step is under way: call send before receive")
         actions, self._sent = self._sent, None
@@ -195,13 +194,10 @@ class OrderedVectorEnv(ABC):
         return tuple(self._names[slot] for slot in slots)
 
     def _check_idle(self) -> None:
-        self._check_open()
-        if self._sent is not None:
-            raise RuntimeError("a step is under way: call receive first")
-
-    def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("these environments are closed: make new ones")
+        if self._sent is not None:
+            raise RuntimeError("a step is under way: call receive first")
 
     # Where they are -------------------------------------------------------------------------------------------------
 

@@ -84,9 +84,9 @@ class WorkerVectorEnv(OrderedVectorEnv):
         answers, crashes = [], self._lost_early
         waiting = {worker.connection: worker for worker in self._pending}
         self._pending, self._lost_early = [], []
-        asked, limit_s = time.monotonic(), self._timeout_s + _MAKING_S * making
+        sent_at, limit_s = time.monotonic(), self._timeout_s + _MAKING_S * making
         while waiting:
-            ends = {worker.connection: self._since(worker, asked) + limit_s for worker in waiting.values()}
+            ends = {worker.connection: self._since(worker, sent_at) + limit_s for worker in waiting.values()}
             ready = wait(list(waiting), max(0.0, min(ends.values()) - time.monotonic()))
             for ours in cast(list[Connection], ready):
                 worker = waiting.pop(ours)
@@ -101,15 +101,15 @@ class WorkerVectorEnv(OrderedVectorEnv):
                     answers.append(answer)
             if not ready:
                 now = time.monotonic()
-                for worker in [one for one in waiting.values() if self._since(one, asked) + limit_s <= now]:
+                for worker in [one for one in waiting.values() if self._since(one, sent_at) + limit_s <= now]:
                     del waiting[worker.connection]
                     reason = f"its worker gave no answer within {limit_s:g} s (env.timeout_s)"
                     crashes.append(self._crash(worker, reason))
         return answers, crashes
 
-    def _since(self, worker: Worker, asked: float) -> float:
+    def _since(self, worker: Worker, sent_at: float) -> float:
         """Start of the work on its present task, or of the request, if none has begun since."""
-        return max([asked, *(self._board["since"][slot] for slot in worker.slots if self._board["busy"][slot])])
+        return max([sent_at, *(self._board["since"][slot] for slot in worker.slots if self._board["busy"][slot])])
 
     def _ended(self, worker: Worker) -> Crash:
         if not worker.ended:

@@ -61,7 +61,7 @@ def test_what_happened_is_told(num_workers: int, caplog: pytest.LogCaptureFixtur
     assert sorted(task for restart in restarts for task in restart.tasks) == sorted(TASKS)
     slide = next(restart for restart in restarts if restart.tasks == ("dummy:slide",))
     assert slide.reason == "RuntimeError: dummy:slide: fails at step 20, as set"
-    assert "_misbehave_if_asked" in slide.traceback
+    assert "_fail_if_set" in slide.traceback
     assert f"dummy:slide: {slide.reason}; a new episode begins" in caplog.messages
 
 
@@ -136,7 +136,7 @@ def test_after_the_last_restart_it_ends_with_the_traceback(num_workers: int, fai
     )
     assert caught.value.line.startswith(line)
     assert 0 <= int(caught.value.line.removeprefix(line).removesuffix(")")) < env.specs[0].num_actions
-    assert "_misbehave_if_asked" in caught.value.traceback
+    assert "_fail_if_set" in caught.value.traceback
     with pytest.raises(RuntimeError, match="closed"):
         played(env, 1)
     kept = json.loads(json.dumps(env.state_dict()))  # a run can be saved all the same

@@ -63,7 +63,7 @@ def test_an_error_names_the_task_and_carries_the_traceback(tasks: tuple[str, ...
     assert caught.value.line.startswith(said)
     assert message.startswith(f"{caught.value.line}\n")
     assert "Traceback" in message
-    assert "_misbehave_if_asked" in message
+    assert "_fail_if_set" in message
     assert tasks[1] not in message
     assert gone(pid)
     with pytest.raises(RuntimeError, match="closed"):
