@@ -46,7 +46,6 @@ from bench.env_peers import (
 from bench.floors import Work
 from bench.race import Contestant, Inputs, Race
 from mow import envs
-from mow.envs.protocols import PROTOCOLS
 from mow.envs.task_sets import ATARI26, MT50
 from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
 from mow.system.machine import available_cores
@@ -138,9 +137,9 @@ def needs(suite: str) -> None:
     """Skip where a suite is unknown or its simulator not installed."""
     if suite not in envs.SUITES:
         pytest.skip(f"mow.envs has no suite {suite}")
-    missing = [module for module in PROTOCOLS[suite].needs if find_spec(module) is None]
+    missing = [module for module in envs.SUITES[suite].needs if find_spec(module) is None]
     if missing:
-        pytest.skip(f"needs {', '.join(missing)}: {envs.remedy(suite)}")
+        pytest.skip(f"needs {', '.join(missing)}: {envs.SUITES[suite].remedy}")
 
 
 def race_steps(race: Race, tasks: Sequence[str], make: MakeSimulator, others: dict[str, Callable[[], Peer]]) -> None:

@@ -11,6 +11,7 @@ from mow import envs
 from mow.batch import TransitionBatch
 from mow.engine.collector import Collector
 from mow.envs.base import FRAME_SHAPE, TaskSpec
+from mow.envs.suites import Protocol, Suite
 from mow.envs.vector import SerialVectorEnv
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import LossConfig
@@ -105,9 +106,9 @@ def test_a_coin_that_the_next_frame_shows(config):
 @FORMS
 def test_a_coin_that_only_a_final_frame_shows(config, monkeypatch):
     """From the simulator through collector and replay to the losses."""
-    monkeypatch.setitem(envs.SUITES, "coin", __name__)
-    monkeypatch.setitem(envs.OPTIONS, "coin", ())
-    monkeypatch.setattr(envs, "task_names", lambda: ("coin:toss",))
+    protocol = Protocol(actions="", horizon="", reward="", source="")
+    suite = Suite(name="coin", module=__name__, tasks=("coin:toss",), protocol=protocol)
+    monkeypatch.setitem(envs.SUITES, "coin", suite)
     final_frames = config.outcome == "arrival"
     with SerialVectorEnv(("coin:toss",), seed=0, options={}, final_frames=final_frames) as vector:
         replay = ReplayBuffer(1, 600, FRAME_SHAPE, ACTION_SIZE, seed=0)

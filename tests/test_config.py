@@ -168,11 +168,11 @@ def test_config_imports_without_torch() -> None:
 
 
 def test_what_environments_are_made_with_is_known_to_them() -> None:
-    from mow.envs import OPTIONS
+    from mow.envs import SUITES
 
     made = EnvConfig(render="full", metaworld_repeat=3).options
     assert (made["render"], made["metaworld_repeat"], made["dmc_repeat"]) == ("full", 3, 2)
-    assert set(made) <= {option for names in OPTIONS.values() for option in names}
+    assert set(made) <= {option for suite in SUITES.values() for option in suite.options}
 
 
 def test_fields_of_which_nothing_is_learnt_exist() -> None:

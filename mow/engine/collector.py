@@ -70,20 +70,17 @@ class Collector:
     def end_step(self) -> EnvStep:
         """Wait for the environments and store their step.
 
-        The action chosen at a final frame was not taken, and zeros are stored for it. Where a simulator was lost the
-        outcome of the action is unknown: the step stored in its place is that of a new simulator with the same action,
-        an episode of its own (EnvStep.restarted).
+        The action chosen at a final frame was not taken, and zeros are stored for it.
         Raises: EnvFailure if one fails for good; nothing is stored then.
         """
         assert self._action is not None, "a step begins first"
         action, self._action = self._action, None
         step = self.envs.receive()
-        frame, is_first, is_last = self.frame.copy(), self.is_first.copy(), self.is_last.copy()
-        for k, first in step.restarted.items():
-            frame[k], is_first[k], is_last[k] = first, True, False
-        action = np.where(is_last[:, None], np.float32(0), action)
+        action = np.where(self.is_last[:, None], np.float32(0), action)
         terminated = step.terminated | step.life_lost
-        self.replay.add(frame, action, step.reward, terminated, step.truncated, is_first, is_last, **self._extra)
+        self.replay.add(
+            self.frame, action, step.reward, terminated, step.truncated, self.is_first, self.is_last, **self._extra
+        )
         self.frame, self.is_first, self.is_last = step.frame, step.is_first, step.is_last
         for episode in step.finished:
             score = self.scores[episode.task]

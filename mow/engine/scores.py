@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mow.engine.evaluator import TaskEvaluation
-from mow.envs.references import normalised_return, reference_returns
+from mow.envs.suites import normalised_return, reference_returns
 from mow.system.whole_file import write_json
 
 

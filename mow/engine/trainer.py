@@ -20,7 +20,7 @@ from mow.engine.progress import Phase as PhaseProgress
 from mow.engine.progress import Progress, TaskProgress
 from mow.engine.scores import recent_score
 from mow.engine.state import keep_and_prune, save_run
-from mow.envs.references import reference_returns
+from mow.envs.suites import reference_returns
 from mow.methods.base import Actor, Learner, Method, Note, Phase, Picture, Reorder, Update
 from mow.nn.finite import REMEDY, NotFinite
 from mow.replay import Prefetcher, Request

@@ -4,15 +4,22 @@ Without arguments all suites, tasks and sets are listed, and whether their simul
 """
 
 import argparse
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 from mow import envs
-from mow.envs.protocols import PROTOCOLS, table
+from mow.envs.base import FRAME_SHAPE, ActionLayout, Frame
+from mow.envs.guarded import GuardedEnv
+from mow.envs.suites import Protocol, Suite
 from mow.envs.tiny import TASKS as TINY_TASKS
 from mow.system.console import complain, program, tell
 from mow.system.shell import expanded
@@ -35,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.preview:
             _preview(options)
         else:
-            _say(table(tuple(envs.SUITES)) if options.protocol else listing())
+            _say(protocols() if options.protocol else listing())
     except (ImportError, ValueError) as error:
         complain(f"mow envs: {error}")
         return 2
@@ -56,11 +63,9 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="random steps before the frame (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is previewed (%(default)s)")
     options = parser.parse_args(arguments)
-    for name, most in (("steps", 1_000_000), ("seed", 2**32 - 1)):
-        value = getattr(options, name)
-        if not 0 <= value <= most:
-            bound = "0 or more" if value < 0 else f"at most {most}"
-            raise ValueError(f"--{name} must be {bound}, got {value}")
+    for name in ("steps", "seed"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name} must be 0 or more, got {getattr(options, name)}")
     return options
 
 
@@ -70,28 +75,69 @@ def _preview(options: argparse.Namespace) -> None:
     if not names or out.suffix != ".png" or not out.parent.is_dir():
         raise ValueError(f"--preview needs names and then a .png in an existing folder, got "
                          f"{' '.join(options.preview)}: write --preview atari26 out.png")
-    tasks = list(dict.fromkeys(task for name in names for task in envs.SETS.get(name, (name,))))
+    tasks = envs.expand(names)
     for task in tasks:
-        if ":" not in task:
-            raise ValueError(f"unknown set {task!r}: expected one of {', '.join(envs.SETS)}, or a task as atari:Pong")
         envs.check_task(task)
-    from mow.envs.contact_sheet import write_sheet
-
-    write_sheet(tasks, out, num_steps=options.steps, seed=options.seed, say=_say)
+    frames = [frame_after(task, num_steps=options.steps, seed=options.seed) for task in tasks]
+    for task, frame in zip(tasks, frames, strict=True):
+        if (frame == frame[0, 0]).all():
+            _say(f"{task} shows nothing but one colour after {options.steps} steps")
+    _draw_sheet(frames, tasks, out)
     _say(f"{len(tasks)} tasks after {options.steps} random steps: {out}")
+
+
+def frame_after(task: str, *, num_steps: int, seed: int) -> Frame:
+    """Frame of a task after `num_steps` random steps, over as many episodes as that takes: [64, 64, 3].
+
+    Raises: ValueError, ImportError as GuardedEnv.
+    """
+    env = GuardedEnv(task, seed=seed, options={})
+    layout, rng = ActionLayout.from_tasks([env.task]), np.random.default_rng(seed)
+    with closing(env):
+        frame = env.reset(seed=seed)[0]
+        for _ in range(num_steps):
+            frame, _, terminated, truncated, _ = env.step(layout.decode(0, layout.random(rng)[0]))
+            if terminated or truncated:
+                frame = env.reset()[0]
+    return frame
+
+
+def _draw_sheet(frames: Sequence[Frame], titles: Sequence[str], path: Path) -> None:
+    """All frames at twice their size, each below its title, in rows. Raises: OSError if the file cannot be written."""
+    from PIL import Image, ImageDraw
+
+    side, title_height, gap = 2 * FRAME_SHAPE[0], 16, 6
+    columns = math.ceil(1.3 * math.sqrt(len(frames)))
+    width, height = side + gap, side + title_height + gap
+    sheet = Image.new("RGB", (columns * width + gap, math.ceil(len(frames) / columns) * height + gap), "white")
+    for number, (frame, title) in enumerate(zip(frames, titles, strict=True)):
+        left, top = gap + number % columns * width, gap + number // columns * height
+        size = min(12.0, 1.7 * side / len(title))  # a letter is about 0.6 of its size wide
+        ImageDraw.Draw(sheet).text((left, top), title, fill="black", font_size=size)
+        sheet.paste(Image.fromarray(frame.repeat(2, axis=0).repeat(2, axis=1)), (left, top + title_height))
+    sheet.save(path)
+
+
+def protocols() -> str:
+    """The protocols of all suites in Markdown, one column each."""
+    lines = [f"| | {' | '.join(f'`{suite}`' for suite in envs.SUITES)} |", f"| --- {'| --- ' * len(envs.SUITES)}|"]
+    for each in fields(Protocol):
+        cells = (getattr(suite.protocol, each.name) for suite in envs.SUITES.values())
+        lines.append(f"| {each.name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def listing() -> str:
     """All suites with their tasks, then the sets; loads no simulator."""
-    names = envs.task_names()
     lines = []
-    for suite in envs.SUITES:
-        protocol, own = PROTOCOLS[suite], [name for name in names if name.startswith(f"{suite}:")]
-        lines += [f"{suite}: {_installed(suite)}", f"  actions: {protocol.actions}", f"  horizon: {protocol.horizon}"]
-        if suite == "tiny":
-            lines += [f"  tiny:{name:<8}{_of_tiny(name)}" for name in TINY_TASKS]
-        elif own:
-            lines += _wrapped(f"{len(own)} tasks: ", own)
+    for suite in envs.SUITES.values():
+        lines += [f"{suite.name}: {_installed(suite)}", f"  actions: {suite.protocol.actions}",
+                  f"  horizon: {suite.protocol.horizon}"]
+        if suite.name == "tiny":
+            lines += [f"  tiny:{name:<8}{task.NUM_ACTIONS} {'discrete' if task.DISCRETE else 'continuous'} actions, "
+                      f"at most {task.TIME_LIMIT} steps" for name, task in TINY_TASKS.items()]
+        elif suite.tasks:
+            lines += _wrapped(f"{len(suite.tasks)} tasks: ", suite.tasks)
         else:
             lines.append("  gym:ID for any id that is registered, as gym:CartPole-v1, gym:MiniGrid-Empty-5x5-v0, "
                          "gym:package:Id-v0")
@@ -104,15 +150,9 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def _installed(suite: str) -> str:
-    missing = [module for module in PROTOCOLS[suite].needs if find_spec(module) is None]
-    return f"not installed, {', '.join(missing)} missing: {envs.remedy(suite)}" if missing else "installed"
-
-
-def _of_tiny(name: str) -> str:
-    task = TINY_TASKS[name]
-    kind = "discrete" if task.DISCRETE else "continuous"
-    return f"{task.NUM_ACTIONS} {kind} actions, at most {task.TIME_LIMIT} steps"
+def _installed(suite: Suite) -> str:
+    missing = [module for module in suite.needs if find_spec(module) is None]
+    return f"not installed, {', '.join(missing)} missing: {suite.remedy}" if missing else "installed"
 
 
 def _wrapped(title: str, names: Sequence[str]) -> list[str]:

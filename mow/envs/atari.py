@@ -43,12 +43,7 @@ class AtariEnv:
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        seed: int,
-        protocol: object = "100k",
-        action_set: object = "minimal",
+        self, name: str, *, seed: int, protocol: object = "100k", action_set: object = "minimal",
         time_limit: object = TIME_LIMIT,
     ) -> None:
         if protocol not in ("100k", "storm"):
@@ -58,7 +53,7 @@ class AtariEnv:
         if not isinstance(time_limit, int) or time_limit < 1:
             raise ValueError(f"time_limit counts agent steps, got {time_limit!r}: expected an int >= 1")
         self._storm = protocol == "storm"
-        self._seed = seed
+        self._first_seed = seed
         self._time_limit = time_limit
         # A resize of one screen gains nothing from threads, and the workers share the cores already.
         cv2.setNumThreads(0)
@@ -69,43 +64,32 @@ class AtariEnv:
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", 0.25 if self._storm else 0.0)
         self._ale.setInt("max_num_frames_per_episode", 0)  # no limit of its own: that would count the no-ops
-        rom = roms.get_rom_path(_ROMS[name])
-        assert rom is not None, name
-        self._rom = rom
+        self._rom: Any = roms.get_rom_path(_ROMS[name])
         self._load(seed)
         height, width = self._ale.getScreenDims()
         self._screens = np.zeros((2, height, width, 3), np.uint8)  # the last two of a step, the latest first
-        self._running = False
-        self._num_steps = 0
-        self._lives = 0
+        self._running, self._num_steps, self._lives = False, 0, 0
         allowed = {action.value for action in self._ale.getMinimalActionSet()}
-        self.task = TaskSpec(
-            name=f"atari:{name}",
-            discrete=True,
-            num_actions=NUM_ACTIONS,
-            legal=tuple(action_set == "full" or index in allowed for index in range(NUM_ACTIONS)),
-            frame_skip=FRAME_SKIP,
-            protocol=f"{protocol}, {action_set} actions",
-        )
+        legal = tuple(action_set == "full" or index in allowed for index in range(NUM_ACTIONS))
+        words = f"{protocol}, {action_set} actions"
+        self.task = TaskSpec(f"atari:{name}", True, NUM_ACTIONS, legal, FRAME_SKIP, words)
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""
         if self._storm:
-            self._load(self._seed)  # which alone seeds the sticky actions
+            self._load(self._first_seed)  # which alone seeds the sticky actions
         else:
             if seed is not None:
-                self._plant(seed)
+                self._seed(seed)
             self._ale.reset_game()
         num_no_ops = 0 if self._storm else int(self._rng.integers(1, MAX_NO_OPS + 1))
         for _ in range(num_no_ops):
             self._ale.act(0)
             if self._ale.game_over():
                 self._ale.reset_game()
-        self._num_steps = 0
-        self._running = True
-        self._lives = self._ale.lives()
+        self._running, self._num_steps, self._lives = True, 0, self._ale.lives()
         self._ale.getScreenRGB(self._screens[0])
-        return self._shrink(), {}
+        return self._resize(), {}
 
     def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, object]]:
         """Hold one action for 4 frames. Raises: ValueError if it is illegal; RuntimeError if the episode is over."""
@@ -119,13 +103,11 @@ class AtariEnv:
         self._num_steps += 1
         truncated = self._num_steps >= self._time_limit and not terminated
         self._running = not (terminated or truncated)
-        lives = self._ale.lives()
-        life_lost = lives < self._lives
-        self._lives = lives
-        return self._shrink(), reward, terminated, truncated, {"life_lost": life_lost}
+        before, self._lives = self._lives, self._ale.lives()
+        return self._resize(), reward, terminated, truncated, {"life_lost": self._lives < before}
 
     def close(self) -> None:
-        """Nothing to free but memory, which goes with the object."""
+        """Nothing to free."""
 
     def state_dict(self) -> dict[str, Any]:
         """See base.Resumable. The emulator's part holds its randomness too."""
@@ -139,7 +121,7 @@ class AtariEnv:
         self._rng.bit_generator.state = state["rng"]
         self._running, self._num_steps, self._lives = state["running"], state["num_steps"], state["lives"]
 
-    def _plant(self, seed: int) -> None:
+    def _seed(self, seed: int) -> None:
         """Begin the randomness anew: the no-ops' now, the emulator's when a game is loaded; as gymnasium does it."""
         own, emulator = np.random.SeedSequence(seed).generate_state(2)
         self._rng = np.random.default_rng(int(own))
@@ -147,7 +129,7 @@ class AtariEnv:
 
     def _load(self, seed: int) -> None:
         """The game as if the console had just been switched on."""
-        self._plant(seed)
+        self._seed(seed)
         self._ale.loadROM(self._rom)
         self._ale.reset_game()
 
@@ -166,18 +148,9 @@ class AtariEnv:
             np.maximum(self._screens[0], self._screens[1], out=self._screens[0])
         return reward, bool(self._ale.game_over())
 
-    def _shrink(self) -> Frame:
+    def _resize(self) -> Frame:
         shrunk: Frame = cv2.resize(self._screens[0], FRAME_SHAPE[:2], interpolation=cv2.INTER_AREA)
         return shrunk
 
 
-def make(
-    name: str,
-    *,
-    seed: int,
-    protocol: object = "100k",
-    action_set: object = "minimal",
-    time_limit: object = TIME_LIMIT,
-) -> AtariEnv:
-    """The task "atari:<name>"."""
-    return AtariEnv(name, seed=seed, protocol=protocol, action_set=action_set, time_limit=time_limit)
+make = AtariEnv

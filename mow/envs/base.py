@@ -1,7 +1,7 @@
 """Contract of every environment, and the action layout of a run with many tasks. Numpy only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,44 +30,29 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "legal", tuple(self.legal))  # JSON has lists only
-        if len(self.legal) != self.num_actions or not any(self.legal):
+        if len(self.legal) != self.num_actions or not (any if self.discrete else all)(self.legal):
             raise ValueError(
-                f"task {self.name!r}: legal needs {self.num_actions} entries with one True or more, got {self.legal}: "
-                "give one bool per action"
+                f"task {self.name!r}: expected {self.num_actions} bools as legal, one True or more if discrete, "
+                f"all True if continuous, got {self.legal}"
             )
-        if not self.discrete and not all(self.legal):
-            raise ValueError(f"task {self.name!r}: got an illegal continuous dimension, expected none: leave it out")
 
 
 def spec_differences(before: Sequence[TaskSpec], now: Sequence[TaskSpec]) -> tuple[str, ...]:
-    """One line per difference: the task, the field and both values; empty if all tasks are the same.
-
-    Tasks are compared by name, whatever their order; the n-th of several tasks of one name with the n-th.
-    """
-    then, later = _by_name(before), _by_name(now)
-    lines = []
-    for key in dict.fromkeys((*then, *later)):
-        one, other, name = then.get(key), later.get(key), key[0]
-        if one is None or other is None:
-            lines.append(f"{name}: {'added' if one is None else 'missing now'}")
-            continue
+    """One line per difference: the task, the field and both values; empty if all tasks are the same in any order."""
+    then, later = ({spec.name: spec for spec in specs} for specs in (before, now))
+    lines = [f"{name}: missing now" for name in then if name not in later]
+    lines += [f"{name}: added" for name in later if name not in then]
+    for one, other in ((then[name], later[name]) for name in then if name in later):
         for entry in fields(TaskSpec):
             values = getattr(one, entry.name), getattr(other, entry.name)
             if values[0] != values[1] and not (entry.name == "legal" and one.num_actions != other.num_actions):
-                lines.append(f"{name}: {entry.name} {' -> '.join(_shown(value) for value in values)}")
+                lines.append(f"{one.name}: {entry.name} {_shown(values[0])} -> {_shown(values[1])}")
     return tuple(lines)
 
 
-def _by_name(specs: Sequence[TaskSpec]) -> dict[tuple[str, int], TaskSpec]:
-    names = [spec.name for spec in specs]
-    return {(spec.name, names[:k].count(spec.name)): spec for k, spec in enumerate(specs)}
-
-
 def _shown(value: object) -> str:
-    """A field in words; legal actions by their indices."""
-    if isinstance(value, tuple):
-        return str([index for index, legal in enumerate(value) if legal])
-    return repr(value) if isinstance(value, str) else str(value)
+    """A field for a message; legal actions by their indices."""
+    return str(np.flatnonzero(value).tolist()) if isinstance(value, tuple) else repr(value)
 
 
 class Env(Protocol):
@@ -97,11 +82,7 @@ class Resumable(Protocol):
         """All that the future depends on, as what JSON can hold; random states included."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state_dict() of an environment made with the same arguments.
-
-        May raise anything where it cannot: a new environment then opens an episode. Where it takes many steps it calls
-        `heartbeat.beat` at each.
-        """
+        """Go on from a state_dict() of an environment made with the same arguments."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +109,7 @@ class EnvStep:
     truncated: NDArray[np.bool_]  # [K] a time limit cut the episode
     life_lost: NDArray[np.bool_]  # [K] a life went; the episode goes on
     finished: tuple[Episode, ...]  # in the order of the tasks
-    restarts: tuple["Restart", ...] = ()
-    # Where a simulator was lost in this step, k -> [64, 64, 3]: the first frame of another one, which took the action
-    # in its place. Reward and flags of task k are its answer; the answer of the lost one is unknown.
-    restarted: Mapping[int, Frame] = field(default_factory=dict)
+    restarts: tuple["Restart", ...] = ()  # their tasks are truncated, with reward 0: the answer is unknown
 
 
 @dataclass(frozen=True)
@@ -144,10 +122,7 @@ class Restart:
 
 
 class EnvFailure(RuntimeError):
-    """A simulator that fails again and again: nothing is left to step.
-
-    Args: line: which task and why. traceback: of the worker, or empty.
-    """
+    """A simulator failed too often. Args: line: task and reason. traceback: of the worker, or empty."""
 
     def __init__(self, line: str, traceback: str = "") -> None:
         super().__init__(f"{line}\n{traceback}".strip())
@@ -158,8 +133,8 @@ class EnvFailure(RuntimeError):
 class ActionLayout:
     """Layout of an encoded action float32 [A]: a one-hot block, then a continuous block, A = A_d + A_c.
 
-    A_d is the largest discrete task of the run and A_c the largest continuous one; a task leaves the block that it
-    does not use at zero.
+    A_d is the size of the largest discrete task of the run, A_c of the largest continuous one; a task leaves the block
+    that it does not use at zero.
     """
 
     num_discrete: int  # A_d
@@ -210,13 +185,6 @@ class ActionLayout:
             raise ValueError(f"task {k}: action {index} is illegal, expected one of {legal}: mask the policy's logits")
         return index
 
-    def decode_all(self, action: NDArray[np.floating]) -> list[Action]:
-        """The native actions of all tasks from encoded ones [K, A]. Raises: ValueError as `decode` does."""
-        marked = action[:, : self.num_discrete] > 0.5  # [K, A_d]
-        plain = (marked.sum(axis=1) == 1) & (marked & self.discrete_mask).any(axis=1)  # [K] one, and a legal one
-        index = (marked @ np.arange(self.num_discrete)).tolist()
-        return [index[k] if plain[k] else self.decode(k, action[k]) for k in range(len(plain))]
-
     def random(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """One action per task, uniform over its legal actions or over [-1, 1]^n: [K, A]."""
         vector = np.zeros((len(self.discrete), self.size), np.float32)
@@ -225,22 +193,3 @@ class ActionLayout:
         entries = rng.uniform(-1.0, 1.0, self.continuous_mask.shape)  # [K, A_c]
         vector[:, self.num_discrete :] = np.where(self.continuous_mask, entries, 0.0)
         return vector
-
-    def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> "ActionLayout":
-        """The layout whose task k is this one's task order[k]. Raises: ValueError unless a permutation of 0..K-1."""
-        index = permutation(order, len(self.discrete))
-        return ActionLayout(
-            self.num_discrete,
-            self.num_continuous,
-            self.discrete[index],
-            self.discrete_mask[index],
-            self.continuous_mask[index],
-        )
-
-
-def permutation(order: Sequence[int] | NDArray[np.integer], num_tasks: int) -> NDArray[np.integer]:
-    """`order` as an array [K]. Raises: ValueError unless it holds each of 0..K-1 once."""
-    index = np.asarray(order)
-    if index.shape != (num_tasks,) or not np.array_equal(np.sort(index), np.arange(num_tasks)):
-        raise ValueError(f"expected a permutation of 0..{num_tasks - 1}, got {index.tolist()}: name every task once")
-    return index

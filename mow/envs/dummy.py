@@ -20,9 +20,6 @@ VARIANTS = {**{f"count-{v}": v for v in range(8)}, "count": 8, "slide": SLIDE_VA
 
 def draw_counter(variant: int, episode: int, step: int) -> Frame:
     """The frame of a counter: variant and step below 256, episode below 65536. [64, 64, 3]."""
-    assert variant < 256, variant
-    assert episode < 65536, episode
-    assert step < 256, step
     bits = np.unpackbits(np.array([variant, episode >> 8, episode & 255, step], np.uint8)).reshape(4, 8)
     frame = np.empty(FRAME_SHAPE, np.uint8)
     frame[:32] = 255 * bits.repeat(8, axis=0).repeat(8, axis=1)[..., None]  # [32, 64, 1]
@@ -57,29 +54,19 @@ class CountingEnv:
             if at is not None and (not isinstance(at, int) or at < 0):
                 raise ValueError(f"{option} counts steps, got {at!r}, expected None or an int >= 0: leave it out")
         self._variant = VARIANTS[name]
-        self._fail_at = fail_at
-        self._hang_at = hang_at
+        self._fail_at, self._hang_at = fail_at, hang_at
         self._rng = np.random.default_rng(seed)
-        self._total_steps = 0
-        self._episode = -1
-        self._step = 0
-        self._length = 0
+        self._total_steps, self._episode, self._step, self._length = 0, -1, 0, 0
         discrete = self._variant != SLIDE_VARIANT
         num_actions = 3 + self._variant % 3 if discrete else 2
         # Every fourth variant forbids its last action, so that masks have something to mask.
         num_legal = num_actions - (discrete and self._variant % 4 == 3)
-        self.task = TaskSpec(
-            name=f"dummy:{name}",
-            discrete=discrete,
-            num_actions=num_actions,
-            legal=tuple(index < num_legal for index in range(num_actions)),
-            frame_skip=1,
-            protocol="counting",
-        )
+        legal = tuple(index < num_legal for index in range(num_actions))
+        self.task = TaskSpec(f"dummy:{name}", discrete, num_actions, legal, frame_skip=1, protocol="counting")
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open the next episode. Raises: RuntimeError if set to fail now."""
-        self._misbehave_if_asked()
+        self._fail_if_set()
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self._episode += 1
@@ -91,7 +78,7 @@ class CountingEnv:
         """Count one up. Raises: RuntimeError if the episode is over or if set to fail now; ValueError if illegal."""
         if self._step >= self._length:
             raise RuntimeError(f"{self.task.name}: no episode is running: call reset first")
-        self._misbehave_if_asked()
+        self._fail_if_set()
         right = self._is_right(action)
         self._step += 1
         self._total_steps += 1
@@ -125,13 +112,11 @@ class CountingEnv:
         target = np.array([-0.5 if self._step % 2 else 0.5, 0.5], np.float32)
         return bool(np.abs(np.asarray(action) - target).max() <= 0.5)
 
-    def _misbehave_if_asked(self) -> None:
+    def _fail_if_set(self) -> None:
         if self._hang_at == self._total_steps:
             time.sleep(3600)
         if self._fail_at == self._total_steps:
             raise RuntimeError(f"{self.task.name}: fails at step {self._fail_at}, as set")
 
 
-def make(name: str, *, seed: int, fail_at: object = None, hang_at: object = None) -> CountingEnv:
-    """The task "dummy:<name>"."""
-    return CountingEnv(name, seed=seed, fail_at=fail_at, hang_at=hang_at)
+make = CountingEnv

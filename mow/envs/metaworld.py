@@ -6,7 +6,6 @@ lasts 500 steps and never ends by itself; success is measured at every step, and
 counts for the episode.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import metaworld  # noqa: F401
@@ -14,17 +13,13 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from numpy.typing import NDArray
 
-from mow.envs.base import Frame, TaskSpec
-from mow.envs.robots import RobotEnv, checked_repeat
+from mow.envs.base import Frame
+from mow.envs.mujoco_env import RobotEnv
 
 HORIZON = 500  # steps of the simulator
 CAMERA = "corner4"
 GRAIN = 0.006  # m; a third of a pixel one metre away, and the robot comes no nearer to the camera than 0.75 m
 NUM_ACTIONS = 4  # motion of the hand in x, y, z, and the force on the fingers
-
-# Some positions that a simulator keeps are views of MuJoCo's arrays and follow bodies and sites; of these arrays.
-_LIVE = ("xpos", "site_xpos")
-_PLAIN = (bool, int, float, type(None))
 
 
 class MetaworldEnv(RobotEnv):
@@ -35,7 +30,7 @@ class MetaworldEnv(RobotEnv):
         seed: of goals and objects, until a reset brings another.
         render: "light" or "full", see Renderer; "full" is to the pixel what gymnasium draws, "light" also draws
             meshes of more than 3,000 faces, the robot's and the goal of soccer, with a third of them.
-        repeat: steps of the simulator per action.
+        metaworld_repeat: steps of the simulator per action.
         time_limit: agent steps after which an episode is truncated; None: after 500 steps of the simulator.
     Raises: ValueError if an option has none of these values; ImportError if this machine cannot draw.
     Source: Yu et al. 2020; camera, random goals and rule of success as TD-MPC2 (Hansen et al. 2024) has them; horizon
@@ -45,9 +40,8 @@ class MetaworldEnv(RobotEnv):
     """
 
     def __init__(
-        self, name: str, *, seed: int, render: object = "light", repeat: object = 1, time_limit: object = None
+        self, name: str, *, seed: int, render: object = "light", metaworld_repeat: object = 1, time_limit: object = None
     ) -> None:
-        skip = checked_repeat(repeat, "metaworld_repeat")
         sim = ALL_V3_ENVIRONMENTS[name]()
         # Rewards read the goal from the observation, whose cached bounds must be made anew, or it is clipped to 0.
         sim._partially_observable = False
@@ -55,25 +49,11 @@ class MetaworldEnv(RobotEnv):
         # Draw goals from the seeded generator; the simulator's own reset ignores its seed.
         sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
         self._sim: Any = sim
-        task = TaskSpec(
-            name=f"metaworld:{name}",
-            discrete=False,
-            num_actions=NUM_ACTIONS,
-            legal=(True,) * NUM_ACTIONS,
-            frame_skip=skip,
-            protocol=f"random goals, action repeat {skip}, {render} rendering",
-        )
-        camera = sim.model.camera(CAMERA).id
         super().__init__(
-            task,
-            sim.model,
-            sim.data,
-            camera=camera,
-            render=render,
-            horizon=HORIZON,
-            time_limit=time_limit,
+            f"metaworld:{name}", sim.model, sim.data, num_actions=NUM_ACTIONS, camera=sim.model.camera(CAMERA).id,
+            render=render, repeat=metaworld_repeat, horizon=HORIZON, time_limit=time_limit, protocol="random goals, ",
             grain=GRAIN,
-        )
+        )  # fmt: skip
         self._seed(seed)
         self._state: NDArray[np.float64] = np.zeros(0)
 
@@ -98,43 +78,5 @@ class MetaworldEnv(RobotEnv):
             self._sim._set_pos_site(marker, self._sim._target_pos if marker == "goal" else position)
         return np.ascontiguousarray(super()._draw()[::-1, ::-1])  # the camera hangs upside down
 
-    def _own_state(self) -> dict[str, Any]:
-        kept = {
-            name: self._described(value)
-            for name, value in vars(self._sim).items()
-            if isinstance(value, (*_PLAIN, np.generic, np.ndarray))
-        }
-        return {"rng": self._sim.np_random.bit_generator.state, "attributes": kept}
 
-    def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        self._sim.np_random.bit_generator.state = state["rng"]
-        for name, kept in state["attributes"].items():
-            setattr(self._sim, name, self._restored(kept))
-
-    def _described(self, value: Any) -> dict[str, Any]:
-        """One attribute of the simulator: a plain value, an array, or a place in one of MuJoCo's arrays."""
-        if isinstance(value, np.generic):
-            return {"value": value.tolist(), "dtype": value.dtype.name}
-        if not isinstance(value, np.ndarray):
-            return {"value": value}
-        for name in _LIVE:
-            array = getattr(self._data, name)
-            if np.may_share_memory(value, array):
-                start = (value.ctypes.data - array.ctypes.data) // array.itemsize
-                return {"live": name, "start": start, "size": value.size}
-        return {"value": value.tolist(), "dtype": value.dtype.name}
-
-    def _restored(self, kept: Mapping[str, Any]) -> Any:
-        if "live" in kept:
-            return getattr(self._data, kept["live"]).reshape(-1)[kept["start"] : kept["start"] + kept["size"]]
-        if "dtype" not in kept:
-            return kept["value"]
-        array = np.array(kept["value"], kept["dtype"])
-        return array if array.ndim else array[()]
-
-
-def make(
-    name: str, *, seed: int, render: object = "light", metaworld_repeat: object = 1, time_limit: object = None
-) -> MetaworldEnv:
-    """The task "metaworld:<name>"."""
-    return MetaworldEnv(name, seed=seed, render=render, repeat=metaworld_repeat, time_limit=time_limit)
+make = MetaworldEnv

@@ -1,4 +1,4 @@
-"""The names of tasks of suites whose simulators need not be here, and the sets that benchmarks are made of."""
+"""Names of tasks, and the sets that benchmarks are made of."""
 
 # The games that ale-py 0.12 registers as ALE/<Game>-v5.
 _ATARI_NAMES = """
@@ -23,10 +23,9 @@ _ATARI26_NAMES = """
 """
 ATARI26: tuple[str, ...] = tuple(f"atari:{game}" for game in _ATARI26_NAMES.split())
 
-# The tasks of this package that an agent learns in minutes, see mow.envs.tiny_tasks.
+# The tasks of this package, learnt in minutes: five of mow.envs.tiny_tasks, two of mow.envs.tiny_memory, whose state no
+# single picture shows.
 TINY5: tuple[str, ...] = ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
-
-# And two whose state no single picture shows, see mow.envs.tiny_memory.
 TINY7: tuple[str, ...] = (*TINY5, "tiny:bounce", "tiny:chase")
 
 # The 50 tasks of Meta-World, as its version 3 calls them less their "-v3" and in its order.
@@ -71,3 +70,8 @@ _DMC18_NAMES = """
     reacher-easy reacher-hard walker-run walker-stand walker-walk
 """
 DMC18: tuple[str, ...] = tuple(f"dmc:{name}" for name in _DMC18_NAMES.split())
+
+# Tasks by the name of a set, which stands for all of them on a command line.
+SETS: dict[str, tuple[str, ...]] = {
+    "atari26": ATARI26, "tiny5": TINY5, "tiny7": TINY7, "mt10": MT10, "mt50": MT50, "dmc18": DMC18,
+}  # fmt: skip

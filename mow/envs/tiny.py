@@ -1,48 +1,29 @@
-"""The suite "tiny": its tasks by name, scripted experts, and the returns that scores are normalised with.
+"""The suite "tiny": its tasks by name, and scripted experts.
 
-`python -m mow.envs.tiny` measures the returns again and compares them with RETURNS.
+`python -m mow.envs.tiny` measures the returns of random play and of the experts, and compares them with the references
+in `suites`.
 """
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs.base import Action
+from mow.envs.suites import SUITES
 from mow.envs.tiny_memory import NEAR, NEAR_REWARD, PUSHES, Bounce, Cell, Chase, distance, fly, nearer, walk
 from mow.envs.tiny_tasks import GRID, SLIDE_STEP, Catch, Dodge, Goal, Pole, Slide, TinyEnv
 from mow.system.console import complain, program, tell
 
 LOOK_AHEAD = 4  # steps, of the expert of "chase"
-LATER = 0.95  # what a step later is worth to it
+LATER = 0.95  # discount of a step, of the same expert
+EPISODES = 1000  # that the stated returns are means over
 
 Policy = Callable[[TinyEnv], Action]
 
 TASKS: dict[str, type[TinyEnv]] = {task.NAME: task for task in (Catch, Goal, Dodge, Pole, Slide, Bounce, Chase)}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Mean returns of two policies, units of the task."""
-
-    random: float  # uniform over the actions
-    expert: float  # expert_action
-    episodes: int  # that each mean is over
-
-
-# Measured with `python -m mow.envs.tiny`, which checks them.
-RETURNS: dict[str, Reference] = {
-    "tiny:catch": Reference(random=-0.778, expert=1.0, episodes=1000),
-    "tiny:goal": Reference(random=-0.101, expert=0.919, episodes=1000),
-    "tiny:dodge": Reference(random=1.199, expert=4.0, episodes=1000),
-    "tiny:pole": Reference(random=0.948, expert=10.0, episodes=1000),
-    "tiny:slide": Reference(random=3.359, expert=13.759, episodes=1000),
-    "tiny:bounce": Reference(random=-2.968, expert=3.78, episodes=1000),
-    "tiny:chase": Reference(random=0.543, expert=3.886, episodes=1000),
-}
 
 
 def make(name: str, *, seed: int) -> TinyEnv:
@@ -119,20 +100,8 @@ def _best_push(walker: Cell, velocity: Cell, pursuer: Cell, moves_next: bool, st
     return best, options.index(best)
 
 
-def register_gymnasium() -> None:
-    """Register the tasks as "mow/Catch-v0", "mow/Goal-v0", ... for gymnasium.make; once more changes nothing."""
-    import gymnasium
-
-    from mow.envs.tiny_gymnasium import ENTRY_POINT
-
-    for name in TASKS:
-        index = f"mow/{name.capitalize()}-v0"
-        if index not in gymnasium.registry:
-            gymnasium.register(index, entry_point=ENTRY_POINT, kwargs={"task": f"tiny:{name}"})
-
-
 def random_policy(seed: int) -> Policy:
-    """A policy that draws uniformly from the actions of whatever task it is shown."""
+    """A policy that draws uniformly from the actions of any task."""
     rng = np.random.default_rng(seed)
 
     def act(env: TinyEnv) -> Action:
@@ -159,15 +128,13 @@ def measure(name: str, policy: Policy, *, episodes: int, seed: int) -> NDArray[n
 
 @program("mow.envs.tiny")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print mean and standard deviation of all returns. Returns: 1 if a mean is not that of RETURNS, else 0."""
+    """Print mean and standard deviation of all returns. Returns: 1 if a mean is not the stated one, else 0."""
     tell(sys.stdout, f"{'task':<12}{'policy':<8}{'mean':>9}{'std':>9}{'episodes':>10}{'stated':>9}\n")
     wrong = []
-    for task, reference in RETURNS.items():
-        for kind, policy, stated in (
-            ("random", random_policy(seed=1), reference.random),
-            ("expert", expert_action, reference.expert),
-        ):
-            returns = measure(task.split(":")[1], policy, episodes=reference.episodes, seed=0)
+    for task, stated_returns in SUITES["tiny"].references.items():
+        policies: dict[str, Policy] = {"random": random_policy(seed=1), "expert": expert_action}
+        for (kind, policy), stated in zip(policies.items(), stated_returns, strict=True):
+            returns = measure(task.removeprefix("tiny:"), policy, episodes=EPISODES, seed=0)
             mean, deviation = float(returns.mean()), float(returns.std(ddof=1))
             tell(sys.stdout, f"{task:<12}{kind:<8}{mean:9.3f}{deviation:9.3f}{len(returns):10d}{stated:9.3f}\n")
             # The constants have 3 decimals. The draws are those that they were taken from, so nothing else may differ.

@@ -1,14 +1,13 @@
-"""Our tasks as gymnasium environments, for agents that are not of this package. Needs gymnasium."""
+"""Tasks as gymnasium environments, for agents that are not of this package. Needs gymnasium."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from mow.envs import make
 from mow.envs.base import FRAME_SHAPE, Action, Frame
-
-ENTRY_POINT = f"{__name__}:GymnasiumEnv"
 
 
 class GymnasiumEnv(gymnasium.Env[Frame, Action | np.integer]):
@@ -19,7 +18,7 @@ class GymnasiumEnv(gymnasium.Env[Frame, Action | np.integer]):
 
     Args:
         task: "suite:Task".
-        options: of its suite, see mow.envs.OPTIONS.
+        options: of its suite, see mow.envs.suites.
     Raises: ValueError if the task is unknown; ImportError if its simulator is not installed.
     """
 
@@ -27,15 +26,10 @@ class GymnasiumEnv(gymnasium.Env[Frame, Action | np.integer]):
         self._env = make(task, seed=0, options=options or {})
         self._legal = np.flatnonzero(self._env.task.legal)  # [num legal]
         self.observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
-        self.action_space = (
-            gymnasium.spaces.Discrete(len(self._legal))
-            if self._env.task.discrete
-            else gymnasium.spaces.Box(-1.0, 1.0, (self._env.task.num_actions,), np.float32)
-        )
+        box = gymnasium.spaces.Box(-1.0, 1.0, (self._env.task.num_actions,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(len(self._legal)) if self._env.task.discrete else box
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> tuple[Frame, dict[str, object]]:
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Frame, dict[str, object]]:
         """Open an episode: [64, 64, 3]. Raises: ValueError if given options: there are none."""
         if options:
             raise ValueError(f"a reset takes no options, got {options}: leave them out")

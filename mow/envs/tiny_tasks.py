@@ -75,14 +75,8 @@ class TinyEnv(ABC):
         self._rng = np.random.default_rng(seed)
         self._running = False
         self.num_steps = 0  # of this episode, the one under way included
-        self.task = TaskSpec(
-            name=f"tiny:{self.NAME}",
-            discrete=self.DISCRETE,
-            num_actions=self.NUM_ACTIONS,
-            legal=(True,) * self.NUM_ACTIONS,
-            frame_skip=self.FRAME_SKIP,
-            protocol="tiny",
-        )
+        legal = (True,) * self.NUM_ACTIONS
+        self.task = TaskSpec(f"tiny:{self.NAME}", self.DISCRETE, self.NUM_ACTIONS, legal, self.FRAME_SKIP, "tiny")
 
     def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
         """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""

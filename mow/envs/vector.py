@@ -1,59 +1,42 @@
 """All K tasks of a run stepped as one: in this process, or in worker processes that share memory with it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs import check_task
-from mow.envs.base import Action, ActionLayout, EnvStep, TaskSpec
-from mow.envs.ordered import Crash, OrderedVectorEnv
-from mow.envs.task_group import RECORD, Renewed, Stepped, TaskGroup
-from mow.envs.workers import WorkerVectorEnv
+from mow.envs.base import ActionLayout, EnvStep, TaskSpec
+from mow.envs.vector_base import OrderedVectorEnv
+from mow.envs.vector_group import RECORD, Crash, TaskGroup
+from mow.envs.vector_workers import WorkerVectorEnv
 
 __all__ = ["SerialVectorEnv", "VectorEnv", "WorkerVectorEnv", "make_vector"]
 
 
 class VectorEnv(Protocol):
-    """K tasks that are stepped together; an episode that ends is followed by the next within the same step."""
+    """K tasks that are stepped together, as OrderedVectorEnv describes its methods."""
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]: ...
-
     @property
     def layout(self) -> ActionLayout: ...
-
     def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]: ...
-
     def step(self, action: NDArray[np.float32]) -> EnvStep: ...
-
     def send(self, action: NDArray[np.float32]) -> None: ...
-
     def receive(self) -> EnvStep: ...
-
     def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None: ...
-
     def state_dict(self) -> dict[str, Any]: ...
-
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]: ...
-
     def close(self) -> None: ...
-
     def __enter__(self) -> Self: ...
-
     def __exit__(self, *error: object) -> None: ...
 
 
 def make_vector(
-    tasks: Sequence[str],
-    *,
-    seed: int,
-    num_workers: int,
-    options: Mapping[str, object],
-    max_restarts: int = 0,
-    timeout_s: float = 60.0,
-    final_frames: bool = False,
+    tasks: Sequence[str], *, seed: int, num_workers: int, options: Mapping[str, object], max_restarts: int = 0,
+    timeout_s: float = 60.0, final_frames: bool = False,
 ) -> VectorEnv:
     """The tasks in this process (num_workers = 0) or in at most one worker process per task.
 
@@ -65,26 +48,18 @@ def make_vector(
         num_workers: processes.
         options: of the suites.
         max_restarts: in a row, of a simulator that fails; see OrderedVectorEnv.
-        timeout_s: how long one simulator in a worker may take for one call, a step or a reset, in seconds; to be made
-            it may take 10 s more. Without workers a simulator that hangs cannot be ended.
+        timeout_s: seconds that one simulator in a worker may take for a step and a reset; to be made it may take 10 s
+            more. Without workers a simulator that hangs cannot be ended.
         final_frames: show the final frame of an episode too (EnvStep.is_last). The action taken at it is ignored: the
             next step has reward 0 and opens the next episode, and is no step of either. Without, the step that ends an
             episode shows the first frame of the next one.
-    Raises: ValueError if num_workers or max_restarts is negative, there is no task, a task or option is unknown, or a
-        simulator fails in its constructor or first reset; ImportError if one is not installed. One line.
+    Raises: ValueError in one line if num_workers or max_restarts is negative, there is no task, a task or option is
+        unknown, or a simulator is not installed or fails in its constructor or first reset.
     """
     if num_workers < 0:
         raise ValueError(f"num_workers counts processes, got {num_workers}: pass 0 to stay in this process")
-    if not tasks:
-        raise ValueError("a run needs one task or more, got none: name them as in 'atari:Pong'")
-    if seed < 0:
-        raise ValueError(f"a seed is >= 0, got {seed}: pass another")
-    for name in tasks:
-        check_task(name)
     if num_workers == 0:
-        return SerialVectorEnv(
-            tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames
-        )
+        return SerialVectorEnv(tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames)
     return WorkerVectorEnv(
         tasks, seed=seed, num_workers=num_workers, options=options, max_restarts=max_restarts, timeout_s=timeout_s,
         final_frames=final_frames,
@@ -98,12 +73,7 @@ class SerialVectorEnv(OrderedVectorEnv):
     """
 
     def __init__(
-        self,
-        tasks: Sequence[str],
-        *,
-        seed: int,
-        options: Mapping[str, object],
-        max_restarts: int = 0,
+        self, tasks: Sequence[str], *, seed: int, options: Mapping[str, object], max_restarts: int = 0,
         final_frames: bool = False,
     ) -> None:
         super().__init__(tasks, np.zeros(len(tasks), RECORD), seed, max_restarts)
@@ -116,23 +86,8 @@ class SerialVectorEnv(OrderedVectorEnv):
             self._closed = True
             self._group.close()
 
-    def _reset_all(self) -> None:
-        self._group.reset()
+    def _ask(self, verb: str, by_slot: Mapping[int, Any] | None = None) -> None:
+        self._call = partial(getattr(self._group, verb), *(() if by_slot is None else (by_slot,)))
 
-    def _send_all(self, actions: Mapping[int, Action]) -> None:
-        """The step is taken by `receive`."""
-
-    def _receive_all(self, actions: Mapping[int, Action]) -> tuple[Stepped, list[Crash]]:
-        return self._group.step(actions), []
-
-    def _end_processes(self, slots: set[int]) -> list[Crash]:
-        return []
-
-    def _renew(self, lost: Mapping[int, tuple[int, Action]]) -> tuple[Renewed, list[Crash]]:
-        return self._group.renew(lost), []
-
-    def _states(self) -> dict[int, dict[str, Any]]:
-        return self._group.state_dict()
-
-    def _load_states(self, states: Mapping[int, Mapping[str, Any]]) -> dict[int, str]:
-        return self._group.load_state_dict(states)
+    def _answers(self, *, making: bool = False) -> tuple[list[Any], list[Crash]]:
+        return [self._call()], []

@@ -97,9 +97,6 @@ def play_windows(
         step = envs.step(action)
         terminated = step.terminated | step.life_lost
         for k, tokens in enumerate(current):
-            if k in step.restarted:  # what the window would go on with was lost with the simulator
-                current[k] = []
-                continue
             taken = np.zeros_like(action[k]) if is_last[k] else action[k]
             tokens.append(_Token(frame[k], taken, step.reward[k], terminated[k], step.truncated[k], is_last[k]))
             if step.is_first[k] or len(tokens) == length:

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.published import PUBLISHED_STEPS, published_returns
-from mow.envs.references import normalised_return, reference_returns
+from mow.envs.suites import PUBLISHED_STEPS, normalised_return, published_returns, reference_returns
 from mow.evaluate.aggregates import AGGREGATES, BOOTSTRAP, Aggregate, Interval, aggregates
 
 

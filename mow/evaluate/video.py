@@ -144,11 +144,11 @@ class WatchedEnvs:
         for k, episode in ended.items():
             self.episodes[k].append(episode)
         for k, film in enumerate(self.films):
-            if k in ended and k not in step.restarted:
+            if k in ended:
                 film.end(ended[k])
             if step.is_first[k]:  # also after a lost simulator, whose episode is removed
                 film.begin(step.frame[k])
-            elif k not in ended and k not in step.restarted:
+            elif k not in ended:
                 film.step(step.frame[k], float(step.reward[k]))
         return step
 

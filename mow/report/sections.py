@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from mow.envs.references import reference_returns
+from mow.envs.suites import reference_returns
 from mow.report.charts import Level, Panel, Series, digits, is_shown
 from mow.report.data import Curve, Report
 from mow.report.html import absent, bar, chart, figure, folded, grid, legend, note, table

@@ -24,7 +24,7 @@ from mow.cli.panel import (
     worst,
 )
 from mow.engine.progress import Phase, Progress, TaskProgress
-from mow.envs.references import reference_returns
+from mow.envs.suites import reference_returns
 
 
 def planted(tasks: Sequence[str], **changes: object) -> Progress:

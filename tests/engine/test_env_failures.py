@@ -31,37 +31,31 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def cut_off(run: Trainer) -> list[tuple[str, int]]:
-    """(task, step) of episodes of one step that were truncated: the dummy has none of its own.
+def check_stored(run: Trainer, lost: list[tuple[str, int]]) -> None:
+    """Check that (task, step) of `lost` are truncated with reward 0, and that an episode begins after each.
 
-    Everything that is stored is checked on the way: it is what the dummy answers to that action at that frame, and
-    frames follow each other unless an episode begins.
+    Everything else that is stored is what the dummy answers to that action at that frame, and frames follow each other
+    unless an episode begins.
     """
     replay, layout = run.collector.replay, run.collector.envs.layout
     columns, frames = replay.columns, np.empty((len(run.tasks), 1, run.step, 64, 64, 3), np.uint8)
     replay.store.gather(replay.rows, np.zeros((len(run.tasks), 1), np.int64), run.step, frames)
-    found = []
     for k, (task, row) in enumerate(zip(run.tasks, replay.rows, strict=True)):
         before: tuple[int, int] | None = None
         for t in range(run.step):
             _, episode, at = read_counter(frames[k, 0, t])
-            is_first, truncated, terminated = (
-                bool(columns[name][row, t]) for name in ("is_first", "truncated", "terminated")
-            )
-            assert is_first == (at == 0)
+            reward, is_first, truncated = (columns[name][row, t] for name in ("reward", "is_first", "truncated"))
+            assert bool(is_first) == (at == 0)
             if not is_first:
                 assert (episode, at - 1) == before, (task, t)
             alone = CountingEnv(task.split(":")[1], seed=0)
             alone.reset()
             alone._step = at
             alone._length = 99
-            answer = alone.step(layout.decode(k, columns["action"][row, t]))
-            assert columns["reward"][row, t] == answer[1], (task, t)
-            if truncated and at == 0:
-                assert not terminated
-                found.append((task, t))
+            expected = 0.0 if (task, t) in lost else alone.step(layout.decode(k, columns["action"][row, t]))[1]
+            assert reward == expected, (task, t)
+            assert truncated or (task, t) not in lost
             before = None if truncated else (episode, at)
-    return found
 
 
 def test_a_worker_that_is_killed_costs_an_episode_of_its_tasks(
@@ -88,7 +82,7 @@ def test_a_worker_that_is_killed_costs_an_episode_of_its_tasks(
     lost = ["dummy:count-0", "dummy:slide"]  # the first worker's
     reason = "its worker died with exit code -9"
     assert [row["restart"] for row in told] == 2 * [{"tasks": lost, "reason": reason, "traceback": ""}]
-    assert sorted(cut_off(run)) == sorted((task, row["step"] - 1) for row in told for task in lost)
+    check_stored(run, [(task, row["step"] - 1) for row in told for task in lost])
     assert run.collector.restarts == 4
     counts = [row["envs/restarts"] for row in rows(tmp_path / "run") if "envs/restarts" in row]
     assert counts == sorted(counts)
@@ -109,7 +103,7 @@ def test_simulators_that_raise_now_and_then(tmp_path: Path, monkeypatch: pytest.
     assert run is not None
     told = [row for row in rows(tmp_path / "run") if "restart" in row]
     assert len(told) >= 8
-    assert sorted(cut_off(run)) == sorted((task, row["step"] - 1) for row in told for task in row["restart"]["tasks"])
+    check_stored(run, [(task, row["step"] - 1) for row in told for task in row["restart"]["tasks"]])
     assert all("as set" in row["restart"]["traceback"] for row in told)
 
 

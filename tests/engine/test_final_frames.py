@@ -51,7 +51,7 @@ def test_a_final_frame_is_a_row_without_action_reward_or_end():
     assert seen >= 10
 
 
-@pytest.mark.parametrize("fail_at", [9, 16])
+@pytest.mark.parametrize("fail_at", [11, 16])
 def test_a_lost_simulator_leaves_whole_episodes(fail_at):
     """Each fails that many steps after it was made, in a step or in the reset behind a final frame."""
     replay, frames = collected(fail_at=fail_at)

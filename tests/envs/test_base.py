@@ -62,23 +62,6 @@ def test_decode_refuses(k: int, vector: list[float], message: str) -> None:
     layout = ActionLayout.from_tasks([TWO, BOX, THREE, LINE])
     with pytest.raises(ValueError, match=message):
         layout.decode(k, np.array(vector, np.float32))
-    if len(vector) == layout.size:
-        action = layout.random(np.random.default_rng(0))
-        action[k] = vector
-        with pytest.raises(ValueError, match=f"task {k}: .*{message}"):
-            layout.decode_all(action)
-
-
-@pytest.mark.parametrize("specs", [[TWO, BOX, THREE, LINE], [TWO, THREE], [BOX, LINE]])
-def test_decode_all_is_decode_of_each(specs: list[TaskSpec]) -> None:
-    layout = ActionLayout.from_tasks(specs)
-    for seed in range(20):
-        action = layout.random(np.random.default_rng(seed))
-        together = layout.decode_all(action)
-        assert len(together) == len(specs)
-        for k, native in enumerate(together):
-            assert type(native) is (int if layout.discrete[k] else np.ndarray)
-            assert np.array_equal(native, layout.decode(k, action[k]))
 
 
 def test_random_is_legal_and_uniform() -> None:
@@ -104,27 +87,12 @@ def test_layouts_of_one_kind_have_no_other_block() -> None:
     assert ActionLayout.from_tasks([BOX, LINE]).random(rng).shape == (2, 2)
 
 
-def test_reorder_moves_rows() -> None:
-    layout = ActionLayout.from_tasks([TWO, BOX, THREE])
-    moved = layout.reorder([2, 0, 1])
-    expected = ActionLayout.from_tasks([THREE, TWO, BOX])
-    assert moved.size == expected.size
-    for name in ("discrete", "discrete_mask", "continuous_mask"):
-        assert np.array_equal(getattr(moved, name), getattr(expected, name)), name
-
-
-@pytest.mark.parametrize("order", [[0, 1], [0, 1, 1], [1, 2, 3], [[0, 1, 2]]])
-def test_reorder_refuses(order: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"permutation of 0\.\.2"):
-        ActionLayout.from_tasks([TWO, BOX, THREE]).reorder(order)
-
-
 def test_specs_refuse_what_makes_no_sense() -> None:
-    with pytest.raises(ValueError, match="needs 3 entries"):
+    with pytest.raises(ValueError, match="expected 3 bools"):
         TaskSpec("test:short", True, 3, (True, True), 1, "test")
     with pytest.raises(ValueError, match="one True or more"):
         spec("test:none", True, (False, False))
-    with pytest.raises(ValueError, match="illegal continuous dimension"):
+    with pytest.raises(ValueError, match="all True if continuous"):
         spec("test:hole", False, (True, False))
     with pytest.raises(ValueError, match="got none"):
         ActionLayout.from_tasks([])
@@ -148,9 +116,3 @@ def test_differences_of_specs_name_task_field_and_both_values() -> None:
     }
     for line, now in cases.items():
         assert spec_differences([TWO, BOX], now) == (line,)
-
-
-def test_tasks_of_one_name_are_compared_in_order() -> None:
-    changed = dataclasses.replace(TWO, frame_skip=2)
-    assert spec_differences([TWO, TWO], [TWO, changed]) == ("test:two: frame_skip 1 -> 2",)
-    assert spec_differences([TWO, TWO], [TWO]) == ("test:two: missing now",)

@@ -10,8 +10,8 @@ import pytest
 
 from mow.envs import SUITES, make, task_names
 from mow.envs.base import FRAME_SHAPE, Action, ActionLayout, Env, Resumable
-from mow.envs.task_group import derived_seed
 from mow.envs.vector import VectorEnv, make_vector
+from mow.envs.vector_group import derived_seed
 
 
 def needs(*modules: str) -> pytest.MarkDecorator:
@@ -209,7 +209,7 @@ def test_a_missing_simulator_names_the_remedy(
     task: str, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, SUITES[task.split(":")[0]], raising=False)
+    monkeypatch.delitem(sys.modules, SUITES[task.split(":")[0]].module, raising=False)
     with pytest.raises(ImportError, match=f"{task}.*{remedy}") as caught:
         make(task, seed=0, options={})
     assert "\n" not in str(caught.value)
@@ -217,6 +217,9 @@ def test_a_missing_simulator_names_the_remedy(
 
 def test_an_environment_goes_on_from_its_state(case: tuple[str, Mapping[str, object]], env: Env) -> None:
     """Half-way through the second episode, through JSON, into one that was made with another seed and has played."""
+    if case[0].startswith(("metaworld:", "dmc:", "gym:")):
+        assert not isinstance(env, Resumable)
+        return
     assert isinstance(env, Resumable)
     env.reset(seed=5)
     actions = random_actions(env, 3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mow.envs import make
-from mow.envs.offscreen import Renderer
+from mow.envs.mujoco_render import Renderer
 from mow.envs.task_sets import DMC, DMC18
 
 if not find_spec("dm_control"):

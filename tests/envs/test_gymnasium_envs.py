@@ -1,6 +1,5 @@
 """Environments of gymnasium as tasks: pictures, actions, limits, and what cannot be one."""
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -138,9 +137,9 @@ def playing(name: str) -> Env:
         pytest.param("gym:minigrid:MiniGrid-Empty-5x5-v0", marks=needs_minigrid),
     ],
 )
-def test_it_repeats_itself_and_goes_on_from_its_state(name: str) -> None:
+def test_it_repeats_itself(name: str) -> None:
     check_task(name)
-    env, twin, late = playing(name), playing(name), make(name, seed=12, options={})
+    env, twin = playing(name), playing(name)
     assert env.task.name == name
     actions = random_actions(env, seed=2)
     pictures = set()
@@ -154,23 +153,15 @@ def test_it_repeats_itself_and_goes_on_from_its_state(name: str) -> None:
             again = None if number % 2 else number  # with a seed, and going on without
             assert np.array_equal(env.reset(seed=again)[0], twin.reset(seed=again)[0])
     assert len(pictures) > 3
-    late.load_state_dict(json.loads(json.dumps(env.state_dict())))  # type: ignore[attr-defined]
-    for _ in range(20):
-        action = next(actions)
-        (frame, *rest), (same, *equal) = env.step(action), late.step(action)
-        assert np.array_equal(frame, same)
-        assert rest == equal
-        if rest[1] or rest[2]:
-            assert np.array_equal(env.reset()[0], late.reset()[0])
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("Here/Wlak-v0", "did you mean gym:Here/Walk-v0, "),
-        ("CartPole-v9", "gym:CartPole-v"),
+        ("Here/Wlak-v0", "unknown task .*Did you mean: `Walk`"),
+        ("CartPole-v9", "unknown task .*CartPole"),
         ("Here/Many-v0", r"cannot be laid out beside other tasks: its actions are MultiDiscrete\(\[3 4\]\), expected"),
-        ("Here/Free-v0", r"its actions are Box\(-inf, inf, \(2,\), float32\), without finite bounds"),
+        ("Here/Free-v0", r"its actions are Box\(-inf, inf, \(2,\), float32\), expected Discrete or a Box"),
         ("Here/Dark-v0", r"gym:Here/Dark-v0 does not draw itself \(render modes: human\)"),
     ],
 )
@@ -183,7 +174,7 @@ def test_what_cannot_be_a_task_is_one_line(name: str, says: str) -> None:
 def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises(ImportError, match=r"nowhere_at_all:Bar-v0' needs the package nowhere_at_all .*pip install"):
         check_task("gym:nowhere_at_all:Bar-v0")
-    for task, says in (("gym:nowhere_at_all:Bar-v0", "needs the package"), ("gym:Here/Wlak-v0", "did you mean")):
+    for task, says in (("gym:nowhere_at_all:Bar-v0", "needs the package"), ("gym:Here/Wlak-v0", "unknown task")):
         with pytest.raises(UsageError, match=says):
             command_line.parse(["--tasks", task])
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mow import envs
-from mow.envs.__main__ import listing, main
-from mow.envs.protocols import PROTOCOLS, table
+from mow.envs.__main__ import frame_after, listing, main, protocols
 from mow.envs.task_sets import TINY5
 
 needs_opencv = pytest.mark.skipif(find_spec("cv2") is None, reason="draws with OpenCV")
@@ -21,7 +20,7 @@ def test_it_lists_suites_tasks_and_sets_and_loads_no_simulator() -> None:
 import sys
 from mow.envs.__main__ import main
 assert main([]) == 0
-assert not {"torch", "gymnasium", "ale_py", "cv2", "mujoco"} & set(sys.modules)
+assert not {"torch", "gymnasium", "ale_py", "cv2", "mujoco", "PIL"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -37,15 +36,14 @@ assert not {"torch", "gymnasium", "ale_py", "cv2", "mujoco"} & set(sys.modules)
 def test_a_missing_simulator_has_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mow.envs.__main__.find_spec", lambda name: None if name == "ale_py" else object())
     lines = listing().splitlines()
-    assert f"atari: not installed, ale_py missing: {envs.remedy('atari')}" in lines
+    assert f"atari: not installed, ale_py missing: {envs.SUITES['atari'].remedy}" in lines
     assert "tiny: installed" in lines
 
 
 def test_every_suite_has_its_protocol(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(envs.SUITES) <= set(PROTOCOLS)
     assert main(["--protocol"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows == table(tuple(envs.SUITES)).splitlines()
+    assert rows == protocols().splitlines()
     assert len({row.count("|") for row in rows}) == 1
     assert any(row.startswith("| action repeat | 4 frames") for row in rows)
 
@@ -53,8 +51,6 @@ def test_every_suite_has_its_protocol(capsys: pytest.CaptureFixture[str]) -> Non
 @needs_opencv
 def test_the_sheet_shows_every_task_under_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
-
-    from mow.envs.contact_sheet import frame_after
 
     out = tmp_path / "out.png"
     assert main(["--preview", "tiny5", "dummy:count", "tiny:goal", str(out), "--steps", "3", "--seed", "1"]) == 0
@@ -84,7 +80,7 @@ def test_a_black_picture_is_told(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--preview", "atari27", "OUT.png"], "unknown set 'atari27': expected one of atari26, tiny5"),
+        (["--preview", "atari27", "OUT.png"], "unknown task 'atari27' (suites: atari, "),
         (["--preview", "atari:Pnog", "OUT.png"], "did you mean atari:Pong, "),
         (["--preview", "OUT.png"], "--preview needs names and then a .png in an existing folder"),
         (["--preview", "tiny5"], "--preview needs names and then a .png"),

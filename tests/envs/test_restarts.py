@@ -1,4 +1,4 @@
-"""Simulators that raise, hang, die or answer nonsense: made anew, and the others go on (mow/envs/ordered.py)."""
+"""Simulators that raise, hang, die or answer nonsense: made anew, and the others go on (mow/envs/vector_base.py)."""
 
 import json
 import logging
@@ -31,29 +31,25 @@ def workers(num_workers: int = 2, timeout_s: float = 60.0, **options: object) ->
     return env
 
 
+def lost(step: EnvStep) -> list[int]:
+    """Tasks whose episode is truncated without being finished."""
+    finished = [episode.index for episode in step.finished]
+    return [k for k in range(len(TASKS)) if step.truncated[k] and k not in finished]
+
+
 @BOTH
-def test_a_step_that_was_lost_is_taken_in_a_new_episode(num_workers: int) -> None:
-    rng, cut = np.random.default_rng(0), 0
+def test_a_step_that_was_lost_is_truncated_and_a_new_episode_begins(num_workers: int) -> None:
+    cut = 0
     with failing(num_workers) as env:
         env.reset()
-        for _ in range(100):
-            action = env.layout.random(rng)
-            step = env.step(action)
-            assert len(step.restarts) == len(step.restarted)
-            cut += len(step.restarted)
-            for k, first in step.restarted.items():
-                variant, episode, at = read_counter(first)
-                assert (episode, at) == (0, 0)
-                assert step.is_first[k]
-                assert step.truncated[k]  # no episode of the dummy ends after one step
-                assert not step.terminated[k]
-                assert read_counter(step.frame[k]) == (variant, 1, 0)
-                taken = env.layout.decode(k, action[k])
-                right = CountingEnv(TASKS[k].split(":")[1], seed=0)
-                right.reset()
-                assert step.reward[k] == right.step(taken)[1]
-                assert k not in [episode.index for episode in step.finished]
-    # Each fails 20 steps after it was made, one of which renews it, in a step or in the reset after it.
+        for step in played(env, 100):
+            assert len(step.restarts) == len(lost(step))
+            cut += len(step.restarts)
+            for k in lost(step):
+                assert read_counter(step.frame[k])[1:] == (0, 0)
+                flags = (step.is_first[k], step.is_last[k], step.terminated[k], step.life_lost[k], step.reward[k])
+                assert flags == (True, False, False, False, 0.0)
+    # Each fails 20 steps after it was made, in a step or in the reset after it.
     assert 4 * len(TASKS) <= cut <= 5 * len(TASKS)
 
 
@@ -65,7 +61,7 @@ def test_what_happened_is_told(num_workers: int, caplog: pytest.LogCaptureFixtur
     assert sorted(task for restart in restarts for task in restart.tasks) == sorted(TASKS)
     slide = next(restart for restart in restarts if restart.tasks == ("dummy:slide",))
     assert slide.reason == "RuntimeError: dummy:slide: fails at step 20, as set"
-    assert "_misbehave_if_asked" in slide.traceback
+    assert "_fail_if_set" in slide.traceback
     assert f"dummy:slide: {slide.reason}; a new episode begins" in caplog.messages
 
 
@@ -76,7 +72,7 @@ def test_rollouts_stay_the_same_for_every_number_of_workers(num_workers: int) ->
         other.reset()
         for ours, theirs in zip(played(one, 70), played(other, 70), strict=True):
             assert_same(ours, theirs)
-            assert sorted(ours.restarted) == sorted(theirs.restarted)
+            assert lost(ours) == lost(theirs)
 
 
 def test_a_new_simulator_has_seeds_of_its_own() -> None:
@@ -110,7 +106,7 @@ def test_a_dead_or_stopped_worker_is_replaced_and_the_others_do_not_notice(kill:
         assert restart.tasks == (TASKS[1], TASKS[3])
         says = "died with exit code -9" if kill is signal.SIGKILL else r"gave no answer within 0.5 s (env.timeout_s)"
         assert restart.reason == f"its worker {says}"
-        assert sorted(after[0].restarted) == [1, 3]
+        assert lost(after[0]) == [1, 3]
         assert not any(step.restarts for step in after[1:])
         for one, same in zip([*before, *after], [*played(still, 5), *played(still, 30, seed=1)], strict=True):
             for name in REPORTED:
@@ -122,20 +118,8 @@ def test_a_hung_simulator_is_replaced_with_its_worker() -> None:
     with workers(timeout_s=0.5, hang_at=20) as env:
         steps = played(env, 21)
         assert sorted(restart.tasks for step in steps for restart in step.restarts) == [TASKS[0::2], TASKS[1::2]]
-        assert sorted(k for step in steps for k in step.restarted) == [0, 1, 2, 3, 4]
+        assert sorted(k for step in steps for k in lost(step)) == [0, 1, 2, 3, 4]
         assert sum(env._failures.values()) == 2  # one task of each worker hung: the one that it was in
-
-
-def test_twice_in_a_row_it_gets_a_fresh_process() -> None:
-    with workers(num_workers=1, fail_at=6) as env:
-        (pid,) = pids(env)
-        played(env, 7)
-        assert pids(env) == [pid]
-        while not any(count > 1 for count in env._failures.values()):
-            (step,) = played(env, 1)
-        assert gone(pid)
-        assert len(step.restarted) == 5
-        assert len(env._workers) == 1
 
 
 @BOTH
@@ -152,7 +136,7 @@ def test_after_the_last_restart_it_ends_with_the_traceback(num_workers: int, fai
     )
     assert caught.value.line.startswith(line)
     assert 0 <= int(caught.value.line.removeprefix(line).removesuffix(")")) < env.specs[0].num_actions
-    assert "_misbehave_if_asked" in caught.value.traceback
+    assert "_fail_if_set" in caught.value.traceback
     with pytest.raises(RuntimeError, match="closed"):
         played(env, 1)
     kept = json.loads(json.dumps(env.state_dict()))  # a run can be saved all the same
@@ -164,8 +148,8 @@ def test_after_the_last_restart_it_ends_with_the_traceback(num_workers: int, fai
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (lambda answer: (answer[0], float("nan"), *answer[2:]), "expected a finite reward, got nan"),
-        (lambda answer: (answer[0], float("-inf"), *answer[2:]), "expected a finite reward, got -inf"),
+        (lambda answer: (answer[0], float("nan"), *answer[2:]), "expected a finite number within float32"),
+        (lambda answer: (answer[0], float("-inf"), *answer[2:]), "expected a finite number within float32"),
         (lambda answer: (answer[0][..., :1], *answer[1:]), "expected a frame uint8 [64, 64, 3], got uint8 [64, 64, 1]"),
         (lambda answer: (answer[0] / 2.0, *answer[1:]), "expected a frame uint8 [64, 64, 3], got float64 [64, 64, 3]"),
     ],
@@ -185,7 +169,7 @@ def test_nonsense_is_a_failure(
         env.reset()
         steps = played(env, 30)
     (restart,) = steps[2].restarts
-    assert restart.reason == f"ValueError: dummy:count: {reason}"
+    assert restart.reason.startswith(f"ValueError: dummy:count: {reason}")
     assert all(np.isfinite(step.reward).all() for step in steps)
     assert sum(len(step.restarts) for step in steps) == 1
 
@@ -213,7 +197,7 @@ def test_a_worker_that_is_gone_when_its_state_is_asked_for() -> None:
         assert gone(victim)
         kept = json.loads(json.dumps(env.state_dict()))
         step = played(env, 1)[0]  # here it goes on
-        assert sorted(step.restarted) == [1, 3]
+        assert lost(step) == [1, 3]
     with make_vector(TASKS, seed=1, num_workers=0, options={}) as other:
         assert sorted(other.load_state_dict(kept)) == [1, 3]
         played(other, 20)
@@ -235,40 +219,3 @@ def test_a_step_has_two_halves(num_workers: int) -> None:
             with pytest.raises(RuntimeError, match="no step is under way: call send before receive"):
                 halves.receive()
         halves.send(halves.layout.random(rng))  # and closing in between harms nothing
-
-
-def shows(picture: Callable[[np.ndarray], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the counting environment draw something else."""
-    for name in ("reset", "step"):
-        method = getattr(CountingEnv, name)
-
-        def painted(self: CountingEnv, *args: object, method: Callable = method, **more: object) -> tuple[object, ...]:
-            frame, *rest = method(self, *args, **more)
-            return picture(frame), *rest
-
-        monkeypatch.setattr(CountingEnv, name, painted)
-
-
-@pytest.mark.parametrize(
-    ("picture", "what"),
-    [
-        (lambda frame: frame * 0, "frames of one colour"),
-        (lambda frame: np.full_like(frame, frame.max(initial=0, where=frame[:32].any() < 256)), "frames of one colour"),
-        (lambda frame: np.arange(64 * 64 * 3, dtype=np.uint64).astype(np.uint8).reshape(64, 64, 3), "the same frame"),
-        (lambda frame: frame, ""),
-    ],
-)
-def test_pictures_that_show_nothing_are_reported_once(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    picture: Callable[[np.ndarray], np.ndarray],
-    what: str,
-) -> None:
-    shows(picture, monkeypatch)
-    with SerialVectorEnv(["dummy:count"], seed=0, options={}) as env, caplog.at_level(logging.WARNING, "mow"):
-        env.reset()
-        steps: list[EnvStep] = played(env, 60)
-    length = next(episode.length for step in steps for episode in step.finished)
-    said = f"dummy:count showed {what} through a whole episode of {length} steps, from which nothing can be learnt"
-    excuse = ": unless the agent only ran against something, look" if what == "the same frame" else ": look"
-    assert [message.split(excuse)[0] for message in caplog.messages] == ([said] if what else [])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mow.envs.base import Action, Frame
+from mow.envs.suites import SUITES
 from mow.envs.task_sets import TINY7
-from mow.envs.tiny import RETURNS, TASKS, Reference, expert_action, main, make, measure, random_policy
+from mow.envs.tiny import EPISODES, TASKS, expert_action, main, make, measure, random_policy
 from mow.envs.tiny_tasks import MOVES, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
 
 NAMES = [name.removeprefix("tiny:") for name in TINY7]
@@ -298,23 +299,23 @@ def test_goal_and_walker_never_start_together() -> None:
 @pytest.mark.parametrize("kind", ["random", "expert"])
 @pytest.mark.parametrize("name", NAMES)
 def test_policies_reach_the_stated_returns(name: str, kind: str) -> None:
-    reference = RETURNS[f"tiny:{name}"]
+    stated = SUITES["tiny"].references[f"tiny:{name}"][kind == "expert"]
     policy = random_policy(17) if kind == "random" else expert_action
     returns = measure(name, policy, episodes=200, seed=23)  # other draws than those of the constants
     # Both means are samples; 4 standard errors of their difference, and the constants' rounding to 3 decimals.
-    tolerance = 4 * returns.std(ddof=1) * math.sqrt(1 / 200 + 1 / reference.episodes) + 0.0005 + 1e-9
-    assert abs(returns.mean() - getattr(reference, kind)) <= tolerance
-    assert reference.episodes >= 1000
+    tolerance = 4 * returns.std(ddof=1) * math.sqrt(1 / 200 + 1 / EPISODES) + 0.0005 + 1e-9
+    assert abs(returns.mean() - stated) <= tolerance
 
 
 def test_the_table_tells_a_wrong_constant(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    references = SUITES["tiny"].references
     for task in TINY7[1:]:
-        monkeypatch.delitem(RETURNS, task)
+        monkeypatch.delitem(references, task)
     assert main() == 0  # the constants of catch, measured again
     assert "tiny:catch  random" in capsys.readouterr().out
-    monkeypatch.setitem(RETURNS, "tiny:catch", Reference(random=-0.77, expert=1.0, episodes=1000))
+    monkeypatch.setitem(references, "tiny:catch", (-0.77, 1.0))
     assert main() == 1
     assert "tiny:catch, random: measured -0.778, stated -0.77" in capsys.readouterr().err
 
@@ -346,21 +347,19 @@ def test_gymnasium_accepts_them(name: str) -> None:
     gymnasium = pytest.importorskip("gymnasium")
     from gymnasium.utils.env_checker import check_env
 
-    from mow.envs.tiny import register_gymnasium
+    from mow.envs.tiny_gymnasium import GymnasiumEnv
 
-    register_gymnasium()
-    register_gymnasium()
-    env = gymnasium.make(f"mow/{name.capitalize()}-v0")
+    env = GymnasiumEnv(f"tiny:{name}")
     assert env.observation_space == gymnasium.spaces.Box(0, 255, (64, 64, 3), np.uint8)
     if TASKS[name].DISCRETE:
         assert env.action_space == gymnasium.spaces.Discrete(TASKS[name].NUM_ACTIONS)
     else:
         assert env.action_space == gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    check_env(env.unwrapped)
+    check_env(env, skip_render_check=True)
     with pytest.raises(ValueError, match=r"got (action )?-1(\.0)?, expected"):
-        env.unwrapped.step(-1)
+        env.step(-1)
     with pytest.raises(ValueError, match="takes no options"):
-        env.unwrapped.reset(options={"speed": 3})
+        env.reset(options={"speed": 3})
     env.close()
 
 

@@ -99,9 +99,11 @@ def test_a_window_never_crosses_the_loss_of_a_simulator():
     windows = played(player="random", num_windows=8, options={"fail_at": 16})  # each, again and again
     for k in range(3):
         for b in range(8):
-            seen = [read_counter(frame.numpy()) for frame in windows.batch.frame[k, b, : int(windows.length[k, b])]]
+            length = int(windows.length[k, b])
+            seen = [read_counter(frame.numpy()) for frame in windows.batch.frame[k, b, :length]]
             assert [step - seen[0][2] for _, _, step in seen] == list(range(len(seen)))
-    assert not windows.batch.truncated[0].any()  # its episodes end by themselves, and only the loss cuts one off
+            assert not windows.batch.truncated[k, b, : length - 1].any()
+    assert windows.batch.truncated[0].any()  # its episodes end by themselves, and only the loss cuts one off
 
 
 def test_a_lost_life_is_a_termination_and_the_window_goes_on():

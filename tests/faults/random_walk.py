@@ -84,7 +84,7 @@ def _no_memory(moment: int) -> None:
 
 
 def _worker_killed(moment: int) -> None:
-    from mow.envs.workers import WorkerVectorEnv
+    from mow.envs.vector_workers import WorkerVectorEnv
 
     def strike() -> None:
         for envs in _MADE:

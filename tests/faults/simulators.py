@@ -3,15 +3,12 @@
 All show the same task as Plain: 3 actions, reward 1, episodes of 6 steps, a picture of the step and of the seed.
 """
 
-import gc
-import logging
 import os
 import random
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -47,11 +44,6 @@ class Plain(gymnasium.Env):
         return picture
 
 
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise ValueError
-
-
 def _raises(error: type[BaseException], *arguments: object) -> Callable[[Any], Any]:
     def fail(_: Any) -> Any:
         raise error(*arguments)
@@ -70,12 +62,9 @@ def _with(place: int, value: object) -> Callable[[Any], Any]:
 # What becomes of the answer of a step that must count as a failure.
 BAD_STEPS: dict[str, Callable[[Any], Any]] = {
     "Exit": lambda _: sys.exit(),
-    "Interrupt": _raises(KeyboardInterrupt),
     "Memory": _raises(MemoryError),
     "Recursion": _endless,
-    "GeneratorExit": _raises(GeneratorExit),
     "StopIteration": _raises(StopIteration),
-    "Unspeakable": _raises(Unspeakable),
     "ManyLines": _raises(RuntimeError, "\nfirst\nsecond"),
     "FourValues": lambda answer: answer[:4],
     "NoAnswer": lambda _: None,
@@ -144,38 +133,22 @@ ODD_STEPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _torch(change: Callable[[Any], object]) -> Callable[[], object]:
-    return lambda: change(sys.modules["torch"]) if "torch" in sys.modules else None
-
-
 def _handled() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
-def _streams() -> None:
+def _prints() -> None:
     print("printed by a simulator")
-    if sys.stdout is not None:
-        sys.stdout.close()
-    sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as a simulator may do
 
 
 # What is done to the process at construction, reset, step and close.
 RUDE: dict[str, Callable[[], object]] = {
     "Folder": lambda: os.chdir("/"),
-    "Streams": _streams,
+    "Prints": _prints,
     "Signals": _handled,
-    "Umask": lambda: os.umask(0o777),
-    "NumpyErrors": lambda: np.seterr(all="raise"),
-    "Warnings": lambda: warnings.simplefilter("error"),
-    "Logging": lambda: logging.disable(logging.CRITICAL),
-    "Garbage": gc.disable,
-    "Environment": lambda: os.environ.update(HOME="/nowhere", CUDA_VISIBLE_DEVICES=""),
     "Seeds": lambda: (random.seed(0), np.random.seed(0)),
     "Thread": lambda: threading.Thread(target=time.sleep, args=(1,), daemon=True).start(),
-    "TorchSeed": _torch(lambda torch: torch.manual_seed(0)),
-    "TorchGradients": _torch(lambda torch: torch.set_grad_enabled(False)),
-    "TorchType": _torch(lambda torch: torch.set_default_dtype(torch.float64)),
 }
 
 
@@ -230,32 +203,6 @@ class FailsToClose(Plain):
         raise RuntimeError("it is stuck")
 
 
-class Unrepeatable(Plain):
-    """What it shows depends on the operating system."""
-
-    def step(self, action: Any) -> Any:
-        answer = super().step(action)
-        self.colour = np.array(list(os.urandom(3)))
-        return answer
-
-
-class Changed(Plain):
-    """As Plain, until the variable REPLAY says what its second step does."""
-
-    def step(self, action: Any) -> Any:
-        if self.at == 1 and "REPLAY" in os.environ:
-            {"raise": sys.exit, "die": os._exit}[os.environ["REPLAY"]](60)
-        return super().step(action)
-
-
-class EndsAnywhere(Plain):
-    """An episode may end at any step."""
-
-    def step(self, action: Any) -> Any:
-        answer = super().step(action)
-        return (*answer[:2], os.urandom(1)[0] < 64, *answer[3:])
-
-
 class Slow(Plain):
     """Steps of 20 ms, resets of 0.3 s, and no end."""
 
@@ -283,7 +230,6 @@ def _everywhere() -> None:
     os.chdir("/")
     print("printed by a simulator")
     RUDE["Signals"]()
-    RUDE["TorchGradients"]()
 
 
 def _register() -> None:
@@ -303,13 +249,10 @@ def _register() -> None:
         "NoRenderMode": (NoRenderMode, {}),
         "FailsToReset": (FailsToReset, {}),
         "FailsToClose": (FailsToClose, {}),
-        "Unrepeatable": (Unrepeatable, {}),
-        "EndsAnywhere": (EndsAnywhere, {}),
-        "Changed": (Changed, {}),
         "Slow": (Slow, {}),
         "Worst": (Worst, {"steps": BAD_STEPS["Exit"], "rude": _everywhere, **failing}),
     }
-    for error in (RuntimeError, SystemExit, KeyboardInterrupt, MemoryError, ImportError):
+    for error in (RuntimeError, SystemExit, MemoryError, ImportError):
         kinds[f"{error.__name__}First"] = (FailsToStart, {"error": error})
     for name, (kind, arguments) in kinds.items():
         gymnasium.register(f"{name}-v0", kind, kwargs=arguments)

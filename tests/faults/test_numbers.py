@@ -25,13 +25,14 @@ def test_a_reward_that_is_no_number_costs_an_episode_and_is_said(
     def broken(self: CountingEnv, action: object) -> object:
         nonlocal calls
         frame, reward, *rest = step(self, action)  # type: ignore[arg-type]
-        calls += self.task.name == "dummy:slide"
-        return frame, value if calls == 12 else reward, *rest
+        slide = self.task.name == "dummy:slide"
+        calls += slide
+        return frame, value if slide and calls == 12 else reward, *rest
 
     monkeypatch.setattr(CountingEnv, "step", broken)
     flags = ["--folder", str(tmp_path / "run"), "--env.num-workers", "0"]
     assert main(["quickstart", *DUMMY, *flags]) == 0
-    assert f"dummy:slide: expected a finite reward, got {value}" in capsys.readouterr().out
+    assert f"dummy:slide: expected a finite number within float32 as reward, got {value}" in capsys.readouterr().out
     with open(tmp_path / "run" / "metrics.jsonl", encoding="utf-8") as lines:
         counts = [float(record["envs/restarts"]) for record in map(json.loads, lines) if "envs/restarts" in record]
     assert counts[-1] == 1

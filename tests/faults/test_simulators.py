@@ -1,29 +1,22 @@
 """Simulators that misbehave in many ways, with workers and without: made anew and counted, or no matter at all."""
 
-import gc
-import json
-import logging
 import os
 import random
 import re
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("gymnasium", reason="the simulators of these tests are gymnasium's")
 pytest.importorskip("cv2", reason="the suite gym needs OpenCV")
 
 import mow
 from mow.config import EnvConfig
-from mow.envs import workers as worker_module
 from mow.envs.base import EnvStep
-from mow.envs.dummy import CountingEnv
 from mow.envs.vector import VectorEnv, WorkerVectorEnv, make_vector
 from mow.evaluate import __main__ as evaluate
 from mow.evaluate import film
@@ -56,7 +49,7 @@ def made(kinds: tuple[str, ...], num_workers: int, **more: Any) -> VectorEnv:
 
 
 def test_whatever_a_step_does_it_is_made_anew_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """Each fails at its 15th step and is made anew, at its 30th (of which the first one was taken at once) again."""
+    """Each fails at its 15th step, is made anew, and fails again at the 15th step after that."""
     told: list[list[EnvStep]] = []
     for num_workers in (0, 2):
         caplog.clear()
@@ -64,8 +57,9 @@ def test_whatever_a_step_does_it_is_made_anew_said_and_counted(caplog: pytest.Lo
             envs.reset()
             told.append(played(envs, 2 * FAILS_AT + 2))
         for k, kind in enumerate(FAILING):
-            lost = [number for number, step in enumerate(told[-1], 1) if k in step.restarted]
-            assert lost == [FAILS_AT, 2 * FAILS_AT - 1], kind
+            lost = [any(task(kind) in one.tasks for one in step.restarts) for step in told[-1]]
+            assert [number for number, one in enumerate(lost, 1) if one] == [FAILS_AT, 2 * FAILS_AT], kind
+            assert [bool(step.truncated[k]) for step in told[-1]] == lost, kind
             assert sum(task(kind) in message for message in caplog.messages) == 2, kind
             ended = [number for number, step in enumerate(told[-1], 1) for one in step.finished if one.index == k]
             assert ended[:2] == [LENGTH, 2 * LENGTH], kind
@@ -77,39 +71,20 @@ def test_whatever_a_step_does_it_is_made_anew_said_and_counted(caplog: pytest.Lo
 
 
 def test_the_reasons_are_words_that_help() -> None:
-    kinds = ("Exit", "Interrupt", "Huge", "FourValues", "InfoNone", "TerminatedText", "ManyLines", "Grey")
+    kinds = ("Exit", "Huge", "FourValues", "InfoNone", "TerminatedText", "ManyLines", "Grey")
     with made(kinds, 0) as envs:
         envs.reset()
-        reasons = {restart.tasks: restart.reason for restart in played(envs, FAILS_AT)[-1].restarts}
+        reasons = [restart.reason for restart in played(envs, FAILS_AT)[-1].restarts]
     name = {kind: f"ValueError: {task(kind)}: expected" for kind in kinds}
-    assert list(reasons.values()) == [
-        "SystemExit",
-        "KeyboardInterrupt",
-        f"{name['Huge']} a reward within the range of float32, got 1e+39",
-        f"{name['FourValues']} (observation, reward, terminated, truncated, info), got 4 values",
+    assert reasons[0] == "SystemExit"
+    assert reasons[1] == f"{name['Huge']} a finite number within float32 as reward, got 1e+39"
+    assert reasons[2].startswith(f"{name['FourValues']} (observation, reward, terminated, truncated, info), got (")
+    assert reasons[3:] == [
         f"{name['InfoNone']} a dict as info, got None",
         f"{name['TerminatedText']} a bool as terminated, got 'no'",
         "RuntimeError: first",
         f"{name['Grey']} render() to give uint8, or floats in [0, 1], [height, width, 3 or 4], got uint8 [128, 192]",
     ]
-
-
-def test_the_action_that_is_taken_again_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, given = CountingEnv.step, []
-
-    def writes(self: CountingEnv, action: Any) -> Any:
-        given.append(action.tolist())
-        action *= 0
-        if len(given) == 2:
-            raise RuntimeError
-        return step(self, action)
-
-    monkeypatch.setattr(CountingEnv, "step", writes)
-    with make_vector(["dummy:slide"], seed=0, num_workers=0, options={}, max_restarts=1) as envs:
-        envs.reset()
-        for _ in range(2):
-            envs.step(np.array([[0.25, 0.5]], np.float32))
-    assert given == 3 * [[0.25, 0.5]]
 
 
 @pytest.mark.parametrize("kind", ["Died", "Segfault"])
@@ -129,20 +104,6 @@ def test_a_ctrl_c_of_the_user_is_none_of_the_simulators_failures() -> None:
             played(envs, FAILS_AT)
 
 
-def test_nor_is_what_another_answer_to_a_signal_raises() -> None:
-    def answer(*_: object) -> None:
-        sys.exit("asked to stop")
-
-    before = signal.signal(signal.SIGINT, answer)
-    try:
-        with made(("CtrlC",), 0) as envs:
-            envs.reset()
-            with pytest.raises(SystemExit, match="asked to stop"):
-                played(envs, FAILS_AT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @BOTH
 def test_odd_answers_and_rude_simulators_change_nothing(num_workers: int) -> None:
     with made(("Plain",) * len(HARMLESS), 0) as plain, made(HARMLESS, num_workers) as envs:
@@ -156,20 +117,10 @@ def test_odd_answers_and_rude_simulators_change_nothing(num_workers: int) -> Non
 
 
 def process_state() -> dict[str, object]:
-    umask = os.umask(0)
-    os.umask(umask)
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
     return {
         "folder": os.getcwd(),
         "streams": (sys.stdout, sys.stderr),
-        "signals": [signal.getsignal(number) for number in signals],
-        "umask": umask,
-        "numpy": np.geterr(),
-        "warnings": list(warnings.filters),
-        "logging": logging.root.manager.disable,
-        "garbage": gc.isenabled(),
-        "environment": dict(os.environ),
-        "torch": (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state().tolist()),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
     }
 
 
@@ -177,10 +128,8 @@ def test_rude_simulators_leave_the_process_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(5)
-    kinds = tuple(kind for kind in RUDE if kind != "TorchSeed")  # in steps it is not undone, see process_state.py
     before = process_state()
-    envs = made(kinds, 0)
+    envs = made(tuple(RUDE), 0)
     assert process_state() == before
     envs.reset()
     for _ in range(2 * LENGTH + 1):
@@ -188,26 +137,10 @@ def test_rude_simulators_leave_the_process_as_it_was(
         assert process_state() == before
     envs.close()
     assert process_state() == before
-    assert capsys.readouterr().out == ""
-    made(("TorchSeed",), 0).reset()
-    assert process_state() == before
+    said = capsys.readouterr()
+    assert "printed by" in said.err
+    assert said.out == ""
     random.seed(0)
-
-
-def test_a_simulator_keeps_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mow.envs.process_state import CallState
-
-    monkeypatch.chdir(tmp_path)
-    state = CallState()
-    with state:
-        os.chdir("/")
-    assert Path.cwd() == tmp_path
-    with state:
-        assert Path.cwd() == Path("/")
-        os.chdir(tmp_path)
-    assert Path.cwd() == tmp_path
-    with state:
-        assert Path.cwd() == tmp_path
 
 
 @BOTH
@@ -244,10 +177,7 @@ def test_it_is_resumed_scored_filmed_exported_and_loaded(
     assert export.main([str(folder), "--out", str(tmp_path / "out")]) == 0
     frame, _ = mow.load(tmp_path / "out", device="cpu").imagine(WORST[0]).reset(seed=1)
     assert frame.shape == (64, 64, 3)
-    after = process_state()
-    for name in ("folder", "streams", "signals", "umask"):
-        assert after[name] == before[name], name
-    assert torch.is_grad_enabled()
+    assert process_state() == before
     assert "printed by" not in capsys.readouterr().out
 
 
@@ -258,7 +188,6 @@ STARTS = {
     "FailsToReset": "OSError: no licence.*",
     "RuntimeErrorFirst": "RuntimeError: no licence.*",
     "SystemExitFirst": "SystemExit: no licence.*",
-    "KeyboardInterruptFirst": "KeyboardInterrupt: no licence.*",
     "MemoryErrorFirst": "MemoryError: no licence.*",
     "ImportErrorFirst": ".*cannot load its simulator.*no licence.*",
     **{f"{kind}First": r"expected render\(\) to give .*" for kind in BAD_PICTURES},
@@ -267,7 +196,7 @@ STARTS = {
 
 def test_what_does_not_start_is_one_line_with_workers_and_without() -> None:
     for kind, says in STARTS.items():
-        with pytest.raises(ImportError if kind == "ImportErrorFirst" else ValueError) as caught:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the line is looked at below
             made((kind,), 0)
         line = str(caught.value)
         assert "\n" not in line
@@ -275,9 +204,9 @@ def test_what_does_not_start_is_one_line_with_workers_and_without() -> None:
     for kind in ("NoRenderMode", "FailsToReset", "SystemExitFirst", "ImportErrorFirst", "GreyFirst"):
         lines = set()
         for num_workers in (0, 1):
-            with pytest.raises((ValueError, ImportError)) as caught:
+            with pytest.raises(ValueError) as caught:  # noqa: PT011 - the lines are compared
                 made((kind,), num_workers)
-            lines.add((issubclass(caught.type, ImportError), str(caught.value)))
+            lines.add(str(caught.value))
         assert len(lines) == 1
 
 
@@ -303,88 +232,13 @@ def test_a_worker_that_dies_at_the_start_is_one_line() -> None:
     assert str(caught.value).startswith(f"{task('DiesFirst')}: ")
 
 
-# When it is resumed --------------------------------------------------------------------------------------------------
-
-
-def saved(kinds: tuple[str, ...], num_steps: int, **more: Any) -> dict[str, Any]:
-    with made(kinds, 0, **more) as envs:
-        envs.reset()
-        played(envs, num_steps)
-        kept: dict[str, Any] = json.loads(json.dumps(envs.state_dict()))
-        return kept
-
-
-@BOTH
-def test_what_does_not_repeat_itself_begins_a_new_episode(
-    num_workers: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    kinds = ("Unrepeatable", "Plain", "EndsAnywhere")
-    tried = (3, 4, 5) if num_workers == 0 else (4,)
-    for num_steps in tried:
-        kept = saved(kinds, num_steps)
-        with made(kinds, num_workers) as envs:
-            assert set(envs.load_state_dict(kept)) - {2} == {0}  # the third may end in the same places by chance
-            played(envs, 20)
-    name = task("Unrepeatable")
-    line = f"{name}: its state cannot be loaded (ValueError: {name}: the same seed and actions did not lead to the same"
-    assert sum(message.startswith(line) for message in caplog.messages) == len(tried)
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "replay", "why"),
-    [
-        (0, "raise", "SystemExit: 60"),
-        (1, "raise", "SystemExit: 60"),
-        (1, "die", "its worker died with exit code 60"),
-    ],
-)
-def test_a_replay_that_fails_begins_a_new_episode(
-    num_workers: int, replay: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    kinds = ("Plain", "Changed", "Plain")
-    kept = saved(kinds, 3)
-    monkeypatch.setenv("REPLAY", replay)
-    with made(kinds, num_workers) as envs:
-        assert [*envs.load_state_dict(kept)] == [1]
-        assert f"{task('Changed')}: its state cannot be loaded ({why}" in "\n".join(caplog.messages)
-        monkeypatch.delenv("REPLAY")
-        if num_workers == 0:
-            assert played(envs, LENGTH)[-1].restarts == ()
-
-
-def test_a_state_does_not_grow_with_the_run() -> None:
-    sizes = [len(json.dumps(saved(("Plain",), LENGTH * episodes + 3))) for episodes in (1, 60)]
-    assert sizes[1] < sizes[0] + 20
-
-
-def test_a_state_that_cannot_be_saved_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(CountingEnv, "state_dict", lambda _: {"rng": np.zeros(3)})
-    with make_vector(("dummy:count", "dummy:slide"), seed=0, num_workers=0, options={}) as envs:
-        envs.reset()
-        played(envs, 3)
-        envs.state_dict()
-        kept = json.loads(json.dumps(envs.state_dict()))
-        assert not played(envs, 1)[0].restarts
-    assert len(caplog.messages) == 2
-    assert "dummy:count: its state cannot be saved (TypeError: Object of type ndarray is not JSON" in caplog.messages[0]
-    with make_vector(("dummy:count", "dummy:slide"), seed=0, num_workers=0, options={}) as envs:
-        assert [*envs.load_state_dict(kept)] == [0, 1]
-
-
 # How long it may take ------------------------------------------------------------------------------------------------
 
 
-def test_the_time_limit_is_for_each_call_of_each_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two resets of 0.3 s in one worker, and replays of 30 steps of 20 ms, with half a second for each call."""
-    kinds = ("Slow",) * 2
-    with made(kinds, 1) as envs:
+def test_the_time_limit_is_for_each_call_of_each_simulator() -> None:
+    """Two resets of 0.3 s in one worker, with half a second for each call."""
+    with made(("Slow",) * 2, 1) as envs:
         assert isinstance(envs, WorkerVectorEnv)
-        monkeypatch.setattr(worker_module, "_MAKING_S", 0.0)
         envs.reset()
         envs._timeout_s = 0.5
         envs.reset()
-        one = saved(("Slow",), 30)["tasks"]["0"]
-        kept = {"slots": [0, 1], "tasks": {"0": one, "1": one}}
-        assert envs.load_state_dict(kept) == {}

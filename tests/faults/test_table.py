@@ -18,7 +18,7 @@ the fourth failure in a row saves and names task, seed, action | WORKER |
 the same | SIMULATOR |
 | a simulator that changes settings of its process, or answers oddly | the same steps, the settings as before | RUDE |
 | a simulator that does not start | one line with the task, with workers and without; the others are closed | START |
-| a simulator whose state cannot be saved, loaded or repeated | a new episode begins, and why is said | REPEAT |
+| a simulator without a state | a new episode begins where the run is resumed | STATELESS |
 | simulators that are slow together, none of them alone | no time limit is over | SLOW |
 | any order of adding, evicting, sampling, saving | as a Python list would have it | REPLAY |
 | one thread adds while others sample | no torn frame, no report of a sanitizer | THREADS |
@@ -121,7 +121,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_a_hung_task_is_named_and_its_worker_ended",
         ),
         "envs/test_restarts.py": (
-            "test_a_step_that_was_lost_is_taken_in_a_new_episode", "test_nonsense_is_a_failure",
+            "test_a_step_that_was_lost_is_truncated_and_a_new_episode_begins", "test_nonsense_is_a_failure",
             "test_a_dead_or_stopped_worker_is_replaced_and_the_others_do_not_notice",
             "test_after_the_last_restart_it_ends_with_the_traceback",
         ),
@@ -135,7 +135,6 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_whatever_a_step_does_it_is_made_anew_said_and_counted", "test_the_reasons_are_words_that_help",
             "test_a_simulator_that_ends_its_process_is_made_anew",
             "test_a_ctrl_c_of_the_user_is_none_of_the_simulators_failures",
-            "test_nor_is_what_another_answer_to_a_signal_raises",
             "test_close_that_raises_is_logged_and_nothing_else",
             "test_a_run_of_the_worst_of_them_is_the_same_with_workers_and_without",
             "test_it_is_resumed_scored_filmed_exported_and_loaded",
@@ -143,7 +142,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "RUDE": {
         "faults/test_simulators.py": (
-            "test_odd_answers_and_rude_simulators_change_nothing", "test_a_simulator_keeps_its_own_folder",
+            "test_odd_answers_and_rude_simulators_change_nothing",
             "test_rude_simulators_leave_the_process_as_it_was",
         ),
         "envs/test_registry.py": ("test_importing_the_suites_changes_nothing_in_the_process",),
@@ -155,11 +154,9 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
             "test_before_a_folder_exists",
         ),
     },
-    "REPEAT": {
-        "faults/test_simulators.py": (
-            "test_what_does_not_repeat_itself_begins_a_new_episode", "test_a_replay_that_fails_begins_a_new_episode",
-            "test_a_state_that_cannot_be_saved_is_said_once", "test_a_state_does_not_grow_with_the_run",
-        ),
+    "STATELESS": {
+        "envs/test_vector_resume.py": ("test_a_simulator_that_cannot_go_on_opens_a_new_episode",),
+        "envs/test_final_frames.py": ("test_a_simulator_without_a_state_loses_nothing_at_a_final_frame",),
     },
     "SLOW": {"faults/test_simulators.py": ("test_the_time_limit_is_for_each_call_of_each_simulator",)},
     "REPLAY": {"replay/test_replay_machine.py": ()},

@@ -16,26 +16,22 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mow.envs.base import FRAME_SHAPE, Frame
-from mow.envs.thin_meshes import thin_meshes
-
-Render = Literal["light", "full"]
+from mow.envs.mujoco_meshes import thin_meshes
 
 # What each backend loads, and where that comes from. Debian's names; libegl1 alone draws nothing.
 _LIBRARIES = {"egl": ("libEGL.so.1", "libGL.so.1"), "osmesa": ("libOSMesa.so.8",)}
-_APT = {
-    "egl": "apt-get install -y --no-install-recommends libegl1 libgl1",
-    "osmesa": "apt-get install -y --no-install-recommends libosmesa6",
-}
+_PACKAGES = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}
+_INSTALL = "apt-get install -y --no-install-recommends"
 _MAX_GEOMS = 2000  # that one picture may hold; the fullest scene of the suites has some 300
 
 
 def choose_backend(environ: Mapping[str, str]) -> str:
-    """Backend to draw with: MUJOCO_GL, else EGL, else OSMesa. Raises: ImportError if that is not here."""
+    """Backend to draw with: MUJOCO_GL, else EGL, else OSMesa. Raises: ImportError if that cannot draw."""
     chosen = environ.get("MUJOCO_GL", "").strip().lower()
     if chosen and chosen not in _LIBRARIES:
         raise ImportError(f"MUJOCO_GL={chosen} draws only on a screen: unset it, or set it to egl or osmesa")
@@ -43,9 +39,8 @@ def choose_backend(environ: Mapping[str, str]) -> str:
     for name, what in missing.items():
         if not what:
             return name
-    found = "; ".join(f"{name}: {what}" for name, what in missing.items())
-    first = next(iter(missing))
-    raise ImportError(f"nothing to draw with ({found}): {_APT[first]}, then set MUJOCO_GL={first}")
+    first, found = next(iter(missing)), "; ".join(f"{name}: {what}" for name, what in missing.items())
+    raise ImportError(f"nothing to draw with ({found}): {_INSTALL} {_PACKAGES[first]}, then set MUJOCO_GL={first}")
 
 
 def _missing(backend: str) -> str:
@@ -53,17 +48,14 @@ def _missing(backend: str) -> str:
     for library in _LIBRARIES[backend]:
         if not _loads(library):
             return f"no {library}"
-    if backend == "egl" and count_egl_devices() == 0:
-        return "no driver"
-    return ""
+    return "no driver" if backend == "egl" and count_egl_devices() == 0 else ""
 
 
 def _loads(library: str) -> bool:
     try:
-        ctypes.CDLL(library)
+        return bool(ctypes.CDLL(library))
     except OSError:
         return False
-    return True
 
 
 def count_egl_devices() -> int:
@@ -79,30 +71,23 @@ def count_egl_devices() -> int:
     return count.value if query(0, None, ctypes.byref(count)) else 0
 
 
-def _load_triton() -> None:
-    """Load Triton, where it is, before what MuJoCo draws with.
-
-    PyOpenGL opens Mesa's LLVM to the whole process, and Triton, which brings one of its own, then dies of it when it
-    loads; the other way round both live. Worker processes never come to it and are spared its 85 MB.
-    """
-    may_come = "torch" in sys.modules or multiprocessing.parent_process() is None
-    if may_come and find_spec("triton") is not None:
-        import_module("triton")
-
-
 _backend, _failure = "", ""  # one of them is not empty once this process is prepared
 
 
 def prepare() -> None:
     """Choose what to draw with and set MUJOCO_GL to it; the first call alone does anything.
 
-    Where there is nothing to draw with, that is raised when something is to be drawn, so that a missing library is not
+    Where there is nothing to draw with, the error comes when something is to be drawn, so that a missing library is not
     taken for a missing simulator.
     """
     global _backend, _failure
     if _backend or _failure:
         return
-    _load_triton()
+    # Triton is loaded before what MuJoCo draws with: PyOpenGL opens Mesa's LLVM to the whole process, and Triton, with
+    # an LLVM of its own, crashes if it is loaded after it. Workers never load it, and are spared its 85 MB.
+    may_come = "torch" in sys.modules or multiprocessing.parent_process() is None
+    if may_come and find_spec("triton") is not None:
+        import_module("triton")
     try:
         _backend = os.environ["MUJOCO_GL"] = choose_backend(os.environ)
     except ImportError as error:
@@ -121,11 +106,9 @@ def _shared_context() -> Any:
         try:
             _context = import_module(f"mujoco.{_backend}").GLContext(*FRAME_SHAPE[:2])
         except RuntimeError as error:
-            raise ImportError(
-                f"{_backend} cannot draw here ({error}): set MUJOCO_GL to another of egl, osmesa"
-            ) from error
-    # What registers last is called first: before the displays are closed under it by what other libraries (dm_control)
-    # registered when they loaded, or the process ends with tracebacks.
+            raise ImportError(f"{_backend} cannot draw ({error}): set MUJOCO_GL to the other of egl, osmesa") from error
+    # What registers last is called first: before other libraries (dm_control) close the displays under it, or the
+    # process ends with tracebacks.
     atexit.unregister(_free_context)
     atexit.register(_free_context)
     return _context
@@ -147,10 +130,12 @@ class Renderer:
             three out, which on a CPU takes a tenth of the time.
         grain: details of dense meshes below this size, in the unit of the model, are left out when drawn light; 0:
             none. See thin_meshes.
-    Raises: ImportError, naming library and remedy, if this machine cannot draw.
+    Raises: ValueError if render is neither; ImportError, naming library and remedy, if this machine cannot draw.
     """
 
-    def __init__(self, model: Any, camera: int, render: Render, grain: float = 0.0) -> None:
+    def __init__(self, model: Any, camera: int, render: object, grain: float = 0.0) -> None:
+        if render not in ("light", "full"):
+            raise ValueError(f"unknown render {render!r}: expected 'light' or 'full'")
         self._gl = _shared_context()
         self._gl.make_current()
         import mujoco

@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from mow.envs import make, offscreen
-from mow.envs.thin_meshes import DENSE, distinct, merged, thin_meshes
+from mow.envs import make, mujoco_render
+from mow.envs.mujoco_meshes import DENSE, distinct, merged, thin_meshes
 
 needs_mujoco = pytest.mark.skipif(not find_spec("mujoco"), reason="needs mujoco")
 
@@ -24,7 +24,7 @@ def test_of_a_face_one_copy_stays_and_none_that_has_no_area() -> None:
 
 @needs_mujoco
 def test_the_model_is_thin_inside_and_as_before_after() -> None:
-    offscreen.prepare()
+    mujoco_render.prepare()
     import mujoco
 
     points = np.random.default_rng(0).normal(size=(DENSE // 2 + 200, 3))
@@ -56,7 +56,7 @@ def test_the_model_is_thin_inside_and_as_before_after() -> None:
 @pytest.mark.skipif(not find_spec("metaworld"), reason="needs metaworld")
 def test_a_thin_robot_looks_the_same() -> None:
     from mow.envs.metaworld import GRAIN
-    from mow.envs.offscreen import Renderer
+    from mow.envs.mujoco_render import Renderer
 
     env = make("metaworld:hammer-v3", seed=0, options={})
     env.reset(seed=1)

@@ -4,7 +4,7 @@ import numpy as np
 
 from mow.envs import make
 from mow.envs.dummy import read_counter
-from mow.envs.task_group import RECORD, TaskGroup, derived_seed
+from mow.envs.vector_group import RECORD, TaskGroup, derived_seed
 
 
 def test_seeds_differ_by_run_slot_and_episode() -> None:
@@ -21,7 +21,7 @@ def test_a_group_leaves_other_slots_alone() -> None:
     group.reset()
     assert board["is_first"].tolist() == [False, True, False, True]
     # Right in count-1, wrong in count-3, where the first right one is 1.
-    assert group.step({1: 1, 3: 0}) == ([], [], [])
+    assert group.step({1: 1, 3: 0}) == ([], [])
     assert board["reward"].tolist() == [0.0, 1.0, 0.0, 0.0]
     assert read_counter(board["frame"][1]) == (1, 0, 1)
     assert read_counter(board["frame"][3]) == (3, 0, 1)
@@ -36,7 +36,7 @@ def test_each_episode_gets_its_derived_seed() -> None:
     group.reset()
     lengths: list[int] = []
     while len(lengths) < 5:
-        lengths += [length for _, _, length, _ in group.step({0: 0}).finished]
+        lengths += [length for _, _, length, _ in group.step({0: 0})[0]]
     expected = []
     for episode in range(5):
         env = make("dummy:count", seed=0, options={})

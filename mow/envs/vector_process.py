@@ -1,4 +1,4 @@
-"""One process that steps some tasks for another: how it starts, what it does all its life, how it ends."""
+"""One process that steps some tasks for another: its start, its main loop, its end."""
 
 import multiprocessing
 import os
@@ -11,39 +11,21 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from types import ModuleType, TracebackType
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from mow.envs.guarded import SimulatorFailure
-from mow.envs.task_group import RECORD, TaskGroup
+from mow.envs.vector_group import RECORD, TaskGroup
 
 # Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the calling thread; with
 # 1 it hands every picture to another and waits.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 
 
-class Report(NamedTuple):
-    """Error that ended a worker."""
-
-    mendable: type[ValueError] | type[ImportError] | None  # what to raise at the start, where the user can mend it
-    message: str
-    reason: str  # one line, for a task whose simulator raised: without its name
-    traceback: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Report":
-        mendable = next((kind for kind in (ImportError, ValueError) if isinstance(error, kind)), None)
-        if isinstance(error, SimulatorFailure):
-            return cls(mendable, str(error), error.reason, error.traceback)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return cls(mendable, str(error), reason, "".join(traceback.format_exception(error)))
-
-
 @dataclass(frozen=True, eq=False)
 class Worker:
-    """A process, seen from its parent, which sends (verb, *arguments) and gets (Report or None, answer)."""
+    """A process, seen from its parent, which sends (verb, *arguments) and gets (error or None, answer)."""
 
     process: SpawnProcess
     connection: Connection
@@ -68,12 +50,8 @@ def start_worker(
     """A process with a TaskGroup that is not built yet; `memory` is shared and holds a board."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_work,
-        args=(theirs, memory, slots, seed, dict(options), final_frames),
-        name=f"envs-{number}",
-        daemon=True,
-    )
+    arguments = (theirs, memory, slots, seed, dict(options), final_frames)
+    process = context.Process(target=_work, args=arguments, name=f"envs-{number}", daemon=True)
     with _quiet_start():
         process.start()
     theirs.close()  # or the death of the worker would not end the pipe
@@ -103,49 +81,30 @@ def _quiet_start() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
-        for name in _ONE_THREAD:
-            if name in environment:
-                os.environ[name] = environment[name]
-            else:
-                del os.environ[name]
-
-
-class _Reporting:
-    """Sends whatever is raised inside to the parent; the process then ends in order, without a second traceback."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if error is not None:
-            # Fails where the parent closed the pipe or is gone.
-            with suppress(OSError):
-                self._connection.send((Report.of(error), None))
-        return True
+        for name in _ONE_THREAD.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
 
 def _work(
-    connection: Connection,
-    memory: Any,
-    slots: dict[int, str],
-    seed: int,
-    options: dict[str, object],
-    final_frames: bool,
+    connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, Any], final_frames: bool
 ) -> None:
-    """Main loop of a worker: answers the parent until the pipe ends."""
+    """Main loop of a worker: answers the parent until the pipe ends; what is raised goes to the parent."""
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     board = np.frombuffer(memory, RECORD)
-    with _Reporting(connection), closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
-        while True:
-            verb, *arguments = connection.recv()
-            connection.send((None, getattr(group, verb)(*arguments)))
+    try:
+        with closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
+            while True:
+                verb, *arguments = connection.recv()
+                connection.send((None, getattr(group, verb)(*arguments)))
+    except BaseException as error:  # noqa: BLE001 - the process ends in order, without a second traceback
+        # A kind that the parent can unpickle.
+        sent = ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(repr(error))
+        sent.add_note("".join(traceback.format_exception(error)))
+        with suppress(OSError):  # the parent closed the pipe or is gone
+            connection.send((sent, None))
 
 
 def _follow_parent() -> None:

@@ -12,7 +12,7 @@ import pytest
 if not (find_spec("metaworld") and find_spec("dm_control")):
     pytest.skip("robots need metaworld and dm_control: pip install -e '.[metaworld,dmc]'", allow_module_level=True)
 
-from mow.envs import make, offscreen
+from mow.envs import make, mujoco_render
 from mow.envs.base import Frame
 
 TASKS = ("metaworld:reach-v3", "metaworld:hammer-v3", "dmc:walker-walk", "dmc:cheetah-run")
@@ -77,33 +77,33 @@ def test_contexts_of_other_libraries_do_not_matter(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("missing", ["libEGL.so.1", "libGL.so.1"])
 def test_osmesa_is_taken_where_egl_is_not_whole(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offscreen, "_loads", lambda library: library != missing)
-    assert offscreen.choose_backend({}) == "osmesa"
+    monkeypatch.setattr(mujoco_render, "_loads", lambda library: library != missing)
+    assert mujoco_render.choose_backend({}) == "osmesa"
 
 
 def test_what_is_missing_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offscreen, "_loads", lambda library: False)
+    monkeypatch.setattr(mujoco_render, "_loads", lambda library: False)
     with pytest.raises(ImportError) as caught:
-        offscreen.choose_backend({})
+        mujoco_render.choose_backend({})
     assert str(caught.value) == (
         "nothing to draw with (egl: no libEGL.so.1; osmesa: no libOSMesa.so.8): "
         "apt-get install -y --no-install-recommends libegl1 libgl1, then set MUJOCO_GL=egl"
     )
     with pytest.raises(ImportError, match=r"osmesa: no libOSMesa\.so\.8.*libosmesa6, then set MUJOCO_GL=osmesa"):
-        offscreen.choose_backend({"MUJOCO_GL": "osmesa"})
+        mujoco_render.choose_backend({"MUJOCO_GL": "osmesa"})
     with pytest.raises(ImportError, match="MUJOCO_GL=glfw draws only on a screen: unset it"):
-        offscreen.choose_backend({"MUJOCO_GL": "glfw"})
+        mujoco_render.choose_backend({"MUJOCO_GL": "glfw"})
 
 
 def test_what_is_told_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offscreen, "_missing", lambda backend: "")
-    assert offscreen.choose_backend({}) == "egl"
-    assert offscreen.choose_backend({"MUJOCO_GL": " OSMesa "}) == "osmesa"
+    monkeypatch.setattr(mujoco_render, "_missing", lambda backend: "")
+    assert mujoco_render.choose_backend({}) == "egl"
+    assert mujoco_render.choose_backend({"MUJOCO_GL": " OSMesa "}) == "osmesa"
 
 
 def test_nothing_to_draw_with_is_not_a_missing_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offscreen, "_context", None)
-    monkeypatch.setattr(offscreen, "_failure", "nothing to draw with (...): apt-get install libegl1")
+    monkeypatch.setattr(mujoco_render, "_context", None)
+    monkeypatch.setattr(mujoco_render, "_failure", "nothing to draw with (...): apt-get install libegl1")
     for task in TASKS[::2]:
         with pytest.raises(ImportError, match=r"^nothing to draw with") as caught:
             make(task, seed=0, options={})
@@ -118,7 +118,7 @@ def in_a_process(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_egl_without_a_driver_is_not_taken() -> None:
-    code = "from mow.envs.offscreen import count_egl_devices; print(count_egl_devices())"
+    code = "from mow.envs.mujoco_render import count_egl_devices; print(count_egl_devices())"
     assert in_a_process(code, __EGL_VENDOR_LIBRARY_DIRS="/nowhere").stdout == "0\n"
     assert int(in_a_process(code).stdout) > 0
 
@@ -143,7 +143,7 @@ def test_triton_can_be_loaded_after_a_picture() -> None:
 
 
 def test_osmesa_draws_the_same(alone: dict[str, list[Frame]]) -> None:
-    if not offscreen._loads("libOSMesa.so.8"):
+    if not mujoco_render._loads("libOSMesa.so.8"):
         pytest.skip("no libOSMesa.so.8: apt-get install libosmesa6")
     code = "print(make('dmc:walker-walk', seed=0, options={}).reset(seed=1)[0].tobytes().hex())"
     done = in_a_process(f"from mow.envs import make; {code}", MUJOCO_GL="osmesa")
@@ -157,8 +157,8 @@ def test_bad_options_are_refused(task: str) -> None:
     suite = task.split(":")[0]
     for options, says in (
         ({"render": "pretty"}, "unknown render 'pretty': expected 'light' or 'full'"),
-        ({f"{suite}_repeat": 0}, f"{suite}_repeat counts steps of the simulator per action, got 0"),
-        ({"time_limit": 0}, "time_limit counts agent steps, got 0"),
+        ({f"{suite}_repeat": 0}, f"{suite}_repeat counts steps, got 0"),
+        ({"time_limit": 0}, "time_limit counts steps, got 0"),
     ):
         with pytest.raises(ValueError, match=says):
             make(task, seed=0, options=options)

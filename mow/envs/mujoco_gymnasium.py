@@ -5,11 +5,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from mow.envs import offscreen
-from mow.envs.robots import checked_render
+from mow.envs import mujoco_render
 
 
-def renderer_of(env: Any, render: object) -> offscreen.Renderer:
+def renderer_of(env: Any, render: object) -> mujoco_render.Renderer:
     """Renderer of a gymnasium.envs.mujoco.MujocoEnv, which must never draw itself: it would open a GL context of its
     own, and environments that each have one draw into each other's.
 
@@ -19,12 +18,12 @@ def renderer_of(env: Any, render: object) -> offscreen.Renderer:
 
     Raises: ValueError if render is neither "light" nor "full"; ImportError if this machine cannot draw.
     """
-    model, said = env.model, env.mujoco_renderer
-    own = said.camera_id if said.camera_id is not None else -1
+    model, registered = env.model, env.mujoco_renderer
+    own = registered.camera_id if registered.camera_id is not None else -1
     camera = own if own >= 0 else mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-    renderer = offscreen.Renderer(model, camera, checked_render(render))
+    renderer = mujoco_render.Renderer(model, camera, render)
     if camera < 0:
-        _place(renderer.camera, model, said.default_cam_config or {})
+        _place(renderer.camera, model, registered.default_cam_config or {})
     return renderer
 
 

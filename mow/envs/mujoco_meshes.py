@@ -1,7 +1,6 @@
 """Meshes with no more faces than a picture of 64 x 64 needs.
 
-A robot arm of 67,000 faces covers some 900 pixels. Where a CPU draws, every face costs as much as one that is seen
-well, and together they are most of what an agent step costs.
+A robot arm of 67,000 faces covers some 900 pixels. Where a CPU draws, they are most of the cost of an agent step.
 """
 
 import zlib
@@ -60,8 +59,7 @@ def _thin(model: Any, mesh: int, grain: float) -> None:
 def merged(vertices: NDArray[np.floating], grain: float) -> NDArray[np.intp]:
     """Index [n] of the vertex that stands for the cell of each vertex [n, 3]: the nearest to the mean of the cell."""
     place = np.floor(vertices / grain).astype(np.int64)  # [n, 3]
-    place -= place.min(axis=0)
-    _, cell, size = np.unique(_as_one(place), return_inverse=True, return_counts=True)  # [n] which, [cells]
+    _, cell, size = np.unique(place, axis=0, return_inverse=True, return_counts=True)  # [n] which, [cells]
     middle = np.stack([np.bincount(cell, axis) / size for axis in vertices.T], axis=1)  # [cells, 3]
     order = np.lexsort((np.linalg.norm(vertices - middle[cell], axis=1), cell))  # by cell, the nearest first
     nearest = order[np.cumsum(size) - size]  # [cells]
@@ -72,13 +70,6 @@ def distinct(faces: Faces) -> NDArray[np.intp]:
     """Indices of the faces [n, 3] with three corners, without duplicates, at whichever corner they begin."""
     begin = faces.argmin(axis=1)[:, None]
     turned = np.take_along_axis(faces, (begin + np.arange(3)) % 3, axis=1)
-    first = np.sort(np.unique(_as_one(turned), return_index=True)[1])
+    first = np.sort(np.unique(turned, axis=0, return_index=True)[1])
     flat = (faces[first] == np.roll(faces[first], 1, axis=1)).any(axis=1)
     return first[~flat]
-
-
-def _as_one(triples: NDArray[np.integer]) -> NDArray[np.int64]:
-    """One number for each of [n, 3], as triples sort slowly."""
-    assert 0 <= triples.min() <= triples.max() < 1 << 21, (triples.min(), triples.max())
-    x, y, z = triples.astype(np.int64).T
-    return x << 42 | y << 21 | z
