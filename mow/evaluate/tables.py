@@ -2,7 +2,7 @@
 
     normalised = (return - random) / (reference - random)                          [S runs, K tasks]
 
-Aggregates and their intervals: mow.evaluate.aggregates. `Grid` and its two printed forms serve the other tables too.
+Aggregates and their intervals: mow.evaluate.aggregates. A Grid is a list of lines of cells, the heading first.
 """
 
 from collections.abc import Iterator, Sequence
@@ -120,50 +120,42 @@ def as_json(
 
 # Printed tables ------------------------------------------------------------------------------------------------------
 
+Grid = list[tuple[str, ...]]  # cells; the first column holds words, the others numbers
 
-@dataclass(frozen=True)
-class Grid:
-    """A table of texts whose first column holds words, the others numbers."""
 
-    heading: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+def grids(runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
+    """Tables of tasks, of runs if there are several, of aggregates and of published returns if they are known."""
+    shown = [task_grid(rows)]
+    if len(runs) > 1:
+        returns = [(row.task, *map(number, row.run_returns)) for row in rows]
+        shown.append([("return of run", *(str(i + 1) for i in range(len(runs)))), *returns])
+    if found:
+        lines = [(name, number(one.value, 3), between(one.interval, 3)) for name, one in found.items()]
+        num_tasks = normalised_scores(rows).shape[1]
+        shown.append([(f"normalised, {num_tasks} tasks", "value", "95 % interval"), *lines])
+    if compared := compare(rows):
+        shown.append(published_grid(rows, compared))
+    return shown
 
 
 def task_grid(rows: Sequence[TaskRow]) -> Grid:
-    """One line per task; a column for success where some task defines it."""
-    shows_success = any(row.success is not None for row in rows)
+    """One line per task; success is - where the task does not define it."""
     lines = []
     for row in rows:
-        numbers = [row.random, row.value, row.deviation, row.reference, row.normalised]
-        cells = [number(x) for x in (*numbers, *([row.success] if shows_success else []))]
-        lines.append((row.task, *cells, str(row.episodes)))
-    extra = ("success",) if shows_success else ()
-    heading = ("task", "random", "return", "std", "reference", "normalised", *extra, "episodes")
-    return Grid(heading, tuple(lines))
-
-
-def run_grid(runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow]) -> Grid:
-    """One line per task: the mean return of each run."""
-    lines = [(row.task, *(number(x) for x in row.run_returns)) for row in rows]
-    return Grid(("return of run", *(str(i + 1) for i in range(len(runs)))), tuple(lines))
-
-
-def aggregate_grid(found: dict[str, Aggregate], num_tasks: int) -> Grid:
-    """One line per aggregate; an interval where there are several runs."""
-    lines = [(name, number(one.value, 3), between(one.interval, 3)) for name, one in found.items()]
-    return Grid((f"normalised, {num_tasks} tasks", "value", "95 % interval"), tuple(lines))
+        numbers = (row.random, row.value, row.deviation, row.reference, row.normalised, row.success)
+        lines.append((row.task, *map(number, numbers), str(row.episodes)))
+    return [("task", "random", "return", "std", "reference", "normalised", "success", "episodes"), *lines]
 
 
 def published_grid(rows: Sequence[TaskRow], compared: dict[str, dict[str, float]]) -> Grid:
     """Returns of the published games, those of this run first, then the aggregates of the normalised scores."""
-    methods = tuple(compared)
-    lines = []
+    lines = [("published returns", *compared)]
     for row in rows:
         if row.published is not None:
-            theirs = [row.published[method] for method in methods if method != "this"]
-            lines.append((row.task, *(number(x, 1) for x in (row.value, *theirs))))
-    lines += [(f"normalised {name}", *(f"{compared[m][name]:.3f}" for m in methods)) for name in AGGREGATES]
-    return Grid(("published returns", *methods), tuple(lines))
+            returns = {**row.published, "this": row.value}
+            lines.append((row.task, *(number(returns[method], 1) for method in compared)))
+    lines += [(f"normalised {name}", *(f"{compared[m][name]:.3f}" for m in compared)) for name in AGGREGATES]
+    return lines
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -178,16 +170,15 @@ def between(interval: Interval | None, digits: int = 2) -> str:
 
 def plain(grid: Grid) -> Iterator[str]:
     """Lines for a console, columns aligned."""
-    columns = list(zip(grid.heading, *grid.lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    for line in (grid.heading, *grid.lines):
-        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        yield "  ".join([line[0].ljust(widths[0]), *rest])
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    for first, *others in grid:
+        rest = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *rest])
 
 
 def markdown(grid: Grid) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield f"| {' | '.join(grid.heading)} |"
-    yield "| --- " + "| ---: " * (len(grid.heading) - 1) + "|"
-    for line in grid.lines:
-        yield f"| {' | '.join(line)} |"
+    heading, *lines = grid
+    yield f"| {' | '.join(heading)} |"
+    yield "| --- " + "| ---: " * (len(heading) - 1) + "|"
+    yield from (f"| {' | '.join(line)} |" for line in lines)
