@@ -160,9 +160,6 @@ def remarks(
     differing = sorted({name for one in configs for name, value in one.items() if value != configs[0][name]} - _ASIDE)
     if differing:
         lines.append(f"the runs are treated as seeds of one method, but they differ in {', '.join(differing)}")
-    short = [row.task for row in rows if row.episodes < options.episodes * len(runs)]
-    if short:
-        lines.append(f"fewer episodes ended than --episodes: {', '.join(short)}")
     if compare(rows):
         lines.append(
             "published returns: one model per game, means over 5 seeds after 100,000 steps per game, their IQM and "

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     path = options.checkpoint or find_run(options.run_folder).checkpoint
     folder_to_write(options.out.parent, "--out")
 
-    from mow.evaluate.film_strip import draw_film, film_of, one_strip
+    from mow.evaluate.film_strip import draw_film, film_of
     from mow.runs.signals import Stopped, StopSwitch
 
     device = pick_device(options.device or config.device)
@@ -104,9 +104,8 @@ def run(options: argparse.Namespace) -> None:
         f"{options.context} real frames are seen, {options.steps} imagined along the actions that were taken",
         "left of the line, below: reconstructed; blank: the episode is over; red bar: this step ends the task",
     )
-    strips = [one_strip(film, k, played[k]) for k in order]
     try:
-        write_whole(options.out, draw_film(strips, caption, num_context=options.context))
+        write_whole(options.out, draw_film(film, [(k, played[k]) for k in order], caption))
         content = {"checkpoint": str(path), "step": step, **settings, "tasks": tasks}
         write_json(options.out.with_suffix(".json"), content)
     except OSError as error:

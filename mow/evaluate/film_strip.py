@@ -69,75 +69,54 @@ def film_of(
     return Film(windows, prediction, reconstruction, open_loop_errors(prediction, reconstruction, windows))
 
 
-@dataclass(frozen=True, eq=False)
-class Strip:
-    """One window of one task; n columns, of which the first were seen."""
+def strip(film: Film, k: int) -> tuple[NDArray[np.uint8], int]:
+    """Draw the longest window of task k, the first of these, n columns of C seen and T imagined frames.
 
-    name: str
-    real: NDArray[np.uint8]  # [n, 64, 64, 3]
-    imagined: NDArray[np.uint8]  # [n, 64, 64, 3]; in the seen columns the reconstruction
-    shown: NDArray[np.bool_]  # [n] there is a frame; elsewhere the episode is over and both rows stay blank
-    led_to: NDArray[np.bool_]  # [n] it opens the window, or an action led here, even where no frame is shown
-    real_end: NDArray[np.bool_]  # [n] the step that leads here terminated the task
-    imagined_end: NDArray[np.bool_]  # [n] the world model expected it to
-
-
-def one_strip(film: Film, k: int, name: str) -> Strip:
-    """The longest window of task k, the first of these."""
+    Column t > 0 is where the action of step t - 1 led. Below a frame, a red bar: this step ended the task, or the world
+    model expected it to. Behind the end of the episode it is blank.
+    Returns: [2 ROW, n COLUMN, 3] RGB, real frames above, reconstructed and imagined ones below; the number of columns
+        that are the first or that an action led to.
+    """
     windows, prediction = film.windows, film.prediction
-    length = windows.length[k].tolist()
-    b = length.index(max(length))
-    num_columns, num_actions = windows.batch.reward.shape[2], int(windows.num_actions[k, b])
-    num_context = num_columns - prediction.reward.shape[2]
-    imagined = torch.cat([film.reconstruction[k, b, :num_context], prediction.frame[k, b]])  # [n, 64, 64, 3]
-    column = torch.arange(num_columns)
-    # Column t shows where the action of step t - 1 led; none led to the first.
-    real_end, imagined_end = torch.zeros(2, num_columns, dtype=torch.bool)
-    real_end[1:] = windows.batch.terminated[k, b, :-1].cpu()
-    imagined_end[num_context:] = prediction.terminated[k, b].cpu()
-    return Strip(
-        name=name,
-        real=windows.batch.frame[k, b].cpu().numpy(),
-        imagined=(255.0 * imagined.clamp(0.0, 1.0)).round().to(torch.uint8).cpu().numpy(),
-        shown=(column < length[b]).numpy(),
-        led_to=(column <= num_actions).numpy(),
-        real_end=real_end.numpy(),
-        imagined_end=(imagined_end & (column <= num_actions)).numpy(),
-    )
+    lengths = windows.length[k].tolist()
+    length = max(lengths)
+    b = lengths.index(length)
+    num_columns, num_ahead = windows.batch.reward.shape[2], prediction.reward.shape[2]
+    taken = min(num_columns, int(windows.num_actions[k, b]) + 1)
+    imagined = torch.cat([film.reconstruction[k, b, : num_columns - num_ahead], prediction.frame[k, b]])
+    rows = (
+        (windows.batch.frame[k, b], [False, *windows.batch.terminated[k, b, :-1].tolist()]),
+        ((255.0 * imagined.clamp(0.0, 1.0)).round().to(torch.uint8),
+         [False] * (num_columns - num_ahead) + prediction.terminated[k, b].tolist()),
+    )  # fmt: skip
+    picture = np.full((2, ROW, num_columns, COLUMN, 3), 255, np.uint8)
+    for row, (frames, ends) in zip(picture, rows, strict=True):
+        row[:64, :length, :64] = frames[:length].cpu().numpy().swapaxes(0, 1)
+        row[66:70, :taken, :64][:, ends[:taken]] = _RED
+    return picture.reshape(2 * ROW, -1, 3), taken
 
 
-def canvas(strip: Strip) -> NDArray[np.uint8]:
-    """The frames of a strip, [2 ROW, n COLUMN, 3] RGB: real above, imagined below, a red bar below each end."""
-    found = np.full((2, ROW, len(strip.shown), COLUMN, 3), 255, np.uint8)
-    for row, (frames, ends) in enumerate(((strip.real, strip.real_end), (strip.imagined, strip.imagined_end))):
-        for column, frame in enumerate(frames):
-            if strip.shown[column]:
-                found[row, :64, column, :64] = frame
-            if ends[column]:
-                found[row, 66:70, column, :64] = _RED
-    return found.reshape(2 * ROW, -1, 3)
-
-
-def draw_film(strips: Sequence[Strip], text: Sequence[str], *, num_context: int) -> bytes:
-    """Strips of equal numbers of columns below one another, under lines of text, as a PNG file."""
+def draw_film(film: Film, tasks: Sequence[tuple[int, str]], text: Sequence[str]) -> bytes:
+    """Strips of tasks (k, name) below one another, under lines of text, as a PNG file."""
     from matplotlib.figure import Figure
 
-    wide, high = SCALE * COLUMN * len(strips[0].shown), 2 * SCALE * ROW
+    num_columns, num_ahead = film.windows.batch.reward.shape[2], film.prediction.reward.shape[2]
+    num_context = num_columns - num_ahead
+    wide, high = SCALE * COLUMN * num_columns, 2 * SCALE * ROW
     top, below = _LINE * len(text), high + _HEADING
-    width, height = _LABELS + wide + 10, top + below * len(strips)
+    width, height = _LABELS + wide + 10, top + below * len(tasks)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     for i, line in enumerate(text):
         figure.text(10 / width, 1 - (_LINE * (i + 0.8)) / height, line)
-    for index, strip in enumerate(strips):
-        bottom = 1 - (top + below * (index + 1)) / height
-        axes = figure.add_axes((_LABELS / width, bottom, wide / width, high / height))
-        axes.imshow(canvas(strip), interpolation="nearest", aspect="auto")
+    for index, (k, name) in enumerate(tasks):
+        picture, taken = strip(film, k)
+        axes = figure.add_axes((_LABELS / width, 1 - (top + below * (index + 1)) / height, wide / width, high / height))
+        axes.imshow(picture, interpolation="nearest", aspect="auto")
         axes.axvline(COLUMN * num_context - 1.5, color="grey")
-        taken = np.flatnonzero(strip.led_to)
-        axes.set_xticks(COLUMN * taken + 32, [str(column - num_context + 1) for column in taken])
+        axes.set_xticks(COLUMN * np.arange(taken) + 32, [str(t - num_context + 1) for t in range(taken)])
         axes.set_yticks([32, ROW + 32], ["real", "imagined"])
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
-        axes.set_title(strip.name, loc="left", parse_math=False)
+        axes.set_title(name, loc="left", parse_math=False)
         axes.spines[:].set_visible(False)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

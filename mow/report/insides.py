@@ -55,19 +55,16 @@ def _errors(task: str, film: Film) -> str:
     return chart(task, "steps ahead", "squared error", series, from_zero=True)
 
 
-def experts(report: Report) -> str:
-    """Share of every expert in every task, now; its load over time."""
-    model = report.model
-    if model is None:
-        return absent(report.no_model) + _load_over_time(report)
+@_of_model
+def experts(model: ModelView) -> str:
+    """Share of every expert in every task."""
     text = (
         f"Shares at step {model.step:,}, as the router weighs the experts that it chose. Blank: not chosen. m0, m1, "
         "...: the module of the task."
     )
-    columns = [str(e) for e in range(model.expert_share.shape[1])]
-    rows = _rows(model)
+    columns, rows = [str(e) for e in range(model.expert_share.shape[1])], _rows(model)
     picture = scroll(image(matrix(rows, columns, model.expert_share), "share of each expert in each task"))
-    return note(text) + picture + _numbers(rows, columns, model.expert_share) + _load_over_time(report)
+    return note(text) + picture + _numbers(rows, columns, model.expert_share)
 
 
 def _rows(model: ModelView) -> list[str]:
@@ -78,18 +75,6 @@ def _numbers(rows: Sequence[str], columns: Sequence[str], value: Floats) -> str:
     """A matrix as a table, folded."""
     lines = [[escape(row), *map(digits, numbers)] for row, numbers in zip(rows, value.tolist(), strict=True)]
     return folded("the numbers", table(["task", *columns], lines))
-
-
-def _load_over_time(report: Report) -> str:
-    figures = []
-    for label, curve in report.run.metrics.curves.items():
-        if label.startswith("insight/expert_use/"):
-            series = [Series(curve.updates, [100 * value for value in curve.value])]
-            title = f"expert {label.rpartition('/')[2]}"
-            figures.append(chart(title, "world-model updates", "load, %", series, from_zero=True))
-    if not figures:
-        return absent("Use of the experts over time is not logged: a run with --insight-every N has it.")
-    return f"<h3>Load over time</h3>{grid(figures)}"
 
 
 @_of_model

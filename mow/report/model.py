@@ -80,7 +80,7 @@ def make_films(learner: "Learner", envs: "VectorEnv", *, num_windows: int, seed:
 
     Raises: ValueError if the episodes of a task are too short or the model has no position for one imagined step.
     """
-    from mow.evaluate.film_strip import draw_film, film_of, one_strip
+    from mow.evaluate.film_strip import draw_film, film_of
 
     num_steps = min(STEPS, learner.config.model.max_positions - CONTEXT)
     if num_steps < 1:
@@ -88,7 +88,6 @@ def make_films(learner: "Learner", envs: "VectorEnv", *, num_windows: int, seed:
     film = film_of(learner, envs, context=CONTEXT, steps=num_steps, num_windows=num_windows, seed=seed)
     found = {}
     for k, spec in enumerate(envs.specs):
-        picture = draw_film([one_strip(film, k, "")], (), num_context=CONTEXT)
         errors = {kind: tuple(getattr(film.errors, kind)[k].nanmean(dim=0).tolist()) for kind in FRAME_ERRORS}
-        found[spec.name] = Film(picture, errors)
+        found[spec.name] = Film(draw_film(film, [(k, "")], ()), errors)
     return found

@@ -6,6 +6,7 @@ import signal
 import sys
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from mow import train
 from mow.envs.dummy import read_counter
 from mow.envs.vector import SerialVectorEnv
 from mow.evaluate.film import main, read_arguments, summary, table
-from mow.evaluate.film_strip import COLUMN, ROW, Film, canvas, one_strip
+from mow.evaluate.film_strip import COLUMN, ROW, Film, draw_film, strip
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import OpenLoopErrors, OpenLoopPrediction, predict_open_loop
 from mow.methods.mow.presets import quickstart
@@ -59,9 +60,9 @@ def test_the_learner_of_this_run_has_sorted_its_tasks(run_folder):
 
 def test_the_picture_holds_the_real_frames(run_folder, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("mow.evaluate.film_strip.canvas", lambda strip: drawn.append(canvas(strip)) or drawn[-1])
+    monkeypatch.setattr("mow.evaluate.film_strip.strip", lambda *how: drawn.append(strip(*how)) or drawn[-1])
     assert main([str(run_folder), "--out", str(tmp_path / "a.png"), "--windows", "3", "--device", "cpu"]) == 0
-    for picture, variant in zip(drawn, (9, 0, 1, 2), strict=True):  # in the order of the config
+    for (picture, _), variant in zip(drawn, (9, 0, 1, 2), strict=True):  # in the order of the config
         lengths, ends = [], []
         assert picture.shape == (2 * ROW, 18 * COLUMN, 3)
         for column in range(18):
@@ -251,6 +252,18 @@ def film(batch, length, prediction, reconstruction=None, errors=NO_ERRORS):
     return Film(HeldOutWindows(batch, torch.tensor([length])), prediction, reconstruction, errors)
 
 
+def cell(picture, row, column):
+    return picture[row * ROW : row * ROW + 64, column * COLUMN : column * COLUMN + 64]
+
+
+def marked(picture, row):
+    """Columns with a red bar below them; the others have none of it."""
+    bars = picture[row * ROW + 66 : row * ROW + 70].reshape(4, -1, COLUMN, 3)[:, :, :64].swapaxes(0, 1)
+    red = (bars == (205, 30, 30)).all(axis=-1)
+    assert (red.all(axis=(1, 2)) == red.any(axis=(1, 2))).all()
+    return red.all(axis=(1, 2)).nonzero()[0].tolist()
+
+
 def test_a_strip_by_hand():
     batch = transitions(1, 3, 4)
     batch.terminated[:] = False
@@ -261,23 +274,40 @@ def test_a_strip_by_hand():
         terminated=torch.tensor([False, True, False]).expand(1, 3, 3),
     )
     reconstruction = torch.full((1, 3, 4, 64, 64, 3), 0.4)
-    strip = one_strip(film(batch, [2, 3, 3], prediction, reconstruction), 0, "tiny:catch")
+    picture, taken = strip(film(batch, [2, 3, 3], prediction, reconstruction), 0)
     # The second window is the first of the longest; its third and last step ends it, which leads to a fourth column.
-    assert (strip.real == batch.frame[0, 1].numpy()).all()
-    assert strip.shown.tolist() == [True, True, True, False]
-    assert strip.real_end.tolist() == [False, False, False, True]
-    # Behind one column of context; the reconstruction there, then imagination, rounded and cut at white.
-    assert strip.imagined_end.tolist() == [False, False, True, False]
-    assert strip.imagined[:, 0, 0, 0].tolist() == [102, 0, 51, 255]
+    assert (picture.shape, taken) == ((2 * ROW, 4 * COLUMN, 3), 4)
+    for column in range(3):
+        assert (cell(picture, 0, column) == batch.frame[0, 1, column].numpy()).all()
+    # Behind one column of context; the reconstruction there, then imagination, rounded.
+    assert [cell(picture, 1, column).max() for column in range(3)] == [102, 0, 51]
+    assert (cell(picture, 0, 3) == 255).all()
+    assert (cell(picture, 1, 3) == 255).all()
+    assert (marked(picture, 0), marked(picture, 1)) == ([3], [2])
 
 
 def test_an_end_imagined_behind_the_end_is_not_marked():
     prediction = OpenLoopPrediction(
         torch.zeros(1, 1, 3, 64, 64, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool)
     )
-    strip = one_strip(film(transitions(1, 1, 4), [2], prediction, torch.zeros(1, 1, 4, 64, 64, 3)), 0, "tiny:catch")
+    picture, taken = strip(film(transitions(1, 1, 4), [2], prediction, torch.zeros(1, 1, 4, 64, 64, 3)), 0)
     # Frames 0 and 1, then the step that ended the episode.
-    assert strip.imagined_end.tolist() == [False, True, True, False]
+    assert (taken, marked(picture, 1)) == (3, [1, 2])
+
+
+def test_every_pixel_is_in_the_picture():
+    prediction = OpenLoopPrediction(
+        torch.rand(2, 1, 2, 64, 64, 3), torch.zeros(2, 1, 2), torch.zeros(2, 1, 2, dtype=torch.bool)
+    )
+    whole = Film(HeldOutWindows(transitions(2, 1, 4), torch.tensor([[4], [3]])), prediction,
+                 torch.rand(2, 1, 4, 64, 64, 3), NO_ERRORS)  # fmt: skip
+    png = draw_film(whole, [(1, "tiny:$goal$"), (0, "tiny:catch")], ("a title",))
+    assert png == draw_film(whole, [(1, "tiny:$goal$"), (0, "tiny:catch")], ("a title",)), "same bytes"
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    for k in range(2):
+        frame = cell(strip(whole, k)[0], 1, 1).repeat(2, axis=0).repeat(2, axis=1)
+        places = zip(*(picture == frame[0, 0]).all(axis=-1).nonzero(), strict=True)
+        assert any((picture[y : y + 128, x : x + 128] == frame).all() for y, x in places if y + 128 <= len(picture))
 
 
 def test_a_summary_by_hand():

@@ -106,7 +106,6 @@ def test_the_page_of_a_finished_run(made):
     assert 'alt="dummy:slide: return over environment steps"' in made
     assert 'alt="dummy:slide: loss, log scale over world-model updates"' in made
     assert "gradients of the tasks' losses" in said["similarity"]
-    assert "expert 3" in said["experts"]
     assert 'alt="Speed: updates/s over minutes since the start"' in made
     assert "Where the time went" in said["time"]
     assert "not logged" not in said["harmony"]
@@ -212,7 +211,6 @@ def test_names_cannot_smuggle_anything_in(tmp_path):
     config = dataclasses.replace(run_config(), tasks=(evil, "dummy:slide"), preset="<script>")
     points = Curve((1.0, 2.0), (1.0, 2.0), (1.0, 2.0))
     labels = {f"{name}/{evil}": points for name in ("loss/reward", "agent/entropy", "harmony/weight")}
-    labels[f"insight/expert_use/{evil}"] = points
     run = a_report(tmp_path / "<u>", config, episodes={evil: points}, curves=labels).run
     scores = Scores({evil: (0.0, 1.0, 0.0, 2.0, 0.5, 3)}, 0.5, None)
     run = dataclasses.replace(run, config_text=evil, versions_text=evil, scores=scores, remarks=(evil,))
