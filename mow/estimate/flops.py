@@ -134,7 +134,7 @@ def agent_update(config: MowConfig, action_size: int, num_outputs: int) -> dict[
     horizon, from_prior = imagination.horizon, imagination.start == "prior"
     cached = imagination.context if from_prior else imagination.context - 1
     next_latent = sum(prior(model, action_size))
-    context = imagination.context * encoder(model.perception)[0] + (next_latent if from_prior else 0)
+    context: float = imagination.context * encoder(model.perception)[0] + (next_latent if from_prior else 0)
     context += cached * sum(sequence_model(model, action_size, cached))
     state = agent.frames * model.perception.latent_size + model.width
     policy = _mlp(state, agent.hidden, agent.num_layers, num_outputs)

@@ -18,18 +18,7 @@ from mow.config.checks import LARGEST_SEED
 from mow.engine.device import num_workers, pick_device
 from mow.errors import UsageError
 from mow.evaluate.aggregates import summarise
-from mow.evaluate.tables import (
-    EvaluatedRun,
-    TaskEpisodes,
-    TaskRow,
-    as_json,
-    compare,
-    grids,
-    markdown,
-    normalised_scores,
-    plain,
-    task_rows,
-)
+from mow.evaluate.tables import Run, TaskRow, as_json, compare, grids, markdown, normalised_scores, plain, task_rows
 from mow.evaluate.video import LONGEST
 from mow.methods.mow.ablations import flat
 from mow.runs.disk import files_writable, folder_to_write
@@ -98,16 +87,14 @@ def run(options: argparse.Namespace) -> None:
     rows = task_rows(played, runs[0].config.tasks)
     found = summarise(normalised_scores(rows))
     notes = remarks(runs, played, rows, options)
-    shown = grids(played, rows, found)
     text = ["# Evaluation", "", *(f"- {note}" for note in notes)]
-    for grid in shown:
+    for grid in grids(rows, found):
         text += ["", *markdown(grid)]
         say("\n".join(["", *plain(grid)]))
     say("\n" + "\n".join(notes))
     with files_writable():
-        write_json(
-            out / "evaluation.json", as_json(played, rows, found, {"episodes": options.episodes, "seed": options.seed})
-        )
+        settings = {"episodes": options.episodes, "seed": options.seed}
+        write_json(out / "evaluation.json", {**settings, **as_json(played, rows, found)})
         write_whole(out / "evaluation.md", "\n".join(text) + "\n")
     say(f"written: {out / 'evaluation.json'} and evaluation.md")
 
@@ -136,14 +123,14 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
 
 
 def remarks(
-    runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], options: argparse.Namespace
+    runs: Sequence[SavedRun], played: Sequence[Run], rows: Sequence[TaskRow], options: argparse.Namespace
 ) -> list[str]:
     """Lines about the runs, the protocol and the limits of the numbers."""
     lines = [
-        f"run {i + 1}: {one.preset}, seed {one.seed}, {one.step:,} environment steps per task, {one.checkpoint}"
-        for i, one in enumerate(played)
+        f"run {i}: {one['preset']}, seed {one['seed']}, {one['step']:,} environment steps per task, {one['checkpoint']}"
+        for i, one in enumerate(played, start=1)
     ]
-    protocols = sorted({words for one in played for words in one.protocols.values()})
+    protocols = sorted({words for one in played for words in one["protocols"].values()})
     lines.append(
         f"{options.episodes} episodes per task and run, of seed {options.seed}; actions drawn from the policy; "
         f"protocol: {'; '.join(protocols)}"
@@ -168,7 +155,7 @@ def remarks(
     return lines
 
 
-def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
+def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", videos: Path) -> Run:
     """Play all episodes of one run and write its GIFs to the folder `videos`.
 
     Raises: UsageError if it cannot be restored or the folder cannot be written; KeyboardInterrupt, after a line, at
@@ -200,18 +187,23 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
         except Stopped:
             say(f"stopped after {progress.line}: no scores are written, the same command plays from the start")
             raise KeyboardInterrupt from None
-        tasks = {}
-        for result, episodes in zip(results, filmed.episodes, strict=True):
-            successes = tuple(episode.success for episode in episodes[: len(result.returns)])
-            tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
+        tasks = {
+            result.task: {
+                "returns": result.returns,
+                "lengths": result.lengths,
+                "successes": [episode.success for episode in episodes[: len(result.returns)]],
+            }
+            for result, episodes in zip(results, filmed.episodes, strict=True)
+        }
         protocols = {spec.name: spec.protocol for spec in envs.specs}
     if progress.ended < progress.total:
         say(f"stopped at the limit of {longest:,} steps with {progress.line}")
     if options.video:
         say(f"videos: {videos}, of each episode the first {LONGEST:,} steps")
-    return EvaluatedRun(
-        str(one.folder), str(one.checkpoint), step, one.config.preset, one.config.seed, protocols, tasks
-    )
+    return {
+        "folder": str(one.folder), "checkpoint": str(one.checkpoint), "step": step, "preset": one.config.preset,
+        "seed": one.config.seed, "protocols": protocols, "tasks": tasks,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from mow.cli.parse import Parser, check_range
 from mow.config.checks import LARGEST_SEED
 from mow.engine.device import pick_device
 from mow.errors import UsageError
-from mow.evaluate.tables import number, plain
+from mow.evaluate.tables import Grid, number, plain
 from mow.methods.mow.config import MowConfig, of_mow
-from mow.methods.registry import read_config
 from mow.runs.disk import folder_to_write
 from mow.runs.failures import exit_code
 from mow.runs.restore import find_run, restore
@@ -72,9 +71,16 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Restore, play, imagine, draw, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
-    config = _config(options)
-    # Before torch is loaded: a folder without a checkpoint is reported at once.
-    path = options.checkpoint or find_run(options.run_folder).checkpoint
+    saved = find_run(options.run_folder)
+    config, path = of_mow(saved.config), options.checkpoint or saved.checkpoint
+    longest = config.model.max_positions
+    if options.context + options.steps > longest:
+        raise UsageError(
+            f"--context {options.context} and --steps {options.steps} exceed the model's {longest} positions: "
+            f"take at most {longest} together"
+        )
+    if options.seed == config.seed:
+        raise UsageError(f"--seed {options.seed} is that of the run, whose episodes were trained on: take another")
     folder_to_write(options.out.parent, "--out")
 
     from mow.evaluate.film_strip import draw_film, film_of
@@ -127,23 +133,6 @@ def fresh_envs(config: MowConfig, seed: int) -> "VectorEnv":
         raise UsageError(str(error)) from error
 
 
-def _config(options: argparse.Namespace) -> MowConfig:
-    """The run's config. Raises: UsageError if --context, --steps or --seed do not fit it."""
-    try:
-        config = of_mow(read_config(options.run_folder / "config.json"))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    longest = config.model.max_positions
-    if options.context + options.steps > longest:
-        raise UsageError(
-            f"--context {options.context} and --steps {options.steps} exceed the model's {longest} positions: "
-            f"take at most {longest} together"
-        )
-    if options.seed == config.seed:
-        raise UsageError(f"--seed {options.seed} is that of the run, whose episodes were trained on: take another")
-    return config
-
-
 def summary(film: "Film", k: int) -> dict[str, Any]:
     """Means of task k over its windows, for film.json; None where every episode has ended before."""
     errors, num_steps = film.errors, film.errors.reward.shape[-1]
@@ -176,8 +165,8 @@ def table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     def cells(found: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
         return tuple(number(found[name], 5) for name in names)
 
-    frames = [("task", "steps ahead", *FRAME_ERRORS, "windows")]
-    steps = [("task", "reward", "0", "agreement", "steps", "ends", "imagined ends")]
+    frames: Grid = [("task", "steps ahead", *FRAME_ERRORS, "windows")]
+    steps: Grid = [("task", "reward", "0", "agreement", "steps", "ends", "imagined ends")]
     for task, found in tasks.items():
         for ahead, row in found["ahead"].items():
             frames.append((task, ahead, *cells(row, FRAME_ERRORS), str(row["windows"])))

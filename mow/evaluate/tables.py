@@ -5,7 +5,7 @@
 Aggregates and their intervals: mow.evaluate.aggregates. A Grid is a list of lines of cells, the heading first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,27 +16,9 @@ from mow.envs.published import PUBLISHED_STEPS, published_returns
 from mow.envs.references import normalised_return, reference_returns
 from mow.evaluate.aggregates import AGGREGATES, BOOTSTRAP, Aggregate, Interval, aggregates
 
-
-@dataclass(frozen=True)
-class TaskEpisodes:
-    """Whole episodes of one task in order; three tuples of one length."""
-
-    returns: tuple[float, ...]  # units of the task
-    lengths: tuple[int, ...]  # agent steps
-    successes: tuple[bool | None, ...]  # None where the task defines no success
-
-
-@dataclass(frozen=True)
-class EvaluatedRun:
-    """One run and the episodes that it played."""
-
-    folder: str
-    checkpoint: str
-    step: int  # environment steps per task of its training
-    preset: str
-    seed: int
-    protocols: dict[str, str]  # task -> a few words
-    tasks: dict[str, TaskEpisodes]
+# A run in evaluation.json: folder, checkpoint, step, preset, seed, protocols, and by task the episodes in order: returns
+# (units of the task), lengths (agent steps), successes (None where the task defines none).
+Run = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,17 +37,17 @@ class TaskRow:
     published: dict[str, float] | None  # method -> return
 
 
-def task_rows(runs: Sequence[EvaluatedRun], tasks: Sequence[str]) -> list[TaskRow]:
+def task_rows(runs: Sequence[Run], tasks: Sequence[str]) -> list[TaskRow]:
     """One row per task, in the order of `tasks`."""
-    return [_row(task, [run.tasks[task] for run in runs]) for task in tasks]
+    return [_row(task, [run["tasks"][task] for run in runs]) for task in tasks]
 
 
-def _row(task: str, played: Sequence[TaskEpisodes]) -> TaskRow:
-    means = tuple(float(np.mean(one.returns)) if one.returns else None for one in played)
+def _row(task: str, played: Sequence[Mapping[str, Any]]) -> TaskRow:
+    means = tuple(float(np.mean(one["returns"])) if one["returns"] else None for one in played)
     known = [mean for mean in means if mean is not None]
     value = float(np.mean(known)) if known else None
-    every = [x for one in played for x in one.returns]
-    successes = [x for one in played for x in one.successes if x is not None]
+    every = [x for one in played for x in one["returns"]]
+    successes = [x for one in played for x in one["successes"] if x is not None]
     low, high = reference_returns(task) or (None, None)
     return TaskRow(
         task=task,
@@ -104,13 +86,10 @@ def compare(rows: Sequence[TaskRow]) -> dict[str, dict[str, float]]:
     return found
 
 
-def as_json(
-    runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate], options: dict[str, int]
-) -> dict[str, Any]:
-    """Content of evaluation.json. Args: found: the result of summarise; options: those of the command to record."""
+def as_json(runs: Sequence[Run], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> dict[str, Any]:
+    """Content of evaluation.json, but for the options. Args: found: the result of summarise."""
     return {
-        **options,
-        "runs": [asdict(run) for run in runs],
+        "runs": runs,
         "tasks": {row.task: {k: v for k, v in asdict(row).items() if k != "task"} for row in rows},
         "aggregates": {name: asdict(one) for name, one in found.items()},
         "bootstrap": BOOTSTRAP,
@@ -123,12 +102,12 @@ def as_json(
 Grid = list[tuple[str, ...]]  # cells; the first column holds words, the others numbers
 
 
-def grids(runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
+def grids(rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
     """Tables of tasks, of runs if there are several, of aggregates and of published returns if they are known."""
     shown = [task_grid(rows)]
-    if len(runs) > 1:
+    if len(rows[0].run_returns) > 1:
         returns = [(row.task, *map(number, row.run_returns)) for row in rows]
-        shown.append([("return of run", *(str(i + 1) for i in range(len(runs)))), *returns])
+        shown.append([("return of run", *(str(i) for i in range(1, len(returns[0])))), *returns])
     if found:
         lines = [(name, number(one.value, 3), between(one.interval, 3)) for name, one in found.items()]
         num_tasks = normalised_scores(rows).shape[1]

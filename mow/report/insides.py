@@ -47,9 +47,9 @@ def _film(task: str, film: Film) -> str:
 def _errors(task: str, film: Film) -> str:
     series = []
     for kind, (style, _) in _ERRORS.items():
-        known = [(n, error) for n, error in enumerate(film.errors[kind], start=1) if np.isfinite(error)]
-        if known:
-            series.append(Series(*zip(*known, strict=True), style))
+        steps = [n for n, error in enumerate(film.errors[kind], start=1) if np.isfinite(error)]
+        if steps:
+            series.append(Series(steps, [film.errors[kind][n - 1] for n in steps], style))
     if not series:
         return figure(task, absent("Every episode ended before the first imagined step."))
     return chart(task, "steps ahead", "squared error", series, from_zero=True)
