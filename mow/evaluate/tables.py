@@ -16,8 +16,8 @@ from mow.envs.published import PUBLISHED_STEPS, published_returns
 from mow.envs.references import normalised_return, reference_returns
 from mow.evaluate.aggregates import AGGREGATES, BOOTSTRAP, Aggregate, Interval, aggregates
 
-# A run in evaluation.json: folder, checkpoint, step, preset, seed, protocols, and by task the episodes in order: returns
-# (units of the task), lengths (agent steps), successes (None where the task defines none).
+# A run in evaluation.json: folder, checkpoint, step, preset, seed, protocols, and by task the episodes in order:
+# returns (units of the task), lengths (agent steps), successes (None where undefined).
 Run = Mapping[str, Any]
 
 

@@ -54,12 +54,10 @@ class Metrics:
 
 @dataclass(frozen=True)
 class RunData:
-    """All text files of a run folder."""
+    """Config, scores and metrics of a run folder."""
 
     folder: Path
     config: MowConfig
-    config_text: str
-    versions_text: str | None
     scores: Scores | None
     metrics: Metrics
     remarks: tuple[str, ...]  # what could not be read, in sentences
@@ -110,13 +108,10 @@ class Report:
 
 def read_run(folder: Path) -> RunData:
     """Read the text files of a run folder. Raises: ValueError in one line if its config.json cannot be read."""
-    path = folder / "config.json"
-    config = of_mow(read_config(path))
-    remarks: list[str] = []
+    config, remarks = of_mow(read_config(folder / "config.json")), list[str]()
     metrics = read_metrics(folder / "metrics.jsonl", remarks)
     scores = _scores(folder / "scores.json", remarks)
-    return RunData(folder, config, text_of(path) or "", text_of(folder / "versions.json"), scores, metrics,
-                   tuple(remarks))  # fmt: skip
+    return RunData(folder, config, scores, metrics, tuple(remarks))
 
 
 def text_of(path: Path) -> str | None:
@@ -142,7 +137,8 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
         record: Any = None
         with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
-        known = {k: float(v) for k, v in record.items() if _is_finite(v)} if isinstance(record, dict) else {}
+        numbers = {k: _finite(v) for k, v in record.items()} if isinstance(record, dict) else {}
+        known = {label: number for label, number in numbers.items() if number is not None}
         if "step" not in known:  # the last line of a run that was killed, or damage
             spoilt += 1
             continue
@@ -176,10 +172,12 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
     )
 
 
-def _is_finite(value: object) -> bool:
-    with contextlib.suppress(OverflowError):  # a whole number that no float holds
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return False
+def _finite(value: object) -> float | None:
+    """The value as a float; None for what is no number, is not finite or exceeds a float."""
+    with contextlib.suppress(OverflowError):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    return None
 
 
 def _scores(path: Path, remarks: list[str]) -> Scores | None:
@@ -191,14 +189,10 @@ def _scores(path: Path, remarks: list[str]) -> Scores | None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         remarks.append(f"scores.json cannot be read ({type(error).__name__}): the score table is left out.")
         return None
-    return Scores(tasks, _number(content.get("mean_normalised")), _number(content.get("parameters")))
+    return Scores(tasks, _finite(content.get("mean_normalised")), _finite(content.get("parameters")))
 
 
 def _score(entry: Mapping[str, Any]) -> tuple[float | None, ...]:
     returns = [float(value) for value in entry["returns"]]
-    random, agent, expert, normalised = (_number(entry[name]) for name in ("random", "agent", "expert", "normalised"))
+    random, agent, expert, normalised = (_finite(entry[name]) for name in ("random", "agent", "expert", "normalised"))
     return random, agent, float(np.std(returns)) if returns else None, expert, normalised, len(returns)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if _is_finite(value) else None

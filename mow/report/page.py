@@ -4,7 +4,7 @@ from datetime import timedelta
 from html import escape
 
 from mow.report.data import Report
-from mow.report.html import digits, note
+from mow.report.html import digits, note, table
 from mow.report.sections import SECTIONS
 
 _STYLE = """
@@ -24,10 +24,6 @@ p { margin: 4px 0 10px; }
 nav ul, .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0; margin: 10px 0; }
 .legend { font-size: 13px; color: var(--soft); }
 .legend i { display: inline-block; width: 22px; margin-right: 7px; vertical-align: 4px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; margin: 16px 0; }
-.facts div { background: var(--box); border-radius: 6px; padding: 8px 12px; }
-.facts dt { font-size: 12px; color: var(--soft); }
-.facts dd { margin: 0; font-weight: 600; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 16px 22px; }
 .grid .chart { width: 100%; max-width: 480px; height: auto; }
 figure { margin: 0 0 6px; min-width: 0; }
@@ -85,9 +81,8 @@ def _head(report: Report) -> str:
     if run.scores is not None:
         facts["mean normalised score"] = digits(run.scores.mean_normalised)
         facts["parameters learned"] = digits(run.scores.parameters)
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, (name, _) in SECTIONS.items())
     remarks = "".join(note(remark) for remark in run.remarks)
     tasks = escape(", ".join(run.config.tasks))
-    return f'{note(str(run.folder))}\n<dl class="facts">{cells}</dl>\n<p>Tasks: {tasks}</p>\n{remarks}\n' \
-           f"<nav><ul>{links}</ul></nav>"
+    shown = table(list(facts), [list(map(escape, facts.values()))])
+    return f"{note(str(run.folder))}\n{shown}\n<p>Tasks: {tasks}</p>\n{remarks}\n<nav><ul>{links}</ul></nav>"

@@ -7,7 +7,7 @@ import numpy as np
 
 from mow.envs.references import reference_returns
 from mow.report.charts import Series, chart, legend
-from mow.report.data import Curve, Report
+from mow.report.data import Curve, Report, text_of
 from mow.report.html import absent, digits, figure, folded, grid, note, table
 from mow.report.insides import experts, films, similarity
 
@@ -171,10 +171,11 @@ def harmony(report: Report) -> str:
 
 def files(report: Report) -> str:
     """config.json and versions.json, folded."""
-    texts = {"config.json": report.run.config_text, "versions.json": report.run.versions_text}
-    return "".join(
-        folded(name, f"<pre>{escape(text or f'The run has no {name}.')}</pre>") for name, text in texts.items()
-    )
+    found = ""
+    for name in ("config.json", "versions.json"):
+        text = text_of(report.run.folder / name) or "The run has none."
+        found += folded(name, f"<pre>{escape(text)}</pre>")
+    return found
 
 
 # Anchor -> (title, HTML of the section), in the order of the page.

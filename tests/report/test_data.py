@@ -69,7 +69,7 @@ def folder(tmp_path):
 def test_a_config_alone_is_a_run(folder):
     run = read_run(folder)
     assert run.config == run_config()
-    assert (run.scores, run.versions_text, run.metrics.step) == (None, None, 0)
+    assert (run.scores, run.metrics.step) == (None, 0)
     assert run.remarks == ("There is no metrics.jsonl: the run has logged nothing.",)
 
 

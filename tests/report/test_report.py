@@ -150,7 +150,7 @@ def test_an_unfinished_run_without_checkpoint_and_with_a_torn_line(copied, capsy
     for name in ("films", "experts", "similarity"):
         assert "has no checkpoints/step_*.pt" in said[name]
     assert "it is scored when it ends" in said["scores"]
-    assert "The run has no versions.json" in said["config"]
+    assert "The run has none." in said["config"]
     out = capsys.readouterr().out
     assert "left out: 1" in out
     assert "Nothing of the model" in out
@@ -202,7 +202,7 @@ def test_a_mistake_is_one_line_and_exit_2(run_folder, copied, capsys, tmp_path, 
 
 
 def a_report(tmp_path, config=None, **metrics):
-    run = RunData(tmp_path, config or run_config(), "{}", None, None, Metrics(**metrics), ())
+    run = RunData(tmp_path, config or run_config(), None, Metrics(**metrics), ())
     return Report(run, None, "Nothing of the model: none was asked for.")
 
 
@@ -213,7 +213,10 @@ def test_names_cannot_smuggle_anything_in(tmp_path):
     labels = {f"{name}/{evil}": points for name in ("loss/reward", "agent/entropy", "harmony/weight")}
     run = a_report(tmp_path / "<u>", config, episodes={evil: points}, curves=labels).run
     scores = Scores({evil: (0.0, 1.0, 0.0, 2.0, 0.5, 3)}, 0.5, None)
-    run = dataclasses.replace(run, config_text=evil, versions_text=evil, scores=scores, remarks=(evil,))
+    run = dataclasses.replace(run, scores=scores, remarks=(evil,))
+    run.folder.mkdir()
+    for name in ("config.json", "versions.json"):
+        (run.folder / name).write_text(evil)
     film = Film(b"", {"imagined": (0.5,), "reconstructed": (float("nan"),), "repeated": (0.0,)})
     model = ModelView(
         checkpoint=evil,
@@ -268,7 +271,7 @@ def test_other_weightings_have_no_harmony_weights(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "said"), [(3.2, "0:00:03"), (954.0, "0:15:54"), (None, "-")])
 def test_the_time_in_the_head(tmp_path, seconds, said):
-    assert f"<dt>time logged</dt><dd>{said}</dd>" in page(a_report(tmp_path, seconds=seconds))
+    assert f"<td>{said}</td></tr>" in page(a_report(tmp_path, seconds=seconds))
 
 
 def test_a_task_without_an_episode_beside_one_with(tmp_path):
