@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 from mow.config import RUNTIME_FIELDS
 from mow.errors import UsageError
@@ -134,11 +135,18 @@ def train_command(job: Job) -> list[str]:
     return [sys.executable, "-m", "mow.train", *words]
 
 
+class _PatientSwitch(StopSwitch):
+    """A second signal changes nothing: `timeout` sends two at once, and the runs must have the time to save."""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
 def run_all(jobs: Sequence[Job], *, at_once: int, command: Callable[[Job], list[str]] = train_command) -> int:
     """Run the jobs, `at_once` processes at a time; a failure is printed and does not stop the others.
 
     Several at a time share the cores: each gets OMP_NUM_THREADS = cores // at_once. After SIGINT, SIGTERM or SIGHUP the
-    runs save and end; after a second one they do so without this process.
+    runs save and end.
     Returns: the number of failed jobs.
     Raises: KeyboardInterrupt after a signal, once all runs have ended.
     """
@@ -147,7 +155,7 @@ def run_all(jobs: Sequence[Job], *, at_once: int, command: Callable[[Job], list[
         env["OMP_NUM_THREADS"] = str(max(1, available_cores() // at_once))
     waiting, failed = deque(enumerate(jobs, 1)), 0
     running: dict[subprocess.Popen, tuple[str, Job, float]] = {}  # process -> [2/9] NAME, job, start
-    with StopSwitch() as switch:
+    with _PatientSwitch() as switch:
         try:
             while waiting or running:
                 switch.check()

@@ -279,7 +279,7 @@ def test_alone_a_run_keeps_its_threads(tmp_path: Path, said: list[str], monkeypa
 
 
 def signal_when(ready, monkeypatch, number: int = signal.SIGINT) -> list[subprocess.Popen]:
-    """Raise a signal once in the loop of run_all, when `ready()`. Returns: the processes that it starts."""
+    """Raise a signal twice in the loop of run_all, when `ready()`. Returns: the processes that it starts."""
     started: list[subprocess.Popen] = []
 
     class Noted(subprocess.Popen):
@@ -292,6 +292,7 @@ def signal_when(ready, monkeypatch, number: int = signal.SIGINT) -> list[subproc
     def sleep(seconds):
         if not raised and ready():
             raised.append(number)
+            signal.raise_signal(number)
             signal.raise_signal(number)
         time.sleep(seconds)
 
