@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from bench.past import past_use
 from bench.recording import unbroken
 from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import predict_open_loop, reconstruct, split
-from mow.evaluate.past import past_use
 from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.records import HeadInput

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 WITHOUT_TORCH = ("errors", "config", "envs", "system", "cli", "train", "__main__")
 FILES_WITHOUT_TORCH = {
     "mow/engine/device.py", "mow/estimate/flops.py", "mow/evaluate/__main__.py",
-    "mow/evaluate/aggregates.py", "mow/evaluate/gif_writer.py", "mow/evaluate/tables.py", "mow/evaluate/video.py",
+    "mow/evaluate/aggregates.py", "mow/evaluate/tables.py", "mow/evaluate/video.py",
     "mow/inference/export.py", "mow/inference/model_card.py", "mow/methods/mow/ablations.py",
     "mow/methods/mow/presets.py", "mow/report/__main__.py", "mow/report/charts.py", "mow/report/data.py",
     "mow/report/html.py", "mow/report/insides.py", "mow/report/page.py",

@@ -38,7 +38,6 @@ NOT_YET_CLEAN = (
     "mow/cli/doctor.py",
     "mow/cli/doctor_probes.py",
     "mow/engine/trainer.py",
-    "mow/estimate",
     "mow/replay",
 )
 

@@ -17,7 +17,7 @@ def dry_run(words: Sequence[str]) -> None:
     config = parse([word for word in words if word != "--dry-run"])
     from mow.engine.assemble import describe, free_folder, make_environments, make_replay
     from mow.estimate.memory import check_memory
-    from mow.estimate.of_method import hours_of, plan_of
+    from mow.estimate.plan import hours_of, plan_of
     from mow.methods.base import TaskSet
 
     device = pick_device(config.device)

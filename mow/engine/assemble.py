@@ -79,15 +79,14 @@ def estimate(config: RunConfig, tasks: "TaskSet", device: "torch.device") -> tup
 
     Raises: UsageError if it does not fit this machine.
     """
-    from mow.estimate import plan
     from mow.estimate.memory import check_memory
-    from mow.estimate.of_method import plan_of
+    from mow.estimate.plan import plan_of, short
 
     try:
         planned = plan_of(config, tasks, device)
         if planned is None:
             return ()
-        return plan.short(planned), check_memory(config, planned, tasks.layout.size, device)
+        return short(planned), check_memory(config, planned, tasks.layout.size, device)
     except MemoryError as error:
         raise UsageError(str(error)) from error
 

@@ -1,1 +1,1 @@
-"""What a run will take before it starts: parameters, memory, arithmetic, hours."""
+"""Estimate of a run before it starts: parameters, memory, arithmetic, hours."""

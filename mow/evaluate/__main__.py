@@ -6,7 +6,6 @@ after the command line is parsed.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,32 +17,17 @@ from mow.config import RUNTIME_FIELDS
 from mow.config.checks import LARGEST_SEED
 from mow.engine.device import num_workers, pick_device
 from mow.errors import UsageError
-from mow.evaluate.aggregates import Aggregate, summarise
-from mow.evaluate.tables import (
-    EvaluatedRun,
-    Grid,
-    TaskEpisodes,
-    TaskRow,
-    aggregate_grid,
-    as_json,
-    compare,
-    markdown,
-    normalised_scores,
-    plain,
-    published_grid,
-    run_grid,
-    task_grid,
-    task_rows,
-)
+from mow.evaluate.aggregates import summarise
+from mow.evaluate.tables import Run, TaskRow, as_json, compare, grids, markdown, normalised_scores, plain, task_rows
 from mow.evaluate.video import LONGEST
 from mow.methods.mow.ablations import flat
-from mow.runs.disk import folder_to_write
+from mow.runs.disk import files_writable, folder_to_write
 from mow.runs.failures import exit_code
 from mow.runs.restore import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.system.console import program, say
 from mow.system.file_names import file_name
 from mow.system.shell import typed_path
-from mow.system.whole_file import write_whole
+from mow.system.whole_file import write_json, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -69,19 +53,14 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "runs", type=typed_path, nargs="+", metavar="RUN", help="folder that mow train wrote, or one of its checkpoints"
     )
-    parser.add_argument(
-        "--checkpoint", choices=CHECKPOINTS, default="newest", help="of each folder (%(default)s)"
-    )
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="newest", help="of each folder (%(default)s)")
     parser.add_argument("--episodes", type=int, default=20, help="per task and run (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     about = f"film the first N episodes of each task, of each the first {LONGEST:,} steps"
     parser.add_argument("--video", type=int, default=0, metavar="N", help=about)
-    parser.add_argument(
-        "--out",
-        type=typed_path,
-        help="folder for the results; default: the run's, or with several the first one's parent",
-    )
+    about = "folder for the results; default: the run's, or with several the first one's parent"
+    parser.add_argument("--out", type=typed_path, help=about)
     found = parser.parse_args(arguments)
     check_range(found, 1, 1_000_000, "episodes")
     check_range(found, 0, LARGEST_SEED, "seed")
@@ -108,18 +87,15 @@ def run(options: argparse.Namespace) -> None:
     rows = task_rows(played, runs[0].config.tasks)
     found = summarise(normalised_scores(rows))
     notes = remarks(runs, played, rows, options)
-    shown = grids(played, rows, found)
-    content = as_json(played, rows, found, {"episodes": options.episodes, "seed": options.seed})
     text = ["# Evaluation", "", *(f"- {note}" for note in notes)]
-    for grid in shown:
+    for grid in grids(rows, found):
         text += ["", *markdown(grid)]
-    _write(out / "evaluation.json", json.dumps(content, indent=2))
-    _write(out / "evaluation.md", "\n".join(text))
-    for grid in shown:
         say("\n".join(["", *plain(grid)]))
-    say("")
-    for note in notes:
-        say(note)
+    say("\n" + "\n".join(notes))
+    with files_writable():
+        settings = {"episodes": options.episodes, "seed": options.seed}
+        write_json(out / "evaluation.json", {**settings, **as_json(played, rows, found)})
+        write_whole(out / "evaluation.md", "\n".join(text) + "\n")
     say(f"written: {out / 'evaluation.json'} and evaluation.md")
 
 
@@ -147,14 +123,14 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
 
 
 def remarks(
-    runs: Sequence[SavedRun], played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], options: argparse.Namespace
+    runs: Sequence[SavedRun], played: Sequence[Run], rows: Sequence[TaskRow], options: argparse.Namespace
 ) -> list[str]:
     """Lines about the runs, the protocol and the limits of the numbers."""
     lines = [
-        f"run {i + 1}: {one.preset}, seed {one.seed}, {one.step:,} environment steps per task, {one.checkpoint}"
-        for i, one in enumerate(played)
+        f"run {i}: {one['preset']}, seed {one['seed']}, {one['step']:,} environment steps per task, {one['checkpoint']}"
+        for i, one in enumerate(played, start=1)
     ]
-    protocols = sorted({words for one in played for words in one.protocols.values()})
+    protocols = sorted({words for one in played for words in one["protocols"].values()})
     lines.append(
         f"{options.episodes} episodes per task and run, of seed {options.seed}; actions drawn from the policy; "
         f"protocol: {'; '.join(protocols)}"
@@ -167,17 +143,10 @@ def remarks(
             f"intervals: 95 %, stratified bootstrap over {len(runs)} runs within each task; coarse with few runs, "
             "and they treat the tasks of a run as independent"
         )
-    differing = sorted(
-        {name for one in runs[1:] for name, value in flat(one.config).items() if value != flat(runs[0].config)[name]}
-        - _ASIDE
-    )
+    configs = [flat(one.config) for one in runs]
+    differing = sorted({name for one in configs for name, value in one.items() if value != configs[0][name]} - _ASIDE)
     if differing:
         lines.append(f"the runs are treated as seeds of one method, but they differ in {', '.join(differing)}")
-    if len({one.seed for one in played}) < len(played):
-        lines.append("some runs have the same seed: unless they differ otherwise, they are the same run twice")
-    short = [row.task for row in rows if row.episodes < options.episodes * len(runs)]
-    if short:
-        lines.append(f"fewer episodes ended than --episodes: {', '.join(short)}")
     if compare(rows):
         lines.append(
             "published returns: one model per game, means over 5 seeds after 100,000 steps per game, their IQM and "
@@ -186,19 +155,7 @@ def remarks(
     return lines
 
 
-def grids(played: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
-    """Tables of tasks, of runs if there are several, of aggregates and of published returns if they are known."""
-    shown = [task_grid(rows)]
-    if len(played) > 1:
-        shown.append(run_grid(played, rows))
-    if found:
-        shown.append(aggregate_grid(found, normalised_scores(rows).shape[1]))
-    if compared := compare(rows):
-        shown.append(published_grid(rows, compared))
-    return shown
-
-
-def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", videos: Path) -> EvaluatedRun:
+def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", videos: Path) -> Run:
     """Play all episodes of one run and write its GIFs to the folder `videos`.
 
     Raises: UsageError if it cannot be restored or the folder cannot be written; KeyboardInterrupt, after a line, at
@@ -206,57 +163,47 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
     """
     from mow.engine.evaluator import evaluate
     from mow.engine.scoring_progress import ScoringProgress
-    from mow.evaluate.video import EpisodeFilm, WatchedEnvs
+    from mow.evaluate.video import FilmedEnvs
     from mow.runs.signals import Stopped, StopSwitch
 
     if options.video:
         folder_to_write(videos, "--out")
     longest = options.episodes * _LONGEST_EPISODE
-    with environments(one, seed=options.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
-        learner, step = restore(one.checkpoint, one.config, plain_envs, device)
+    with environments(one, seed=options.seed, workers=num_workers(one.config)) as envs, StopSwitch() as switch:
+        learner, step = restore(one.checkpoint, one.config, envs, device)
         learner.reseed(options.seed)
         # After restoring, which sorts the tasks by cluster.
-        names = [spec.name for spec in plain_envs.specs] if options.video else []
-        films = [EpisodeFilm(videos / f"{file_name(name)}.gif", options.video) for name in names]
+        filmed = FilmedEnvs(envs, [videos / file_name(spec.name) for spec in envs.specs], options.video)
         progress = ScoringProgress(len(one.config.tasks), options.episodes, say, switch.check)
-        with WatchedEnvs(plain_envs, films) as envs:
-            try:
-                results = evaluate(
-                    learner,
-                    envs,
-                    episodes=options.episodes,
-                    max_steps=longest,
-                    on_episode=progress.episode,
-                    check_stop=progress.step,
-                )
-            except Stopped:
-                say(f"stopped after {progress.line}: no scores are written, the same command plays from the start")
-                raise KeyboardInterrupt from None
-        tasks = {}
-        for result, episodes in zip(results, envs.episodes, strict=True):
-            successes = tuple(episode.success for episode in episodes[: len(result.returns)])
-            tasks[result.task] = TaskEpisodes(result.returns, result.lengths, successes)
+        try:
+            results = evaluate(
+                learner,
+                filmed,  # type: ignore[arg-type]  # it has the methods of the environments that it wraps
+                episodes=options.episodes,
+                max_steps=longest,
+                on_episode=progress.episode,
+                check_stop=progress.step,
+            )
+        except Stopped:
+            say(f"stopped after {progress.line}: no scores are written, the same command plays from the start")
+            raise KeyboardInterrupt from None
+        tasks = {
+            result.task: {
+                "returns": result.returns,
+                "lengths": result.lengths,
+                "successes": [episode.success for episode in episodes[: len(result.returns)]],
+            }
+            for result, episodes in zip(results, filmed.episodes, strict=True)
+        }
         protocols = {spec.name: spec.protocol for spec in envs.specs}
     if progress.ended < progress.total:
         say(f"stopped at the limit of {longest:,} steps with {progress.line}")
-    for film in films:
-        say(film.remark)
-    return EvaluatedRun(
-        folder=str(one.folder),
-        checkpoint=str(one.checkpoint),
-        step=step,
-        preset=one.config.preset,
-        seed=one.config.seed,
-        protocols=protocols,
-        tasks=tasks,
-    )
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_whole(path, text + "\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror}): name another place with --out") from error
+    if options.video:
+        say(f"videos: {videos}, of each episode the first {LONGEST:,} steps")
+    return {
+        "folder": str(one.folder), "checkpoint": str(one.checkpoint), "step": step, "preset": one.config.preset,
+        "seed": one.config.seed, "protocols": protocols, "tasks": tasks,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,21 +6,17 @@ parent preset into the method (see mow.evaluate.ablation_grid), so that any of t
 """
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
-from mow import envs
 from mow.cli.parse import Parser, check_range, parse
-from mow.envs.task_sets import ATARI26, TINY5
 from mow.errors import UsageError, nearest
 from mow.evaluate.ablation_grid import check_same, plan, run_all, unfinished
 from mow.evaluate.ablation_table import draw_scores, read_results, rows_of, write_table
-from mow.methods.mow.ablations import BASELINES, METHODS, meaning, variants
+from mow.evaluate.tables import number
+from mow.methods.mow.ablations import METHODS, meaning, variants
 from mow.methods.mow.config import MowConfig, of_mow
 from mow.methods.mow.presets import PRESETS
 from mow.methods.registry import read_config
@@ -35,29 +31,7 @@ from mow.system.whole_file import write_json
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are finished, 1 some failed, 2 a mistake of the user (one line), 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with _interruptible():
-        code = exit_code("mow ablate", lambda: _ablate(words))
-    if code == 130:
-        say("interrupted; the same command goes on from here")
-    return code
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, so that no run continues without its grid."""
-    handled = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, _interrupt) for number in handled}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGHUP:  # a closed terminal sends it twice, from the shell and for the shell's end
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    return exit_code("mow ablate", lambda: _ablate(words))
 
 
 def _ablate(arguments: list[str]) -> int:
@@ -69,9 +43,9 @@ def _ablate(arguments: list[str]) -> int:
     parent = parent_config(options.preset, options.tasks, options.total_steps, extra)
     jobs = plan(parent, chosen_methods(parent, options.methods), options.seeds, root)
     _claim(root, parent)
-    left = unfinished(jobs, say)
+    left = unfinished(jobs)
     say(f"{len(jobs)} runs in {root}, {len(jobs) - len(left)} finished already, {len(left)} to go")
-    failed = run_all(left, at_once=options.jobs, say=say)
+    failed = run_all(left, at_once=options.jobs)
     if failed:
         say(f"{failed} of {len(left)} runs failed; the same command tries them again")
     return max(_tabulate(root), int(failed > 0))
@@ -81,31 +55,14 @@ def parent_config(preset: str, tasks: Sequence[str] | None, total_steps: int | N
     """The config that the methods change. Raises: UsageError if it is not valid or plays no episodes for scores."""
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}: {nearest(preset, PRESETS)}")
-    base = PRESETS[preset]()
-    words = [preset]
-    if tasks is not None:
-        words += ["--tasks", *tasks_of(tasks, base)]
-    if total_steps is not None:
-        words += ["--total-steps", str(total_steps)]
-    parent = of_mow(parse([*words, *extra]))
+    words = [preset, *(["--tasks", *tasks] if tasks else [])]
+    words += ["--total-steps", str(total_steps)] if total_steps is not None else []
+    parent, base = of_mow(parse([*words, *extra])), PRESETS[preset]()
     if (parent.seed, parent.folder) != (base.seed, base.folder):
         raise UsageError("--seed and --folder of the runs are set by the grid: use --seeds and --folder before the --")
     if parent.evaluation_episodes == 0:
         raise UsageError(f"{preset} plays no episodes for a score: add -- --evaluation-episodes 30")
     return parent
-
-
-def tasks_of(words: Sequence[str], base: MowConfig) -> list[str]:
-    """Task names, with each suite's name replaced by its tasks in the preset, or its benchmark if it has none there."""
-    found: list[str] = []
-    for word in words:
-        if word not in envs.SUITES:
-            found.append(word)
-            continue
-        benchmark = {"atari": ATARI26, "tiny": TINY5}.get(word, envs.task_names())
-        known = [task for task in base.tasks if task.startswith(f"{word}:")]
-        found += known or [task for task in benchmark if task.startswith(f"{word}:")]
-    return list(dict.fromkeys(found))
 
 
 def chosen_methods(parent: MowConfig, named: Sequence[str] | None) -> list[str]:
@@ -140,7 +97,7 @@ def _read_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         allow_abbrev=False,
     )
     parser.add_argument("--preset", default="quickstart", help="the parent (default: quickstart)")
-    parser.add_argument("--tasks", nargs="+", help="tasks, or a suite such as tiny (default: those of the preset)")
+    parser.add_argument("--tasks", nargs="+", help="tasks, or sets of them such as tiny5 (default: the preset's)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1 (default: 3)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help=f"some of {', '.join(METHODS)} (default: all)")
     parser.add_argument("--folder", type=typed_path, default="runs/ablate", help="default: runs/ablate")
@@ -167,27 +124,25 @@ def _tabulate(root: Path) -> int:
     if not (root / "parent.json").exists():
         raise UsageError(f"{root} holds no grid of runs (no parent.json): give the --folder of one")
     try:
-        parent = asdict(read_config(root / "parent.json"))
+        parent = read_config(root / "parent.json")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    results, left_out = read_results(root, parent["tasks"])
+    results, left_out = read_results(root, parent.tasks)
     for line in left_out:
         say(line)
     if not results:
         say(f"no finished run in {root}: no table")
         return 1
     rows = rows_of(results)
-    title = f"{parent['preset']}: {len(parent['tasks'])} tasks, {parent['total_steps']:,} steps per task"
+    title = f"{parent.preset}: {len(parent.tasks)} tasks, {parent.total_steps:,} steps per task"
     write_table(root, rows, title=title, meanings={name: meaning(name) for name in METHODS})
     for row in rows:
-        say(f"{row.method:<24}{'-' if row.mean is None else f'{row.mean:.2f}':>6}  seeds: {len(row.seeds)}")
+        mean = number(row.scores["mean"].value) if row.scores else "-"
+        say(f"{row.method:<24}{mean:>6}  seeds: {len(row.seeds)}")
     say(f"table: {root / 'table.md'} and table.json")
-    if rows[0].mean is None:
-        say("no plot: none of these tasks has returns to normalise with")
-        return 0
-    kinds = dict.fromkeys((*BASELINES, "storm"), "baseline") | {"mow": "parent"}
-    draw_scores(root / "scores.png", rows, title=title, kinds=kinds)
-    say(f"plot: {root / 'scores.png'}")
+    if rows[0].scores:  # some task has returns to normalise with
+        draw_scores(root / "scores.png", rows, title=title)
+        say(f"plot: {root / 'scores.png'}")
     return 0
 
 

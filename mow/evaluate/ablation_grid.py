@@ -6,10 +6,8 @@ A run is `python -m mow.train PARENT --field VALUE ...`: the overrides turn the 
     ROOT/METHOD/seed-0.log       output of the run
 """
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 from mow.config import RUNTIME_FIELDS
 from mow.errors import UsageError
@@ -28,6 +27,8 @@ from mow.methods.mow.presets import PRESETS, in_proportion
 from mow.methods.registry import read_config
 from mow.runs.folder import claimed
 from mow.runs.paths import checkpoints
+from mow.runs.signals import Stopped, StopSwitch
+from mow.system.console import say
 from mow.system.file_names import file_name
 from mow.system.machine import available_cores
 from mow.system.shell import as_word
@@ -58,14 +59,6 @@ class Job:
     def name(self) -> str:
         """`no_experts seed 1`, or `storm seed 1 tiny:goal`."""
         return " ".join([self.method, f"seed {self.seed}", *(self.config.tasks if self.method == "storm" else ())])
-
-
-@dataclass
-class _Running:
-    number: int
-    job: Job
-    process: subprocess.Popen
-    started: float
 
 
 def plan(parent: MowConfig, methods: Sequence[str], seeds: int, root: Path) -> list[Job]:
@@ -103,7 +96,7 @@ def overrides(base: MowConfig, config: MowConfig) -> list[str]:
     return words
 
 
-def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+def unfinished(jobs: Sequence[Job]) -> list[Job]:
     """The jobs without scores. The folder of a stopped run is kept if it has a checkpoint and removed otherwise.
 
     Raises: UsageError if a run has another config, a folder holds something else than a run, or another process trains
@@ -111,22 +104,17 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
     """
     left = []
     for job in jobs:
-        if read_scores(job.folder / "scores.json") is None:
+        scored, config = read_scores(job.folder / "scores.json") is not None, job.folder / "config.json"
+        if not scored:
             left.append(job)
-        else:
-            check_same(job.folder / "config.json", job.config)
-    for job in left:
-        if not job.folder.exists() or not any(job.folder.iterdir()):
-            continue
-        if not (job.folder / "config.json").exists():
-            raise UsageError(f"{job.folder} holds something else than a run: give another --folder")
-        if _has_checkpoint(job):
-            check_same(job.folder / "config.json", job.config)
-            say(f"{job.name} was not finished: it goes on from its last checkpoint")
-            continue
-        with claimed(job.folder):
-            say(f"{job.name} was not finished: {job.folder} is removed, it starts afresh")
-            shutil.rmtree(job.folder)
+        if scored or checkpoints(job.folder):
+            check_same(config, job.config)
+        elif job.folder.exists() and any(job.folder.iterdir()):
+            if not config.exists():
+                raise UsageError(f"{job.folder} holds something else than a run: give another --folder")
+            with claimed(job.folder):
+                say(f"{job.name} was not finished: {job.folder} is removed, it starts afresh")
+                shutil.rmtree(job.folder)
     return left
 
 
@@ -141,102 +129,73 @@ def check_same(path: Path, config: MowConfig) -> None:
             raise UsageError(f"{path} was made with {name} {saved[name]}, now it is {wanted}: give another --folder")
 
 
-def _has_checkpoint(job: Job) -> bool:
-    return bool(checkpoints(job.folder))
-
-
 def train_command(job: Job) -> list[str]:
     """Command of a run; it resumes where there is a checkpoint."""
-    words = ("--resume", as_word(job.folder)) if _has_checkpoint(job) else job.arguments
+    words = ("--resume", as_word(job.folder)) if checkpoints(job.folder) else job.arguments
     return [sys.executable, "-m", "mow.train", *words]
 
 
-def run_all(
-    jobs: Sequence[Job],
-    *,
-    at_once: int,
-    say: Callable[[str], None],
-    command: Callable[[Job], list[str]] = train_command,
-) -> int:
+class _PatientSwitch(StopSwitch):
+    """A second signal changes nothing: `timeout` sends two at once, and the runs must have the time to save."""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def run_all(jobs: Sequence[Job], *, at_once: int, command: Callable[[Job], list[str]] = train_command) -> int:
     """Run the jobs, `at_once` processes at a time; a failure is printed and does not stop the others.
 
-    Several at a time share the cores: each gets OMP_NUM_THREADS = cores // at_once. KeyboardInterrupt ends them.
+    Several at a time share the cores: each gets OMP_NUM_THREADS = cores // at_once. After SIGINT, SIGTERM or SIGHUP the
+    runs save and end.
     Returns: the number of failed jobs.
+    Raises: KeyboardInterrupt after a signal, once all runs have ended.
     """
     env = dict(os.environ)
     if at_once > 1:
         env["OMP_NUM_THREADS"] = str(max(1, available_cores() // at_once))
-    waiting, running, failed, started = deque(enumerate(jobs, 1)), list[_Running](), 0, time.monotonic()
-    # Time is counted by task, since a run of one task is shorter than one of all.
-    tasks_left, tasks_done = sum(len(job.config.tasks) for job in jobs), 0
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                number, job = waiting.popleft()
-                say(f"[{number}/{len(jobs)}] {job.name}: started, log: {job.log}")
-                running.append(_start(number, job, command(job), env))
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                tasks_done += len(one.job.config.tasks)
-                tasks_left -= len(one.job.config.tasks)
-                eta = (time.monotonic() - started) / tasks_done * tasks_left
-                failed += not _succeeded(one)
-                say(f"[{one.number}/{len(jobs)}] {_outcome(one)}, ETA {_clock(eta)}")
-            time.sleep(0.1)
-    finally:
-        _stop(running, say)
+    waiting, failed = deque(enumerate(jobs, 1)), 0
+    running: dict[subprocess.Popen, tuple[str, Job, float]] = {}  # process -> [2/9] NAME, job, start
+    with _PatientSwitch() as switch:
+        try:
+            while waiting or running:
+                switch.check()
+                while waiting and len(running) < at_once:
+                    number, job = waiting.popleft()
+                    name = f"[{number}/{len(jobs)}] {job.name}"
+                    say(f"{name}: started, log: {job.log}")
+                    running[_start(job, command(job), env)] = name, job, time.monotonic()
+                for process in [process for process in running if process.poll() is not None]:
+                    name, job, started = running.pop(process)
+                    outcome, succeeded = _outcome(job, process.returncode)
+                    failed += not succeeded
+                    say(f"{name}: {timedelta(seconds=round(time.monotonic() - started))}, {outcome}")
+                time.sleep(0.1)
+        except Stopped:
+            say(f"interrupted: waiting for {len(running)} runs to save; the same command goes on from there")
+            raise KeyboardInterrupt from None
+        finally:
+            for process in running:
+                process.terminate()  # not SIGINT, which the background jobs of a shell ignore
+            for process in running:
+                process.wait()
     return failed
 
 
-def _start(number: int, job: Job, command: list[str], env: dict[str, str]) -> _Running:
+def _start(job: Job, command: list[str], env: dict[str, str]) -> subprocess.Popen:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.log, "a" if _has_checkpoint(job) else "w", encoding="utf-8") as log:
+    with open(job.log, "a" if checkpoints(job.folder) else "w", encoding="utf-8") as log:
         # In a process group of its own: else Ctrl-C in a terminal would reach a run twice, from the terminal and from
-        # _stop, and the second one ends it without a checkpoint.
-        process = subprocess.Popen(
+        # run_all, and the second one ends it without a checkpoint.
+        return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, process_group=0
         )
-    return _Running(number, job, process, time.monotonic())
 
 
-def _succeeded(one: _Running) -> bool:
-    return one.process.returncode == 0 and read_scores(one.job.folder / "scores.json") is not None
-
-
-def _outcome(one: _Running) -> str:
-    took = _clock(time.monotonic() - one.started)
-    if not _succeeded(one):
-        lines = one.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-        return f"{one.job.name}: FAILED after {took} with exit code {one.process.returncode}, {one.job.log}: {last}"
-    mean = (read_scores(one.job.folder / "scores.json") or {}).get("mean_normalised")
-    return f"{one.job.name}: score {'-' if mean is None else f'{mean:.2f}'} in {took}"
-
-
-def _stop(running: Sequence[_Running], say: Callable[[str], None]) -> None:
-    """Send SIGTERM to every run and wait until all have saved and ended.
-
-    A second Ctrl-C or SIGTERM kills the runs that are left. SIGHUP, which a closed terminal may send twice, does not.
-    """
-    for one in running:
-        one.process.terminate()  # not SIGINT, which the background jobs of a shell ignore
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with contextlib.suppress(OSError):  # where the console is gone
-            for one in running:
-                if one.process.poll() is None:
-                    say(f"waiting for {one.job.name} to save and end; a second Ctrl-C kills it, and loses what came "
-                        "after its last checkpoint")
-        for one in running:
-            one.process.wait()
-    finally:
-        signal.signal(signal.SIGHUP, before)
-        for one in running:
-            if one.process.poll() is None:
-                one.process.kill()
-                one.process.wait()
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds: 0:04:05."""
-    return str(timedelta(seconds=round(seconds)))
+def _outcome(job: Job, code: int) -> tuple[str, bool]:
+    """(a phrase for the console, whether the run succeeded)"""
+    scores = read_scores(job.folder / "scores.json")
+    if code == 0 and scores is not None:
+        mean = scores["mean_normalised"]
+        return f"score {'-' if mean is None else f'{mean:.2f}'}", True
+    lines = [line.strip() for line in job.log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+    return f"FAILED with exit code {code}, {job.log}: {lines[-1] if lines else 'no output'}", False

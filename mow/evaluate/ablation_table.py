@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mow.evaluate.aggregates import BOOTSTRAP, RESAMPLES, Aggregate, Interval, summarise
-from mow.evaluate.tables import Grid, between, markdown, number
+from mow.evaluate.aggregates import BOOTSTRAP, RESAMPLES, Aggregate, summarise
+from mow.evaluate.tables import between, markdown, number
 from mow.system.whole_file import read_object, write_json, write_whole
 
 # Key of scores.json -> heading of its column.
@@ -26,7 +26,6 @@ _COSTS = {
     "cpu_seconds": "CPU s",
 }
 _REQUIRED = {"mean_normalised", *_COSTS} - {"parameters"}
-_COLOURS = {"parent": "#d1495b", "baseline": "#3d5a80", "ablation": "#6b6b6b"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,7 @@ class Row:
 
     method: str
     seeds: tuple[int, ...]
-    mean: float | None  # None where no task has reference returns
-    mean_interval: Interval | None  # None with fewer than two seeds
-    iqm: float | None
-    iqm_interval: Interval | None
+    scores: dict[str, Aggregate]  # see aggregates.summarise; empty where no task has reference returns
     seed_means: tuple[float, ...]
     tasks: dict[str, float | None]  # task -> mean normalised score over seeds
     costs: dict[str, float | None]  # means over seeds; None where a seed lacks it
@@ -95,7 +91,7 @@ def rows_of(results: Sequence[Result]) -> list[Row]:
     """One row per method, the best mean first, methods without a score last."""
     methods = dict.fromkeys(result.method for result in results)
     rows = [_row(method, [r for r in results if r.method == method]) for method in methods]
-    return sorted(rows, key=lambda row: math.inf if row.mean is None else -row.mean)
+    return sorted(rows, key=lambda row: -row.scores["mean"].value if row.scores else math.inf)
 
 
 def _row(method: str, results: Sequence[Result]) -> Row:
@@ -103,17 +99,12 @@ def _row(method: str, results: Sequence[Result]) -> Row:
     # A task has references in all seeds or in none.
     known: dict[str, list[Any]] = {task: column for task, column in scores.items() if None not in column}
     matrix = np.array(list(known.values()), np.float64).T  # [S, K]
-    found, none = summarise(matrix), Aggregate(math.nan, None)
-    mean, iqm = found.get("mean", none), found.get("IQM", none)
     costs: dict[str, list[Any]] = {name: [result.costs[name] for result in results] for name in _COSTS}
     return Row(
         method=method,
         seeds=tuple(result.seed for result in results),
-        mean=mean.value if found else None,
-        mean_interval=mean.interval,
-        iqm=iqm.value if found else None,
-        iqm_interval=iqm.interval,
-        seed_means=tuple(matrix.mean(axis=1).tolist()) if found else (),
+        scores=summarise(matrix),
+        seed_means=tuple(matrix.mean(axis=1).tolist()) if known else (),
         tasks={task: float(np.mean(known[task])) if task in known else None for task in scores},
         costs={name: None if None in column else float(np.mean(column)) for name, column in costs.items()},
     )
@@ -121,9 +112,7 @@ def _row(method: str, results: Sequence[Result]) -> Row:
 
 def write_table(root: Path, rows: Sequence[Row], *, title: str, meanings: Mapping[str, str]) -> None:
     """Write table.md and table.json."""
-    methods = [{**asdict(row), **row.costs, "meaning": meanings.get(row.method, "")} for row in rows]
-    for method in methods:
-        del method["costs"]
+    methods = [{**asdict(row), "meaning": meanings.get(row.method, "")} for row in rows]
     write_json(root / "table.json", {"title": title, "bootstrap": BOOTSTRAP, "methods": methods})
     write_whole(root / "table.md", "\n".join(_markdown(rows, title, meanings)) + "\n")
 
@@ -136,59 +125,41 @@ def _markdown(rows: Sequence[Row], title: str, meanings: Mapping[str, str]) -> I
         '("-"). They treat the tasks of one run as independent: compare the means of the seeds too. Costs are means '
         "over seeds, of one seed; those of `storm` are summed over its single-task runs.\n"
     )
-    lines = []
+    lines = [("method", "mean", "95 %", "IQM", "95 %", "seeds: their means", *_COSTS.values())]
     for row in rows:
-        seeds = f"{len(row.seeds)}: {' '.join(map(number, row.seed_means)) or '-'}"
-        scores = (number(row.mean), between(row.mean_interval), seeds, number(row.iqm), between(row.iqm_interval))
+        scores = [row.scores[name] for name in ("mean", "IQM") if row.scores]
+        cells = [text for score in scores for text in (number(score.value), between(score.interval))] or ["-"] * 4
         costs = ("-" if cost is None else f"{cost:,.0f}" for cost in row.costs.values())
-        lines.append((row.method, *scores, *costs))
-    heading = ("method", "mean", "95 %", "seeds: their means", "IQM", "95 %", *_COSTS.values())
-    yield from markdown(Grid(heading, tuple(lines)))
+        lines.append((row.method, *cells, f"{len(row.seeds)}: {' '.join(map(number, row.seed_means)) or '-'}", *costs))
+    yield from markdown(lines)
     yield "\nMean normalised score of each task:\n"
-    tasks = [(row.method, *map(number, row.tasks.values())) for row in rows]
-    yield from markdown(Grid(("method", *rows[0].tasks), tuple(tasks)))
+    yield from markdown([("method", *rows[0].tasks), *((row.method, *map(number, row.tasks.values())) for row in rows)])
     yield "\nThe methods:\n"
     for row in rows:
         yield f"- `{row.method}`: {meanings.get(row.method, 'not a method of this version')}"
 
 
-def draw_scores(path: Path, rows: Sequence[Row], *, title: str, kinds: Mapping[str, str]) -> None:
-    """Draw score and interval of every method, best on top: mean with its seeds on the left, IQM on the right.
-
-    Args: kinds: method -> parent, baseline or ablation, which decides the colour.
-    """
+def draw_scores(path: Path, rows: Sequence[Row], *, title: str) -> None:
+    """Draw score and interval of every method, best on top: mean with its seeds on the left, IQM on the right."""
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
-    rows = [row for row in rows if row.mean is not None]
-    kind_of = {row.method: kinds.get(row.method, "ablation") for row in rows}
-    figure = Figure(figsize=(10.0, 1.8 + 0.34 * len(rows)), dpi=120, layout="constrained")
+    rows = [row for row in rows if row.scores][::-1]
+    figure = Figure(figsize=(10.0, 1.5 + 0.34 * len(rows)), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    for height, row in zip(range(len(rows), 0, -1), rows, strict=True):
-        _draw_score(left, height, row.mean, row.mean_interval, kind_of[row.method])
-        _draw_score(right, height, row.iqm, row.iqm_interval, kind_of[row.method])
-        colour = _COLOURS[kind_of[row.method]]
+    for height, row in enumerate(rows):
+        colour = "#d1495b" if row.method == "mow" else "#3d5a80"
+        for axes, score in ((left, row.scores["mean"]), (right, row.scores["IQM"])):
+            axes.plot(score.value, height, "o", color=colour, markersize=6)
+            if score.interval:
+                axes.plot(score.interval, (height, height), color=colour, linewidth=2.5)
         left.plot(row.seed_means, [height - 0.28] * len(row.seed_means), "|", color=colour, alpha=0.6, markersize=6)
     for axes in (left, right):
-        axes.set(ylim=(0.4, len(rows) + 0.6), xlabel="normalised score: 0 random, 1 expert or human")
+        axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel="normalised score: 0 random, 1 expert or human")
         for reference in (0.0, 1.0):
             axes.axvline(reference, color="#999999", linewidth=0.8, linestyle=":", zorder=0)
-        axes.grid(axis="y", color="#eeeeee", zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
-    left.set_yticks(range(len(rows), 0, -1), [row.method for row in rows])
+    left.set_yticks(range(len(rows)), [row.method for row in rows])
     left.set_title("mean over tasks (ticks: single seeds)", fontsize=10)
     right.set_title("interquartile mean", fontsize=10)
-    shown = [kind for kind in _COLOURS if kind in kind_of.values()]
-    handles = [Line2D([], [], marker="o", color=_COLOURS[kind], label=kind) for kind in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"{title}, 95 % intervals", fontsize=11)
     figure.savefig(path)
-
-
-def _draw_score(axes: Any, height: int, score: float | None, interval: Interval | None, kind: str) -> None:
-    colour = _COLOURS[kind]
-    if interval is not None:
-        axes.plot(interval, (height, height), color=colour, linewidth=2.5, solid_capstyle="butt")
-    axes.plot(score, height, "o", color=colour, markersize=6)
-    if kind == "parent":
-        axes.axvline(score, color=colour, linewidth=0.8, linestyle="--", zorder=0)

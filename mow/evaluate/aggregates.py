@@ -29,14 +29,6 @@ class Aggregate:
     interval: Interval | None  # None for a single run
 
 
-def summarise(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Aggregate]:
-    """Scores [S, K] -> name of AGGREGATES -> aggregate, the same at every call; empty where there are no scores."""
-    if scores.size == 0:
-        return {}
-    drawn = intervals(scores, resamples=resamples)
-    return {name: Aggregate(float(x), drawn.get(name)) for name, x in zip(AGGREGATES, aggregates(scores), strict=True)}
-
-
 def aggregates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scores [..., S, K] -> the four AGGREGATES: [4, ...]."""
     every = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)  # [..., S * K]
@@ -49,10 +41,13 @@ def aggregates(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     ])
 
 
-def intervals(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Interval]:
-    """Scores [S, K] -> name of AGGREGATES -> 95 % interval; the same at every call, empty where S is below 2."""
-    if len(scores) < 2:
+def summarise(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dict[str, Aggregate]:
+    """Scores [S, K] -> name of AGGREGATES -> aggregate, the same at every call; empty where there are no scores."""
+    if scores.size == 0:
         return {}
+    values = aggregates(scores).tolist()
+    if len(scores) < 2:
+        return {name: Aggregate(value, None) for name, value in zip(AGGREGATES, values, strict=True)}
     from scipy.stats import bootstrap
 
     # One sample per task: samples are resampled independently of each other, which makes the bootstrap stratified.
@@ -65,4 +60,5 @@ def intervals(scores: NDArray[np.float64], *, resamples: int = RESAMPLES) -> dic
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return {name: (float(found.low[i]), float(found.high[i])) for i, name in enumerate(AGGREGATES)}
+    ends = zip(found.low.tolist(), found.high.tolist(), strict=True)
+    return {name: Aggregate(*both) for name, *both in zip(AGGREGATES, values, ends, strict=True)}

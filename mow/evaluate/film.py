@@ -10,8 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mow.cli.parse import Parser, check_range
@@ -20,7 +18,6 @@ from mow.engine.device import pick_device
 from mow.errors import UsageError
 from mow.evaluate.tables import Grid, number, plain
 from mow.methods.mow.config import MowConfig, of_mow
-from mow.methods.registry import read_config
 from mow.runs.disk import folder_to_write
 from mow.runs.failures import exit_code
 from mow.runs.restore import find_run, restore
@@ -34,14 +31,11 @@ if TYPE_CHECKING:
 
     from mow.envs.vector import VectorEnv
     from mow.evaluate.film_strip import Film
-    from mow.evaluate.past import PastUse
 
+CONTEXT, STEPS = 2, 16  # frames that the world model sees and steps that it imagines, unless given
+FRAME_ERRORS = ("imagined", "reconstructed", "repeated")
 _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last one
-_FRAME_ERRORS = ("imagined", "reconstructed", "repeated")
-_STEP_ERRORS = ("reward_error", "no_reward_error", "termination_agreement")
-
-# Files of a run folder that a film's .json must not replace.
-_TAKEN = ("config", "versions", "scores", "evaluation")
+_TAKEN = ("config", "versions", "scores", "evaluation")  # files of a run that a film's .json must not replace
 
 
 @program("mow film", lossy=True)
@@ -57,8 +51,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="mow film", description=about, allow_abbrev=False)
     parser.add_argument("run_folder", type=typed_path, metavar="RUN_FOLDER", help="of a run or an export")
     parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN_FOLDER/checkpoints")
-    parser.add_argument("--context", type=int, default=2, help="frames that the world model sees (%(default)s)")
-    parser.add_argument("--steps", type=int, default=16, help="steps that it imagines (%(default)s)")
+    parser.add_argument("--context", type=int, default=CONTEXT, help="frames that the world model sees (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps that it imagines (%(default)s)")
     parser.add_argument("--windows", type=int, default=8, help="per task, for the errors (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of the episodes and of all draws (%(default)s)")
     parser.add_argument("--out", type=typed_path, help="picture to write; default: RUN_FOLDER/film.png")
@@ -77,60 +71,52 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Restore, play, imagine, draw, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
-    config = _config(options)
-    # Before torch is loaded: a folder without a checkpoint is reported at once.
-    path = options.checkpoint or find_run(options.run_folder).checkpoint
+    saved = find_run(options.run_folder)
+    config, path = of_mow(saved.config), options.checkpoint or saved.checkpoint
+    longest = config.model.max_positions
+    if options.context + options.steps > longest:
+        raise UsageError(
+            f"--context {options.context} and --steps {options.steps} exceed the model's {longest} positions: "
+            f"take at most {longest} together"
+        )
+    if options.seed == config.seed:
+        raise UsageError(f"--seed {options.seed} is that of the run, whose episodes were trained on: take another")
     folder_to_write(options.out.parent, "--out")
 
-    import numpy as np
-
-    from mow.evaluate.film_strip import draw_film, imagine, one_strip, png
-    from mow.evaluate.held_out import play_windows
-    from mow.evaluate.past import past_use
-    from mow.kernels import PhiloxState
+    from mow.evaluate.film_strip import draw_film, film_of
     from mow.runs.signals import Stopped, StopSwitch
 
     device = pick_device(options.device or config.device)
     limit_torch()
     with fresh_envs(config, options.seed) as envs, StopSwitch() as switch:
         learner, step = restore(path, config, envs, device)
-        rng = PhiloxState.from_seed(options.seed, device)  # one stream, so that play and imagination share no draw
         try:
-            windows = play_windows(
-                learner,
-                envs,
-                player=options.policy,
-                num_windows=options.windows,
-                length=options.context + options.steps,
-                shortest=options.context + 1,
-                rng=rng,
-                generator=np.random.default_rng(options.seed),
-                check_stop=switch.check,
-            )
+            film = film_of(
+                learner, envs, context=options.context, steps=options.steps, num_windows=options.windows,
+                seed=options.seed, plays_at_random=options.policy == "random", check_stop=switch.check,
+            )  # fmt: skip
         except Stopped:
             say("stopped while episodes were played: no film is written")
             raise KeyboardInterrupt from None
         except ValueError as error:
             raise UsageError(str(error)) from error
         played = [spec.name for spec in envs.specs]
-    film = imagine(learner, windows, options.context, rng)
-    longest = config.batch.length  # steps beyond it are not trained
-    past = past_use(learner.world_model, learner.agent, windows, learner.routing(), rng, longest=longest)
     order = [played.index(task) for task in config.tasks]  # the learner sorts its tasks by cluster
-    content: dict[str, Any] = {
-        "checkpoint": str(path),
-        "step": step,
-        **{name: getattr(options, name) for name in ("policy", "context", "steps", "windows", "seed")},
-        "tasks": {played[k]: {**summary(film, k), "past": of_past(past, k)} for k in order},
-    }
-    strips = [one_strip(film, k, played[k]) for k in order]
-    picture = draw_film(strips, _caption(options, config, path), num_context=options.context)
+    tasks = {played[k]: summary(film, k) for k in order}
+    settings = {name: getattr(options, name) for name in ("policy", "context", "steps", "windows", "seed")}
+    player = {"agent": "by the agent", "random": "at random"}[options.policy]
+    caption = (
+        f"{config.preset}, {path.name}, episodes of seed {options.seed}, played {player}",
+        f"{options.context} real frames are seen, {options.steps} imagined along the actions that were taken",
+        "left of the line, below: reconstructed; blank: the episode is over; red bar: this step ends the task",
+    )
     try:
-        write_whole(options.out, png(picture))
+        write_whole(options.out, draw_film(film, [(k, played[k]) for k in order], caption))
+        content = {"checkpoint": str(path), "step": step, **settings, "tasks": tasks}
         write_json(options.out.with_suffix(".json"), content)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
-    say(table(content["tasks"]))
+    say(table(tasks))
     say(f"film: {options.out}, numbers: {options.out.with_suffix('.json')}")
 
 
@@ -147,36 +133,6 @@ def fresh_envs(config: MowConfig, seed: int) -> "VectorEnv":
         raise UsageError(str(error)) from error
 
 
-def _config(options: argparse.Namespace) -> MowConfig:
-    """The run's config. Raises: UsageError if --context, --steps or --seed do not fit it."""
-    try:
-        config = of_mow(read_config(options.run_folder / "config.json"))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    longest = config.model.max_positions
-    if options.context + options.steps > longest:
-        raise UsageError(
-            f"--context {options.context} and --steps {options.steps} exceed the model's {longest} positions: "
-            f"take at most {longest} together"
-        )
-    if options.seed == config.seed:
-        raise UsageError(f"--seed {options.seed} is that of the run, whose episodes were trained on: take another")
-    return config
-
-
-def _caption(options: argparse.Namespace, config: MowConfig, path: Path) -> tuple[str, ...]:
-    player = {"agent": "by the agent", "random": "at random"}[options.policy]
-    return (
-        f"{config.preset}, {path.name}, episodes of seed {options.seed}, played {player}",
-        f"{options.context} real frames are seen, {options.steps} imagined along the actions that were taken",
-        "left of the line, below: reconstructed; numbers: steps ahead",
-        "blank: the episode is over; red bar: this step ends the task",
-    )
-
-
-# Numbers -------------------------------------------------------------------------------------------------------------
-
-
 def summary(film: "Film", k: int) -> dict[str, Any]:
     """Means of task k over its windows, for film.json; None where every episode has ended before."""
     errors, num_steps = film.errors, film.errors.reward.shape[-1]
@@ -184,7 +140,7 @@ def summary(film: "Film", k: int) -> dict[str, Any]:
     really = film.windows.batch.terminated[k, :, -num_steps - 1 : -1]
     ahead = {}
     for n in sorted({n for n in _TABLE_STEPS if n <= num_steps} | {num_steps}):
-        column = {name: getattr(errors, name)[k, :, n - 1] for name in _FRAME_ERRORS}
+        column = {name: getattr(errors, name)[k, :, n - 1] for name in FRAME_ERRORS}
         count = int((~column["imagined"].isnan()).sum())
         ahead[str(n)] = {**{name: _mean(error) for name, error in column.items()}, "windows": count}
     return {
@@ -198,41 +154,32 @@ def summary(film: "Film", k: int) -> dict[str, Any]:
     }
 
 
-def of_past(past: "PastUse", k: int) -> dict[str, float | None]:
-    """Effect of the past of a step on task k, for film.json."""
-    return {field.name: _mean(getattr(past, field.name)[k]) for field in fields(past)}
-
-
 def _mean(error: "Tensor") -> float | None:
     mean = float(error.nanmean())
     return None if math.isnan(mean) else mean
 
 
 def table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lines for a console: frame errors by steps ahead, then rewards and terminations, then the effect of the past."""
+    """Lines for a console: frame errors by steps ahead, then rewards and terminations."""
 
     def cells(found: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
         return tuple(number(found[name], 5) for name in names)
 
-    frames = [
-        (task, ahead, *cells(row, _FRAME_ERRORS), str(row["windows"]))
-        for task, found in tasks.items()
-        for ahead, row in found["ahead"].items()
-    ]
-    counts = ("steps", "real_terminations", "imagined_terminations")
-    steps = [(task, *cells(found, _STEP_ERRORS), *(str(found[n]) for n in counts)) for task, found in tasks.items()]
-    past = [(task, *cells(found["past"], found["past"])) for task, found in tasks.items()]
+    frames: Grid = [("task", "steps ahead", *FRAME_ERRORS, "windows")]
+    steps: Grid = [("task", "reward", "0", "agreement", "steps", "ends", "imagined ends")]
+    for task, found in tasks.items():
+        for ahead, row in found["ahead"].items():
+            frames.append((task, ahead, *cells(row, FRAME_ERRORS), str(row["windows"])))
+        counts = (str(found[name]) for name in ("steps", "real_terminations", "imagined_terminations"))
+        steps.append((task, *cells(found, ("reward_error", "no_reward_error", "termination_agreement")), *counts))
     return "\n".join(
         [
             "squared error per pixel channel, frames in [0, 1], of the imagined frame, of the posterior's "
             "reconstruction, of the last seen frame repeated",
-            *plain(Grid(("task", "steps ahead", *_FRAME_ERRORS, "windows"), tuple(frames))),
+            *plain(frames),
             "absolute error of the imagined reward and of expecting 0; share of steps whose termination is imagined "
             "right",
-            *plain(Grid(("task", "reward", "0", "agreement", "steps", "ends", "imagined ends"), tuple(steps))),
-            "nats: KL of the next latent from its prediction, without any past, and with that of another window; of "
-            "the policy from the policy with the past of another window",
-            *plain(Grid(("task", "predicted", "no past", "another", "policy"), tuple(past))),
+            *plain(steps),
         ]
     )
 

@@ -1,12 +1,11 @@
-"""Windows of play that training has never seen, for looking at what the world model expects."""
+"""Windows of play that training has never seen, to compare the world model's predictions with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mow.batch import TransitionBatch
@@ -14,8 +13,6 @@ from mow.envs.vector import VectorEnv
 from mow.kernels import PhiloxState
 from mow.methods.mow.acting import ActingMemory
 from mow.methods.mow.learner import Learner
-
-Player = Literal["agent", "random"]
 
 # Steps per task to play for windows, as a multiple of what the windows hold; only very short episodes need more.
 _PATIENCE = 10
@@ -34,16 +31,7 @@ class HeldOutWindows:
         return self.length - self.batch.is_last.sum(dim=2)
 
 
-@dataclass(frozen=True, eq=False)
-class _Token:
-    """One step of one task."""
-
-    frame: NDArray[np.uint8]  # [64, 64, 3]
-    action: NDArray[np.float32]  # [A]
-    reward: np.float32
-    terminated: np.bool_
-    truncated: np.bool_
-    is_last: np.bool_
+_Step = tuple[Any, ...]  # of one task: frame, action, reward, terminated, truncated, is_last
 
 
 @torch.no_grad()
@@ -51,12 +39,11 @@ def play_windows(
     learner: Learner,
     envs: VectorEnv,
     *,
-    player: Player,
     num_windows: int,
     length: int,
     shortest: int,
     rng: PhiloxState,
-    generator: np.random.Generator,
+    at_random: np.random.Generator | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> HeldOutWindows:
     """Play from a reset on and cut the play into windows: each task's first ones, in order.
@@ -66,12 +53,11 @@ def play_windows(
 
     Args:
         envs: fresh environments in the learner's task order.
-        player: the trained agent, its actions drawn from the policy, or uniformly random actions.
         num_windows: B.
         length: L; the last window of an episode may be shorter.
         shortest: windows with fewer steps are left out.
         rng: of the agent's draws, on its device; the learner's own stream is not touched.
-        generator: of the random player's actions.
+        at_random: draws uniformly random actions; None: the trained agent plays, its actions drawn from the policy.
         check_stop: called before every step of all tasks; it stops the play by raising.
     Returns: on the learner's device.
     Raises: ValueError if the episodes of a task are so short that the windows do not come together; what `check_stop`
@@ -79,26 +65,26 @@ def play_windows(
     """
     learner.world_model.eval()
     routing, memory, device = learner.routing(), ActingMemory(learner.config.schedule.acting_context), learner.device
-    done: list[list[list[_Token]]] = [[] for _ in envs.specs]
-    current: list[list[_Token]] = [[] for _ in envs.specs]
+    done: list[list[list[_Step]]] = [[] for _ in envs.specs]
+    current: list[list[_Step]] = [[] for _ in envs.specs]
     frame, is_first = envs.reset()
     is_last = np.zeros_like(is_first)
     limit = _PATIENCE * num_windows * length
     for _ in range(limit):
         check_stop()
-        if player == "agent":
+        if at_random is None:
             seen = torch.from_numpy(frame).to(device), torch.from_numpy(is_first).to(device)
             with learner.weight_cache.use():
                 chosen = memory.act(learner.world_model, learner.agent, routing, *seen, rng)
             memory.record(chosen)
             action = chosen.cpu().numpy()
         else:
-            action = envs.layout.random(generator)
+            action = envs.layout.random(at_random)
         step = envs.step(action)
         terminated = step.terminated | step.life_lost
         for k, tokens in enumerate(current):
             taken = np.zeros_like(action[k]) if is_last[k] else action[k]
-            tokens.append(_Token(frame[k], taken, step.reward[k], terminated[k], step.truncated[k], is_last[k]))
+            tokens.append((frame[k], taken, step.reward[k], terminated[k], step.truncated[k], is_last[k]))
             if step.is_first[k] or len(tokens) == length:
                 if len(tokens) >= shortest and len(done[k]) < num_windows:
                     done[k].append(tokens)
@@ -113,23 +99,15 @@ def play_windows(
     )
 
 
-def _stack(windows: list[list[list[_Token]]], length: int, device: torch.device) -> HeldOutWindows:
+def _stack(windows: list[list[list[_Step]]], length: int, device: torch.device) -> HeldOutWindows:
     """Windows of every task -> tensors, zeros behind the end."""
     shape = (len(windows), len(windows[0]), length)
-    example = windows[0][0][0]
-    frame = np.zeros((*shape, *example.frame.shape), np.uint8)
-    action = np.zeros((*shape, *example.action.shape), np.float32)
-    reward = np.zeros(shape, np.float32)
-    terminated, truncated, is_first, is_last = (np.zeros(shape, np.bool_) for _ in range(4))
+    columns = [np.zeros((*shape, *value.shape), value.dtype) for value in map(np.asarray, windows[0][0][0])]
+    for k, b in np.ndindex(shape[:2]):
+        for column, values in zip(columns, zip(*windows[k][b], strict=True), strict=True):
+            column[k, b, : len(values)] = values
+    frame, action, reward, terminated, truncated, is_last = (torch.from_numpy(column).to(device) for column in columns)
+    is_first = torch.zeros_like(is_last)
     is_first[:, :, 0] = True
-    for k, task in enumerate(windows):
-        for b, tokens in enumerate(task):
-            for t, token in enumerate(tokens):
-                frame[k, b, t], action[k, b, t], reward[k, b, t] = token.frame, token.action, token.reward
-                terminated[k, b, t], truncated[k, b, t] = token.terminated, token.truncated
-                is_last[k, b, t] = token.is_last
-    arrays = (frame, action, reward, terminated, truncated, is_first, is_last)
-    frames, actions, rewards, ended, cut, opens, closes = (torch.from_numpy(array).to(device) for array in arrays)
-    batch = TransitionBatch(frames, actions, rewards, ended, cut, opens, closes)
-    steps = torch.tensor([[len(tokens) for tokens in task] for task in windows], device=device)
-    return HeldOutWindows(batch, steps)
+    steps = torch.tensor([[len(window) for window in task] for task in windows], device=device)
+    return HeldOutWindows(TransitionBatch(frame, action, reward, terminated, truncated, is_first, is_last), steps)

@@ -3,9 +3,8 @@
     o_0 .. o_{C-1} seen, a_0 .. a_{C+T-2} given
     T times:  h = F(z, a),  z ~ prior(h),  r, c = heads(h, z),  o = decode(z)
 
-Open loop: no frame after the context is seen. Step n is read off h_{C-2+n}: the reward and the termination that follow
-action a_{C-2+n}, and the frame o_{C-1+n} that it leads to. Everything without gradient and in evaluation mode, which
-the caller sets.
+Step n is read off h_{C-2+n}: the reward and the termination that follow action a_{C-2+n}, and the frame o_{C-1+n} that
+it leads to. Everything without gradient and in evaluation mode, which the caller sets.
 """
 
 from dataclasses import dataclass
@@ -110,23 +109,18 @@ def open_loop_errors(prediction: OpenLoopPrediction, reconstruction: Tensor, win
     """Compare with the windows of L = C + T steps that the context and the actions were taken from.
 
     Args: reconstruction: [K, B, L, 64, 64, 3] float, of all frames of the windows.
-    Raises: ValueError if the windows are no longer than the prediction: no context is left.
     """
     batch, num_steps = windows.batch, prediction.reward.shape[2]
     num_context = batch.reward.shape[2] - num_steps
-    if num_context < 1:
-        raise ValueError(f"windows need a step or more before the {num_steps} imagined ones, got {num_context}: "
-                         "play longer windows")
     real = batch.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
-    came = real[:, :, num_context:]
+    truth, last = real[:, :, num_context:], real[:, :, num_context - 1 : num_context]
     shown, acted = alive(windows, num_context, num_steps)
-    # Reward and termination of step n stand beside the action that brought them about, one column to the left.
-    answer = slice(num_context - 1, -1)
-    reward, terminated = batch.reward[:, :, answer], batch.terminated[:, :, answer]
+    # Reward and termination of step n stand beside the action before it, one column to the left.
+    reward, terminated = (x[:, :, num_context - 1 : -1] for x in (batch.reward, batch.terminated))
     return OpenLoopErrors(
-        imagined=_only(shown, _squared_error(prediction.frame, came)),
-        reconstructed=_only(shown, _squared_error(reconstruction[:, :, num_context:], came)),
-        repeated=_only(shown, _squared_error(real[:, :, num_context - 1 : num_context], came)),
+        imagined=_only(shown, _squared_error(prediction.frame, truth)),
+        reconstructed=_only(shown, _squared_error(reconstruction[:, :, num_context:], truth)),
+        repeated=_only(shown, _squared_error(last, truth)),
         reward=_only(acted, (prediction.reward - reward).abs()),
         no_reward=_only(acted, reward.abs()),
         agrees=_only(acted, (prediction.terminated == terminated).float()),

@@ -2,10 +2,10 @@
 
     normalised = (return - random) / (reference - random)                          [S runs, K tasks]
 
-Aggregates and their intervals: mow.evaluate.aggregates. `Grid` and its two printed forms serve the other tables too.
+Aggregates and their intervals: mow.evaluate.aggregates. A Grid is a list of lines of cells, the heading first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,27 +15,9 @@ from numpy.typing import NDArray
 from mow.envs.suites import PUBLISHED_STEPS, normalised_return, published_returns, reference_returns
 from mow.evaluate.aggregates import AGGREGATES, BOOTSTRAP, Aggregate, Interval, aggregates
 
-
-@dataclass(frozen=True)
-class TaskEpisodes:
-    """Whole episodes of one task in order; three tuples of one length."""
-
-    returns: tuple[float, ...]  # units of the task
-    lengths: tuple[int, ...]  # agent steps
-    successes: tuple[bool | None, ...]  # None where the task defines no success
-
-
-@dataclass(frozen=True)
-class EvaluatedRun:
-    """One run and the episodes that it played."""
-
-    folder: str
-    checkpoint: str
-    step: int  # environment steps per task of its training
-    preset: str
-    seed: int
-    protocols: dict[str, str]  # task -> a few words
-    tasks: dict[str, TaskEpisodes]
+# A run in evaluation.json: folder, checkpoint, step, preset, seed, protocols, and by task the episodes in order:
+# returns (units of the task), lengths (agent steps), successes (None where undefined).
+Run = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,17 +36,17 @@ class TaskRow:
     published: dict[str, float] | None  # method -> return
 
 
-def task_rows(runs: Sequence[EvaluatedRun], tasks: Sequence[str]) -> list[TaskRow]:
+def task_rows(runs: Sequence[Run], tasks: Sequence[str]) -> list[TaskRow]:
     """One row per task, in the order of `tasks`."""
-    return [_row(task, [run.tasks[task] for run in runs]) for task in tasks]
+    return [_row(task, [run["tasks"][task] for run in runs]) for task in tasks]
 
 
-def _row(task: str, played: Sequence[TaskEpisodes]) -> TaskRow:
-    means = tuple(float(np.mean(one.returns)) if one.returns else None for one in played)
+def _row(task: str, played: Sequence[Mapping[str, Any]]) -> TaskRow:
+    means = tuple(float(np.mean(one["returns"])) if one["returns"] else None for one in played)
     known = [mean for mean in means if mean is not None]
     value = float(np.mean(known)) if known else None
-    every = [x for one in played for x in one.returns]
-    successes = [x for one in played for x in one.successes if x is not None]
+    every = [x for one in played for x in one["returns"]]
+    successes = [x for one in played for x in one["successes"] if x is not None]
     low, high = reference_returns(task) or (None, None)
     return TaskRow(
         task=task,
@@ -103,13 +85,10 @@ def compare(rows: Sequence[TaskRow]) -> dict[str, dict[str, float]]:
     return found
 
 
-def as_json(
-    runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow], found: dict[str, Aggregate], options: dict[str, int]
-) -> dict[str, Any]:
-    """Content of evaluation.json. Args: found: the result of summarise; options: those of the command to record."""
+def as_json(runs: Sequence[Run], rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> dict[str, Any]:
+    """Content of evaluation.json, but for the options. Args: found: the result of summarise."""
     return {
-        **options,
-        "runs": [asdict(run) for run in runs],
+        "runs": runs,
         "tasks": {row.task: {k: v for k, v in asdict(row).items() if k != "task"} for row in rows},
         "aggregates": {name: asdict(one) for name, one in found.items()},
         "bootstrap": BOOTSTRAP,
@@ -119,50 +98,42 @@ def as_json(
 
 # Printed tables ------------------------------------------------------------------------------------------------------
 
+Grid = list[tuple[str, ...]]  # cells; the first column holds words, the others numbers
 
-@dataclass(frozen=True)
-class Grid:
-    """A table of texts whose first column holds words, the others numbers."""
 
-    heading: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+def grids(rows: Sequence[TaskRow], found: dict[str, Aggregate]) -> list[Grid]:
+    """Tables of tasks, of runs if there are several, of aggregates and of published returns if they are known."""
+    shown = [task_grid(rows)]
+    if len(rows[0].run_returns) > 1:
+        returns = [(row.task, *map(number, row.run_returns)) for row in rows]
+        shown.append([("return of run", *(str(i) for i in range(1, len(returns[0])))), *returns])
+    if found:
+        lines = [(name, number(one.value, 3), between(one.interval, 3)) for name, one in found.items()]
+        num_tasks = normalised_scores(rows).shape[1]
+        shown.append([(f"normalised, {num_tasks} tasks", "value", "95 % interval"), *lines])
+    if compared := compare(rows):
+        shown.append(published_grid(rows, compared))
+    return shown
 
 
 def task_grid(rows: Sequence[TaskRow]) -> Grid:
-    """One line per task; a column for success where some task defines it."""
-    shows_success = any(row.success is not None for row in rows)
+    """One line per task; success is - where the task does not define it."""
     lines = []
     for row in rows:
-        numbers = [row.random, row.value, row.deviation, row.reference, row.normalised]
-        cells = [number(x) for x in (*numbers, *([row.success] if shows_success else []))]
-        lines.append((row.task, *cells, str(row.episodes)))
-    extra = ("success",) if shows_success else ()
-    heading = ("task", "random", "return", "std", "reference", "normalised", *extra, "episodes")
-    return Grid(heading, tuple(lines))
-
-
-def run_grid(runs: Sequence[EvaluatedRun], rows: Sequence[TaskRow]) -> Grid:
-    """One line per task: the mean return of each run."""
-    lines = [(row.task, *(number(x) for x in row.run_returns)) for row in rows]
-    return Grid(("return of run", *(str(i + 1) for i in range(len(runs)))), tuple(lines))
-
-
-def aggregate_grid(found: dict[str, Aggregate], num_tasks: int) -> Grid:
-    """One line per aggregate; an interval where there are several runs."""
-    lines = [(name, number(one.value, 3), between(one.interval, 3)) for name, one in found.items()]
-    return Grid((f"normalised, {num_tasks} tasks", "value", "95 % interval"), tuple(lines))
+        numbers = (row.random, row.value, row.deviation, row.reference, row.normalised, row.success)
+        lines.append((row.task, *map(number, numbers), str(row.episodes)))
+    return [("task", "random", "return", "std", "reference", "normalised", "success", "episodes"), *lines]
 
 
 def published_grid(rows: Sequence[TaskRow], compared: dict[str, dict[str, float]]) -> Grid:
     """Returns of the published games, those of this run first, then the aggregates of the normalised scores."""
-    methods = tuple(compared)
-    lines = []
+    lines = [("published returns", *compared)]
     for row in rows:
         if row.published is not None:
-            theirs = [row.published[method] for method in methods if method != "this"]
-            lines.append((row.task, *(number(x, 1) for x in (row.value, *theirs))))
-    lines += [(f"normalised {name}", *(f"{compared[m][name]:.3f}" for m in methods)) for name in AGGREGATES]
-    return Grid(("published returns", *methods), tuple(lines))
+            returns = {**row.published, "this": row.value}
+            lines.append((row.task, *(number(returns[method], 1) for method in compared)))
+    lines += [(f"normalised {name}", *(f"{compared[m][name]:.3f}" for m in compared)) for name in AGGREGATES]
+    return lines
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -177,16 +148,15 @@ def between(interval: Interval | None, digits: int = 2) -> str:
 
 def plain(grid: Grid) -> Iterator[str]:
     """Lines for a console, columns aligned."""
-    columns = list(zip(grid.heading, *grid.lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    for line in (grid.heading, *grid.lines):
-        rest = (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        yield "  ".join([line[0].ljust(widths[0]), *rest])
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    for first, *others in grid:
+        rest = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *rest])
 
 
 def markdown(grid: Grid) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield f"| {' | '.join(grid.heading)} |"
-    yield "| --- " + "| ---: " * (len(grid.heading) - 1) + "|"
-    for line in grid.lines:
-        yield f"| {' | '.join(line)} |"
+    heading, *lines = grid
+    yield f"| {' | '.join(heading)} |"
+    yield "| --- " + "| ---: " * (len(heading) - 1) + "|"
+    yield from (f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""A trained agent outside of training: it acts on frames, and lends its world model as an environment. See mow.load."""
+"""A trained agent outside of training: it acts on frames, and its world model is an environment. See mow.load."""
 
 from os import PathLike
 from pathlib import Path
@@ -19,10 +19,9 @@ from mow.runs.restore import SavedRun, environments, find_run, restore
 
 
 class LoadedAgent:
-    """One agent for all tasks of its run; tasks can be played in turn, each has a memory of its own.
+    """One agent for all tasks of its run; tasks can be played in turn, each has an acting memory of its own.
 
-    Everything inside is computed for all tasks of the run at once, as in training, so a step costs what a step of all
-    of them costs.
+    Every step is computed for all tasks of the run at once, as in training, and costs as much.
     """
 
     def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
@@ -38,13 +37,13 @@ class LoadedAgent:
 
     @torch.no_grad()
     def act(self, obs: NDArray[np.uint8], task: str) -> int | NDArray[np.int64] | NDArray[np.float32]:
-        """An action drawn from the policy, which goes on remembering the episode until `reset`.
+        """An action drawn from the policy, which keeps the episode in memory until `reset`.
 
         Args:
             obs: [64, 64, 3] uint8, the newest frame; or [B, 64, 64, 3], of B episodes of the task side by side.
             task: one of `tasks`.
-        Returns: what the environments of `real` and `imagine` take: of a discrete task the number of the action among
-            the legal ones, int or int64 [B]; of a continuous one float32 [n] or [B, n] in [-1, 1].
+        Returns: an action for the environments of `real` and `imagine`: of a discrete task its number among the legal
+            ones, int or int64 [B]; of a continuous one float32 [n] or [B, n] in [-1, 1].
         Raises: ValueError if the task is none of the run's, if obs has another shape or type, or another number of
             episodes than before.
         """
@@ -69,9 +68,7 @@ class LoadedAgent:
         action = memory.act(imagined.model, self._agent, imagined.routing, seen, is_first, self._rng)  # [K, B, A]
         memory.record(action)
         native = [imagined.to_native(k, vector) for vector in action[k].cpu().numpy()]
-        if frames.ndim == 4:
-            return np.array(native)
-        return native[0]
+        return np.array(native) if frames.ndim == 4 else native[0]
 
     def reset(self, task: str | None = None) -> None:
         """The next frame opens an episode: of one task, or of all. Raises: ValueError if the task is unknown."""

@@ -1,8 +1,8 @@
-"""Give a trained agent away: mow export RUN [--out FOLDER]
+"""Export of a trained agent: mow export RUN [--out FOLDER]
 
 Writes model.safetensors (weights of world model and agent), config.json and README.md, a model card. mow.load,
-`mow evaluate` and `mow film` take the folder like that of a run; training cannot go on from it. Nothing heavy is
-imported before the command line is understood.
+`mow evaluate` and `mow film` take the folder like that of a run; training cannot go on from it. torch is imported after
+the command line is parsed.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mow.cli.parse import Parser
 from mow.errors import UsageError
-from mow.inference.model_card import Card, read_scores, read_versions, write_card
+from mow.inference.model_card import read_scores, write_card
 from mow.methods.base import num_parameters
 from mow.methods.mow.config import of_mow
 from mow.runs.failures import exit_code
@@ -25,7 +25,7 @@ from mow.system.whole_file import write_json, write_whole
 
 @program("mow export", lossy=True)
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 the weights are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
+    """Exit code: 0 the weights are written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     return exit_code("mow export", lambda: run(read_arguments(words)))
 
@@ -34,15 +34,13 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. Raises: UsageError in one line; SystemExit(0) after printing help."""
     about = "Weights of a trained agent as safetensors, with its config and a model card."
     parser = Parser(prog="mow export", description=about, allow_abbrev=False)
-    parser.add_argument(
-        "run", type=typed_path, metavar="RUN", help="folder that mow.train wrote, or one of its checkpoints"
-    )
+    parser.add_argument("run", type=typed_path, metavar="RUN", help="folder of a run, or one of its checkpoints")
     parser.add_argument("--out", type=typed_path, help="folder to write, new or empty; default: RUN/export")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Restore and write. Raises: UsageError if there is nothing to write or no place for it."""
+    """Restore and write. Raises: UsageError if there is nothing to write or no place to write to."""
     saved = find_run(options.run)
     config = of_mow(saved.config)
     out: Path = options.out or saved.folder / "export"
@@ -59,19 +57,15 @@ def run(options: argparse.Namespace) -> None:
         tasks = [spec.name for spec in envs.specs]  # sorted by cluster
     routes = learner.routing().plan.routes.tolist()
     newest = newest_checkpoint(saved.folder) if saved.checkpoint.suffix == ".pt" else saved.checkpoint
+    made = (
+        f"{step:,} environment steps per task, {learner.updates:,} world-model updates, "
+        f"{num_parameters(learner) / 1e6:.2f} M learned parameters. Exported from `{saved.checkpoint.name}`."
+    )
+    modules = dict(zip(tasks, learner.world_model.module_of_task, strict=True))
     try:
-        card = Card(
-            config=config,
-            checkpoint=saved.checkpoint.name,
-            step=step,
-            updates=learner.updates,
-            num_parameters=num_parameters(learner),
-            modules=dict(zip(tasks, learner.world_model.module_of_task, strict=True)),
-            experts=dict(zip(tasks, routes, strict=True)),
-            scores=read_scores(saved.folder, saved.checkpoint, newest),
-            versions=read_versions(saved.folder),
-        )
-        text = "\n".join(write_card(card)) + "\n"
+        scores = read_scores(saved.folder, saved.checkpoint, newest)
+        experts = dict(zip(tasks, routes, strict=True))
+        card = "\n".join(write_card(config, made, modules, experts, scores, saved.folder / "versions.json")) + "\n"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UsageError(
             f"a .json of {saved.folder} is not as this version writes it ({error}): move scores.json, evaluation.json "
@@ -81,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_weights(out / WEIGHTS, learner, {"step": step, "tasks": tasks, "specs": specs})
         write_json(out / "config.json", dataclasses.asdict(saved.config))
-        write_whole(out / "README.md", text)
+        write_whole(out / "README.md", card)
     except ImportError as error:
         out.rmdir()
         raise UsageError(str(error)) from error

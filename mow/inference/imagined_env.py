@@ -51,11 +51,10 @@ class ImaginedTasks:
 
 
 class ImaginedEnv(gymnasium.Env[Frame, Any]):
-    """One task of a world model. It opens with a real frame and never sees another one.
+    """One task of a world model. An episode opens with a real frame; all later ones are imagined.
 
-    A reset with a seed repeats what follows. Only the last tokens of the run's acting context are
-    read, as in acting. The info of a step has "termination_prob", the probability that the episode ended with it; it
-    ends where that is above one half.
+    A reset with a seed repeats the episode. As in acting, the last tokens of the run's acting context are read. The
+    info of a step has "termination_prob", the probability that the episode ended with it; it ends above one half.
 
     Args:
         k: the task, in the model's order.
@@ -72,11 +71,9 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
         self._tasks, self._k, self._max_steps = tasks, k, max_steps
         task = tasks.specs[k]
         self.observation_space = gymnasium.spaces.Box(0, 255, FRAME_SHAPE, np.uint8)
-        self.action_space = (
-            gymnasium.spaces.Discrete(sum(task.legal))
-            if task.discrete
-            else gymnasium.spaces.Box(-1.0, 1.0, (task.num_actions,), np.float32)
-        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (task.num_actions,), np.float32)
+        if task.discrete:
+            self.action_space = gymnasium.spaces.Discrete(sum(task.legal))
         self._real: GuardedEnv | None = None  # made for the first real frame
         context = of_mow(tasks.run.config).schedule.acting_context
         self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context)
@@ -113,7 +110,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
 
     @torch.no_grad()
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """One imagined step. Raises: ValueError if the action is none of action_space; RuntimeError if none runs."""
+        """One imagined step. Raises: ValueError for an action outside action_space; RuntimeError without an episode."""
         if not self._running:
             raise RuntimeError("no episode is running: call reset first")
         if not self.action_space.contains(action):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mow.cli.parse import Parser, check_range
 from mow.errors import UsageError
-from mow.report.data import Report, RunData, read_run
+from mow.report.data import Report, read_run
 from mow.report.page import page
 from mow.runs.failures import exit_code, keep_failure
 from mow.system.console import program, say
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report_of_a_finished_run(folder: Path, device: str) -> str:
-    """Write report.html. Returns: its path, or why there is none, in a line: the run is whole without."""
+    """Write report.html. Returns: its path, or the reason why there is none, in a line: the run is whole without."""
     try:
         return f"look: {write_report(folder, device=device)}"
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the run has ended well
@@ -77,37 +77,32 @@ def write_report(
     Returns: the path of the page.
     Raises: UsageError in one line if the folder is no run or the page cannot be written.
     """
+    from mow.report.model import read_model
+
     if not os.path.isdir(folder):
         raise UsageError(f"no folder {folder}: name a run folder, as mow train printed it")
     try:
         run = read_run(folder)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    report = _with_model(run, checkpoint, device, num_windows)
-    for remark in (*run.remarks, report.no_model, report.model.no_films if report.model else ""):
-        if remark:
-            say(remark)
-    path = out or folder / "report.html"
-    try:
-        write_whole(path, page(report))
-    except OSError as error:
-        raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
-    return path
-
-
-def _with_model(run: RunData, checkpoint: Path | None, device: str | None, num_windows: int) -> Report:
-    from mow.report.model import read_model
-
+    model, no_model = None, ""
     try:
         model = read_model(
-            run.folder, run.config, checkpoint=checkpoint, device=device or "auto", num_windows=num_windows
+            folder, run.config, checkpoint=checkpoint, device=device or "auto", num_windows=num_windows
         )
     except UsageError as error:
         # Without its model the page is still of use, but not in place of a checkpoint or device that was named.
         if checkpoint is not None or device is not None:
             raise
-        return Report(run, None, f"Nothing of the model: {error}.")
-    return Report(run, model, "")
+        no_model = f"Nothing of the model: {error}."
+    for remark in filter(None, (*run.remarks, no_model, model.no_films if model else "")):
+        say(remark)
+    path = out or folder / "report.html"
+    try:
+        write_whole(path, page(Report(run, model, no_model)))
+    except OSError as error:
+        raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
+    return path
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Records of what a run folder holds, and readers of its text files; no torch.
 
-A file that is missing is None in the record; a line that cannot be read is left out and named in a remark. Records of
-the checkpoint are filled by mow.report.model.
+A file that is missing is None in the record; what cannot be read is left out and named in a remark. Records of the
+checkpoint are filled by mow.report.model.
 """
 
 import contextlib
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mow.methods.mow.config import MowConfig, of_mow
 from mow.methods.registry import read_config
-
-Floats = NDArray[np.float64]
+from mow.report.charts import Floats
+from mow.system.whole_file import read_object
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,12 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Score:
-    """One task of scores.json."""
-
-    task: str
-    random: float | None
-    agent: float | None  # mean return
-    deviation: float | None  # standard deviation of the returns
-    expert: float | None  # or human
-    normalised: float | None
-    episodes: int
-
-
-@dataclass(frozen=True)
 class Scores:
     """scores.json."""
 
-    tasks: tuple[Score, ...]
+    tasks: Mapping[str, tuple[float | None, ...]]  # random, agent's mean and deviation, expert, normalised, episodes
     mean_normalised: float | None
-    cost: Mapping[str, float]  # the other numbers of the file
+    parameters: float | None
 
 
 @dataclass(frozen=True)
@@ -68,12 +54,10 @@ class Metrics:
 
 @dataclass(frozen=True)
 class RunData:
-    """All text files of a run folder."""
+    """Config, scores and metrics of a run folder."""
 
     folder: Path
     config: MowConfig
-    config_text: str
-    versions_text: str | None
     scores: Scores | None
     metrics: Metrics
     remarks: tuple[str, ...]  # what could not be read, in sentences
@@ -89,9 +73,6 @@ class Similarity:
 
     of: str  # what was compared
     cosine: Floats  # [K, K]
-    silhouette: float  # nan where it is undefined or was not measured
-    stability: float
-    shares: Mapping[str, float]  # tensor -> its share of what was compared, largest first; empty without gradients
 
 
 @dataclass(frozen=True)
@@ -99,9 +80,7 @@ class Film:
     """One window of one task: real and imagined frames, and the errors of all windows."""
 
     png: bytes
-    num_context: int  # frames that the world model sees
     errors: Mapping[str, tuple[float, ...]]  # kind -> squared error per imagined step, mean over windows; nan for none
-    num_windows: int
 
 
 @dataclass(frozen=True)
@@ -113,9 +92,7 @@ class ModelView:
     tasks: tuple[str, ...]  # in the learner's order, sorted by module
     module_of_task: tuple[int, ...]
     expert_share: Floats  # [K, E], rows sum to 1; 0 where the task does not use the expert
-    learned_routing: bool
     similarity: Similarity | None  # None where there is nothing to compare
-    weights: Mapping[str, float] | None  # 1 / sigma_k of harmony; None with another weighting
     films: Mapping[str, Film]
     no_films: str  # why `films` is empty; "" if it is not
 
@@ -131,22 +108,13 @@ class Report:
 
 def read_run(folder: Path) -> RunData:
     """Read the text files of a run folder. Raises: ValueError in one line if its config.json cannot be read."""
-    path = folder / "config.json"
-    config = of_mow(read_config(path))
-    remarks: list[str] = []
+    config, remarks = of_mow(read_config(folder / "config.json")), list[str]()
     metrics = read_metrics(folder / "metrics.jsonl", remarks)
-    return RunData(
-        folder=folder,
-        config=config,
-        config_text=path.read_text(encoding="utf-8", errors="replace"),
-        versions_text=_text(folder / "versions.json"),
-        scores=_scores(folder / "scores.json", remarks),
-        metrics=metrics,
-        remarks=tuple(remarks),
-    )
+    scores = _scores(folder / "scores.json", remarks)
+    return RunData(folder, config, scores, metrics, tuple(remarks))
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
     """The text of a file; None if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -154,12 +122,9 @@ def _text(path: Path) -> str | None:
         return None
 
 
-# Metrics -------------------------------------------------------------------------------------------------------------
-
-
 def read_metrics(path: Path, remarks: list[str]) -> Metrics:
-    """Read every whole line without the values that are not finite; describe the other lines in `remarks`."""
-    text = _text(path)
+    """Read every whole line without the values that are not finite; the number of other lines goes to `remarks`."""
+    text = text_of(path)
     if text is None:
         remarks.append("There is no metrics.jsonl: the run has logged nothing.")
         return Metrics()
@@ -167,9 +132,16 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
     episodes: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     clock = [(0.0, 0.0)]  # (seconds, updates)
-    step, frame_skip = 0.0, None
-    for record in _records(text, remarks):
-        known = {name: float(value) for name, value in record.items() if _is_finite(value)}
+    step, frame_skip, spoilt = 0.0, None, 0
+    for line in filter(str.strip, text.split("\n")):
+        record: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+        numbers = {k: _finite(v) for k, v in record.items()} if isinstance(record, dict) else {}
+        known = {label: number for label, number in numbers.items() if number is not None}
+        if "step" not in known:  # the last line of a run that was killed, or damage
+            spoilt += 1
+            continue
         here, updates = known.pop("step"), known.pop("updates", 0.0)
         seconds, frames = known.pop("seconds", None), known.pop("frames", None)
         step = max(step, here)
@@ -183,6 +155,8 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
             clock.append((seconds, updates))
         if here and frames is not None:
             frame_skip = round(frames / here)
+    if spoilt:
+        remarks.append(f"Lines of metrics.jsonl that cannot be read and are left out: {spoilt}.")
     return Metrics(
         episodes={task: Curve(*zip(*found, strict=True)) for task, found in episodes.items()},
         curves={label: Curve(*zip(*found, strict=True)) for label, found in points.items()},
@@ -198,56 +172,27 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
     )
 
 
-def _records(text: str, remarks: list[str]) -> list[dict[str, Any]]:
-    found, spoilt = [], []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        record = None
-        with contextlib.suppress(ValueError, RecursionError):
-            record = json.loads(line) if line.strip() else None
-        if isinstance(record, dict) and _is_finite(record.get("step")):
-            found.append(record)
-        elif line.strip():
-            spoilt.append(number)
-    # A whole last line ends in a line break, so that the text after it is empty.
-    if spoilt[-1:] == [len(lines)]:
-        spoilt.pop()
-        remarks.append("The last line of metrics.jsonl is torn (the run was cut off while it wrote): it is left out.")
-    if spoilt:
-        shown = ", ".join(map(str, spoilt[:5])) + (", ..." if len(spoilt) > 5 else "")
-        remarks.append(f"metrics.jsonl has lines that cannot be read and are left out: {shown}.")
-    return found
-
-
-def _is_finite(value: object) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
-
-
-# Scores --------------------------------------------------------------------------------------------------------------
+def _finite(value: object) -> float | None:
+    """The value as a float; None for what is no number, is not finite or exceeds a float."""
+    with contextlib.suppress(OverflowError):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    return None
 
 
 def _scores(path: Path, remarks: list[str]) -> Scores | None:
-    text = _text(path)
-    if text is None:
+    if not path.is_file():
         return None
     try:
-        content = json.loads(text)
-        tasks = tuple(_score(task, entry) for task, entry in content["tasks"].items())
-        cost = {name: float(value) for name, value in content.items() if _is_finite(value)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        content = read_object(path)
+        tasks = {task: _score(entry) for task, entry in content["tasks"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         remarks.append(f"scores.json cannot be read ({type(error).__name__}): the score table is left out.")
         return None
-    return Scores(tasks, cost.pop("mean_normalised", None), cost)
+    return Scores(tasks, _finite(content.get("mean_normalised")), _finite(content.get("parameters")))
 
 
-def _score(task: str, entry: Mapping[str, Any]) -> Score:
+def _score(entry: Mapping[str, Any]) -> tuple[float | None, ...]:
     returns = [float(value) for value in entry["returns"]]
-    deviation = float(np.std(returns)) if returns else None
-    if deviation is not None and deviation < 1e-9 * max(map(abs, returns)):
-        deviation = 0.0  # equal returns differ by rounding
-    names = ("random", "agent", "expert", "normalised")
-    random, agent, expert, normalised = (float(entry[n]) if _is_finite(entry[n]) else None for n in names)
-    return Score(task, random, agent, deviation, expert, normalised, len(returns))
+    random, agent, expert, normalised = (_finite(entry[name]) for name in ("random", "agent", "expert", "normalised"))
+    return random, agent, float(np.std(returns)) if returns else None, expert, normalised, len(returns)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mow.engine.device import pick_device
-from mow.evaluate.film import fresh_envs
+from mow.evaluate.film import CONTEXT, FRAME_ERRORS, STEPS, fresh_envs
 from mow.methods.mow.config import MowConfig
 from mow.report.data import Film, ModelView, Similarity
 from mow.runs.restore import newest_checkpoint, restore
@@ -15,8 +15,6 @@ from mow.system.threads import limit_torch
 if TYPE_CHECKING:
     from mow.envs.vector import VectorEnv
     from mow.methods.mow.learner import Learner
-
-_CONTEXT, _STEPS = 2, 16  # frames of a film that the world model sees; steps that it imagines at most
 
 
 def read_model(folder: Path, config: MowConfig, *, checkpoint: Path | None, device: str, num_windows: int) -> ModelView:
@@ -50,9 +48,7 @@ def read_model(folder: Path, config: MowConfig, *, checkpoint: Path | None, devi
         tasks=tasks,
         module_of_task=learner.world_model.module_of_task,
         expert_share=share,
-        learned_routing=weight is not None,
         similarity=_similarity(learner),
-        weights=_weights(learner, tasks),
         films=films,
         no_films=no_films,
     )
@@ -70,24 +66,13 @@ def _similarity(learner: "Learner") -> Similarity | None:
     if grouping is not None and not np.array_equal(grouping.similarity, np.eye(len(grouping.similarity))):
         order = np.array(grouping.order)
         of = f"{_EVIDENCE.get(learner.config.clustering.method, 'the features')}, by which they were grouped"
-        cosine = grouping.similarity[np.ix_(order, order)]
-        return Similarity(of, cosine, grouping.silhouette, grouping.stability, grouping.shares)
+        return Similarity(of, grouping.similarity[np.ix_(order, order)])
     embedding = learner.world_model.task_embedding
     if embedding is None:
         return None
     rows = embedding.detach().double().cpu().numpy()
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    of = "learned task embeddings (the grouping itself measured nothing)"
-    return Similarity(of, rows @ rows.T, float("nan"), float("nan"), {})
-
-
-def _weights(learner: "Learner", tasks: tuple[str, ...]) -> dict[str, float] | None:
-    """1 / sigma_k; with a scale per term, its mean over the terms."""
-    scales = learner.task_weights.state_dict().get("log_sigma")
-    if scales is None:
-        return None
-    weight = (-scales.float()).exp().cpu().numpy().reshape(len(tasks), -1).mean(axis=1)
-    return dict(zip(tasks, weight.tolist(), strict=True))
+    return Similarity("learned task embeddings (the grouping itself measured nothing)", rows @ rows.T)
 
 
 def make_films(learner: "Learner", envs: "VectorEnv", *, num_windows: int, seed: int) -> dict[str, Film]:
@@ -95,24 +80,14 @@ def make_films(learner: "Learner", envs: "VectorEnv", *, num_windows: int, seed:
 
     Raises: ValueError if the episodes of a task are too short or the model has no position for one imagined step.
     """
-    from mow.evaluate.film_strip import HEADING, draw_film, imagine, one_strip, png
-    from mow.evaluate.held_out import play_windows
-    from mow.kernels import PhiloxState
+    from mow.evaluate.film_strip import draw_film, film_of
 
-    longest = learner.config.model.max_positions
-    num_steps = min(_STEPS, longest - _CONTEXT)
+    num_steps = min(STEPS, learner.config.model.max_positions - CONTEXT)
     if num_steps < 1:
-        raise ValueError(f"model.max_positions {longest} leaves no step to imagine")
-    rng = PhiloxState.from_seed(seed, learner.device)
-    windows = play_windows(
-        learner, envs, player="agent", num_windows=num_windows, length=_CONTEXT + num_steps, shortest=_CONTEXT + 1,
-        rng=rng, generator=np.random.default_rng(seed),
-    )  # fmt: skip
-    film = imagine(learner, windows, _CONTEXT, rng)
+        raise ValueError(f"model.max_positions {learner.config.model.max_positions} leaves no step to imagine")
+    film = film_of(learner, envs, context=CONTEXT, steps=num_steps, num_windows=num_windows, seed=seed)
     found = {}
     for k, spec in enumerate(envs.specs):
-        picture = draw_film([one_strip(film, k, "")], (), num_context=_CONTEXT)[HEADING // 2 :]  # room for the name
-        kinds = ("imagined", "reconstructed", "repeated")
-        errors = {kind: tuple(getattr(film.errors, kind)[k].nanmean(dim=0).tolist()) for kind in kinds}
-        found[spec.name] = Film(png(picture), _CONTEXT, errors, num_windows)
+        errors = {kind: tuple(getattr(film.errors, kind)[k].nanmean(dim=0).tolist()) for kind in FRAME_ERRORS}
+        found[spec.name] = Film(draw_film(film, [(k, "")], ()), errors)
     return found

@@ -6,10 +6,10 @@ from html import escape
 import numpy as np
 
 from mow.envs.suites import reference_returns
-from mow.report.charts import Level, Panel, Series, digits, is_shown
-from mow.report.data import Curve, Report
-from mow.report.html import absent, bar, chart, figure, folded, grid, legend, note, table
-from mow.report.insides import experts, films, harmony, similarity, usage
+from mow.report.charts import Series, chart, legend
+from mow.report.data import Curve, Report, text_of
+from mow.report.html import absent, digits, figure, folded, grid, note, table
+from mow.report.insides import experts, films, similarity
 
 # Metrics time/environments and so on: seconds since the record before.
 _TIMES = {
@@ -36,11 +36,7 @@ def scores(report: Report) -> str:
         scored = report.run.config.evaluation_episodes > 0
         why = "it is scored when it ends" if scored else "it was started with evaluation_episodes 0"
         return absent(f"There are no scores of the run: {why}.")
-    rows = [
-        [escape(score.task), *map(digits, (score.random, score.agent, score.deviation, score.expert, score.normalised)),
-         str(score.episodes)]
-        for score in found.tasks
-    ]  # fmt: skip
+    rows = [[escape(task), *map(digits, numbers)] for task, numbers in found.tasks.items()]
     if found.mean_normalised is not None:
         rows.append(["<b>mean</b>", "", "", "", "", f"<b>{digits(found.mean_normalised)}</b>", ""])
     text = (
@@ -61,18 +57,16 @@ def learning_curves(report: Report) -> str:
             figures.append(figure(task, absent("No episode has ended.")))
             continue
         means, window = smoothed(curve)
-        known, expert = reference_returns(task), "human" if task.startswith("atari:") else "expert"
-        levels = () if known is None else (Level(expert, known[1]), Level("random", known[0]))
-        series = (Series(curve.step, curve.value, "dots"), means)
-        panel = Panel(task, _steps(report), "return", series, levels)
-        detail = [f"last {window}: {digits(means.y[-1])}"]
-        detail += [
-            f"{level.name} {digits(level.y)}{'' if is_shown(panel, level) else ' (outside the picture)'}"
-            for level in levels
-        ]
-        figures.append(chart(panel, " · ".join(detail)))
+        random, expert = reference_returns(task) or (None, None)
+        levels = [] if random is None or expert is None else [expert, random]
+        detail = f"last {window}: {digits(means.y[-1])}"
+        if levels:
+            name = "human" if task.startswith("atari:") else "expert"
+            detail += f" · {name} {digits(expert)} · random {digits(random)}"
+        series = [Series(curve.step, curve.value, "dots"), means]
+        figures.append(chart(task, _steps(report), "return", series, detail, levels=levels))
     marks = [("dots", "an episode"), ("s1", "mean of the last episodes")]
-    marks += [("level1", "expert or human"), ("level2", "random policy")]
+    marks += [("level1", "expert or human, if near the curve"), ("level2", "random policy, if near the curve")]
     text = "Returns while the agent collects, in units of the task, exploration and random prefill included."
     return note(text) + legend(marks) + grid(figures)
 
@@ -92,15 +86,20 @@ def _steps(report: Report) -> str:
     return "environment steps" if skip in (None, 1) else f"environment steps of {skip} frames"
 
 
+def _updates_of(report: Report, task: str, name: str, style: str = "s1") -> list[Series]:
+    """The curve of a metric over world-model updates; empty where it is not logged."""
+    curve = report.run.curve(name, task)
+    return [] if curve is None else [Series(curve.updates, curve.value, style)]
+
+
 def losses(report: Report) -> str:
     """Losses and KL of the world model, one panel per task."""
     styles = {label: f"s{i}" for i, label in enumerate(_LOSSES, start=1)}
     figures = []
     for task in report.run.config.tasks:
-        found = {label: report.run.curve(label, task) for label in _LOSSES}
-        series = tuple(Series(c.updates, c.value, styles[label]) for label, c in found.items() if c is not None)
+        series = [one for label in _LOSSES for one in _updates_of(report, task, label, styles[label])]
         if any(value > 0 for one in series for value in one.y):
-            figures.append(chart(Panel(task, "world-model updates", "loss, log scale", series, log=True)))
+            figures.append(chart(task, "world-model updates", "loss, log scale", series, log=True))
     if not figures:
         return absent("No update of the world model has been logged.")
     text = (
@@ -116,11 +115,11 @@ def agent(report: Report) -> str:
     entropies, returns = [], []
     for task in report.run.config.tasks:
         if (entropy := report.run.curve("agent/entropy", task)) is not None:
-            entropies.append(chart(Panel(task, _steps(report), "nats", (Series(entropy.step, entropy.value),))))
+            entropies.append(chart(task, _steps(report), "nats", [Series(entropy.step, entropy.value)]))
         if (imagined := report.run.curve("agent/imagined_return", task)) is not None:
             real = report.run.metrics.episodes.get(task)
-            series = (*([smoothed(real)[0]] if real else []), Series(imagined.step, imagined.value, "s2"))
-            returns.append(chart(Panel(task, _steps(report), "return", series)))
+            series = [*([smoothed(real)[0]] if real else []), Series(imagined.step, imagined.value, "s2")]
+            returns.append(chart(task, _steps(report), "return", series))
     if not entropies and not returns:
         return absent("No update of the agent has been logged.")
     config = report.run.config.actor_critic
@@ -144,33 +143,39 @@ def time_spent(report: Report) -> str:
     if report.run.metrics.speed:
         minutes, rates = zip(*report.run.metrics.speed, strict=True)
         text = "World-model updates per second of the whole run, with the environment steps and agent updates between."
-        panel = Panel("Speed", "minutes since the start", "updates/s", (Series(minutes, rates),), from_zero=True)
-        speed = note(text) + grid([chart(panel)])
+        drawn = chart("Speed", "minutes since the start", "updates/s", [Series(minutes, rates)], from_zero=True)
+        speed = note(text) + grid([drawn])
     found = {name: report.run.metrics.curves.get(f"time/{name}") for name in _TIMES}
-    curves = {name: curve for name, curve in found.items() if curve is not None}
-    if not curves:
-        return speed + absent(f"Times are not logged ({', '.join(f'time/{name}' for name in _TIMES)}).")
-    totals = {name: sum(curve.value) for name, curve in curves.items()}
+    totals = {name: sum(curve.value) for name, curve in found.items() if curve is not None}
+    if not totals:
+        return speed + absent("The time of each part is not logged (time/PART).")
     everything = sum(totals.values()) or 1.0
-    rows = [
-        [_TIMES[name], bar(total / everything, f"{100 * total / everything:.0f} %"), digits(total)]
-        for name, total in totals.items()
-    ]
-    styles = {name: f"s{i}" for i, name in enumerate(_TIMES, start=1)}
-    series = tuple(Series(curve.updates, curve.value, styles[name]) for name, curve in curves.items())
-    panel = Panel("Time between two records", "world-model updates", "seconds", series, from_zero=True)
-    return (
-        f"{speed}<h3>Where the time went</h3>{table(['part', 'share of these', 'seconds'], rows, words=2)}"
-        f"{legend([(styles[name], _TIMES[name]) for name in curves])}{grid([chart(panel)])}"
-    )
+    rows = [[_TIMES[name], f"{100 * total / everything:.0f} %", digits(total)] for name, total in totals.items()]
+    return f"{speed}<h3>Where the time went</h3>{table(['part', 'share of these', 'seconds'], rows)}"
+
+
+def harmony(report: Report) -> str:
+    """1 / sigma of every task over time."""
+    weighting = report.run.config.loss.weighting
+    if weighting not in ("harmony", "shared_terms", "per_term"):
+        return absent(f"The run has no harmony weights: loss.weighting is {weighting}.")
+    figures = []
+    for task in report.run.config.tasks:
+        if series := _updates_of(report, task, "harmony/weight"):
+            last = f"last: {digits(series[0].y[-1])}"
+            figures.append(chart(task, "world-model updates", "1 / sigma, log scale", series, last, log=True))
+    if not figures:
+        return absent("The weights over time are not logged (harmony/weight/TASK).")
+    return note("A task's world-model loss is divided by its sigma.") + grid(figures)
 
 
 def files(report: Report) -> str:
     """config.json and versions.json, folded."""
-    texts = {"config.json": report.run.config_text, "versions.json": report.run.versions_text}
-    return "".join(
-        folded(name, f"<pre>{escape(text or f'The run has no {name}.')}</pre>") for name, text in texts.items()
-    )
+    found = ""
+    for name in ("config.json", "versions.json"):
+        text = text_of(report.run.folder / name) or "The run has none."
+        found += folded(name, f"<pre>{escape(text)}</pre>")
+    return found
 
 
 # Anchor -> (title, HTML of the section), in the order of the page.
@@ -180,9 +185,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "losses": ("World-model losses", losses),
     "agent": ("Agent", agent),
     "films": ("Real and imagined", films),
-    "experts": ("Expert choice", experts),
+    "experts": ("Experts and modules", experts),
     "similarity": ("Similarity of the tasks", similarity),
-    "usage": ("Module and expert usage", usage),
     "time": ("Speed and time", time_spent),
     "harmony": ("Harmony weights", harmony),
     "config": ("Config and versions", files),

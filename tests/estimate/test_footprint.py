@@ -75,7 +75,7 @@ def test_the_agents_share(name: str, frames: int) -> None:
         losses = actor_critic_losses(learner, lesson, entropy=0.1, clip=0.2)
     assert losses.total.requires_grad
     held = sum(blocks.values()) + dream.latent.nbytes + dream.hidden.nbytes
-    assert activations(config, ACTION_SIZE, bf16=False).lesson == pytest.approx(held, rel=TOLERANCE)
+    assert activations(config, ACTION_SIZE, bf16=False).agent == pytest.approx(held, rel=TOLERANCE)
 
 
 def test_atari26_at_its_size() -> None:
@@ -90,9 +90,9 @@ def test_half_the_sequences_take_half() -> None:
     batch = dataclasses.replace(config.batch, num_sequences=config.batch.num_sequences // 2)
     half, whole = (activations(c, 6, bf16=False) for c in (dataclasses.replace(config, batch=batch), config))
     assert half.world_model == pytest.approx(whole.world_model / 2)
-    assert half.lesson == whole.lesson
+    assert half.agent == whole.agent
     assert half.rollout == whole.rollout
-    assert whole.peak == max(whole.world_model, whole.rollout, whole.lesson)
+    assert whole.peak == max(whole.world_model, whole.rollout, whole.agent)
 
 
 def test_switches_that_save_memory() -> None:

@@ -6,24 +6,23 @@ import signal
 import sys
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 from mow import train
 from mow.envs.dummy import read_counter
 from mow.envs.vector import SerialVectorEnv
-from mow.evaluate.film import main, of_past, read_arguments, summary, table
-from mow.evaluate.film_strip import COLUMN, FRAME, LABELS, LINE, MARGIN, SCALE, SEAM, STRIP, Film, corner, one_strip
+from mow.evaluate.film import main, read_arguments, summary, table
+from mow.evaluate.film_strip import COLUMN, ROW, Film, draw_film, strip
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import OpenLoopErrors, OpenLoopPrediction, predict_open_loop
-from mow.evaluate.past import PastUse, past_use
 from mow.methods.mow.presets import quickstart
 from mow.runs.checkpoint import save_checkpoint
 from mow.runs.restore import newest_checkpoint
 from tests.small import transitions
 from tests.test_train import DUMMY
 
-PAST = PastUse(*torch.tensor([[0.0, 1.5], [0.0, 2.5], [0.0, float("nan")], [0.0, 0.25]]))
 TASKS = ("dummy:slide", "dummy:count-0", "dummy:count-1", "dummy:count-2")
 
 
@@ -59,26 +58,22 @@ def test_the_learner_of_this_run_has_sorted_its_tasks(run_folder):
     assert content(run_folder)["tasks"] == [TASKS[0], TASKS[3], TASKS[1], TASKS[2]]
 
 
-def test_the_picture_holds_the_real_frames(filmed):
-    picture = cv2.imread(str(filmed))[:, :, ::-1]
-    width = 2 * MARGIN + LABELS + 18 * COLUMN + SEAM
-    lines, rest = divmod(picture.shape[0] - 2 * MARGIN - len(TASKS) * STRIP, LINE)
-    assert rest == 0
-    assert picture.shape[1:] == (width, 3)
-    for index, variant in enumerate((9, 0, 1, 2)):  # in the order of the config
+def test_the_picture_holds_the_real_frames(run_folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mow.evaluate.film_strip.strip", lambda *how: drawn.append(strip(*how)) or drawn[-1])
+    assert main([str(run_folder), "--out", str(tmp_path / "a.png"), "--windows", "3", "--device", "cpu"]) == 0
+    for (picture, _), variant in zip(drawn, (9, 0, 1, 2), strict=True):  # in the order of the config
         lengths, ends = [], []
+        assert picture.shape == (2 * ROW, 18 * COLUMN, 3)
         for column in range(18):
-            y, x = corner(index, 0, column, num_context=2, num_lines=lines)
-            cell = picture[y : y + FRAME, x : x + FRAME]
-            if (picture[y + FRAME + 4, x : x + FRAME] == (205, 30, 30)).all():
+            x = column * COLUMN
+            if (picture[66:70, x : x + 64] == (205, 30, 30)).all():
                 ends.append(column)
-            small = cell[::SCALE, ::SCALE]
-            assert (cell == small.repeat(SCALE, axis=0).repeat(SCALE, axis=1)).all()
-            if (cell == 255).all():
-                y, x = corner(index, 1, column, num_context=2, num_lines=lines)
-                assert (picture[y : y + FRAME, x : x + FRAME] == 255).all()
+            frame = picture[:64, x : x + 64]
+            if (frame == 255).all():
+                assert (picture[ROW : ROW + 64, x : x + 64] == 255).all()
                 continue
-            shown_variant, _, step = read_counter(small)
+            shown_variant, _, step = read_counter(frame)
             assert (shown_variant, step) == (variant, column)
             lengths.append(column)
         # Episodes of the counting environment last 7 to 13 steps; the strip goes from the first frame to the final one.
@@ -107,18 +102,8 @@ def test_the_numbers_beside_it(filmed, run_folder, capsys):
         # Three whole episodes: all their steps but the one before the first imagined one.
         assert 3 * 6 <= found["steps"] <= 3 * 12
         assert 0 <= found["termination_agreement"] <= 1
-        assert list(found["past"]) == ["kl", "kl_without", "kl_other", "policy_kl"]
-        assert found["past"]["kl"] > 0
-        assert found["past"]["policy_kl"] >= 0
     # One step of counting changes few blocks and the repeated frame's error grows with them: never 0.
     assert all(found["ahead"]["1"]["repeated"] > 0 for found in numbers["tasks"].values())
-
-
-def test_what_the_past_decides_is_looked_at_in_steps_that_are_trained(copied, monkeypatch):
-    looked = []
-    monkeypatch.setattr("mow.evaluate.past.past_use", lambda *_, **how: looked.append(how) or past_use(*_, **how))
-    assert main([str(copied), "--windows", "2", "--context", "1", "--steps", "6"]) == 0
-    assert looked == [{"longest": 4}]  # batch.length of this run
 
 
 def test_the_same_command_gives_the_same_film(filmed, run_folder, tmp_path, capsys):
@@ -146,8 +131,7 @@ def test_it_draws_as_cold_as_the_run_imagined(copied, monkeypatch):
 def test_by_default_it_lies_in_the_run_folder(copied):
     assert main([str(copied), "--policy", "random", "--context", "1", "--steps", "3", "--windows", "1"]) == 0
     assert list(json.loads((copied / "film.json").read_text())["tasks"]["dummy:slide"]["ahead"]) == ["1", "3"]
-    picture = cv2.imread(str(copied / "film.png"))
-    assert picture.shape[1] > 2 * MARGIN + LABELS + 4 * COLUMN + SEAM, "as wide as the text needs"
+    assert cv2.imread(str(copied / "film.png")) is not None
 
 
 def test_another_checkpoint_and_the_newest(copied):
@@ -268,6 +252,18 @@ def film(batch, length, prediction, reconstruction=None, errors=NO_ERRORS):
     return Film(HeldOutWindows(batch, torch.tensor([length])), prediction, reconstruction, errors)
 
 
+def cell(picture, row, column):
+    return picture[row * ROW : row * ROW + 64, column * COLUMN : column * COLUMN + 64]
+
+
+def marked(picture, row):
+    """Columns with a red bar below them; the others have none of it."""
+    bars = picture[row * ROW + 66 : row * ROW + 70].reshape(4, -1, COLUMN, 3)[:, :, :64].swapaxes(0, 1)
+    red = (bars == (205, 30, 30)).all(axis=-1)
+    assert (red.all(axis=(1, 2)) == red.any(axis=(1, 2))).all()
+    return red.all(axis=(1, 2)).nonzero()[0].tolist()
+
+
 def test_a_strip_by_hand():
     batch = transitions(1, 3, 4)
     batch.terminated[:] = False
@@ -278,23 +274,40 @@ def test_a_strip_by_hand():
         terminated=torch.tensor([False, True, False]).expand(1, 3, 3),
     )
     reconstruction = torch.full((1, 3, 4, 64, 64, 3), 0.4)
-    strip = one_strip(film(batch, [2, 3, 3], prediction, reconstruction), 0, "tiny:catch")
+    picture, taken = strip(film(batch, [2, 3, 3], prediction, reconstruction), 0)
     # The second window is the first of the longest; its third and last step ends it, which leads to a fourth column.
-    assert (strip.real == batch.frame[0, 1].numpy()).all()
-    assert strip.shown.tolist() == [True, True, True, False]
-    assert strip.real_end.tolist() == [False, False, False, True]
-    # Behind one column of context; the reconstruction there, then imagination, rounded and cut at white.
-    assert strip.imagined_end.tolist() == [False, False, True, False]
-    assert strip.imagined[:, 0, 0, 0].tolist() == [102, 0, 51, 255]
+    assert (picture.shape, taken) == ((2 * ROW, 4 * COLUMN, 3), 4)
+    for column in range(3):
+        assert (cell(picture, 0, column) == batch.frame[0, 1, column].numpy()).all()
+    # Behind one column of context; the reconstruction there, then imagination, rounded.
+    assert [cell(picture, 1, column).max() for column in range(3)] == [102, 0, 51]
+    assert (cell(picture, 0, 3) == 255).all()
+    assert (cell(picture, 1, 3) == 255).all()
+    assert (marked(picture, 0), marked(picture, 1)) == ([3], [2])
 
 
 def test_an_end_imagined_behind_the_end_is_not_marked():
     prediction = OpenLoopPrediction(
         torch.zeros(1, 1, 3, 64, 64, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 3, dtype=torch.bool)
     )
-    strip = one_strip(film(transitions(1, 1, 4), [2], prediction, torch.zeros(1, 1, 4, 64, 64, 3)), 0, "tiny:catch")
+    picture, taken = strip(film(transitions(1, 1, 4), [2], prediction, torch.zeros(1, 1, 4, 64, 64, 3)), 0)
     # Frames 0 and 1, then the step that ended the episode.
-    assert strip.imagined_end.tolist() == [False, True, True, False]
+    assert (taken, marked(picture, 1)) == (3, [1, 2])
+
+
+def test_every_pixel_is_in_the_picture():
+    prediction = OpenLoopPrediction(
+        torch.rand(2, 1, 2, 64, 64, 3), torch.zeros(2, 1, 2), torch.zeros(2, 1, 2, dtype=torch.bool)
+    )
+    whole = Film(HeldOutWindows(transitions(2, 1, 4), torch.tensor([[4], [3]])), prediction,
+                 torch.rand(2, 1, 4, 64, 64, 3), NO_ERRORS)  # fmt: skip
+    png = draw_film(whole, [(1, "tiny:$goal$"), (0, "tiny:catch")], ("a title",))
+    assert png == draw_film(whole, [(1, "tiny:$goal$"), (0, "tiny:catch")], ("a title",)), "same bytes"
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    for k in range(2):
+        frame = cell(strip(whole, k)[0], 1, 1).repeat(2, axis=0).repeat(2, axis=1)
+        places = zip(*(picture == frame[0, 0]).all(axis=-1).nonzero(), strict=True)
+        assert any((picture[y : y + 128, x : x + 128] == frame).all() for y, x in places if y + 128 <= len(picture))
 
 
 def test_a_summary_by_hand():
@@ -322,10 +335,9 @@ def test_a_summary_by_hand():
     assert found["termination_agreement"] == pytest.approx(2 / 3)
     # Of the three steps that were taken; the ends behind the episode's end count nowhere.
     assert (found["steps"], found["real_terminations"], found["imagined_terminations"]) == (3, 2, 2)
-    lines = table({"tiny:catch": {**found, "past": of_past(PAST, 1)}}).splitlines()
+    lines = table({"tiny:catch": found}).splitlines()
     assert lines[2].split() == ["tiny:catch", "1", "0.50000", "0.20000", "2.00000", "2"]
-    assert lines[-4].split() == ["tiny:catch", "3.00000", "1.00000", "0.66667", "3", "2", "2"]
-    assert lines[-1].split() == ["tiny:catch", "1.50000", "2.50000", "-", "0.25000"]
+    assert lines[-1].split() == ["tiny:catch", "3.00000", "1.00000", "0.66667", "3", "2", "2"]
 
 
 def test_nothing_alive_is_a_dash():
@@ -334,7 +346,7 @@ def test_nothing_alive_is_a_dash():
     found = summary(film(transitions(1, 1, 2), [0], prediction, errors=errors), 0)
     assert found["ahead"]["1"]["imagined"] is None
     assert (found["steps"], found["imagined_terminations"]) == (0, 0)
-    lines = table({"tiny:catch": {**found, "past": of_past(PAST, 0)}}).splitlines()
+    lines = table({"tiny:catch": found}).splitlines()
     assert lines[2].split() == ["tiny:catch", "1", "-", "-", "-", "0"]
 
 

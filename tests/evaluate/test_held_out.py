@@ -33,12 +33,11 @@ def played(*, player="agent", num_windows=4, length=5, shortest=3, seed=11, opti
         windows = play_windows(
             learner,
             envs,
-            player=player,
             num_windows=num_windows,
             length=length,
             shortest=shortest,
             rng=PhiloxState.from_seed(seed, "cpu"),
-            generator=np.random.default_rng(seed),
+            at_random=np.random.default_rng(seed) if player == "random" else None,
             **more,
         )
     own = torch.tensor([learner.config.seed, 0])

@@ -196,12 +196,6 @@ def test_alive_at_the_edges():
     assert acted[0].tolist() == [[True, False, False], [True, True, False], [True, True, True]]
 
 
-def test_windows_without_a_context_are_refused():
-    open_loop, reconstruction, windows = planted([3])
-    with pytest.raises(ValueError, match="got 0"):
-        open_loop_errors(open_loop, reconstruction, HeldOutWindows(split(windows.batch, 2)[0], windows.length))
-
-
 def test_a_final_frame_is_compared_and_leads_nowhere():
     _, _, windows = planted([2, 4, 5], num_context=2, num_steps=3)
     is_last = torch.zeros(1, 3, 5, dtype=torch.bool)

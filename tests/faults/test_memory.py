@@ -41,10 +41,9 @@ def test_replay_by_hand() -> None:
 def test_the_device_holds_what_the_plan_says_less_what_it_may_be_wrong_by() -> None:
     config = run_config()
     planned = make_plan(config, MASK, bf16=False)
-    weights, batch, rollout = least_memory(config, planned, 6, 0)[1]
+    weights, update = least_memory(config, planned, 6, 0)[1]
     assert weights.num_bytes == planned.fixed
-    assert batch.num_bytes == round(0.85 * planned.activations.world_model)
-    assert rollout.num_bytes == round(0.85 * max(planned.activations.rollout, planned.activations.lesson))
+    assert (update.name, update.num_bytes) == ("a batch", round(0.85 * planned.activations.peak))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:

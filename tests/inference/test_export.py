@@ -115,14 +115,14 @@ def test_the_card(run_folder, exported):
 
 def test_whose_scores_are_told(run_folder, tmp_path):
     newest, older = newest_checkpoint(run_folder), run_folder / "checkpoints" / "step_00000003.pt"
-    assert read_scores(run_folder, newest, newest)["tiny:catch"].episodes == 2
+    assert read_scores(run_folder, newest, newest)["tiny:catch"][2] == 2
     # What the run wrote at its end says nothing of an older checkpoint.
     assert read_scores(run_folder, older, newest) == {}
     assert read_scores(run_folder, newest.parent / "superseded" / newest.name, newest) == {}
     one = {"value": 0.5, "normalised": None, "episodes": 7}
     evaluation = {"runs": [{"checkpoint": f"elsewhere/{older.name}"}], "tasks": {"tiny:catch": one}}
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    assert read_scores(tmp_path, older, newest)["tiny:catch"].value == 0.5
+    assert read_scores(tmp_path, older, newest)["tiny:catch"][0] == 0.5
     assert read_scores(tmp_path, newest, newest) == {}
     evaluation["runs"] *= 2  # of several runs together: not the score of this one
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))

@@ -1,5 +1,6 @@
-"""Panels as they stand in the page: points, ticks, colours."""
+"""Charts of a report: what is drawn, and how it stands in the page."""
 
+import base64
 import re
 import subprocess
 import sys
@@ -7,131 +8,120 @@ import sys
 import numpy as np
 import pytest
 
-from mow.report.charts import MINUS, Level, Panel, Series, digits, draw, is_shown
+from mow.report.charts import STYLES, Series, _tick, chart, curves, image, legend, matrix, similarity_matrix
+from mow.report.html import digits
 
-# Of the axes in a panel, CSS pixels.
-LEFT, RIGHT, TOP, BOTTOM = 46, 310, 20, 156
-
-
-def panel(*series, **changes):
-    return Panel("a task", "steps", "return", series, **changes)
+# Two tasks alike and, in between, one that is not.
+COSINE = np.array([[1.0, -0.5, 0.9], [-0.5, 1.0, -0.3], [0.9, -0.3, 1.0]])
 
 
-def paths(svg, colour):
-    """Points of all paths of a colour."""
-    found = re.findall(rf'<path d="([^"]*)" style="[^"]*stroke: var\(--{colour}\)', svg)
-    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)] for path in found]
+def drawn(*series, **how):
+    (axes,) = curves("steps", "return", series, **how).axes
+    return axes
 
 
-def texts(svg):
-    return re.findall(r"<text [^>]*>([^<]*)</text>", svg)
+def svg_of(html):
+    (data,) = re.findall(r'<img class="chart" src="data:image/svg\+xml;base64,([^"]*)"', html)
+    return base64.b64decode(data).decode()
 
 
-def test_a_line_lands_where_it_must():
-    (line,) = paths(draw(panel(Series((0.0, 5.0, 10.0), (0.0, 1.0, 0.5)))), "s1")
-    # The y axis runs from -0.06 to 1.06.
-    height = (BOTTOM - TOP) / 1.12
-    want = [(LEFT, BOTTOM - 0.06 * height), (178, BOTTOM - 1.06 * height), (RIGHT, BOTTOM - 0.56 * height)]
-    assert np.array(line) == pytest.approx(np.array(want), abs=0.1)  # paths are written with one decimal
+def test_curves_and_points_are_the_numbers():
+    axes = drawn(Series((0.0, 5.0, 10.0), (0.0, 1.0, 0.5)), Series((1.0, 2.0), (3.0, 4.0), "dots"))
+    line, dots = axes.lines
+    assert line.get_xydata().tolist() == [[0.0, 0.0], [5.0, 1.0], [10.0, 0.5]]
+    assert dots.get_xydata().tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    assert (line.get_linestyle(), dots.get_linestyle(), dots.get_marker()) == ("-", "None", ".")
+    assert drawn(Series((3.0,), (2.0,))).lines[0].get_marker() == ".", "a point has no line"
+    assert (axes.get_xlabel(), axes.get_title("left")) == ("steps", "return")
 
 
-def test_a_level_stretches_the_axis_unless_it_is_far_off():
+def test_a_level_is_drawn_unless_it_is_far_off():
     curve = Series((0.0, 10.0), (0.0, 1.0))
-    near, far = panel(curve, levels=(Level("expert", 2.0),)), panel(curve, levels=(Level("expert", 3.0),))
-    assert is_shown(near, near.levels[0])
-    assert not is_shown(far, far.levels[0])
-    (level,) = [line for line in paths(draw(near), "soft") if line[0][1] == line[1][1] < BOTTOM]
-    assert level[0][1] == pytest.approx(BOTTOM - (BOTTOM - TOP) * 2.12 / 2.24, abs=0.1)
-    assert paths(draw(far), "s1")[0][1][1] == pytest.approx(BOTTOM - (BOTTOM - TOP) * 1.06 / 1.12, abs=0.1)
-    assert "stroke-dasharray" not in draw(far)
+    assert [line.get_ydata()[0] for line in drawn(curve, levels=(2.0, -1.0)).lines[1:]] == [2.0, -1.0]
+    assert len(drawn(curve, levels=(3.0,)).lines) == 1
 
 
-def test_styles_differ_in_colour_and_dashes():
-    curves = [Series((0.0, 1.0), (float(i), i + 1.0), f"s{i}") for i in range(1, 6)]
-    svg = draw(panel(*curves))
-    dashes = [re.search(rf'style="([^"]*)stroke: var\(--s{i}\)', svg)[1] for i in range(1, 6)]
-    assert len(set(dashes)) == 5
+def test_styles_differ_in_colour_or_dashes():
+    assert len({STYLES[f"s{i}"] for i in range(1, 7)}) == 6
+    assert legend([("s2", "a < b")]) == (
+        '<ul class="legend"><li><i style="border-top: 3px dashed #d55e00"></i>a &lt; b</li></ul>'
+    )
 
 
-def test_from_zero():
-    (line,) = paths(draw(panel(Series((0.0, 1.0), (5.0, 10.0)), from_zero=True)), "s1")
-    high = 10.0 + 0.06 * 5.0  # the margin is a share of the data's range
-    assert line[0][1] == pytest.approx(BOTTOM - (BOTTOM - TOP) * 5.0 / high, abs=0.1)
-
-
-def test_on_a_logarithmic_panel_what_is_tiny_is_drawn_at_the_floor():
-    svg = draw(panel(Series((0.0, 1.0, 2.0, 3.0), (1000.0, 1e-4, 0.0, 0.01), "s2"), log=True))
-    (line,) = paths(svg, "s2")
-    assert TOP < line[0][1] < line[1][1] == line[2][1] == line[3][1] < BOTTOM
-    assert {"1k", "0.1"} & set(texts(svg))
-    assert len(texts(draw(panel(Series((0.0, 1.0), (2.2, 4.8)), log=True)))) >= 6  # ticks though no power of ten
-
-
-@pytest.mark.parametrize("number", [10, 3000])
-def test_dots_on_one_pixel_are_one_dot(number):
-    x = np.arange(number, dtype=float)
-    (dots,) = paths(draw(panel(Series(x, x % 7, "dots"), Series(x, x % 7))), "s6")
-    assert len(dots) == 2 * len({(round(300 * a / x[-1]), round(50 * (a % 7))) for a in x})
-    assert dots[::2] == dots[1::2]  # each a line of length 0
-    assert (dots[0][0], dots[-1][0]) == (LEFT, RIGHT)
-
-
-def test_a_long_curve_is_thinned():
-    x = np.arange(20_000.0)
-    (line,) = paths(draw(panel(Series(x, x % 7))), "s1")
-    assert len(line) < 4000
-    assert {y for _, y in line} >= {min(y for _, y in line), max(y for _, y in line)}
-
-
-def test_a_point_and_a_constant_are_drawn_too():
-    (dot,) = paths(draw(panel(Series((3.0,), (2.0,)))), "s1")
-    assert dot == [(178.0, 88.0)] * 2  # in the middle of a range around it
-    (line,) = paths(draw(panel(Series((0.0, 1.0), (0.0, 0.0)))), "s1")
-    assert {y for _, y in line} == {88.0}
-    with pytest.raises(ValueError, match="a chart needs a point"):
-        draw(panel(Series((), ())))
+def test_axes_from_zero_and_logarithmic_ones():
+    assert drawn(Series((0.0, 1.0), (5.0, 10.0)), from_zero=True).get_ylim()[0] == 0.0
+    axes = drawn(Series((0.0, 1.0, 2.0, 3.0), (1000.0, 1e-4, 0.0, 0.02)), log=True)
+    assert axes.get_yscale() == "log"
+    assert axes.lines[0].get_ydata() == pytest.approx([1000.0, 0.01, 0.01, 0.02]), "what is tiny is drawn at the floor"
 
 
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("y", [(-1.7e308, 1.7e308), (1e300, 1e300), (1e-300, 2e-300), (5.0, 5.0 + 1e-12), (0, 5e-324)])
 def test_any_finite_numbers_are_drawn(y, log):
-    (line,) = paths(draw(panel(Series((0.0, 1.0), y), log=log)), "s1")
-    assert [x for x, _ in line] == [LEFT, RIGHT]
+    assert "<path" in svg_of(chart("a", "x", "y", [Series((0.0, 1.0), y)], log=log))
+
+
+@pytest.mark.parametrize("series", [[], [Series((), ())]])
+def test_a_chart_needs_a_point(series):
+    with pytest.raises(ValueError, match="a chart of y needs a point"):
+        curves("x", "y", series)
+    with pytest.raises(ValueError, match="needs a point"):
+        curves("x", "y", [Series((0.0,), (0.0,))], log=True)
 
 
 @pytest.mark.parametrize(
-    ("y", "ticks"),
-    [
-        ((0.0, 7000.0), ["0", "2k", "4k", "6k"]),
-        ((-1.0, 1.0), [f"{MINUS}1", f"{MINUS}0.5", "0", "0.5", "1"]),
-        ((0.11, 0.29), ["0.1", "0.15", "0.2", "0.25", "0.3"]),
-        ((1.5e6, 3e6), ["1.5M", "2M", "2.5M", "3M"]),
-        ((100_010.0, 100_020.0), ["100.01k", "100.015k", "100.02k"]),
-    ],
+    ("value", "text"), [(0.0, "0"), (-0.5, "-0.5"), (0.05, "0.05"), (2000.0, "2k"), (1.5e6, "1.5M"), (800.0, "800")]
 )
-def test_ticks_are_round_and_short(y, ticks):
-    assert texts(draw(panel(Series((0.0, 1.0), y))))[-1 - len(ticks) : -1] == ticks
+def test_ticks_are_short(value, text):
+    assert _tick(value).replace("\N{MINUS SIGN}", "-") == text
 
 
-def test_a_chart_has_a_name_a_size_and_no_addresses():
-    svg = draw(panel(Series((0.0, 1.0), (0.0, 1.0))))
-    assert svg.startswith('<svg class="panel" viewBox="0 0 320 190" role="img" aria-label="a task: return over steps">')
-    assert not re.search(r"https?:|url\(|font-family|#0000", svg)
-    assert texts(svg)[-1] == "return"
-    assert "steps" in texts(svg)
+def test_a_chart_stands_in_the_page_under_its_name():
+    html = chart('"><script>', "steps", "<b>", [Series((0.0, 1.0), (1.0, 2.0))], "last: 2")
+    assert "<script>" not in html
+    assert 'alt="&quot;&gt;&lt;script&gt;: &lt;b&gt; over steps"' in html
+    assert '<p class="note">last: 2</p>' in html
+    assert html == chart('"><script>', "steps", "<b>", [Series((0.0, 1.0), (1.0, 2.0))], "last: 2"), "same bytes"
 
 
-def test_the_same_panel_gives_the_same_bytes():
-    one = panel(Series((0.0, 1.0, 2.0), (0.0, 1.0, 4.0)), levels=(Level("expert", 2.0),))
-    assert draw(one) == draw(one)
-    assert re.findall(r'id="([^"]*)"', draw(one)) == re.findall(r'<use xlink:href="#([^"]*)" x="46"', draw(one))
+def test_thousands_of_points_are_pixels():
+    x = np.arange(5000.0)
+    assert len(chart("a", "x", "y", [Series(x, x % 7, "dots")])) < 60_000
 
 
-def test_names_are_escaped_and_no_mathematics():
-    svg = draw(Panel('"><script>', "$x^2$", "<b> & $", (Series((0.0,), (1.0,)),)))
-    assert "<script>" not in svg
-    assert texts(svg)[-1] == "&lt;b&gt; &amp; $"
-    assert "$x^2$" in texts(svg)
+def cells_of(axes):
+    """[rows, columns] of the drawn matrix, and the texts in its cells."""
+    (mesh,) = axes.collections
+    return mesh.get_array(), [text.get_text() for text in axes.texts]
+
+
+def test_a_matrix_by_hand():
+    share = np.array([[0.0, 1.0, 0.0], [0.25, 0.0, 0.75]])
+    (axes,) = matrix(["a  m0", "$b$  m1"], ["0", "1", "2"], share).axes
+    value, texts = cells_of(axes)
+    assert (value == share).all()
+    assert texts == ["1.00", "0.25", "0.75"], "blank cells have no number"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a  m0", "$b$  m1"]
+    assert axes.yaxis_inverted()
+    assert "$b$" in svg_of(image(matrix(["$b$"], ["0"], np.ones((1, 1))), "x")), "no mathematics in names"
+
+
+def test_a_similarity_matrix_is_in_the_order_of_the_leaves():
+    axes, tree = similarity_matrix(["a", "b", "c"], COSINE).axes
+    order = [label.get_text()[2:] for label in axes.get_yticklabels()]
+    assert "".join(order) in ("acb", "cab", "bac", "bca"), "the two that are alike stand side by side"
+    at = ["abc".index(name) for name in order]
+    assert (cells_of(axes)[0] == COSINE[np.ix_(at, at)]).all()
+    # 1 - 0.9, then the mean of 1.5 and 1.3.
+    heights = sorted(np.max([path.vertices[:, 1].max() for path in c.get_paths()]) for c in tree.collections)
+    assert heights[-1] == pytest.approx(1.4)
+
+
+def test_many_tasks_have_no_numbers_in_their_cells():
+    unit = np.random.default_rng(0).normal(size=(30, 8))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    value, texts = cells_of(similarity_matrix([f"task {k}" for k in range(30)], unit @ unit.T).axes[0])
+    assert (value.size, texts) == (900, [])
 
 
 def test_matplotlib_is_loaded_with_the_first_chart():
@@ -142,10 +132,9 @@ def test_matplotlib_is_loaded_with_the_first_chart():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "-"), (float("nan"), "-"), (0.0, "0.00"), (-0.778, "-0.78"), (9.6933, "9.69"),
-        (9.9999999, "10.0"), (13.84, "13.8"), (99.96, "100"), (999.7, "1,000"),
-        (227.8, "228"), (69571.3, "69,571"), (0.0621, "0.062"), (0.00011, "0.00011"),
+        (None, "-"), (float("nan"), "-"), (0.0, "0.00"), (-0.778, "-0.78"), (9.6933, "9.69"), (13.84, "13.84"),
+        (99.96, "100"), (227.8, "228"), (69571.3, "69,571"), (0.0621, "0.062"), (0.00011, "0.00011"), (3, "3"),
     ],
 )  # fmt: skip
 def test_digits(value, text):
-    assert digits(value) == text.replace("-", MINUS if text != "-" else "-")
+    assert digits(value) == text

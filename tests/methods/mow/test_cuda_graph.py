@@ -171,5 +171,5 @@ def test_the_graph_holds_on_to_a_rollout() -> None:
     config = run_config()
     plain = activations(config, 6, bf16=True)
     held = activations(dataclasses.replace(config, optim=GRAPH), 6, bf16=True)
-    assert plain.peak == max(plain.world_model, plain.rollout, plain.lesson)
-    assert held.peak == plain.rollout + max(plain.world_model, plain.lesson)
+    assert plain.peak == max(plain.world_model, plain.rollout, plain.agent)
+    assert held.peak == plain.rollout + max(plain.world_model, plain.agent)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.past import PastUse, past_use
 from mow.batch import TransitionBatch
 from mow.envs.tiny import expert_action, make
 from mow.evaluate.held_out import HeldOutWindows
-from mow.evaluate.past import PastUse, past_use
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import BatchConfig
 from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
