@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mow.engine.trainer import Trainer
 
 
-@program("mow.train", lossy=True)
+@program("mow.train")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done or stopped in order, 1 numbers, disk, a simulator or mow itself broke, 130 killed.
 

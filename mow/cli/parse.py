@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from mow.config.checks import shortened as shortened_number
 from mow.errors import UsageError, nearest
 from mow.methods.registry import MODULES, get_method, presets
 from mow.system.console import say, tell
-from mow.system.shell import expanded
 
 
 def usage() -> str:
@@ -146,8 +146,8 @@ def override(default: RunConfig, arguments: list[str]) -> RunConfig:
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
     try:
-        replay = dataclasses.replace(config.replay, disk=expanded(config.replay.disk))
-        folder = expanded(config.folder)
+        replay = dataclasses.replace(config.replay, disk=os.path.expanduser(config.replay.disk))
+        folder = os.path.expanduser(config.folder)
         config = dataclasses.replace(config, tasks=envs.expand(config.tasks), folder=folder, replay=replay)
         for task in config.tasks:
             envs.check_task(task)

@@ -16,7 +16,7 @@ from mow.methods.registry import config_of, read_config
 from mow.runs.paths import best_path, best_score_path, checkpoints, folder_of, step_of, superseded_folder
 from mow.runs.provenance import resumed_versions
 from mow.runs.resume_hint import resume_command
-from mow.system.shell import expanded
+from mow.system.shell import typed_path
 from mow.system.whole_file import write_json
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def find_resumption(arguments: Sequence[str]) -> Resumption:
     at = words.index("--resume")
     if at + 1 == len(words) or words[at + 1].startswith("-"):
         raise UsageError("--resume needs a run folder: python -m mow.train --resume runs/NAME")
-    try:
-        where = Path(expanded(words[at + 1]))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    where = typed_path(words[at + 1])
     rest = words[:at] + words[at + 2 :]
     if rest and not rest[0].startswith("-"):
         raise UsageError(f"a run goes on with its own preset, got {rest[0]!r} beside --resume: leave it out")

@@ -8,14 +8,13 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NoReturn
 
 from mow import envs
 from mow.envs.protocols import PROTOCOLS, table
 from mow.envs.tiny import TASKS as TINY_TASKS
 from mow.system.console import complain, program, tell
-from mow.system.shell import expanded
+from mow.system.shell import typed_path
 
 _WIDTH = 118
 
@@ -66,7 +65,7 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _preview(options: argparse.Namespace) -> None:
     *names, last = options.preview
-    out = Path(expanded(last))
+    out = typed_path(last)
     if not names or out.suffix != ".png" or not out.parent.is_dir():
         raise ValueError(f"--preview needs names and then a .png in an existing folder, got "
                          f"{' '.join(options.preview)}: write --preview atari26 out.png")

@@ -55,7 +55,7 @@ _LONGEST_EPISODE = 27_000
 _ASIDE = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
-@program("mow evaluate", lossy=True)
+@program("mow evaluate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the scores are written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments

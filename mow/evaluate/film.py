@@ -44,7 +44,7 @@ _STEP_ERRORS = ("reward_error", "no_reward_error", "termination_agreement")
 _TAKEN = ("config", "versions", "scores", "evaluation")
 
 
-@program("mow film", lossy=True)
+@program("mow film")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the film is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments

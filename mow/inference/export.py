@@ -23,7 +23,7 @@ from mow.system.shell import typed_path
 from mow.system.whole_file import write_json, write_whole
 
 
-@program("mow export", lossy=True)
+@program("mow export")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the weights are written, 2 they cannot be had (one line), 1 something broke, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mow.system.durable import flush_file, flush_folder
+from mow.system.whole_file import flush_file, flush_folder
 
 VERSION = 2  # 1: before final frames
 _MANIFESTS = "manifest-????????.json"

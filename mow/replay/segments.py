@@ -28,7 +28,7 @@ from mow.replay.manifest import (
 from mow.replay.packed import PackedStore
 from mow.replay.sampler import build_info
 from mow.replay.stores import BLOCK_STEPS, Frames, FrameStore
-from mow.system.durable import flush_folder
+from mow.system.whole_file import flush_folder
 
 _MAGIC = b"mow blocks 1\n"
 _SEGMENT_BYTES = 2**25  # of packed frames; a segment is held in memory whole, and goes when its last block is old

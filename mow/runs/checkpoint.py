@@ -15,8 +15,7 @@ from typing import Any, BinaryIO
 import torch
 
 from mow.runs.paths import best_path, best_score_path, checkpoints, folder_of, step_of
-from mow.system.durable import copy, flush_file, flush_folder
-from mow.system.whole_file import read_object, replacing, write_json
+from mow.system.whole_file import flush_file, flush_folder, link_or_copy, read_object, replacing, write_json
 
 # 1: before the heads read moments, with one optimiser; 2: before the local prior had a width of its own; 3: one layer;
 # 4: only what learns, without a checksum; 5: before the local prior read an action times e_k; 6: before final frames
@@ -128,7 +127,7 @@ def keep_as_best(path: Path, score: float) -> None:
     folder = folder_of(path)
     with replacing(best_path(folder)) as partial:
         partial.unlink(missing_ok=True)
-        copy(path, partial)
+        link_or_copy(path, partial)
     best_path(folder).with_suffix(".partial").unlink(missing_ok=True)  # two names of one file survive a rename
     write_json(best_score_path(folder), {"step": step_of(path), "score": score, "seal": _seal_of(path)})
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ from torch.utils.tensorboard import SummaryWriter
 from mow.envs.base import Episode, Restart
 from mow.nn.finite import REMEDY
 from mow.runs.wandb import WandbMirror
-from mow.system.durable import cut
 
 
 class MetricMeans:
@@ -130,13 +130,13 @@ class Logger:
         if self._mirror is not None:
             self._mirror.skip(path.read_bytes()[num_bytes:].count(b"\n"))
         self._lines.close()
-        cut(path, num_bytes)
+        os.truncate(path, num_bytes)
         self._lines = self._opened()
         for events, size in cuts:
             if size is None:  # of a process that came after the checkpoint
                 events.unlink()
             else:
-                cut(events, min(int(size), events.stat().st_size))
+                os.truncate(events, min(int(size), events.stat().st_size))
 
     def episode(self, step: int, episode: Episode) -> None:
         """One finished episode."""

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mow.methods.mow.clustering import Grouping
-from mow.system.durable import flush_folder
-from mow.system.whole_file import write_whole
+from mow.system.whole_file import flush_folder, write_whole
 
 if TYPE_CHECKING:
     from mow.methods.mow.learner import Learner
