@@ -71,7 +71,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
-    except BaseException:
+    except (Exception, KeyboardInterrupt, SystemExit):
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

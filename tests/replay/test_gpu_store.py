@@ -118,7 +118,7 @@ def test_an_extension_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     info: dict[str, Any] = {"cuda": False, "reason": "built with MOW_BUILD=cpu"}
     monkeypatch.setattr(gpu_store, "build_info", lambda: info)
     cuda = torch.device("cuda")
-    with pytest.raises(ImportError, match=r"lacks its CUDA part \(built with MOW_BUILD=cpu\): install"):
+    with pytest.raises(ValueError, match=r"lacks its CUDA part \(built with MOW_BUILD=cpu\): install"):
         make_store("gpu", 1, 1, (2, 4, 3), device=cuda)
     assert not gpu_store.fits_on_gpu(0, cuda)
 
