@@ -1,53 +1,25 @@
-"""Content of a checkpoint: every part of a run that changes, so that it goes on as if it had never stopped."""
+"""Content of a checkpoint: every part of a run that changes, so that it goes on as if it had never stopped.
+
+`run` is a mow.engine.trainer.Trainer, which imports this file.
+"""
 
 import json
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from mow.config import RunConfig
-from mow.engine.collector import Collector
-from mow.methods.base import Actor, Learner
 from mow.nn.finite import check_weights
-from mow.replay import Prefetcher, Request
+from mow.replay import Request
 from mow.replay import save as save_replay
 from mow.runs.checkpoint import keep_as_best, prune, save_checkpoint
-from mow.runs.logger import Logger, MetricMeans
 from mow.runs.paths import best_path, checkpoint_path, checkpoints, step_of
 
 
-class Running(Protocol):
-    """The parts of a Trainer that a checkpoint keeps."""
-
-    config: RunConfig
-    collector: Collector
-    learner: Learner
-    actor: Actor
-    prefetch: Prefetcher
-    logger: Logger
-    means: MetricMeans
-    step: int
-    phase_index: int
-    counts: dict[str, int]
-    counts_before: dict[str, int]
-    first_loss: list[float] | None
-    last_loss: list[float] | None
-    best_score: float | None
-    say: Callable[[str], None]
-
-    @property
-    def tasks(self) -> list[str]: ...
-
-    @property
-    def score(self) -> float | None: ...
-
-
-def run_state(run: Running) -> dict[str, object]:
+def run_state(run: Any) -> dict[str, object]:
     """Tensors, numbers, texts and lists of them; the replay is saved beside it, by mow.replay.save.
 
     Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
@@ -86,8 +58,8 @@ def run_state(run: Running) -> dict[str, object]:
     }
 
 
-def save_run(run: Running) -> Path:
-    """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
+def save_run(run: Any) -> Path:
+    """Write replay and checkpoint, keep it if it is the best one, delete the oldest; returns its path.
 
     The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
     that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
@@ -97,30 +69,20 @@ def save_run(run: Running) -> Path:
     kept = checkpoints(folder)[-max(1, run.config.keep_checkpoints - 1) :]
     save = partial(save_replay, run.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept])
     save_checkpoint(path, run_state(run), once_written=save)
+    try:
+        prune(folder, run.config.keep_checkpoints)
+        score = run.score
+        if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
+            keep_as_best(path, score)
+            run.best_score = score
+            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
+    except OSError as error:
+        run.say(f"{path} is written, but older ones could not be deleted, or best.pt not replaced ({error}): free some "
+                "space")
     return path
 
 
-def keep_and_prune(run: Running, path: Path) -> None:
-    """Keep the checkpoint at `path` as the best, if it is and the config has keep_best, then delete the oldest ones.
-
-    The checkpoint is written already, so a failure here is a line and not an error.
-    """
-    folder, score = run.logger.folder, run.score
-    if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
-        try:
-            keep_as_best(path, score)
-        except OSError as error:
-            run.say(f"{path} is written, but not kept as the best ({error}), the one before stays: free some space")
-        else:
-            run.best_score = score
-            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
-    try:
-        prune(folder, run.config.keep_checkpoints)
-    except OSError as error:
-        run.say(f"{path} is written, but older checkpoints could not be deleted ({error}): delete them by hand")
-
-
-def load_run_state(run: Running, state: dict[str, Any]) -> tuple[str, ...]:
+def load_run_state(run: Any, state: dict[str, Any]) -> tuple[str, ...]:
     """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
 
     Its files are not touched: what they hold beyond `state` is left to its logger's load_state_dict.
@@ -140,7 +102,7 @@ def load_run_state(run: Running, state: dict[str, Any]) -> tuple[str, ...]:
         collector.frame[k], collector.is_first[k], collector.is_last[k] = frame, True, False
     run.actor.load_state_dict(state["memory"])
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
-    collector.restarts = int(state.get("restarts", 0))
+    collector.restarts = int(state["restarts"])
     for task, kept in state["scores"].items():
         score = collector.scores[task]
         score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]

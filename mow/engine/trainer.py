@@ -6,7 +6,7 @@ train while the environments step, if its batch was drawn before.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,12 +14,12 @@ import torch
 from mow.batch import TransitionBatch
 from mow.config import RunConfig
 from mow.engine.collector import Collector
-from mow.engine.peak_memory import measured_peak, peak_bytes
+from mow.engine.device import peak_bytes
 from mow.engine.profile import Trace
 from mow.engine.progress import Phase as PhaseProgress
 from mow.engine.progress import Progress, TaskProgress
 from mow.engine.scores import recent_score
-from mow.engine.state import keep_and_prune, save_run
+from mow.engine.state import save_run
 from mow.envs.references import reference_returns
 from mow.methods.base import Actor, Learner, Method, Note, Phase, Picture, Reorder, Update
 from mow.nn.finite import REMEDY, NotFinite
@@ -133,10 +133,9 @@ class Trainer:
                     self.collector.begin_agent_step(self.actor, self.learner.device, phase.random_action)
             done = self.step + 1 - first
             due = [update for update in phase.updates if self._is_due(update, done)]
-            self._end_step(next((update for update in due if update is phase.updates[0]), None))
+            self._end_step(due.pop(0) if due and due[0] is phase.updates[0] else None)
             for update in due:
-                if update is not phase.updates[0]:
-                    self._draw_and_update(update)
+                self._draw_and_update(update)
             last = self.step == end
             if phase.updates and (done % config.log_every == 0 or last):
                 self._report(f"step {self.step:,}/{end:,}", done=self.step - begun, total=end - begun)
@@ -163,9 +162,8 @@ class Trainer:
         self.prefetch.discard()  # its batches have the tasks in the old order
         self.collector.reorder(order)
         self.actor = self.learner.actor()  # its memory has the tasks in the old order
-        self.first_loss, self.last_loss = (
-            loss and [loss[k] for k in order] for loss in (self.first_loss, self.last_loss)
-        )
+        losses = self.first_loss, self.last_loss
+        self.first_loss, self.last_loss = (loss and [loss[k] for k in order] for loss in losses)
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -191,8 +189,9 @@ class Trainer:
             self.prefetch.give_back(batch)
         if kind not in self._measured:  # the first of its kind in this process: the estimate can be checked
             self._measured.add(kind)
-            name = kind.replace("_", "-")
-            self.say(f"peak memory after the first {name} update: {measured_peak(self.learner.device)}")
+            device, where = self.learner.device, "in this process, simulators and replay included"
+            self.say(f"peak memory after the first {kind.replace('_', '-')} update: {peak_bytes(device) / 1e9:.2f} GB "
+                     f"{where if device.type == 'cpu' else f'on {device}'}")
 
     @contextmanager
     def _guarded(self, kind: str, batch: TransitionBatch) -> Iterator[None]:
@@ -221,27 +220,24 @@ class Trainer:
         The update trains while the environments step, if its batch was drawn before: then neither needs the other, and
         their order changes nothing. The batch after it is drawn once the step is stored, as it always is.
         """
-        meanwhile = update is not None and self._request(update) in self.prefetch.pending()
-        if update is not None and meanwhile:
-            request = self._request(update)
-            with self.watch.on("gather"):
-                batch = self.prefetch.take(request)
-            self._update(update, batch)
+        if update is None or (request := self._request(update)) not in self.prefetch.pending():
             self._store_step()
-            with self.watch.on("gather"):
-                self.prefetch.publish(request.following())
+            if update is not None:
+                self._draw_and_update(update)
             return
+        with self.watch.on("gather"):
+            batch = self.prefetch.take(request)
+        self._update(update, batch)
         self._store_step()
-        if update is not None:
-            self._draw_and_update(update)
+        with self.watch.on("gather"):
+            self.prefetch.publish(request.following())
 
     def _store_step(self) -> None:
         """Once what was drawn from the replay is copied out of it."""
-        with ExitStack() as stack:
-            with self.watch.on("gather"):
-                stack.enter_context(self.prefetch.writing())
-            with self.watch.on("environments"):
-                stepped = self.collector.end_step()
+        with self.watch.on("gather"):
+            self.prefetch.wait()
+        with self.watch.on("environments"):
+            stepped = self.collector.end_step()
         self.step += 1
         for episode in stepped.finished:
             self.logger.episode(self.step, episode)
@@ -252,9 +248,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint."""
-        path = save_run(self)
-        keep_and_prune(self, path)
-        return path
+        return save_run(self)
 
     @property
     def score(self) -> float | None:
@@ -317,11 +311,8 @@ class Trainer:
             parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
         if self.show is not None:
             return
-        scores = [self.collector.scores[task].mean() for task in self.tasks]
-        returns = (
-            f"{task.rpartition(':')[2]} {'-' if score is None else f'{score:.1f}'}"
-            for task, score in zip(self.tasks, scores, strict=True)
-        )
+        scores = {task.rpartition(":")[2]: self.collector.scores[task].mean() for task in self.tasks}
+        returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
         self.say(" | ".join([*parts, "return " + ", ".join(returns)]))
 
     def progress(self) -> Progress:

@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     if len(runs) > 1:
         for one in runs:  # a broken one is reported before the first is played
-            with environments(one, seed=options.seed, workers=0) as envs:
+            with environments(one.config, seed=options.seed, workers=0) as envs:
                 restore(one.checkpoint, one.config, envs, device)
     folder_to_write(out, "--out")
     played = []
@@ -135,7 +135,7 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
                 f"{one.folder} has other tasks ({', '.join(one.config.tasks)}) than {first.folder} "
                 f"({', '.join(first.config.tasks)}): evaluate them one by one"
             )
-        if one.env_options != first.env_options:
+        if one.config.env.options != first.config.env.options:
             raise UsageError(
                 f"{one.folder} has another protocol or action set than {first.folder}: evaluate them one by one"
             )
@@ -204,15 +204,15 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
     Raises: UsageError if it cannot be restored or the folder cannot be written; KeyboardInterrupt, after a line, at
         SIGINT or SIGTERM.
     """
-    from mow.engine.evaluator import evaluate
-    from mow.engine.scoring_progress import ScoringProgress
+    from mow.engine.evaluator import ScoringProgress, evaluate
     from mow.evaluate.video import EpisodeFilm, WatchedEnvs
     from mow.runs.signals import Stopped, StopSwitch
 
     if options.video:
         folder_to_write(videos, "--out")
     longest = options.episodes * _LONGEST_EPISODE
-    with environments(one, seed=options.seed, workers=num_workers(one.config)) as plain_envs, StopSwitch() as switch:
+    workers = num_workers(one.config)
+    with environments(one.config, seed=options.seed, workers=workers) as plain_envs, StopSwitch() as switch:
         learner, step = restore(one.checkpoint, one.config, plain_envs, device)
         learner.reseed(options.seed)
         # After restoring, which sorts the tasks by cluster.

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
     from mow.runs.weights import write_weights
 
-    with environments(saved, seed=0, workers=0) as envs:
+    with environments(saved.config, seed=0, workers=0) as envs:
         learner, step = restore(saved.checkpoint, config, envs, torch.device("cpu"))
         specs = [dataclasses.asdict(spec) for spec in envs.specs]
         tasks = [spec.name for spec in envs.specs]  # sorted by cluster

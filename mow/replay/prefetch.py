@@ -1,9 +1,7 @@
 """Batches of replay that are gathered while the one before them trains."""
 
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Self
@@ -42,9 +40,9 @@ class Prefetcher:
 
     A batch is a function of its request and of the buffer at the moment of `publish`, whatever the depth, so that a run
     gets the same bytes with every depth and number of copying threads. It is drawn as of that step, also where the
-    buffer has gone on meanwhile. A full buffer that goes on writes over its oldest steps: add steps through
-    `writing()`, which waits until what was published is gathered. Where training takes longer than a gather, there is
-    nothing left to wait for by then.
+    buffer has gone on meanwhile. A full buffer that goes on writes over its oldest steps: `wait()` before steps are
+    added, until what was published is gathered. Where training takes longer than a gather, there is nothing left to
+    wait for by then.
 
     All methods belong to one thread, the one that adds steps. The buffer's tasks must not be renumbered while a batch
     is pending: `discard()` first.
@@ -128,17 +126,15 @@ class Prefetcher:
         """What a resumed run publishes, each as of its step, to go on with the same bytes."""
         return [(pending.request, pending.num_steps) for pending in self._pending]
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Wait until all that was published is gathered; inside, the buffer may be written to."""
+    def wait(self) -> None:
+        """Wait until all that was published is gathered: then the buffer may be written to."""
         wait([pending.batch for pending in self._pending])
-        yield
 
     def discard(self) -> None:
         """Forget what is published, after the thread is done with it."""
         for pending in self._pending:
             pending.batch.cancel()
-        wait([pending.batch for pending in self._pending])
+        self.wait()
         self._pending.clear()
 
     def close(self) -> None:

@@ -218,4 +218,5 @@ def gather_windows_cuda(ring: Tensor, rows: Tensor, start: Tensor, length: int, 
     with torch.cuda.device(ring.device):
         stream = torch.cuda.current_stream().cuda_stream
         _C.gather_windows_cuda(ring.data_ptr(), out.data_ptr(), step_bytes, rows.data_ptr(), start.data_ptr(),
-                               *ring.shape[:2], *start.shape, length, ring.get_device(), stream)
+                               ring.shape[0], ring.shape[1], start.shape[0], start.shape[1], length,
+                               ring.get_device(), stream)

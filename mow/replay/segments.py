@@ -148,7 +148,7 @@ def _write(buffer: ReplayBuffer, folder: Path, base: Manifest | None, number: in
         stop = start + len(blocks)
         lengths = np.array([[len(stored) for stored in row] for row in blocks], dtype="<u4")
         columns = _column_steps(buffer, BLOCK_STEPS * start, BLOCK_STEPS * stop)
-        content = [_view(lengths), *columns, *(stored for row in blocks for stored in row)]
+        content: list[bytes | memoryview] = [_view(lengths), *columns, *(stored for row in blocks for stored in row)]
         name = f"blocks-{number:08d}-{part:04d}.bin"
         written.append(DataFile(name, start, stop, *write_durably(folder / name, content)))
     name = f"open-{number:08d}.bin"

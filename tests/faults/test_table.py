@@ -27,10 +27,10 @@ the same | SIMULATOR |
 | a pickle that brings code | refused, not run | CRAFTED |
 | less memory than is needed | refused with numbers and flags; later one line, last checkpoint named | MEMORY |
 | half an hour | memory, files and threads do not grow | SOAK |
-| no git, git that fails, hangs, prints nonsense | trains, commit null, said | GIT |
+| no git, git that fails, hangs | trains, commit null, said | GIT |
 | a folder or file that cannot be flushed or linked | saved, said once; a disk that fails is still an error | FLUSH |
-| a file system without locks; a lock left by a killed process | one process trains; taken over, or refused with the \
-file to delete | LOCK |
+| a file system without locks; a lock left by a killed process | one process trains; refused with the file to delete \
+| LOCK |
 | a run that ended before its first step | its folder takes the next run; anything more is never removed | RETRY |
 | limits of memory and CPU, nested, of both versions of control groups | the least holds, for replay, checks, threads, \
 workers | LIMITS |
@@ -197,8 +197,8 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "LOCK": {
         "runs/test_folder.py": (
-            "test_without_locks_a_file_takes_their_place", "test_what_a_killed_process_has_left_is_taken_over",
-            "test_what_may_still_run_is_not", "test_of_several_that_find_a_stale_lock_at_once_one_takes_it",
+            "test_without_locks_a_file_takes_their_place",
+            "test_what_a_killed_process_has_left_is_refused",
         ),
     },
     "RETRY": {

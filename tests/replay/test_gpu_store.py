@@ -57,8 +57,8 @@ def check_later_steps(device: torch.device) -> None:
     for buffer in buffers(device):
         with Prefetcher(buffer, depth=2, device=device) as prefetch:
             for index in range(60):
-                with prefetch.writing():
-                    buffer.add(**step_of(index))
+                prefetch.wait()
+                buffer.add(**step_of(index))
                 if index >= 5:
                     batches.append(prefetch.next(Request(3, 5, index, 1)).to(CPU))
     half = len(batches) // 2

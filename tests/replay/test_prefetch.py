@@ -92,8 +92,8 @@ def run(depth: int, store: StoreKind = "raw", num_updates: int = 40) -> list[byt
             if update % 3 == 0:
                 seen.append(bytes_of(prefetcher.next(request(contexts, stream=1, length=3))))
                 contexts += 1
-            with prefetcher.writing():
-                buffer.add(**step_of(20 + update))
+            prefetcher.wait()
+            buffer.add(**step_of(20 + update))
     return seen
 
 
@@ -125,8 +125,8 @@ def test_a_batch_comes_from_the_state_that_was_published(depth: int) -> None:
         for update in range(8):
             expected = sampled(buffer, request(update))
             prefetcher.publish(request(update))
-            with prefetcher.writing():
-                buffer.add(**step_of(30 + update))
+            prefetcher.wait()
+            buffer.add(**step_of(30 + update))
             assert bytes_of(prefetcher.take(request(update))) == expected
             assert sampled(buffer, request(update)) != expected
 
@@ -136,8 +136,8 @@ def test_next_draws_update_t_from_the_state_at_update_t_minus_1() -> None:
     with Prefetcher(buffer, depth=1) as prefetcher:
         assert bytes_of(prefetcher.next(request(0))) == sampled(buffer, request(0))
         expected = sampled(buffer, request(1))  # the state at update 0
-        with prefetcher.writing():
-            buffer.add(**step_of(20))
+        prefetcher.wait()
+        buffer.add(**step_of(20))
         assert bytes_of(prefetcher.next(request(1))) == expected
 
 
@@ -165,9 +165,9 @@ def test_the_writer_waits_for_the_gather() -> None:
     threading.Timer(0.1, buffer.go.set).start()
     with Prefetcher(buffer, depth=1) as prefetcher:
         prefetcher.publish(request(0))
-        with prefetcher.writing():
-            assert buffer.go.is_set()
-            buffer.add(**step_of(20))
+        prefetcher.wait()
+        assert buffer.go.is_set()
+        buffer.add(**step_of(20))
         prefetcher.take(request(0))
 
 
@@ -223,8 +223,8 @@ def test_next_keeps_what_was_published_ahead() -> None:
         prefetcher.publish(request(0))
         prefetcher.publish(request(1))
         expected = sampled(buffer, request(1))
-        with prefetcher.writing():
-            buffer.add(**step_of(20))
+        prefetcher.wait()
+        buffer.add(**step_of(20))
         prefetcher.next(request(0))
         assert bytes_of(prefetcher.next(request(1))) == expected
         assert prefetcher.pending() == [request(2)]
@@ -268,8 +268,8 @@ def test_a_resumed_run_goes_on_with_the_same_bytes() -> None:
         prefetcher.next(request(0))
         prefetcher.publish(request(7, stream=1))
         for index in (20, 21):
-            with prefetcher.writing():
-                buffer.add(**step_of(index))
+            prefetcher.wait()
+            buffer.add(**step_of(index))
         saved = prefetcher.saved()
         assert saved == [(request(1), 20), (request(7, stream=1), 20)]
         expected = [bytes_of(prefetcher.take(name)) for name, _ in saved]

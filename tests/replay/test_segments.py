@@ -231,8 +231,8 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_drew(tmp_path: Path, kin
     def updates(buffer: ReplayBuffer, prefetcher: Prefetcher, first: int, end: int) -> list[bytes]:
         batches = []
         for update in range(first, end):
-            with prefetcher.writing():
-                add(buffer, 1)
+            prefetcher.wait()
+            add(buffer, 1)
             batches.append(prefetcher.next(Request(4, 6, update, 0)).frame.numpy().tobytes())
         return batches
 

@@ -18,7 +18,7 @@ from mow.evaluate.ablation_grid import plan, train_command
 from mow.inference import export
 from mow.methods.mow.presets import quickstart
 from mow.report import __main__ as report
-from mow.runs.resume_hint import resume_command, resume_hint
+from mow.runs.paths import resume_command, resume_hint
 from mow.system.shell import command, typed_path
 from mow.train import main
 from tests.test_train import DUMMY
