@@ -66,7 +66,8 @@ def claimed(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UsageError(f"another process trains in {folder}: wait, or give another --folder") from error
+                said = f"another process trains in {folder}: wait for it, or give another --folder"
+                raise UsageError(said) from error
             if error.errno not in _NO_LOCKS:
                 raise
             stack.enter_context(_owned(folder))

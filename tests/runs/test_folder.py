@@ -35,7 +35,7 @@ def test_a_folder_that_is_locked_is_refused(tmp_path: Path, number: int, monkeyp
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", locked)
-    assert refusal(tmp_path) == f"another process trains in {tmp_path}: wait, or give another --folder"
+    assert refusal(tmp_path) == f"another process trains in {tmp_path}: wait for it, or give another --folder"
 
 
 def test_another_error_of_the_disk_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +61,8 @@ def test_without_locks_a_file_takes_their_place(tmp_path: Path, without_locks: N
 
 def test_what_a_killed_process_has_left_is_refused(tmp_path: Path, without_locks: None) -> None:
     (tmp_path / "lock.owner").write_text("process 1 on another")
-    assert refusal(tmp_path).endswith(f"(process 1 on another): wait, or give another --folder; if it has ended, delete "
-                                      f"{tmp_path / 'lock.owner'}")  # fmt: skip
+    assert refusal(tmp_path).endswith(f"(process 1 on another): wait, or give another --folder; if it has ended, "
+                                      f"delete {tmp_path / 'lock.owner'}")  # fmt: skip
     (tmp_path / "lock.owner").unlink()
     with claimed(tmp_path):
         assert (tmp_path / "lock.owner").exists()
