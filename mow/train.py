@@ -60,7 +60,7 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     import torch
 
     from mow.engine.assemble import assemble, free_folder
-    from mow.engine.scoring import score_run, summary
+    from mow.engine.scoring import score_run
     from mow.estimate.memory import explain_out_of_memory
     from mow.runs.logger import duration
     from mow.runs.signals import Stopped, StopSwitch
@@ -99,9 +99,7 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
             if broken:
                 raise
             return None
-        if not config.evaluation_episodes:
-            say(summary(trainer))
-        elif not score_run(trainer, stack, switch.check):
+        if config.evaluation_episodes and not score_run(trainer, stack, switch.check):
             return None
         elapsed, peak = duration(trainer.logger.seconds), process_peak()
     say(f"done in {elapsed}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")

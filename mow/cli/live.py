@@ -35,14 +35,14 @@ def watched(trainer: "Trainer") -> Iterator[None]:
     from rich.console import Console
     from rich.live import Live
 
-    console = Console(file=sys.stdout, force_terminal=True, legacy_windows=False)
-    console.size = os.get_terminal_size(console.file.fileno())  # type: ignore[assignment]  # rich takes any pair
+    console = Console(file=sys.stdout, force_terminal=True, legacy_windows=False, soft_wrap=True)
     with Live(
         console=console, auto_refresh=False, vertical_overflow="crop",
         redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
     ) as live:  # fmt: skip
         console.show_cursor()
         panel = LivePanel(live)
+        panel.draw(trainer)
         trainer.show = panel.look
         try:
             yield
@@ -89,9 +89,12 @@ class LivePanel:
         elapsed = progress.seconds - self._begun[0]
         rate = (progress.updates - self._begun[1]) / elapsed if elapsed > 1.0 else None
         try:
-            console.size = size = os.get_terminal_size(console.file.fileno())  # type: ignore[assignment]
-            is_small = size.columns < SMALLEST[0] or size.lines < SMALLEST[1]
-            drawing = panel(progress, self._trends.of, rate, size.columns, size.lines - _SPARE_LINES)
-            self._live.update("" if is_small else drawing, refresh=True)
+            size = os.get_terminal_size(console.file.fileno())
+            console.size = max(size.columns, 1), max(size.lines, 1)  # type: ignore[assignment]  # 0 would print nothing
+            if size.columns < SMALLEST[0] or size.lines < SMALLEST[1]:
+                self._live.update("", refresh=True)
+            else:
+                drawing = panel(progress, self._trends.of, rate, size.columns, size.lines - _SPARE_LINES)
+                self._live.update(drawing, refresh=True)
         except OSError as error:  # a terminal that was closed
             lose(console.file, error)

@@ -54,16 +54,3 @@ def score_run(trainer: Trainer, stack: ExitStack, check_stop: Callable[[], None]
     cost = Cost(num_parameters(trainer.learner), trainer.step, trainer.updates, *clocks)
     say(write_scores(folder / "scores.json", results, cost))
     return True
-
-
-def summary(trainer: Trainer) -> str:
-    """A table per task of a run that is not scored: world-model loss, and return at the end."""
-    lines = [f"{'task':<24}{'episodes':>9}{'return, last 10':>17}{'loss, first -> last':>24}"]
-    first, last = trainer.first_loss or [], trainer.last_loss or []
-    for k, task in enumerate(trainer.tasks):
-        score = trainer.collector.scores[task]
-        mean = score.mean()
-        shown = "-" if mean is None else f"{mean:.1f}"
-        loss = f"{first[k]:.1f} -> {last[k]:.1f}" if first and last else "-"
-        lines.append(f"{task:<24}{score.episodes:>9}{shown:>17}{loss:>24}")
-    return "\n".join(lines)

@@ -4,7 +4,6 @@
 """
 
 import json
-from collections import deque
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mow.engine.collector import RecentReturns
 from mow.nn.finite import check_weights
 from mow.replay import Request
 from mow.replay import save as save_replay
@@ -29,7 +29,6 @@ def run_state(run: Any) -> dict[str, object]:
     """
     check_weights(run.learner.networks)
     collector = run.collector
-    scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
         "config": json.dumps(asdict(run.config)),
         "specs": [asdict(spec) for spec in collector.envs.specs],
@@ -38,7 +37,6 @@ def run_state(run: Any) -> dict[str, object]:
         "counts": run.counts,
         "counts_before": run.counts_before,
         "tasks": run.tasks,
-        "first_loss": run.first_loss,
         "last_loss": run.last_loss,
         "learner": run.learner.state_dict(),
         "envs": json.dumps(collector.envs.state_dict()),
@@ -47,9 +45,8 @@ def run_state(run: Any) -> dict[str, object]:
         "is_last": torch.from_numpy(collector.is_last),
         "memory": run.actor.state_dict(),
         "random_actions": json.dumps(collector.rng.bit_generator.state),
-        "scores": scores,
+        "scores": {task: [*returns] for task, returns in collector.scores.items()},
         "restarts": collector.restarts,
-        "score": run.score,
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": run.means.state_dict(),
         "log": run.logger.state_dict(),
@@ -93,7 +90,7 @@ def load_run_state(run: Any, state: dict[str, Any]) -> tuple[str, ...]:
     run.step, run.phase_index = int(state["step"]), int(state["phase"])
     for counts, saved in ((run.counts, state["counts"]), (run.counts_before, state["counts_before"])):
         counts.update({kind: int(saved[kind]) for kind in counts})
-    run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
+    run.last_loss = state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
     shown = (state[name].cpu().numpy() for name in ("frame", "is_first", "is_last"))
@@ -103,9 +100,7 @@ def load_run_state(run: Any, state: dict[str, Any]) -> tuple[str, ...]:
     run.actor.load_state_dict(state["memory"])
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
     collector.restarts = int(state["restarts"])
-    for task, kept in state["scores"].items():
-        score = collector.scores[task]
-        score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
+    collector.scores = {task: RecentReturns(state["scores"][task]) for task in collector.scores}
     run.means.load_state_dict(state["means"], device)
     for *parts, step in state["batches"]:
         run.prefetch.publish(Request(*parts), as_of=step)

@@ -5,8 +5,7 @@ train while the environments step, if its batch was drawn before.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -60,7 +59,6 @@ class Trainer:
         self.counts = {update.kind: 0 for phase in learner.phases for update in phase.updates}  # of each kind
         self.counts_before = dict(self.counts)  # as the phase began
         self.means, self.watch = MetricMeans(), Stopwatch()
-        self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self.best_score: float | None = None  # of the checkpoint that is kept as the best
         self.left_out = 0  # updates, all of this process
@@ -68,7 +66,6 @@ class Trainer:
         self._skipped = dict.fromkeys(self.counts, 0)  # updates, in a row
         self._split: dict[str, float] = {}  # part -> seconds, as last logged
         self._trace: Trace | None = None
-        self._measured: set[str] = set()  # kinds of update whose peak of memory has been logged
         self.phase = PhaseProgress(learner.phases[0].name, 0, learner.phases[0].size, time.monotonic())
         self._marked = (self.phase.started, 0)  # time of the last progress line, and the updates by then
 
@@ -162,8 +159,7 @@ class Trainer:
         self.prefetch.discard()  # its batches have the tasks in the old order
         self.collector.reorder(order)
         self.actor = self.learner.actor()  # its memory has the tasks in the old order
-        losses = self.first_loss, self.last_loss
-        self.first_loss, self.last_loss = (loss and [loss[k] for k in order] for loss in losses)
+        self.last_loss = self.last_loss and [self.last_loss[k] for k in order]
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -182,35 +178,27 @@ class Trainer:
         due = every > 0 and kind == next(iter(self.counts)) and self.counts[kind] % every == 0
         insight = self.method.diagnostics(self.learner, batch) if due and self.method.diagnostics else {}
         self.counts[kind] += 1  # a batch whose update is left out is not drawn again
-        with self._guarded(kind, batch):
+        try:
             self.means.add(self.learner.update(kind, batch, self.watch.on))
             self.means.add(insight)
+            self._skipped[kind] = 0
+        except NotFinite as error:
+            self._leave_out(kind, batch, error)
         if batch.frame.device.type == "cpu":
             self.prefetch.give_back(batch)
-        if kind not in self._measured:  # the first of its kind in this process: the estimate can be checked
-            self._measured.add(kind)
-            device, where = self.learner.device, "in this process, simulators and replay included"
-            self.say(f"peak memory after the first {kind.replace('_', '-')} update: {peak_bytes(device) / 1e9:.2f} GB "
-                     f"{where if device.type == 'cpu' else f'on {device}'}")
 
-    @contextmanager
-    def _guarded(self, kind: str, batch: TransitionBatch) -> Iterator[None]:
-        """An update that would break the weights is left out, logged and counted; after some in a row the run ends."""
-        try:
-            yield
-        except NotFinite as error:
-            self._skipped[kind] += 1
-            self.left_out += 1
-            self.logger.skipped(self.step, self.updates, str(error))
-            self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
-            if self._skipped[kind] == _MAX_SKIPPED:
-                path = self.logger.folder / "diagnosis.pt"
-                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": batch.tensors()})
-                raise FloatingPointError(
-                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
-                ) from error
-        else:
-            self._skipped[kind] = 0
+    def _leave_out(self, kind: str, batch: TransitionBatch, error: NotFinite) -> None:
+        """Log and count an update that would break the weights; after some in a row the run ends."""
+        self._skipped[kind] += 1
+        self.left_out += 1
+        self.logger.skipped(self.step, self.updates, str(error))
+        self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
+        if self._skipped[kind] == _MAX_SKIPPED:
+            path = self.logger.folder / "diagnosis.pt"
+            save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": batch.tensors()})
+            raise FloatingPointError(
+                f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
+            ) from error
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -307,7 +295,7 @@ class Trainer:
         parts.append(f"ETA {duration((now - self.phase.started) * (total - done) / done)}")
         loss = means.get(self.method.loss)
         if isinstance(loss, list):
-            self.first_loss, self.last_loss = self.first_loss or loss, loss
+            self.last_loss = loss
             parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
         if self.show is not None:
             return

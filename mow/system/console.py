@@ -65,7 +65,8 @@ def tell(stream: IO[str] | None, text: str) -> None:
     if stream is None or stream.closed:
         return
     try:
-        stream.write(text)
+        if text:
+            stream.write(text)
         stream.flush()
     except OSError as error:
         lose(stream, error)

@@ -122,6 +122,7 @@ def test_what_is_printed_goes_above_whole(planted_run: SimpleNamespace, monkeypa
         print("beware", file=sys.stderr)
         say("a line that is longer than the terminal, " * 2)
         assert sys.stdout.isatty()
+    assert "a line that is longer than the terminal, " * 2 in screen.written, "no line break is added"
     assert screen.lines[:3] == ["one", "two", "beware"]
     assert screen.lines[3].startswith("a line that is longer")
     assert "\n".join(screen.lines).count("╭") == 1
