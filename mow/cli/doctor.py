@@ -162,7 +162,7 @@ def version(project: str) -> str | None:
 
 
 def requirement(project: str) -> str:
-    """What this package requires of `project`, quoted for a shell: 'torch>=2.11'; else the bare name."""
+    """The requirement of this package on `project`, quoted for a shell: 'torch>=2.11'; else the bare name."""
     for line in (importlib.metadata.requires("mow") if version("mow") else None) or ():
         wanted = line.partition(";")[0].strip()
         if re.split(r"[<>=!~\[ ]", wanted)[0] == project:
@@ -207,7 +207,7 @@ def check_torch() -> list[Finding]:
 
 
 def check_extension() -> list[Finding]:
-    """How mow._C was built."""
+    """Import mow._C, and report its CUDA part."""
     try:
         from mow import _C
     except ImportError as error:

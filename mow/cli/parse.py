@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str]) -> RunConfig:
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
     if (wanted := _taken(arguments, "--method")) is not None:
         try:
-            known = get_method(wanted).presets
+            known = dict(get_method(wanted).presets)
         except ValueError as error:
             raise UsageError(f"--method: {error}") from error
         name = name or next(iter(known))

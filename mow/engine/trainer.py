@@ -76,7 +76,7 @@ class Trainer:
 
     @property
     def updates(self) -> int:
-        """Of the first kind."""
+        """Number of updates of the first kind."""
         return next(iter(self.counts.values()), 0)
 
     def train(self) -> None:
@@ -148,10 +148,7 @@ class Trainer:
         return sum(phase.steps for phase in self.learner.phases[:index])
 
     def _is_due(self, update: Update, done: int) -> bool:
-        """Whether an update follows the phase's step number `done`.
-
-        It may have been made already, where the simulators failed for good during it.
-        """
+        """True if an update follows the phase's step `done` and was not made before the simulators failed for good."""
         made = self.counts[update.kind] - self.counts_before[update.kind]
         return done % update.every == 0 and made < done // update.every
 

@@ -68,7 +68,7 @@ class ReplayBuffer:
             draw: uniform over the windows held, or recent: the newer of two such draws.
             store: of the frames; "auto" keeps them on `device` where they fit into a third of its free memory, and
                 packs them where raw ones would take over half of the free main memory.
-            free_bytes: memory to decide by; None asks the operating system.
+            free_bytes: memory to decide by; None takes what is free now.
             disk: a folder for the packed frames that outgrow half of the free memory; None keeps all in memory.
             extra: columns of the method, and their numbers per step: float32 [n] each.
             device: the learner's, for store "gpu".
@@ -104,12 +104,12 @@ class ReplayBuffer:
 
     @property
     def memory_bytes(self) -> int:
-        """Of memory, that the buffer takes once full; with packed frames, if those to come are like those held."""
+        """Main memory taken once full; with packed frames, if those to come are like those held."""
         return self._frames.projected_bytes + sum(ring.nbytes for ring in self._columns.values())
 
     @property
     def store(self) -> FrameStore:
-        """Where the frames are."""
+        """The store of the frames."""
         return self._frames
 
     @property
@@ -263,7 +263,7 @@ class ReplayBuffer:
         made = {} if frame is None else {"frame": frame}
         for name in self._step_shapes.keys() - made.keys():
             shape = (len(self._rows), num_sequences, length, *self._step_shapes[name])
-            # NumPy asks the system for pages of 2 MB, torch for pages of 4 KB. Each is cleared at its first touch,
+            # NumPy takes pages of 2 MB from the system, torch pages of 4 KB. Each is cleared at its first touch,
             # which for small pages takes several times as long as the copy; with `out` there is no first touch.
             made[name] = torch.from_numpy(np.empty(0 if pin else shape, self._dtypes[name]))
             if pin:

@@ -25,7 +25,7 @@ def why_not_on_gpu(device: torch.device | None) -> str:
 
 
 def fits_on_gpu(num_bytes: int, device: torch.device | None) -> bool:
-    """Whether "auto" keeps frames of so many bytes on `device`: a third of its free memory has room for them."""
+    """True if "auto" keeps frames of so many bytes on `device`: a third of its free memory has room for them."""
     return not why_not_on_gpu(device) and _SHARE * num_bytes <= torch.cuda.mem_get_info(device)[0]
 
 

@@ -1,4 +1,4 @@
-"""What a folder of saved replay holds, and how it changes: whole, or not at all.
+"""Content of a folder of saved replay, which changes as a whole or not at all.
 
     blocks-<save>-<part>.bin    segments: blocks of 8 steps, all tasks; written once, shared by later saves
     open-<save>.bin             the steps after the last whole block

@@ -15,7 +15,7 @@ from mow.replay.buffer import ReplayBuffer
 
 @dataclass(frozen=True)
 class Request:
-    """Names one batch; ReplayBuffer.sample says what the parts mean."""
+    """Names one batch by arguments of ReplayBuffer.sample."""
 
     num_sequences: int  # B
     length: int  # L, in steps
@@ -119,11 +119,11 @@ class Prefetcher:
         self._spare.setdefault((batch.frame.shape[1], batch.frame.shape[2]), []).append(batch)
 
     def pending(self) -> list[Request]:
-        """What is published and not taken, oldest first."""
+        """Requests that are published and not taken, oldest first."""
         return [pending.request for pending in self._pending]
 
     def saved(self) -> list[tuple[Request, int]]:
-        """What a resumed run publishes, each as of its step, to go on with the same bytes."""
+        """Requests that a resumed run publishes, each as of its step, to go on with the same bytes."""
         return [(pending.request, pending.num_steps) for pending in self._pending]
 
     def wait(self) -> None:

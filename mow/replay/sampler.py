@@ -22,7 +22,7 @@ REMEDY = "run `pip install -e .` in the checkout (it needs a C++ compiler)"
 
 
 class BuildInfo(TypedDict):
-    """What was built into mow._C, as far as it is there."""
+    """Parts that were built into mow._C, as far as it is there."""
 
     compiled: bool
     cuda: bool
@@ -48,7 +48,7 @@ def _warn_reference(reason: str) -> None:
 
 
 def takes_compiled(backend: Backend) -> bool:
-    """Whether `backend` means mow._C here.
+    """True if `backend` means mow._C here.
 
     Raises: ValueError for an unknown backend; ImportError for "compiled" where mow._C cannot be imported.
     """
@@ -64,7 +64,7 @@ def takes_compiled(backend: Backend) -> bool:
 
 
 def build_info() -> BuildInfo:
-    """What the installed extension can do, and why it cannot do more; pip hides what the build says."""
+    """The parts of the installed extension, and why others are missing; pip hides the output of the build."""
     if reason := _why_not_compiled():
         return BuildInfo(compiled=False, cuda=False, archs=[], nvcc="", reason=reason)
     from mow import _C

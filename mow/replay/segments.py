@@ -1,4 +1,4 @@
-"""Replay on disk: saves that write only what is new, and the way back. manifest.py says what a folder holds.
+"""Replay on disk: saves that write only what is new, and the way back. manifest.py describes the folder.
 
 A segment holds a table of lengths [N, R] of the stored blocks, the columns one after the other, each [R, 8 N, ...], and
 the stored blocks: packed, or raw where they have the length of raw frames. The file of open steps holds their raw
@@ -75,8 +75,8 @@ def load(folder: Path, buffer: ReplayBuffer, *, num_steps: int | None = None) ->
     Every file is checked before the buffer is touched. Either store reads what the other has written.
 
     Returns: steps per task of the run when it was saved; what came after is not on the disk.
-    Raises: ValueError if the buffer is not empty, there is no such save, the layout differs (it says in what), or a
-        file is damaged (it names it); ImportError where blocks are packed and liblz4 is missing.
+    Raises: ValueError if the buffer is not empty, there is no such save, the layout differs, or a file is damaged
+        (named); ImportError where blocks are packed and liblz4 is missing.
     """
     if buffer.num_steps:
         raise ValueError(f"the buffer holds {buffer.num_steps} steps already: load into a new one")
@@ -100,7 +100,7 @@ def load(folder: Path, buffer: ReplayBuffer, *, num_steps: int | None = None) ->
 
 
 def _layout(buffer: ReplayBuffer) -> dict[str, Any]:
-    """What a buffer and a folder must agree on, as JSON has it."""
+    """The sizes that a buffer and a folder must agree on, as JSON has them."""
     columns = {name: [ring.dtype.str, [*ring.shape[2:]]] for name, ring in buffer.columns.items()}
     store = buffer.store
     return {"num_tasks": store.num_rows, "capacity": store.capacity, "frame_shape": [*store.frame_shape],
@@ -127,7 +127,7 @@ def _block(store: FrameStore, number: int) -> list[bytes]:
 
 
 def _column_steps(buffer: ReplayBuffer, first: int, end: int) -> list[memoryview]:
-    """Of each column, the steps of all rows: [R, end - first, ...]; what is no longer held is what took its place."""
+    """Steps of all rows of each column: [R, end - first, ...]; for those no longer held, what took their place."""
     return [_view(ring[:, np.arange(first, end) % ring.shape[1]]) for ring in buffer.columns.values()]
 
 

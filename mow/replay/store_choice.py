@@ -34,7 +34,7 @@ def make_store(
 
     Args:
         num_rows, capacity, frame_shape: R, steps per row, (H, W, 3).
-        free_bytes: memory to decide by; None asks the operating system.
+        free_bytes: memory to decide by; None takes what is free now.
         disk: a folder, made where it is missing; None keeps all in memory.
         device: the learner's; None, or a CPU, has no memory for "gpu".
     Raises: ValueError for an unknown kind, a size below 1, frames of another kind than packed with a disk, or "gpu"

@@ -38,7 +38,8 @@ class MetricMeans:
 
     def read(self) -> dict[str, list[float] | float]:
         """Means since the last reading: a list where there is one per task, else a number; starts anew."""
-        means = {name: (total / self._counts[name]).tolist() for name, total in self._sums.items()}
+        means: dict[str, list[float] | float] = {}
+        means |= {name: (total / self._counts[name]).tolist() for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 

@@ -310,7 +310,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, straight: Trainer
         (["--resume"], "--resume needs a run folder"),
         (["--resume", "--seed", "1"], "--resume needs a run folder"),
         (["--resume", "nowhere"], "nowhere is no run folder: name one that mow.train wrote"),
-        (["--resume", "nowhere/step_1.pt"], "nowhere/step_1.pt is no run folder: name one that mow.train wrote, or a file in"),
+        (["--resume", "nowhere/step_1.pt"], "nowhere/step_1.pt is no run folder: name one that mow.train wrote, or a"),
         (["quickstart", "--resume", "RUN"], "a run goes on with its own preset, got 'quickstart' beside --resume"),
         (["--resume", "RUN", "--seed", "1"], "a run that goes on cannot change seed: 0 -> 1: start a new one"),
         (["--resume", "RUN", "--total-steps", "64", "--batch.length", "5"],
