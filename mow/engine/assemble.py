@@ -72,7 +72,7 @@ def assemble(
     skips = {spec.frame_skip for spec in envs.specs}
     logger = stack.enter_context(closing(Logger(folder, skips.pop() if len(skips) == 1 else None, mirror)))
     set_num_threads(threads.replay)
-    for line in filter(None, (*lines, mirror and mirror.notice)):
+    for line in filter(None, [*lines, mirror.notice if mirror else ""]):
         say(line)
     collector = Collector(envs, replay, seed=config.seed)
     trainer = Trainer(config, method, collector, learner, logger, say, check_stop=check_stop)

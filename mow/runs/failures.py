@@ -78,9 +78,8 @@ def keep_failure(error: Exception, folder: Path | None) -> str:
 def _text(error: Exception, folder: Path | None) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version is not None)
     parts = [f"command: {shlex.join(sys.orig_argv)}", f"versions: {versions}", _REPORT]
-    for name in ("config.json", "versions.json") if folder is not None else ():
+    for path in (folder / "config.json", folder / "versions.json") if folder is not None else ():
         with contextlib.suppress(OSError):
-            content = (folder / name).read_text(encoding="utf-8", errors="replace")
-            parts.append(f"{name}:\n{content}")
+            parts.append(f"{path.name}:\n{path.read_text(encoding='utf-8', errors='replace')}")
     parts.append("".join(traceback.format_exception(error)))
     return "\n\n".join(parts)

@@ -81,10 +81,7 @@ def _version(distribution: str) -> str | None:
 
 def _cpu_model() -> str | None:
     """As the kernel names it: sums in reduced precision differ between models."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or None
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
