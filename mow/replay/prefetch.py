@@ -40,9 +40,7 @@ class Prefetcher:
 
     A batch is a function of its request and of the buffer at the moment of `publish`, whatever the depth, so that a run
     gets the same bytes with every depth and number of copying threads. It is drawn as of that step, also where the
-    buffer has gone on meanwhile. A full buffer that goes on writes over its oldest steps: `wait()` before steps are
-    added, until what was published is gathered. Where training takes longer than a gather, there is nothing left to
-    wait for by then.
+    buffer has gone on meanwhile. A full buffer writes over its oldest steps: `wait()` before steps are added.
 
     All methods belong to one thread, the one that adds steps. The buffer's tasks must not be renumbered while a batch
     is pending: `discard()` first.

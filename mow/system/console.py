@@ -14,15 +14,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Protocol
+from typing import IO
 
 _GONE = (errno.EPIPE, errno.EIO)
-
-
-class Main(Protocol):
-    """Main function of a command: arguments (None: those of the process) to exit code."""
-
-    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
+Main = Callable[..., int]  # of a command: arguments (None: those of the process) to exit code
 
 
 def program(name: str) -> Callable[[Main], Main]:
