@@ -13,12 +13,12 @@ from mow.cli.live import watched
 from mow.cli.parse import check_words, parse
 from mow.cli.resume import Resumption, find_resumption, go_on, read_state
 from mow.config import RunConfig
-from mow.engine.device import num_workers, pick_device
+from mow.engine.device import num_workers, pick_device, process_peak
 from mow.envs.base import EnvFailure
 from mow.runs.disk import explain_disk_errors
 from mow.runs.failures import exit_code, failure_kept
-from mow.runs.restore import check_specs
-from mow.runs.resume_hint import resume_command
+from mow.runs.paths import resume_command
+from mow.runs.restore import check_specs, environments
 from mow.system.console import log_to_console, program, say
 from mow.system.shell import command
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mow.engine.trainer import Trainer
 
 
-@program("mow.train", lossy=True)
+@program("mow.train")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done or stopped in order, 1 numbers, disk, a simulator or mow itself broke, 130 killed.
 
@@ -59,16 +59,16 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
     """
     import torch
 
-    from mow.engine.assemble import assemble, check_wandb, free_folder, make_environments
-    from mow.engine.peak_memory import process_peak
-    from mow.engine.scoring import score_run, summary
+    from mow.engine.assemble import assemble, free_folder
+    from mow.engine.scoring import score_run
     from mow.estimate.memory import explain_out_of_memory
     from mow.runs.logger import duration
     from mow.runs.signals import Stopped, StopSwitch
+    from mow.runs.wandb import wandb_package
 
     device = pick_device(config.device)
     if config.wandb:
-        check_wandb()
+        wandb_package()  # missing, it is an error before a folder is made
     folder = resumption.folder if resumption else free_folder(config)
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
@@ -77,7 +77,9 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
         stack.enter_context(explain_disk_errors(folder))
         stack.enter_context(explain_out_of_memory(folder, device))
         state = read_state(resumption) if resumption else None
-        envs = stack.enter_context(make_environments(config, num_workers(config), final_frames=config.final_frames))
+        envs = stack.enter_context(environments(
+            config, seed=config.seed, workers=num_workers(config), final_frames=config.final_frames
+        ))  # fmt: skip
         switch = stack.enter_context(StopSwitch())
         if resumption and state is not None:
             check_specs(resumption.checkpoint, state, envs.specs)
@@ -97,9 +99,7 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
             if broken:
                 raise
             return None
-        if not config.evaluation_episodes:
-            say(summary(trainer))
-        elif not score_run(trainer, stack, switch.check):
+        if config.evaluation_episodes and not score_run(trainer, stack, switch.check):
             return None
         elapsed, peak = duration(trainer.logger.seconds), process_peak()
     say(f"done in {elapsed}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")

@@ -42,7 +42,7 @@ FILES_WITHOUT_TORCH = {
     "mow/methods/mow/presets.py", "mow/report/__main__.py", "mow/report/charts.py", "mow/report/data.py",
     "mow/report/html.py", "mow/report/insides.py", "mow/report/page.py",
     "mow/report/sections.py", "mow/runs/disk.py", "mow/runs/failures.py", "mow/runs/folder.py", "mow/runs/paths.py",
-    "mow/runs/provenance.py", "mow/runs/restore.py", "mow/runs/resume_hint.py",
+    "mow/runs/provenance.py", "mow/runs/restore.py",
 }  # fmt: skip
 
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc", "tools"}

@@ -21,6 +21,7 @@ from mow.inference import export
 from mow.kernels import dispatch
 from mow.report import __main__ as report
 from mow.runs.checkpoint import save_checkpoint
+from mow.runs.restore import environments
 from tests.small import run_config
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -31,7 +32,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 # (what is typed, what is answered). Words in capitals are places, see `place`.
 TYPED = [
     ("train qickstart", "unknown preset 'qickstart': did you mean quickstart"),
-    ("train --preset atari4", "the preset is the first word, without a flag: python -m mow.train atari4"),
+    ("train --preset atari4", "the preset is the first word, without a flag, and a run keeps its"),
     ("train --totl-steps 3", "unknown field --totl-steps: did you mean --total-steps"),
     ("train quickstart 5", "Unrecognized"),
     ("train --total-steps many", "--total-steps"),
@@ -39,9 +40,9 @@ TYPED = [
     ("train --tasks nowhere:Pong", "nowhere"),
     ("train --tasks gym:.x:Y-v0", "'.x' is no package; write gym:package:Id-v0"),
     ("train --tasks gym::Y-v0", "unknown task 'gym::Y-v0'"),
-    ("train --seed 9223372036854775808", "seed must be 0 to 4294967295, got 9223372036854775808"),
+    ("train --seed 9223372036854775808", "seed must be at most 9223372036854775807, got 9223372036854775808"),
     ("train --seed 4294967296", "seed must be 0 to 4294967295, got 4294967296"),
-    (f"train --total-steps {10**90}", "total_steps must be 0 to 2147483647, got a number of 299 bits"),
+    (f"train --total-steps {2**31}", "total_steps must be at most 2147483647, got 2147483648"),
     ("train --model.width 2147483640", "some weights of this run would have over 2**63 bytes: take smaller sizes, as"),
     ("train --model.width 1048576", "change a smaller preset (quickstart), --model.width"),
     ("train --optim.agent-lr inf", "agent_lr must be finite, got inf"),
@@ -57,21 +58,21 @@ TYPED = [
     ("train --folder FILE/x --device cpu", "cannot make FILE/x (Not a directory): name another place with --folder"),
     ("train --resume", "--resume needs a run folder: python -m mow.train --resume runs/NAME"),
     ("train --resume NOWHERE", "NOWHERE is no run folder: name one that mow.train wrote"),
-    ("train --resume NOWHERE/step_1.pt", "does not exist: name a run folder, or a file in its checkpoints/"),
+    ("train --resume NOWHERE/step_1.pt", "is no run folder: name one that mow.train wrote, or a file in its"),
     ("train --resume BARE", "BARE has no checkpoints/step_*.pt: it stopped before the first; start it again"),
     ("train --resume FULL", "has no checkpoints/step_*.pt"),
     ("train --resume RUN quickstart", "a run goes on with its own preset, got 'quickstart'"),
     ("train quickstart --resume RUN", "a run goes on with its own preset, got 'quickstart' beside --resume: leave it"),
     ("train --resume RUN --seed 1", "a run that goes on cannot change seed: 0 -> 1: start a new one, or change only"),
     ("train --resume RUN --folder x", "a run that goes on cannot change folder: "),
-    ("train --resume RUN --device cpu", "RUN/checkpoints/step_00000004.pt is damaged: its bytes are not those that"),
-    ("train --resume CUT --device cpu", "CUT/checkpoints/step_00000004.pt is cut short"),
+    ("train --resume RUN --device cpu", "RUN/checkpoints/step_00000004.pt is damaged or cut short"),
+    ("train --resume CUT --device cpu", "CUT/checkpoints/step_00000004.pt is damaged or cut short"),
     ("train --resume NOJSON", "NOJSON/config.json is not JSON"),
     ("train --resume OTHER --device cpu", "was written with another config (batch.length: 5 -> 6): put config.json"),
     ("train --resume LOCKED --device cpu", "another process trains in LOCKED: wait for it, or give another --folder"),
     ("evaluate", "the following arguments are required: RUN; --help lists the arguments"),
-    ("evaluate NOWHERE", "no folder NOWHERE: name a run folder, as mow train printed it"),
-    ("evaluate FILE", "FILE is no run: name a run folder, or one of its checkpoints/step_*.pt"),
+    ("evaluate NOWHERE", "NOWHERE is no run: name a run folder, as mow train printed it"),
+    ("evaluate FILE", "FILE is no run: name a run folder, as mow train printed it, or one of its checkpoints/"),
     ("evaluate FULL", "FULL/config.json cannot be read (No such file or directory): name a folder that mow.train"),
     ("evaluate BARE", "BARE has no checkpoints/step_*.pt: let the run write one"),
     ("evaluate BARE --checkpoint best", "BARE has no checkpoints/best.pt: every task must end an episode"),
@@ -107,7 +108,7 @@ TYPED = [
     ("report RUN --windows -1", "--windows must be 0 or more, got -1"),
     ("report RUN --out page.txt", "--out page.txt must be a .html in an existing folder"),
     ("report FULL", "FULL"),
-    ("export NOWHERE", "no folder NOWHERE: name a run folder, as mow train printed it"),
+    ("export NOWHERE", "NOWHERE is no run: name a run folder, as mow train printed it"),
     ("export RUN --out FULL", "FULL is not empty: give another --out, so that nothing is overwritten"),
     ("export RUN", "RUN/checkpoints/step_00000004.pt is damaged"),
     ("ablate --preset qickstart", "unknown preset 'qickstart': did you mean quickstart"),
@@ -199,6 +200,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "TASKS": run_config(tasks=("dummy:count-2",)),
         "PROTOCOL": run_config(env=dataclasses.replace(small.env, protocol="storm")),
     }  # fmt: skip
+    with environments(small, seed=0, workers=0) as envs:
+        specs = [dataclasses.asdict(spec) for spec in envs.specs]
     for name, config in configs.items():
         (root / name / "checkpoints").mkdir(parents=True)
         (root / name / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -207,7 +210,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = root / name / "checkpoints" / "step_00000004.pt"
         before = dataclasses.replace(small, batch=dataclasses.replace(small.batch, length=5))
         kept = before if name == "OTHER" else config
-        save_checkpoint(path, {"step": 4, "config": json.dumps(dataclasses.asdict(kept))})
+        save_checkpoint(path, {"step": 4, "specs": specs, "config": json.dumps(dataclasses.asdict(kept))})
         content = bytearray(path.read_bytes())
         if name in ("RUN", "TASKS", "PROTOCOL"):
             content[50] ^= 1

@@ -5,27 +5,33 @@ Prints a line for everything that training needs: `ok`, `note` (training runs, s
 here, and what loads a library runs in a process of its own, so that a missing or broken one is reported too.
 """
 
+import ctypes
+import ctypes.util
+import importlib
+import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mow.cli.doctor_probes import BUILD, Finding, has_nvidia_driver, judged, requirement, version
 from mow.system.console import complain, program, tell
-from mow.system.machine import available_cores, free_memory, total_memory
+from mow.system.machine import allowed_cores, available_cores, free_memory, total_memory
 from mow.system.shell import command
 
 _TIMEOUT_S = 180.0  # of a check; loading torch from a cold disk takes tens of seconds
 _LITTLE_MEMORY = 2e9  # bytes; quickstart takes 1.2e9 at most
 _REINSTALL = "pip install --force-reinstall"
+_BUILD = "run `pip install -e .` in the checkout (it needs a C++ compiler)"
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,13 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The findings of a check, or one line on why it has none."""
+class Finding:
+    """One line of the report."""
 
-    findings: tuple[Finding, ...] = ()
-    failure: str = ""
-    died: bool = False  # its process was ended by a signal, by exit() of a library or by the timeout
+    name: str
+    verdict: Literal["ok", "note", "BROKEN"]
+    found: str
+    remedy: str = ""
 
 
 @program("mow doctor")
@@ -88,98 +95,188 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def examine() -> list[Finding]:
     """All findings, in the order of the report."""
-    checks: list[tuple[str, ...]] = [("torch",), ("extension",), ("atari",), ("graphics",), ("codec",)]
-    checks += [("package", one.module) for one in PACKAGES if _is_installed(one)]
+    there = [one for one in PACKAGES if importlib.util.find_spec(one.module.partition(".")[0]) is not None]
+    checks = [*((name,) for name in CHECKS if name != "load"), *(("load", one.module) for one in there)]
     with ThreadPoolExecutor(available_cores()) as pool:
         answers = dict(zip(checks, pool.map(ask, checks), strict=True))
+    free, cwd = free_memory(), Path.cwd()
+    memory = f"{free / 1e9:.1f} GB free of {total_memory() / 1e9:.1f} GB in all"
     return [
-        python(sys.version_info[:2]),
-        *torch(answers["torch",]),
-        *(package(one, answers.get(("package", one.module))) for one in PACKAGES),
-        *extension(answers["extension",]),
-        *optional("Atari ROMs", answers["atari",], f"{_REINSTALL} {requirement('ale-py')} {requirement('gymnasium')}"),
-        *optional("GL", answers["graphics",], "reinstall the library that this line names"),
-        *optional("codec", answers["codec",], "mend what the lines above report"),
-        memory(free_memory()),
-        Finding("disk", "ok", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.1f} GB free in {Path.cwd()}"),
-    ]
+        Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
+        *reported("torch", answers["torch",], f"{_REINSTALL} {requirement('torch')}", needed=True),
+        *(package(one, answers.get(("load", one.module))) for one in PACKAGES),
+        *reported("mow._C", answers["extension",], f"delete mow/_C*.so, then {_BUILD}", needed=True),
+        *reported("Atari", answers["atari",], f"{_REINSTALL} {requirement('ale-py')} {requirement('gymnasium')}"),
+        *reported("GL", answers["graphics",], "reinstall the library that this line names"),
+        *reported("codec", answers["codec",], "mend what the lines above report"),
+        Finding("memory", "ok", memory) if free >= _LITTLE_MEMORY
+        else Finding("memory", "note", memory, "close other programs, or take fewer --total-steps"),
+        Finding("disk", "ok", f"{shutil.disk_usage(cwd).free / 1e9:.1f} GB free in {cwd}"),
+    ]  # fmt: skip
 
 
-def ask(check: Sequence[str]) -> Answer:
-    """Run a check of mow.cli.doctor_probes in a process of its own."""
-    words = [sys.executable, "-m", "mow.cli.doctor_probes", *check]
+def ask(check: Sequence[str]) -> list[Finding] | str:
+    """Run one of CHECKS in a process of its own. Returns: its findings, or one line on why it has none."""
+    words = [sys.executable, "-c", "import sys; from mow.cli.doctor import answer; answer(*sys.argv[1:])", *check]
     try:
         done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return Answer(failure=f"no answer in {_TIMEOUT_S:.0f} s", died=True)
+        return f"no answer in {_TIMEOUT_S:.0f} s"
     if done.returncode < 0:
-        names = {one.value: one.name for one in signal.Signals}
-        name = names.get(-done.returncode, f"signal {-done.returncode}")
-        return Answer(failure=f"the process died of {name}", died=True)
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        return f"the process died of {signal.Signals(-done.returncode).name}"
     if done.returncode != 0:
-        return Answer(failure=lines[-1] if lines else f"exit code {done.returncode}")
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].strip()
     try:
         # A library may print when it loads; the answer is the last line.
-        return Answer(tuple(Finding(**one) for one in json.loads(done.stdout.splitlines()[-1])))
+        return [Finding(**one) for one in json.loads(done.stdout.splitlines()[-1])]
     except (IndexError, ValueError):
-        return Answer(failure="the process ended without an answer", died=True)
+        return "the process ended without an answer"
 
 
-def _is_installed(one: Package) -> bool:
-    return importlib.util.find_spec(one.module.partition(".")[0]) is not None
+def reported(name: str, given: list[Finding] | str, remedy: str, *, needed: bool = False) -> Sequence[Finding]:
+    """The findings of a check, or one with its failure. Args: needed: training does not run without it."""
+    if isinstance(given, str):
+        return [Finding(name, "BROKEN" if needed else "note", f"cannot be used ({given})", remedy)]
+    return given
 
 
-def python(installed: tuple[int, ...]) -> Finding:
-    found = f"{platform.python_version()} on {platform.platform()}"
-    if installed < (3, 11):
-        return Finding("python", "BROKEN", found, "use Python 3.11 or newer")
-    return Finding("python", "ok", found)
-
-
-def torch(answer: Answer) -> Sequence[Finding]:
-    if not answer.failure:
-        return answer.findings
-    broken = Finding("torch", "BROKEN", answer.failure, f"{_REINSTALL} {requirement('torch')}")
-    return broken, Finding("GPU", "note", "unknown without torch", broken.remedy)
-
-
-def package(one: Package, answer: Answer | None) -> Finding:
-    """Args: answer: None if the package is not installed."""
-    verdict: Literal["note", "BROKEN"] = "note" if one.use else "BROKEN"
-    use = f"; needed for {one.use}" if one.use else ""
-    install = f"pip install -e '.[{one.extra}]' in the checkout" if one.extra else ""
-    if answer is None and one.project == "triton" and not has_nvidia_driver():
+def package(one: Package, given: list[Finding] | str | None) -> Finding:
+    """Args: given: of the check that loads it; None if the package is not installed."""
+    remedy = f"{_REINSTALL} {requirement(one.project)}"
+    if one.extra:
+        remedy = f"pip install -e '.[{one.extra}]' in the checkout"
+    if given is None and one.project == "triton" and not has_nvidia_driver():
         return Finding("triton", "ok", "not installed; only a GPU needs it")
-    if answer is None:
-        remedy = install or f"pip install {requirement(one.project)}"
-        return Finding(one.project, verdict, f"not installed{use}", remedy)
-    if answer.failure:
-        # A library of training that ends its process ends the run too; only what --tasks asks for is never loaded.
-        verdict = "BROKEN" if answer.died and not one.extra else verdict
-        remedy = install or f"{_REINSTALL} {requirement(one.project)}"
-        return Finding(one.project, verdict, f"{answer.failure}{use}", remedy)
-    return judged(one.project, version(one.project) or "of unknown version", needed=not one.use)
+    if given is None or isinstance(given, str):
+        use = f"; needed for {one.use}" if one.use else ""
+        return Finding(one.project, "note" if one.use else "BROKEN", f"{given or 'not installed'}{use}", remedy)
+    return Finding(one.project, "ok", version(one.project) or "of unknown version")
 
 
-def extension(answer: Answer) -> Sequence[Finding]:
-    if answer.died:
-        return (Finding("mow._C", "BROKEN", answer.failure, f"delete mow/_C*.so, then {BUILD}"),)
-    if answer.failure:
-        return (Finding("mow._C", "note", f"{answer.failure}; replay uses the slower NumPy reference", BUILD),)
-    return answer.findings
+def version(project: str) -> str | None:
+    """The installed version of a project on PyPI; None if it is not installed."""
+    try:
+        return importlib.metadata.version(project)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def optional(name: str, answer: Answer, remedy: str) -> Sequence[Finding]:
-    """A check without which training runs."""
-    return (Finding(name, "note", f"cannot be used ({answer.failure})", remedy),) if answer.failure else answer.findings
+def requirement(project: str) -> str:
+    """The requirement of this package on `project`, quoted for a shell: 'torch>=2.11'; else the bare name."""
+    for line in (importlib.metadata.requires("mow") if version("mow") else None) or ():
+        wanted = line.partition(";")[0].strip()
+        if re.split(r"[<>=!~\[ ]", wanted)[0] == project:
+            return f"'{wanted}'"
+    return project
 
 
-def memory(free: int) -> Finding:
-    found = f"{free / 1e9:.1f} GB free of {total_memory() / 1e9:.1f} GB in all"
-    if free < _LITTLE_MEMORY:
-        return Finding("memory", "note", found, "close other programs, or take fewer --total-steps")
-    return Finding("memory", "ok", found)
+def has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+# Checks, each in a process of its own: a broken library may end it. A check raises whatever its library raises. ------
+
+
+def check_torch() -> list[Finding]:
+    """Add two numbers on the CPU and on every GPU: a device that is listed may still not work."""
+    import torch
+
+    (torch.ones(2) + 1).sum().item()
+    devices = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.cuda.get_device_properties(index)
+        (torch.ones(2, device=f"cuda:{index}") + 1).sum().item()
+        devices.append(f"{device.name}, {device.total_memory / 1e9:.0f} GB, sm_{device.major}{device.minor}")
+    cuda, used, cores = torch.version.cuda, torch.get_num_threads(), available_cores()
+    quota = f" (a CPU quota, of {allowed_cores()})" if cores < allowed_cores() else ""
+    setting = f"{cores} cores for this process{quota}, torch uses {used}, OMP_NUM_THREADS " + (
+        os.environ.get("OMP_NUM_THREADS", "not set")
+    )
+    if devices:
+        gpu = Finding("GPU", "ok", "; ".join(devices))
+    elif not has_nvidia_driver():
+        gpu = Finding("GPU", "ok", "none; training runs on the CPU")
+    else:
+        remedy = "install a CUDA build of torch (pytorch.org has the command), and look at CUDA_VISIBLE_DEVICES"
+        gpu = Finding("GPU", "note", "there is a driver, but torch finds no device", remedy)
+    threads = Finding("threads", "ok", setting)
+    if used > cores:
+        threads = Finding("threads", "note", setting, f"set OMP_NUM_THREADS={cores}: more threads are slower")
+    built = f"{torch.__version__}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}"
+    return [Finding("torch", "ok", built), gpu, threads]
+
+
+def check_extension() -> list[Finding]:
+    """Import mow._C, and report its CUDA part."""
+    try:
+        from mow import _C
+    except ImportError as error:
+        return [Finding("mow._C", "note", f"{error}; replay uses the slower NumPy reference", _BUILD)]
+    if _C.with_cuda:
+        return [Finding("mow._C", "ok", f"built with CUDA {_C.nvcc_version} for sm_{_C.cuda_archs}")]
+    built = f"built without CUDA ({_C.cuda_reason})"
+    if has_nvidia_driver():
+        return [Finding("mow._C", "note", built, f"with nvcc on the PATH, {_BUILD}")]
+    return [Finding("mow._C", "ok", built)]
+
+
+def check_codec() -> list[Finding]:
+    """Pack a block of zeros."""
+    from mow.replay.lz4 import REMEDY, pack
+
+    if pack(bytes(4096)) is None:
+        return [Finding("codec", "note", "no liblz4; replay cannot be packed", REMEDY)]
+    return [Finding("codec", "ok", "liblz4")]
+
+
+def check_atari() -> list[Finding]:
+    """Play a step of Pong, with the ROM that ale-py brings."""
+    from mow.envs import make
+
+    env = make("atari:Pong", seed=0, options={})
+    env.reset()
+    env.step(0)
+    env.close()
+    return [Finding("Atari", "ok", "Pong plays")]
+
+
+def check_graphics() -> list[Finding]:
+    """Load the libraries that MuJoCo can draw with on a machine without a screen."""
+    libraries = [name for name in map(ctypes.util.find_library, ("EGL", "GL", "OSMesa")) if name is not None]
+    for library in libraries:
+        ctypes.CDLL(library)
+    return [gl(libraries, os.environ.get("MUJOCO_GL", ""))]
+
+
+def gl(libraries: Sequence[str], chosen: str) -> Finding:
+    """Args: libraries: file names of those that load. chosen: value of MUJOCO_GL."""
+    works = {
+        "egl": any("EGL" in name for name in libraries) and any(name.startswith("libGL.") for name in libraries),
+        "osmesa": any("OSMesa" in name for name in libraries),
+    }
+    wanted = {chosen} & works.keys() or works.keys()
+    usable = [name for name in works if name in wanted and works[name]]
+    if not usable:
+        packages = "libosmesa6" if chosen == "osmesa" else "libegl1 libgl1"
+        found = f"no library for {' or '.join(sorted(wanted))}; only MuJoCo draws with it"
+        return Finding("GL", "note", found, f"apt-get install -y --no-install-recommends {packages}")
+    return Finding("GL", "ok", f"{' and '.join(usable)} ({', '.join(libraries)}), MUJOCO_GL {chosen or 'not set'}")
+
+
+def check_loading(module: str) -> list[Finding]:
+    importlib.import_module(module)
+    return []
+
+
+CHECKS: dict[str, Callable[..., list[Finding]]] = {
+    "torch": check_torch, "extension": check_extension, "codec": check_codec, "atari": check_atari,
+    "graphics": check_graphics, "load": check_loading,
+}  # fmt: skip
+
+
+def answer(name: str, *words: str) -> None:
+    """Print the findings of a check as JSON."""
+    print(json.dumps([asdict(finding) for finding in CHECKS[name](*words)]))
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ def dry_run(words: Sequence[str]) -> None:
     if "--resume" in words:
         raise UsageError("--dry-run plans a new run: leave --resume out, a run prints its plan when it starts")
     config = parse([word for word in words if word != "--dry-run"])
-    from mow.engine.assemble import describe, free_folder, make_environments, make_replay
+    from mow.engine.assemble import describe, free_folder, make_replay
     from mow.estimate.memory import check_memory
     from mow.estimate.plan import hours_of, plan_of
     from mow.methods.base import TaskSet
+    from mow.runs.restore import environments
 
     device = pick_device(config.device)
     free_folder(config)
     with log_to_console(), get_method(config.method).context(config, device) as how:
-        with make_environments(config, 0) as envs:
+        with environments(config, seed=config.seed, workers=0) as envs:
             tasks = TaskSet(tuple(envs.specs), envs.layout)
         say(f"{describe(config, device)}\n{how}")
         say(str(threads_of(config)))

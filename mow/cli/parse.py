@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,19 +13,14 @@ from typing import Any, NoReturn
 from mow import envs
 from mow.config import RunConfig
 from mow.config.checks import LARGEST_SEED, is_plain
-from mow.config.checks import shortened as shortened_number
 from mow.errors import UsageError, nearest
 from mow.methods.registry import MODULES, get_method, presets
 from mow.system.console import say, tell
-from mow.system.shell import expanded
 
 
 def usage() -> str:
     """The page of `--help` without a preset."""
-    lines = []
-    for name in MODULES:
-        method = get_method(name)
-        lines.append(f"presets of {name}: {', '.join(method.presets)}")
+    lines = [f"presets of {name}: {', '.join(get_method(name).presets)}" for name in MODULES]
     batchings = "|".join(dict.fromkeys(each for name in MODULES for each in get_method(name).batchings))
     return f"""usage: python -m mow.train [PRESET] [--field VALUE ...]
 
@@ -56,7 +52,7 @@ def check_range(options: argparse.Namespace, low: int, high: int, *names: str) -
         value = getattr(options, name)
         if not low <= value <= high:
             bound = f"{low} or more" if value < low else f"{low} to {high}"
-            raise UsageError(f"--{name} must be {bound}, got {shortened_number(value)}")
+            raise UsageError(f"--{name} must be {bound}, got {value}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,18 +79,16 @@ def parse(arguments: Sequence[str]) -> RunConfig:
         raise SystemExit(0)
     known = presets()
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
-    wanted = _taken(arguments, "--method")
-    try:
-        method = get_method(wanted) if wanted is not None else None
-    except ValueError as error:
-        raise UsageError(f"--method: {error}") from error
-    name = name or (next(iter(method.presets)) if method else "quickstart")
+    if (wanted := _taken(arguments, "--method")) is not None:
+        try:
+            known = dict(get_method(wanted).presets)
+        except ValueError as error:
+            raise UsageError(f"--method: {error}") from error
+        name = name or next(iter(known))
+    name = name or "quickstart"
     if name not in known:
         raise UsageError(f"unknown preset {name!r}: {nearest(name, known)}")
     preset = known[name]()
-    if method and preset.method != method.name:
-        raise UsageError(f"{name} is a preset of {preset.method}, not of {method.name}: leave --method out, or take "
-                         f"one of {', '.join(method.presets)}")
     config = override(_shorter(_with_batching(preset, arguments), arguments), arguments)
     if config.seed > LARGEST_SEED:
         raise UsageError(f"--seed must be 0 to {LARGEST_SEED}, got {config.seed}")
@@ -119,10 +113,7 @@ def _with_batching(config: RunConfig, arguments: list[str]) -> RunConfig:
     known = get_method(config.method).batchings
     if name not in known:
         raise UsageError(f"--batching must be one of {', '.join(known) or 'none'}, got {name!r}: name one of them")
-    try:
-        changed: RunConfig = known[name](config)
-    except ValueError as error:
-        raise UsageError(f"--batching {name}: {error}") from error
+    changed: RunConfig = known[name](config)
     return changed
 
 
@@ -146,8 +137,8 @@ def override(default: RunConfig, arguments: list[str]) -> RunConfig:
     _check_fields(default, arguments)
     config = _parse_overrides(default, arguments)
     try:
-        replay = dataclasses.replace(config.replay, disk=expanded(config.replay.disk))
-        folder = expanded(config.folder)
+        replay = dataclasses.replace(config.replay, disk=os.path.expanduser(config.replay.disk))
+        folder = os.path.expanduser(config.folder)
         config = dataclasses.replace(config, tasks=envs.expand(config.tasks), folder=folder, replay=replay)
         for task in config.tasks:
             envs.check_task(task)
@@ -179,7 +170,7 @@ def _one_line(box: str) -> str:
     said = re.sub(r"\s+", " ", " ".join(rows)).split(" Argument helptext")[0]
     if said.startswith("Unrecognized"):
         return f"{said}: write --field VALUE; --help lists the fields"
-    return re.sub(r"^(\w+ (error|choice|argument|options) )?(Error parsing RunConfig: )?", "", said)
+    return re.sub(r"^(\w+ (error|choice|argument|options) )?(Error parsing \w+: )?", "", said)
 
 
 def flags(config: object, prefix: str = "") -> list[str]:
@@ -200,11 +191,8 @@ def _check_fields(default: RunConfig, arguments: Sequence[str]) -> None:
     known = flags(default)
     for argument in arguments:
         flag = argument.split("=")[0].replace("_", "-")
-        if flag == "--preset":
-            raise UsageError("the preset is the first word, without a flag: python -m mow.train atari4")
-        if flag == "--batching":
-            raise UsageError("--batching is given once, and to a new run: leave it out here")
-        if flag == "--method":
-            raise UsageError("a run keeps its method: leave --method out")
+        if flag in ("--preset", "--batching", "--method"):
+            raise UsageError(f"{flag} cannot be given here: the preset is the first word, without a flag, and a run "
+                             "keeps its preset, batching and method")
         if argument.startswith("--") and flag not in (*known, "--help"):
             raise UsageError(f"unknown field {flag}: {nearest(flag, known)}")

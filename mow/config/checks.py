@@ -21,9 +21,8 @@ def usable(config: Any) -> None:
             if isinstance(one, str):
                 require(is_plain(one), f"{field.name} must be text without control characters, got {one!r}")
             elif isinstance(one, int):
-                largest = LARGEST_SEED if field.name == "seed" else _LARGEST_INT
                 most = _LARGEST_STREAM if field.name == "seed" else _LARGEST_INT
-                require(abs(one) <= most, f"{field.name} must be 0 to {largest}, got {shortened(one)}")
+                require(abs(one) <= most, f"{field.name} must be at most {most}, got {one}")
             elif isinstance(one, float):
                 low, high = _FLOATS
                 require(math.isfinite(one), f"{field.name} must be finite, got {one}")
@@ -33,11 +32,6 @@ def usable(config: Any) -> None:
 def is_plain(text: str) -> bool:
     """True if a text fits into one line of UTF-8: no control characters, no bytes of another encoding."""
     return not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" or 0xD800 <= ord(c) < 0xE000 for c in text)
-
-
-def shortened(number: int) -> str:
-    """A number in full, or how many bits it takes; Python refuses to write very long ones."""
-    return str(number) if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
 
 
 def require(ok: bool, message: str) -> None:

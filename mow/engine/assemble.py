@@ -11,7 +11,7 @@ from mow.config import RunConfig
 from mow.engine.device import threads_of
 from mow.errors import UsageError
 from mow.methods.registry import get_method
-from mow.runs.disk import files_writable, folder_to_write
+from mow.runs.disk import folder_to_write
 from mow.runs.folder import claimed, clear, is_unused
 from mow.runs.provenance import write_origin
 from mow.system.console import say
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mow.envs.vector import VectorEnv
     from mow.methods.base import TaskSet
     from mow.replay import ReplayBuffer
-    from mow.runs.wandb import WandbMirror
 
 
 def assemble(
@@ -44,14 +43,22 @@ def assemble(
     """
     from mow.engine.collector import Collector
     from mow.engine.trainer import Trainer
+    from mow.estimate.memory import check_memory
+    from mow.estimate.plan import plan_of, short
     from mow.methods.base import TaskSet
     from mow.replay import set_num_threads
     from mow.runs.logger import Logger
+    from mow.runs.wandb import WandbMirror
 
-    method, tasks = get_method(config.method), TaskSet(tuple(envs.specs), envs.layout)
-    planned = estimate(config, tasks, device)
+    method, tasks, threads = get_method(config.method), TaskSet(tuple(envs.specs), envs.layout), threads_of(config)
+    lines = [describe(config, device)]
+    try:
+        if (planned := plan_of(config, tasks, device)) is not None:
+            lines += [short(planned), check_memory(config, planned, tasks.layout.size, device)]
+    except MemoryError as error:
+        raise UsageError(str(error)) from error
     replay = make_replay(config, tasks, device)
-    how = stack.enter_context(method.context(config, device))
+    lines += [stack.enter_context(method.context(config, device)), str(threads), f"run folder: {folder}"]
     learner = method.build(config, tasks, device)
     if is_new:
         folder_to_write(folder, "--folder")
@@ -60,35 +67,16 @@ def assemble(
         if clear(folder):
             say(f"{folder} holds a run that ended before its first step: this one takes its place")
         write_origin(folder, config, device, [spec.protocol for spec in envs.specs])
-    mirror = _mirror(config, folder) if config.wandb else None
-    skip, *others = {spec.frame_skip for spec in envs.specs}
-    with files_writable():
-        logger = stack.enter_context(closing(Logger(folder, None if others else skip, mirror)))
-    threads = threads_of(config)
+    mirror = WandbMirror(folder, dataclasses.asdict(config)) if config.wandb else None
+    skips = {spec.frame_skip for spec in envs.specs}
+    logger = stack.enter_context(closing(Logger(folder, skips.pop() if len(skips) == 1 else None, mirror)))
     set_num_threads(threads.replay)
-    for line in filter(None, (describe(config, device), *planned, how, str(threads), f"run folder: {folder}")):
+    for line in filter(None, [*lines, mirror.notice if mirror else ""]):
         say(line)
     collector = Collector(envs, replay, seed=config.seed)
     trainer = Trainer(config, method, collector, learner, logger, say, check_stop=check_stop)
     stack.enter_context(trainer.prefetch)
     return trainer
-
-
-def estimate(config: RunConfig, tasks: "TaskSet", device: "torch.device") -> tuple[str, ...]:
-    """Parameters, arithmetic and memory, in lines; none for a method that is not estimated.
-
-    Raises: UsageError if it does not fit this machine.
-    """
-    from mow.estimate.memory import check_memory
-    from mow.estimate.plan import plan_of, short
-
-    try:
-        planned = plan_of(config, tasks, device)
-        if planned is None:
-            return ()
-        return short(planned), check_memory(config, planned, tasks.layout.size, device)
-    except MemoryError as error:
-        raise UsageError(str(error)) from error
 
 
 def describe(config: RunConfig, device: "torch.device") -> str:
@@ -97,44 +85,6 @@ def describe(config: RunConfig, device: "torch.device") -> str:
     return f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps on {device}" + (
         f"; {about}" if about else ""
     )
-
-
-def check_wandb() -> None:
-    """Raises: UsageError if wandb is not installed; called before a folder is made."""
-    from mow.runs.wandb import wandb_package
-
-    try:
-        wandb_package()
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-
-
-def _mirror(config: RunConfig, folder: Path) -> "WandbMirror":
-    from mow.runs.wandb import WandbMirror
-
-    mirror = WandbMirror(folder, dataclasses.asdict(config))
-    say(mirror.notice)
-    return mirror
-
-
-def make_environments(
-    config: RunConfig, workers: int, copies: int = 1, *, final_frames: bool = False
-) -> "VectorEnv":
-    """All tasks of the config, each `copies` times in a row. Raises: UsageError if a simulator is missing."""
-    from mow.envs.vector import make_vector
-
-    try:
-        return make_vector(
-            [task for task in config.tasks for _ in range(copies)],
-            seed=config.seed,
-            num_workers=workers,
-            options=config.env.options,
-            max_restarts=config.env.max_restarts,
-            timeout_s=config.env.timeout_s,
-            final_frames=final_frames,
-        )
-    except (ImportError, ValueError) as error:
-        raise UsageError(str(error)) from error
 
 
 def make_replay(config: RunConfig, tasks: "TaskSet", device: "torch.device | None" = None) -> "ReplayBuffer":
@@ -162,8 +112,8 @@ def make_replay(config: RunConfig, tasks: "TaskSet", device: "torch.device | Non
 
 def free_folder(config: RunConfig) -> Path:
     """The run's folder; not made yet. Raises: UsageError if something is there already."""
-    now = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{file_name(config.preset)}-{now}-seed{config.seed}"  # seeds may start in the same second
+    # With the seed in the name, as several may start in the same second.
+    name = f"{file_name(config.preset)}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"
     folder = Path(config.folder or f"runs/{name}")
     try:
         unused = is_unused(folder)

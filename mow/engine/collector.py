@@ -1,8 +1,7 @@
 """Steps all environments and writes the transitions to replay."""
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -15,16 +14,15 @@ from mow.nn.finite import check_actions
 from mow.replay import ReplayBuffer
 
 
-@dataclass
-class TaskScores:
-    """Finished episodes of one task."""
+class RecentReturns(deque[float]):
+    """Returns of the last ten finished episodes of a task."""
 
-    recent: deque[float]
-    episodes: int = 0
+    def __init__(self, returns: Iterable[float] = ()) -> None:
+        super().__init__(returns, maxlen=10)
 
     def mean(self) -> float | None:
-        """Mean return of the last episodes; None before the first has ended."""
-        return float(np.mean(self.recent)) if self.recent else None
+        """None before the first episode has ended."""
+        return float(np.mean([*self])) if self else None
 
 
 class Collector:
@@ -36,7 +34,7 @@ class Collector:
     def __init__(self, envs: VectorEnv, replay: ReplayBuffer, *, seed: int) -> None:
         self.envs, self.replay = envs, replay
         self.rng = np.random.default_rng(seed)
-        self.scores = {spec.name: TaskScores(deque(maxlen=10)) for spec in envs.specs}
+        self.scores = {spec.name: RecentReturns() for spec in envs.specs}
         self.restarts = 0  # of simulators, each for one task
         self.frame, self.is_first = envs.reset()
         self.is_last = np.zeros_like(self.is_first)  # [K] `frame` is the final one of its episode
@@ -83,9 +81,7 @@ class Collector:
         )
         self.frame, self.is_first, self.is_last = step.frame, step.is_first, step.is_last
         for episode in step.finished:
-            score = self.scores[episode.task]
-            score.recent.append(episode.episode_return)
-            score.episodes += 1
+            self.scores[episode.task].append(episode.episode_return)
         self.restarts += sum(len(restart.tasks) for restart in step.restarts)
         return step
 

@@ -1,5 +1,6 @@
-"""The device and the threads of a run, from its config."""
+"""The device and the threads of a run, from its config, and the most memory that was in use."""
 
+import resource
 from typing import TYPE_CHECKING
 
 from mow.config import RunConfig
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def threads_of(config: RunConfig) -> Threads:
-    """Who may use which core in a run of `config`."""
+    """Cores of PyTorch, replay and environments in a run of `config`."""
     return threads_here(len(config.tasks), config.env.num_workers)
 
 
@@ -39,3 +40,15 @@ def pick_device(name: str) -> "torch.device":
     except ValueError as error:
         raise UsageError(str(error)) from error
     return device
+
+
+def process_peak() -> int:
+    """Largest resident memory of this process, bytes: everything in it, the replay too."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_bytes(device: "torch.device") -> int:
+    """Peak memory of the learner's device, bytes."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else process_peak()

@@ -5,6 +5,7 @@ first to end are not favoured by being short, because each copy goes on until it
 later is left out. An episode whose simulator fails is lost, and another is played in its place.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,40 @@ class TaskEvaluation:
     def mean(self) -> float:
         """Mean return, units of the task."""
         return float(np.mean(self.returns))
+
+
+class ScoringProgress:
+    """Counts episodes and steps, and prints a line now and then.
+
+    `episode` and `step` are what `evaluate` takes as `on_episode` and `check_stop`.
+
+    Args: num_tasks: K. episodes: that count, per task. say: prints a line. check_stop: raises to stop.
+    """
+
+    SECONDS = 30.0  # between two lines
+
+    def __init__(
+        self, num_tasks: int, episodes: int, say: Callable[[str], None], check_stop: Callable[[], None]
+    ) -> None:
+        self.total, self.ended, self.steps = num_tasks * episodes, 0, 0  # episodes, episodes, steps of all tasks
+        self._say, self._check_stop, self._said = say, check_stop, time.monotonic()
+
+    @property
+    def line(self) -> str:
+        """`12 of 60 episodes, 3,400 steps`."""
+        return f"{self.ended:,} of {self.total:,} episodes, {self.steps:,} steps"
+
+    def episode(self, k: int) -> None:
+        """One more episode of task k has ended."""
+        self.ended += 1
+
+    def step(self) -> None:
+        """A step of all tasks begins. Raises: what `check_stop` raises."""
+        self._check_stop()
+        if time.monotonic() - self._said >= self.SECONDS:
+            self._said = time.monotonic()
+            self._say(self.line)
+        self.steps += 1
 
 
 @torch.no_grad()

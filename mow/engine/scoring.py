@@ -4,16 +4,15 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from mow.engine.assemble import make_environments
 from mow.engine.device import num_workers
-from mow.engine.evaluator import evaluate
+from mow.engine.evaluator import ScoringProgress, evaluate
 from mow.engine.scores import Cost, write_scores
-from mow.engine.scoring_progress import ScoringProgress
 from mow.engine.trainer import Trainer
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
 from mow.methods.base import num_parameters
 from mow.runs.paths import checkpoint_path
+from mow.runs.restore import environments
 from mow.runs.signals import Stopped
 from mow.system.console import say
 from mow.system.shell import command
@@ -29,41 +28,29 @@ def score_run(trainer: Trainer, stack: ExitStack, check_stop: Callable[[], None]
     Returns: False if `check_stop` raised Stopped.
     Raises: EnvFailure if the environments cannot be made or fail for good.
     """
-    config, learner, folder = trainer.config, trainer.learner, trainer.logger.folder
+    config, folder = trainer.config, trainer.logger.folder
     saved, episodes = checkpoint_path(folder, trainer.step), config.evaluation_episodes
-    how = f"to score it later: {command('mow', 'evaluate', folder)}"
-    later = dataclasses.replace(config, tasks=tuple(trainer.tasks), seed=config.seed + 1)
+    done = f"training is complete: {saved}\nto score it later: {command('mow', 'evaluate', folder)}"
     say(f"scoring {episodes} episodes per task")
     progress = ScoringProgress(len(trainer.tasks), episodes, say, check_stop)
     try:
         if not saved.exists():  # the disk was full at the last step
             say(f"checkpoint: {trainer.save()}")
-        fresh = stack.enter_context(make_environments(later, num_workers(config), config.evaluation_copies))
+        fresh = stack.enter_context(environments(
+            dataclasses.replace(config, tasks=tuple(trainer.tasks)), seed=config.seed + 1,
+            workers=num_workers(config), copies=config.evaluation_copies,
+        ))  # fmt: skip
         results = evaluate(
-            learner, fresh, episodes=episodes, max_steps=_LONGEST_EVALUATION, on_episode=progress.episode,
+            trainer.learner, fresh, episodes=episodes, max_steps=_LONGEST_EVALUATION, on_episode=progress.episode,
             check_stop=progress.step,
         )  # fmt: skip
     except Stopped:
-        say(f"stopped while scoring ({progress.line}); training is complete: {saved}\n{how}")
+        say(f"stopped while scoring ({progress.line}); {done}")
         return False
     except (UsageError, EnvFailure) as error:
-        say(f"not scored; training is complete: {saved}\n{how}")
+        say(f"not scored; {done}")
         raise error if isinstance(error, EnvFailure) else EnvFailure(str(error)) from error
-    cost = Cost(
-        num_parameters(learner), trainer.step, trainer.updates, trainer.logger.seconds, trainer.logger.cpu_seconds
-    )
+    clocks = trainer.logger.seconds, trainer.logger.cpu_seconds
+    cost = Cost(num_parameters(trainer.learner), trainer.step, trainer.updates, *clocks)
     say(write_scores(folder / "scores.json", results, cost))
     return True
-
-
-def summary(trainer: Trainer) -> str:
-    """A table per task of a run that is not scored: world-model loss, and return at the end."""
-    lines = [f"{'task':<24}{'episodes':>9}{'return, last 10':>17}{'loss, first -> last':>24}"]
-    first, last = trainer.first_loss or [], trainer.last_loss or []
-    for k, task in enumerate(trainer.tasks):
-        score = trainer.collector.scores[task]
-        mean = score.mean()
-        shown = "-" if mean is None else f"{mean:.1f}"
-        loss = f"{first[k]:.1f} -> {last[k]:.1f}" if first and last else "-"
-        lines.append(f"{task:<24}{score.episodes:>9}{shown:>17}{loss:>24}")
-    return "\n".join(lines)

@@ -1,53 +1,25 @@
-"""Content of a checkpoint: every part of a run that changes, so that it goes on as if it had never stopped."""
+"""Content of a checkpoint: every part of a run that changes, so that it goes on as if it had never stopped.
+
+`run` is a mow.engine.trainer.Trainer, which imports this file.
+"""
 
 import json
-from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from mow.config import RunConfig
-from mow.engine.collector import Collector
-from mow.methods.base import Actor, Learner
+from mow.engine.collector import RecentReturns
 from mow.nn.finite import check_weights
-from mow.replay import Prefetcher, Request
+from mow.replay import Request
 from mow.replay import save as save_replay
 from mow.runs.checkpoint import keep_as_best, prune, save_checkpoint
-from mow.runs.logger import Logger, MetricMeans
 from mow.runs.paths import best_path, checkpoint_path, checkpoints, step_of
 
 
-class Running(Protocol):
-    """The parts of a Trainer that a checkpoint keeps."""
-
-    config: RunConfig
-    collector: Collector
-    learner: Learner
-    actor: Actor
-    prefetch: Prefetcher
-    logger: Logger
-    means: MetricMeans
-    step: int
-    phase_index: int
-    counts: dict[str, int]
-    counts_before: dict[str, int]
-    first_loss: list[float] | None
-    last_loss: list[float] | None
-    best_score: float | None
-    say: Callable[[str], None]
-
-    @property
-    def tasks(self) -> list[str]: ...
-
-    @property
-    def score(self) -> float | None: ...
-
-
-def run_state(run: Running) -> dict[str, object]:
+def run_state(run: Any) -> dict[str, object]:
     """Tensors, numbers, texts and lists of them; the replay is saved beside it, by mow.replay.save.
 
     Where batches are drawn ahead of their update, what is pending is named and not copied: it is drawn again, as of the
@@ -57,7 +29,6 @@ def run_state(run: Running) -> dict[str, object]:
     """
     check_weights(run.learner.networks)
     collector = run.collector
-    scores = {task: {"recent": [*kept.recent], "episodes": kept.episodes} for task, kept in collector.scores.items()}
     return {
         "config": json.dumps(asdict(run.config)),
         "specs": [asdict(spec) for spec in collector.envs.specs],
@@ -66,7 +37,6 @@ def run_state(run: Running) -> dict[str, object]:
         "counts": run.counts,
         "counts_before": run.counts_before,
         "tasks": run.tasks,
-        "first_loss": run.first_loss,
         "last_loss": run.last_loss,
         "learner": run.learner.state_dict(),
         "envs": json.dumps(collector.envs.state_dict()),
@@ -75,9 +45,8 @@ def run_state(run: Running) -> dict[str, object]:
         "is_last": torch.from_numpy(collector.is_last),
         "memory": run.actor.state_dict(),
         "random_actions": json.dumps(collector.rng.bit_generator.state),
-        "scores": scores,
+        "scores": {task: [*returns] for task, returns in collector.scores.items()},
         "restarts": collector.restarts,
-        "score": run.score,
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": run.means.state_dict(),
         "log": run.logger.state_dict(),
@@ -86,8 +55,8 @@ def run_state(run: Running) -> dict[str, object]:
     }
 
 
-def save_run(run: Running) -> Path:
-    """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint.
+def save_run(run: Any) -> Path:
+    """Write replay and checkpoint, keep it if it is the best one, delete the oldest; returns its path.
 
     The replay is saved once the checkpoint is written and before it counts, and keeps the saves of the checkpoints
     that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
@@ -97,30 +66,20 @@ def save_run(run: Running) -> Path:
     kept = checkpoints(folder)[-max(1, run.config.keep_checkpoints - 1) :]
     save = partial(save_replay, run.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept])
     save_checkpoint(path, run_state(run), once_written=save)
+    try:
+        prune(folder, run.config.keep_checkpoints)
+        score = run.score
+        if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
+            keep_as_best(path, score)
+            run.best_score = score
+            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
+    except OSError as error:
+        run.say(f"{path} is written, but older ones could not be deleted, or best.pt not replaced ({error}): free some "
+                "space")
     return path
 
 
-def keep_and_prune(run: Running, path: Path) -> None:
-    """Keep the checkpoint at `path` as the best, if it is and the config has keep_best, then delete the oldest ones.
-
-    The checkpoint is written already, so a failure here is a line and not an error.
-    """
-    folder, score = run.logger.folder, run.score
-    if run.config.keep_best and score is not None and (run.best_score is None or score > run.best_score):
-        try:
-            keep_as_best(path, score)
-        except OSError as error:
-            run.say(f"{path} is written, but not kept as the best ({error}), the one before stays: free some space")
-        else:
-            run.best_score = score
-            run.say(f"best so far: mean recent score {score:.3f}, kept in {best_path(folder)}")
-    try:
-        prune(folder, run.config.keep_checkpoints)
-    except OSError as error:
-        run.say(f"{path} is written, but older checkpoints could not be deleted ({error}): delete them by hand")
-
-
-def load_run_state(run: Running, state: dict[str, Any]) -> tuple[str, ...]:
+def load_run_state(run: Any, state: dict[str, Any]) -> tuple[str, ...]:
     """Put a fresh run where the other one was; its replay must hold what it held, in the other one's order of tasks.
 
     Its files are not touched: what they hold beyond `state` is left to its logger's load_state_dict.
@@ -131,7 +90,7 @@ def load_run_state(run: Running, state: dict[str, Any]) -> tuple[str, ...]:
     run.step, run.phase_index = int(state["step"]), int(state["phase"])
     for counts, saved in ((run.counts, state["counts"]), (run.counts_before, state["counts_before"])):
         counts.update({kind: int(saved[kind]) for kind in counts})
-    run.first_loss, run.last_loss = state["first_loss"], state["last_loss"]
+    run.last_loss = state["last_loss"]
     run.learner.load_state_dict(state["learner"])
     renewed = collector.envs.load_state_dict(json.loads(state["envs"]))
     shown = (state[name].cpu().numpy() for name in ("frame", "is_first", "is_last"))
@@ -140,10 +99,8 @@ def load_run_state(run: Running, state: dict[str, Any]) -> tuple[str, ...]:
         collector.frame[k], collector.is_first[k], collector.is_last[k] = frame, True, False
     run.actor.load_state_dict(state["memory"])
     collector.rng.bit_generator.state = json.loads(state["random_actions"])
-    collector.restarts = int(state.get("restarts", 0))
-    for task, kept in state["scores"].items():
-        score = collector.scores[task]
-        score.recent, score.episodes = deque(kept["recent"], score.recent.maxlen), kept["episodes"]
+    collector.restarts = int(state["restarts"])
+    collector.scores = {task: RecentReturns(state["scores"][task]) for task in collector.scores}
     run.means.load_state_dict(state["means"], device)
     for *parts, step in state["batches"]:
         run.prefetch.publish(Request(*parts), as_of=step)

@@ -5,8 +5,7 @@ train while the environments step, if its batch was drawn before.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,12 +13,12 @@ import torch
 from mow.batch import TransitionBatch
 from mow.config import RunConfig
 from mow.engine.collector import Collector
-from mow.engine.peak_memory import measured_peak, peak_bytes
+from mow.engine.device import peak_bytes
 from mow.engine.profile import Trace
 from mow.engine.progress import Phase as PhaseProgress
 from mow.engine.progress import Progress, TaskProgress
 from mow.engine.scores import recent_score
-from mow.engine.state import keep_and_prune, save_run
+from mow.engine.state import save_run
 from mow.envs.suites import reference_returns
 from mow.methods.base import Actor, Learner, Method, Note, Phase, Picture, Reorder, Update
 from mow.nn.finite import REMEDY, NotFinite
@@ -60,7 +59,6 @@ class Trainer:
         self.counts = {update.kind: 0 for phase in learner.phases for update in phase.updates}  # of each kind
         self.counts_before = dict(self.counts)  # as the phase began
         self.means, self.watch = MetricMeans(), Stopwatch()
-        self.first_loss: list[float] | None = None
         self.last_loss: list[float] | None = None
         self.best_score: float | None = None  # of the checkpoint that is kept as the best
         self.left_out = 0  # updates, all of this process
@@ -68,7 +66,6 @@ class Trainer:
         self._skipped = dict.fromkeys(self.counts, 0)  # updates, in a row
         self._split: dict[str, float] = {}  # part -> seconds, as last logged
         self._trace: Trace | None = None
-        self._measured: set[str] = set()  # kinds of update whose peak of memory has been logged
         self.phase = PhaseProgress(learner.phases[0].name, 0, learner.phases[0].size, time.monotonic())
         self._marked = (self.phase.started, 0)  # time of the last progress line, and the updates by then
 
@@ -79,7 +76,7 @@ class Trainer:
 
     @property
     def updates(self) -> int:
-        """Of the first kind."""
+        """Number of updates of the first kind."""
         return next(iter(self.counts.values()), 0)
 
     def train(self) -> None:
@@ -133,10 +130,9 @@ class Trainer:
                     self.collector.begin_agent_step(self.actor, self.learner.device, phase.random_action)
             done = self.step + 1 - first
             due = [update for update in phase.updates if self._is_due(update, done)]
-            self._end_step(next((update for update in due if update is phase.updates[0]), None))
+            self._end_step(due.pop(0) if due and due[0] is phase.updates[0] else None)
             for update in due:
-                if update is not phase.updates[0]:
-                    self._draw_and_update(update)
+                self._draw_and_update(update)
             last = self.step == end
             if phase.updates and (done % config.log_every == 0 or last):
                 self._report(f"step {self.step:,}/{end:,}", done=self.step - begun, total=end - begun)
@@ -152,10 +148,7 @@ class Trainer:
         return sum(phase.steps for phase in self.learner.phases[:index])
 
     def _is_due(self, update: Update, done: int) -> bool:
-        """Whether an update follows the phase's step number `done`.
-
-        It may have been made already, where the simulators failed for good during it.
-        """
+        """True if an update follows the phase's step `done` and was not made before the simulators failed for good."""
         made = self.counts[update.kind] - self.counts_before[update.kind]
         return done % update.every == 0 and made < done // update.every
 
@@ -163,9 +156,7 @@ class Trainer:
         self.prefetch.discard()  # its batches have the tasks in the old order
         self.collector.reorder(order)
         self.actor = self.learner.actor()  # its memory has the tasks in the old order
-        self.first_loss, self.last_loss = (
-            loss and [loss[k] for k in order] for loss in (self.first_loss, self.last_loss)
-        )
+        self.last_loss = self.last_loss and [self.last_loss[k] for k in order]
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -184,34 +175,27 @@ class Trainer:
         due = every > 0 and kind == next(iter(self.counts)) and self.counts[kind] % every == 0
         insight = self.method.diagnostics(self.learner, batch) if due and self.method.diagnostics else {}
         self.counts[kind] += 1  # a batch whose update is left out is not drawn again
-        with self._guarded(kind, batch):
+        try:
             self.means.add(self.learner.update(kind, batch, self.watch.on))
             self.means.add(insight)
+            self._skipped[kind] = 0
+        except NotFinite as error:
+            self._leave_out(kind, batch, error)
         if batch.frame.device.type == "cpu":
             self.prefetch.give_back(batch)
-        if kind not in self._measured:  # the first of its kind in this process: the estimate can be checked
-            self._measured.add(kind)
-            name = kind.replace("_", "-")
-            self.say(f"peak memory after the first {name} update: {measured_peak(self.learner.device)}")
 
-    @contextmanager
-    def _guarded(self, kind: str, batch: TransitionBatch) -> Iterator[None]:
-        """An update that would break the weights is left out, logged and counted; after some in a row the run ends."""
-        try:
-            yield
-        except NotFinite as error:
-            self._skipped[kind] += 1
-            self.left_out += 1
-            self.logger.skipped(self.step, self.updates, str(error))
-            self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
-            if self._skipped[kind] == _MAX_SKIPPED:
-                path = self.logger.folder / "diagnosis.pt"
-                save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": batch.tensors()})
-                raise FloatingPointError(
-                    f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
-                ) from error
-        else:
-            self._skipped[kind] = 0
+    def _leave_out(self, kind: str, batch: TransitionBatch, error: NotFinite) -> None:
+        """Log and count an update that would break the weights; after some in a row the run ends."""
+        self._skipped[kind] += 1
+        self.left_out += 1
+        self.logger.skipped(self.step, self.updates, str(error))
+        self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
+        if self._skipped[kind] == _MAX_SKIPPED:
+            path = self.logger.folder / "diagnosis.pt"
+            save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": batch.tensors()})
+            raise FloatingPointError(
+                f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
+            ) from error
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -221,27 +205,24 @@ class Trainer:
         The update trains while the environments step, if its batch was drawn before: then neither needs the other, and
         their order changes nothing. The batch after it is drawn once the step is stored, as it always is.
         """
-        meanwhile = update is not None and self._request(update) in self.prefetch.pending()
-        if update is not None and meanwhile:
-            request = self._request(update)
-            with self.watch.on("gather"):
-                batch = self.prefetch.take(request)
-            self._update(update, batch)
+        if update is None or (request := self._request(update)) not in self.prefetch.pending():
             self._store_step()
-            with self.watch.on("gather"):
-                self.prefetch.publish(request.following())
+            if update is not None:
+                self._draw_and_update(update)
             return
+        with self.watch.on("gather"):
+            batch = self.prefetch.take(request)
+        self._update(update, batch)
         self._store_step()
-        if update is not None:
-            self._draw_and_update(update)
+        with self.watch.on("gather"):
+            self.prefetch.publish(request.following())
 
     def _store_step(self) -> None:
         """Once what was drawn from the replay is copied out of it."""
-        with ExitStack() as stack:
-            with self.watch.on("gather"):
-                stack.enter_context(self.prefetch.writing())
-            with self.watch.on("environments"):
-                stepped = self.collector.end_step()
+        with self.watch.on("gather"):
+            self.prefetch.wait()
+        with self.watch.on("environments"):
+            stepped = self.collector.end_step()
         self.step += 1
         for episode in stepped.finished:
             self.logger.episode(self.step, episode)
@@ -252,9 +233,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint."""
-        path = save_run(self)
-        keep_and_prune(self, path)
-        return path
+        return save_run(self)
 
     @property
     def score(self) -> float | None:
@@ -313,15 +292,12 @@ class Trainer:
         parts.append(f"ETA {duration((now - self.phase.started) * (total - done) / done)}")
         loss = means.get(self.method.loss)
         if isinstance(loss, list):
-            self.first_loss, self.last_loss = self.first_loss or loss, loss
+            self.last_loss = loss
             parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
         if self.show is not None:
             return
-        scores = [self.collector.scores[task].mean() for task in self.tasks]
-        returns = (
-            f"{task.rpartition(':')[2]} {'-' if score is None else f'{score:.1f}'}"
-            for task, score in zip(self.tasks, scores, strict=True)
-        )
+        scores = {task.rpartition(":")[2]: self.collector.scores[task].mean() for task in self.tasks}
+        returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
         self.say(" | ".join([*parts, "return " + ", ".join(returns)]))
 
     def progress(self) -> Progress:

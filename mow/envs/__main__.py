@@ -22,7 +22,7 @@ from mow.envs.guarded import GuardedEnv
 from mow.envs.suites import Protocol, Suite
 from mow.envs.tiny import TASKS as TINY_TASKS
 from mow.system.console import complain, program, tell
-from mow.system.shell import expanded
+from mow.system.shell import typed_path
 
 _WIDTH = 118
 
@@ -71,7 +71,7 @@ def _read(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _preview(options: argparse.Namespace) -> None:
     *names, last = options.preview
-    out = Path(expanded(last))
+    out = typed_path(last)
     if not names or out.suffix != ".png" or not out.parent.is_dir():
         raise ValueError(f"--preview needs names and then a .png in an existing folder, got "
                          f"{' '.join(options.preview)}: write --preview atari26 out.png")

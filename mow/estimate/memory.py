@@ -12,7 +12,7 @@ from mow.config import RunConfig
 from mow.estimate.plan import Plan
 from mow.replay.gpu_store import fits_on_gpu
 from mow.replay.packed import why_not_packed
-from mow.runs.resume_hint import resume_hint
+from mow.runs.paths import resume_hint
 from mow.system.machine import free_memory
 
 _FRAME = (64, 64, 3)

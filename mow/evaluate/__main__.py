@@ -21,7 +21,7 @@ from mow.evaluate.aggregates import summarise
 from mow.evaluate.tables import Run, TaskRow, as_json, compare, grids, markdown, normalised_scores, plain, task_rows
 from mow.evaluate.video import LONGEST
 from mow.methods.mow.ablations import flat
-from mow.runs.disk import files_writable, folder_to_write
+from mow.runs.disk import folder_to_write
 from mow.runs.failures import exit_code
 from mow.runs.restore import CHECKPOINTS, SavedRun, environments, find_run, restore
 from mow.system.console import program, say
@@ -39,7 +39,7 @@ _LONGEST_EPISODE = 27_000
 _ASIDE = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
-@program("mow evaluate", lossy=True)
+@program("mow evaluate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the scores are written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
     device = pick_device(options.device)
     if len(runs) > 1:
         for one in runs:  # a broken one is reported before the first is played
-            with environments(one, seed=options.seed, workers=0) as envs:
+            with environments(one.config, seed=options.seed, workers=0) as envs:
                 restore(one.checkpoint, one.config, envs, device)
     folder_to_write(out, "--out")
     played = []
@@ -92,10 +92,9 @@ def run(options: argparse.Namespace) -> None:
         text += ["", *markdown(grid)]
         say("\n".join(["", *plain(grid)]))
     say("\n" + "\n".join(notes))
-    with files_writable():
-        settings = {"episodes": options.episodes, "seed": options.seed}
-        write_json(out / "evaluation.json", {**settings, **as_json(played, rows, found)})
-        write_whole(out / "evaluation.md", "\n".join(text) + "\n")
+    settings = {"episodes": options.episodes, "seed": options.seed}
+    write_json(out / "evaluation.json", {**settings, **as_json(played, rows, found)})
+    write_whole(out / "evaluation.md", "\n".join(text) + "\n")
     say(f"written: {out / 'evaluation.json'} and evaluation.md")
 
 
@@ -111,7 +110,7 @@ def comparable(runs: list[SavedRun], seed: int) -> list[SavedRun]:
                 f"{one.folder} has other tasks ({', '.join(one.config.tasks)}) than {first.folder} "
                 f"({', '.join(first.config.tasks)}): evaluate them one by one"
             )
-        if one.env_options != first.env_options:
+        if one.config.env.options != first.config.env.options:
             raise UsageError(
                 f"{one.folder} has another protocol or action set than {first.folder}: evaluate them one by one"
             )
@@ -161,15 +160,15 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
     Raises: UsageError if it cannot be restored or the folder cannot be written; KeyboardInterrupt, after a line, at
         SIGINT or SIGTERM.
     """
-    from mow.engine.evaluator import evaluate
-    from mow.engine.scoring_progress import ScoringProgress
+    from mow.engine.evaluator import ScoringProgress, evaluate
     from mow.evaluate.video import FilmedEnvs
     from mow.runs.signals import Stopped, StopSwitch
 
     if options.video:
         folder_to_write(videos, "--out")
     longest = options.episodes * _LONGEST_EPISODE
-    with environments(one, seed=options.seed, workers=num_workers(one.config)) as envs, StopSwitch() as switch:
+    workers = num_workers(one.config)
+    with environments(one.config, seed=options.seed, workers=workers) as envs, StopSwitch() as switch:
         learner, step = restore(one.checkpoint, one.config, envs, device)
         learner.reseed(options.seed)
         # After restoring, which sorts the tasks by cluster.

@@ -27,7 +27,7 @@ from mow.system.shell import typed_path
 from mow.system.whole_file import write_json
 
 
-@program("mow ablate", lossy=True)
+@program("mow ablate")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are finished, 1 some failed, 2 a mistake of the user (one line), 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -38,7 +38,7 @@ _TABLE_STEPS = (1, 4, 8, 16)  # steps ahead that the table shows, and the last o
 _TAKEN = ("config", "versions", "scores", "evaluation")  # files of a run that a film's .json must not replace
 
 
-@program("mow film", lossy=True)
+@program("mow film")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the film is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments

@@ -26,7 +26,7 @@ class LoadedAgent:
 
     def __init__(self, run: SavedRun, device: torch.device, seed: int) -> None:
         of_mow(run.config)
-        with environments(run, seed=0, workers=0) as envs:  # only to read the specs of the tasks
+        with environments(run.config, seed=0, workers=0) as envs:  # only to read the specs of the tasks
             learner, self.step = restore(run.checkpoint, run.config, envs, device)
             specs, layout = envs.specs, envs.layout
         self.config, self.tasks = run.config, run.config.tasks
@@ -81,7 +81,7 @@ class LoadedAgent:
     def real(self, task: str) -> GymnasiumEnv:
         """The task itself, as the run played it. Raises: ValueError if it is none of the run's."""
         self._index(task)
-        return GymnasiumEnv(task, self._run.env_options)
+        return GymnasiumEnv(task, self._run.config.env.options)
 
     def imagine(self, task: str, *, max_steps: int = 100) -> ImaginedEnv:
         """The task as the world model imagines it, from a real first frame on.

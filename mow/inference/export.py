@@ -23,7 +23,7 @@ from mow.system.shell import typed_path
 from mow.system.whole_file import write_json, write_whole
 
 
-@program("mow export", lossy=True)
+@program("mow export")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the weights are written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
     from mow.runs.weights import write_weights
 
-    with environments(saved, seed=0, workers=0) as envs:
+    with environments(saved.config, seed=0, workers=0) as envs:
         learner, step = restore(saved.checkpoint, config, envs, torch.device("cpu"))
         specs = [dataclasses.asdict(spec) for spec in envs.specs]
         tasks = [spec.name for spec in envs.specs]  # sorted by cluster

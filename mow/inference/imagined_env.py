@@ -153,7 +153,7 @@ class ImaginedEnv(gymnasium.Env[Frame, Any]):
 
     def _first_frame(self, seed: int) -> Frame:
         if self._real is None:
-            name, options = self._tasks.specs[self._k].name, self._tasks.run.env_options
+            name, options = self._tasks.specs[self._k].name, self._tasks.run.config.env.options
             self._real = GuardedEnv(name, seed=seed, options=options)
         frame, _ = self._real.reset(seed=seed)
         return frame

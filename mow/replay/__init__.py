@@ -4,25 +4,11 @@ from mow.replay.buffer import ReplayBuffer
 from mow.replay.gpu_store import GpuStore
 from mow.replay.packed import PackedStore
 from mow.replay.prefetch import Prefetcher, Request
-from mow.replay.sampler import build_info, draw_windows, gather_windows, gather_windows_cuda, set_num_threads
+from mow.replay.sampler import build_info, draw_windows, gather_windows_cuda, set_num_threads
 from mow.replay.segments import load, save
-from mow.replay.store_choice import StoreKind
-from mow.replay.stores import FrameStore, RawStore
+from mow.replay.stores import RawStore
 
 __all__ = [
-    "FrameStore",
-    "GpuStore",
-    "PackedStore",
-    "Prefetcher",
-    "RawStore",
-    "ReplayBuffer",
-    "Request",
-    "StoreKind",
-    "build_info",
-    "draw_windows",
-    "gather_windows",
-    "gather_windows_cuda",
-    "load",
-    "save",
-    "set_num_threads",
-]
+    "GpuStore", "PackedStore", "Prefetcher", "RawStore", "ReplayBuffer", "Request", "build_info", "draw_windows",
+    "gather_windows_cuda", "load", "save", "set_num_threads",
+]  # fmt: skip

@@ -3,7 +3,6 @@
 Letters: R rows, K tasks, B windows per task, L steps per window, H and W the sides of a frame in pixels.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,15 +10,7 @@ import torch
 from torch import Tensor
 
 from mow.replay.sampler import REMEDY, build_info, gather_windows_cuda
-from mow.replay.stores import (
-    Frames,
-    Int64Array,
-    check_frames,
-    check_resume,
-    check_sizes,
-    check_windows,
-    nothing_left,
-)
+from mow.replay.stores import Frames, FrameStore, Int64Array, nothing_left
 
 _SHARE = 3  # the ring may take one third of the free memory of the device where the choice is "auto"
 
@@ -34,11 +25,11 @@ def why_not_on_gpu(device: torch.device | None) -> str:
 
 
 def fits_on_gpu(num_bytes: int, device: torch.device | None) -> bool:
-    """Whether "auto" keeps frames of so many bytes on `device`: a third of its free memory has room for them."""
+    """True if "auto" keeps frames of so many bytes on `device`: a third of its free memory has room for them."""
     return not why_not_on_gpu(device) and _SHARE * num_bytes <= torch.cuda.mem_get_info(device)[0]
 
 
-class GpuStore:
+class GpuStore(FrameStore):
     """The last `capacity` frames of R rows in a ring on a device; main memory holds none.
 
     Appends and gathers are queued on one stream of the store, so that they keep their order on the device whatever
@@ -46,47 +37,23 @@ class GpuStore:
     gather torch.index_select, for tests without a GPU. One thread at a time.
     """
 
+    memory_bytes = projected_bytes = 0
+
     def __init__(self, num_rows: int, capacity: int, frame_shape: Sequence[int], device: torch.device) -> None:
         """Reserve nothing yet: the ring is allocated whole with the first step.
 
         Raises: ValueError for a size below 1; MemoryError where the device has less memory free than the ring takes.
         """
-        check_sizes(num_rows, capacity, frame_shape)
-        self.num_rows = num_rows
-        self.capacity = capacity
-        self.frame_shape = tuple(frame_shape)
-        self.frame_bytes = math.prod(self.frame_shape)
+        super().__init__(num_rows, capacity, frame_shape)
         self.device = device
-        self.num_steps = 0
+        self.device_bytes = num_rows * capacity * self.frame_bytes  # memory of the device that the ring takes
         self._ring: Tensor | None = None  # [R, capacity, H, W, 3]
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if device.type == "cuda" and self.device_bytes > torch.cuda.mem_get_info(device)[0]:
-            free = torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda" and self.device_bytes > (free := torch.cuda.mem_get_info(device)[0]):
             raise MemoryError(f"frames take {self.device_bytes / 1e9:.2f} GB of {device}, {free / 1e9:.2f} GB is free")
 
-    @property
-    def device_bytes(self) -> int:
-        """Memory of the device that the ring takes."""
-        return self.num_rows * self.capacity * self.frame_bytes
-
-    @property
-    def memory_bytes(self) -> int:
-        return 0
-
-    @property
-    def disk_bytes(self) -> int:
-        return 0
-
-    @property
-    def projected_bytes(self) -> int:
-        return 0
-
-    @property
-    def ratio(self) -> float:
-        return 1.0
-
     def append(self, frame: Frames) -> None:
-        check_frames("frame of one step", frame, (self.num_rows, *self.frame_shape))
+        self._check_frames(frame)
         with self._queue():
             if self._ring is None:
                 self._ring = torch.zeros(self.num_rows, self.capacity, *self.frame_shape, dtype=torch.uint8,
@@ -94,21 +61,22 @@ class GpuStore:
             self._ring[:, self.num_steps % self.capacity] = torch.tensor(frame).to(self.device)
         self.num_steps += 1
 
-    def resume(self, num_steps: int) -> None:
-        check_resume(self.num_steps, num_steps)
-        self.num_steps = num_steps
-
     def gather_on_device(self, rows: Int64Array, first: Int64Array, length: int) -> Tensor:
         """Windows as gather copies them, as a new tensor uint8 [K, B, L, H, W, 3] on the device.
 
         The current stream waits for it; steps appended later do not change it. Raises: as gather.
         """
-        check_windows(self, self.num_rows, rows, first, length, None)
+        self._check_windows(rows, first, length)
+        assert self._ring is not None  # a window was checked, so a step was appended
         with self._queue():
-            shape = (*first.shape, length, *self.frame_shape)
-            out = torch.empty(shape, dtype=torch.uint8, device=self.device)
+            out = torch.empty(*first.shape, length, *self.frame_shape, dtype=torch.uint8, device=self.device)
             row, start = (torch.from_numpy(index).to(self.device) for index in (rows, first % self.capacity))
-            self._gather(row, start, length, out)
+            if self.device.type == "cuda":
+                gather_windows_cuda(self._ring, row, start, length, out)
+            else:
+                position = (start[:, :, None] + torch.arange(length)) % self.capacity  # [K, B, L]
+                index = (row[:, None, None] * self.capacity + position).flatten()
+                torch.index_select(self._ring.flatten(0, 1), 0, index, out=out.flatten(0, 2))
         if self._stream is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self._stream)
@@ -116,22 +84,9 @@ class GpuStore:
         return out
 
     def begin_gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> Callable[[], None]:
-        self.gather(rows, first, length, out)
-        return nothing_left
-
-    def gather(self, rows: Int64Array, first: Int64Array, length: int, out: Frames) -> None:
-        check_windows(self, self.num_rows, rows, first, length, out)
+        self._check_windows(rows, first, length, out)
         torch.from_numpy(out).copy_(self.gather_on_device(rows, first, length))
-
-    def _gather(self, rows: Tensor, start: Tensor, length: int, out: Tensor) -> None:
-        """out[k, b, i] = ring[rows[k], (start[k, b] + i) mod capacity]"""
-        assert self._ring is not None  # a window was checked, so a step was appended
-        if self.device.type == "cuda":
-            gather_windows_cuda(self._ring, rows, start, length, out)
-            return
-        position = (start[:, :, None] + torch.arange(length)) % self.capacity  # [K, B, L]
-        index = (rows[:, None, None] * self.capacity + position).flatten()
-        torch.index_select(self._ring.flatten(0, 1), 0, index, out=out.flatten(0, 2))
+        return nothing_left
 
     @contextmanager
     def _queue(self) -> Iterator[None]:

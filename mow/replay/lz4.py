@@ -1,7 +1,6 @@
 """The system's LZ4, opened at run time through the C functions that its authors keep stable since version 1.8.3."""
 
 import ctypes
-import logging
 from functools import cache
 
 _NAME = "liblz4.so.1"
@@ -17,7 +16,8 @@ def _library() -> ctypes.CDLL | None:
         library.LZ4_compressBound.argtypes = [ctypes.c_int]
         for name in _FUNCTIONS[:2]:
             getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-        return library if all(hasattr(library, name) for name in _FUNCTIONS) else None
+        library.LZ4_decompress_safe_partial  # noqa: B018 - since version 1.8.3
+        return library
     except (OSError, AttributeError):
         return None
 
@@ -33,23 +33,14 @@ def addresses() -> tuple[int, int, int]:
     return compress.value or 0, decompress.value or 0, partial.value or 0
 
 
-@cache
-def _warn_missing() -> None:
-    """Cached, so that a process logs it once."""
-    logging.getLogger("mow").warning("liblz4 is missing, so saved replay is not packed: %s", REMEDY)
-
-
 def pack(block: bytes) -> bytes | None:
-    """LZ4 of a block; None where it takes 90 % of the block or more, or where liblz4 is missing (logged once)."""
+    """LZ4 of a block; None where it takes 90 % of the block or more, or where liblz4 is missing."""
     library = _library()
     if library is None:
-        _warn_missing()
         return None
     packed = ctypes.create_string_buffer(library.LZ4_compressBound(len(block)))
     num_bytes = library.LZ4_compress_default(block, packed, len(block), len(packed))
-    if num_bytes <= 0 or num_bytes >= 0.9 * len(block):
-        return None
-    return packed.raw[:num_bytes]
+    return packed.raw[:num_bytes] if 0 < num_bytes < 0.9 * len(block) else None
 
 
 def unpack(packed: bytes, num_bytes: int) -> bytes:

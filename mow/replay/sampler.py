@@ -1,6 +1,6 @@
-"""The door to drawing and copying replay windows: the checks, the NumPy reference, the choice between it and mow._C.
+"""Drawing and copying replay windows: the NumPy reference, mow._C, and the choice between them.
 
-Both backends return the same bytes. Letters: K tasks, B windows per task, L steps per window, R rows of a ring.
+Both return the same bytes. Letters: K tasks, B windows per task, L steps per window, R rows of a ring.
 """
 
 import importlib
@@ -22,7 +22,7 @@ REMEDY = "run `pip install -e .` in the checkout (it needs a C++ compiler)"
 
 
 class BuildInfo(TypedDict):
-    """What was built into mow._C, as far as it is there."""
+    """Parts that were built into mow._C, as far as it is there."""
 
     compiled: bool
     cuda: bool
@@ -42,13 +42,13 @@ def _why_not_compiled() -> str:
 
 
 @cache
-def _say_reference(reason: str) -> None:
-    """Cached, so that a run says it once."""
+def _warn_reference(reason: str) -> None:
+    """Cached, so that a run logs it once."""
     logging.getLogger("mow").warning("replay uses the slower NumPy reference (%s): %s", reason, REMEDY)
 
 
 def takes_compiled(backend: Backend) -> bool:
-    """Whether `backend` means mow._C here.
+    """True if `backend` means mow._C here.
 
     Raises: ValueError for an unknown backend; ImportError for "compiled" where mow._C cannot be imported.
     """
@@ -59,12 +59,12 @@ def takes_compiled(backend: Backend) -> bool:
         return backend != "reference"
     if backend == "compiled":
         raise ImportError(f"backend 'compiled' needs the extension mow._C ({reason}): {REMEDY}")
-    _say_reference(reason)
+    _warn_reference(reason)
     return False
 
 
 def build_info() -> BuildInfo:
-    """What the installed extension can do, and why it cannot do more; pip hides what the build says."""
+    """The parts of the installed extension, and why others are missing; pip hides the output of the build."""
     if reason := _why_not_compiled():
         return BuildInfo(compiled=False, cuda=False, archs=[], nvcc="", reason=reason)
     from mow import _C
@@ -74,12 +74,7 @@ def build_info() -> BuildInfo:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """How many threads copy windows, the caller included; changes no result. The NumPy reference uses one.
-
-    Raises: ValueError if num_threads is not in 1 to 256.
-    """
-    if not 1 <= num_threads <= 256:
-        raise ValueError(f"num_threads must be in 1 to 256, got {num_threads}")
+    """Threads that copy windows, 1 to 256, the caller included; changes no result. The NumPy reference uses one."""
     if takes_compiled("auto"):
         from mow import _C
 
@@ -119,13 +114,14 @@ def draw_windows(
         length: L, in steps.
         recent: draw the newest windows twice as often as on average, and the oldest hardly ever.
     Returns: int64 [K, B], ring position of the first step of each window.
-    Raises: ValueError for an argument outside these ranges, or a task with fewer than L steps; ImportError for
-        backend "compiled" without the extension.
+    Raises: ValueError for a task with fewer than L steps; ImportError for backend "compiled" without the extension.
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
-    compiled = takes_compiled(backend)
-    _check_draw(seed, counter, stream, size, head, capacity, num_windows, length)
-    if compiled:
+    if (size < length).any():
+        task = int((size < length).argmax())
+        raise ValueError(f"task {task} holds {size[task]} steps, a window needs {length}: collect more steps before "
+                         "sampling, or shorten the window")
+    if takes_compiled(backend):
         from mow import _C
 
         return _C.draw_windows(seed, counter, stream, size, head, capacity, num_windows, length, recent)
@@ -178,12 +174,10 @@ def gather_windows(
         start: int64 [K, B], 0 to capacity - 1.
         length: L, 1 to capacity.
         out: one [K, B, L, ...] per field, contiguous, writeable, of the ring's dtype; all of it is written.
-    Raises: ValueError where an array or an index does not fit; ImportError for backend "compiled" without the
-        extension.
+    Raises: ValueError where an array or an index does not fit (compiled); ImportError for backend "compiled" without
+        the extension.
     """
-    compiled = takes_compiled(backend)
-    _check_gather(rings, rows, start, length, out)
-    if compiled:
+    if takes_compiled(backend):
         from mow import _C
 
         _C.gather_windows(rings, rows, start, length, out)
@@ -203,24 +197,16 @@ def gather_windows_cuda(ring: Tensor, rows: Tensor, start: Tensor, length: int, 
     Raises: ValueError where a tensor does not fit; ImportError where the extension lacks its CUDA part; RuntimeError
         with CUDA's words where the launch fails.
     """
-    if start.dim() != 2 or ring.dim() < 2:
-        raise ValueError(f"expected start [K, B] and ring [R, capacity, ...], got {[*start.shape]} and {[*ring.shape]}")
-    num_tasks, num_windows = start.shape
-    _expect("rows", [num_tasks], [*rows.shape], "one ring row per task")
-    _expect("out", [num_tasks, num_windows, length, *ring.shape[2:]], [*out.shape], "allocate [K, B, L, ...]")
-    _expect("out", ring.dtype, out.dtype, "allocate it with the ring's dtype")
-    if not 1 <= length <= ring.shape[1]:
-        raise ValueError(f"length must be in 1 to capacity {ring.shape[1]}, got {length}")
-    _expect("rows", torch.int64, rows.dtype, "convert it with .long()")
-    _expect("start", torch.int64, start.dtype, "convert it with .long()")
-    tensors = {"ring": ring, "rows": rows, "start": start, "out": out}
-    for name, tensor in tensors.items():
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous, got strides {tensor.stride()}: call .contiguous()")
-    for name, tensor in tensors.items():
-        if tensor.device.type != "cuda" or tensor.device != ring.device:
-            raise ValueError(f"{name} must be on the ring's CUDA device, got {tensor.device} and {ring.device}: "
-                             "move it, or call gather_windows for arrays in main memory")
+    expected = (*start.shape, length, *ring.shape[2:])
+    if rows.shape != start.shape[:1] or out.shape != expected or not 1 <= length <= ring.shape[1]:
+        raise ValueError(f"expected ring [R, capacity, ...], rows [K], start [K, B], out [K, B, L, ...], got "
+                         f"{[*ring.shape]}, {[*rows.shape]}, {[*start.shape]}, {[*out.shape]} with L {length}")
+    if (rows.dtype, start.dtype, out.dtype) != (torch.int64, torch.int64, ring.dtype):
+        raise ValueError(f"expected rows and start int64 and out of the ring's {ring.dtype}, got {rows.dtype}, "
+                         f"{start.dtype}, {out.dtype}")
+    if not all(one.is_contiguous() and one.is_cuda and one.device == ring.device for one in (ring, rows, start, out)):
+        raise ValueError(f"expected contiguous tensors on one CUDA device, got {ring.device}, {rows.device}, "
+                         f"{start.device}, {out.device}: call gather_windows for arrays in main memory")
     info = build_info()
     if not info["cuda"]:
         raise ImportError(f"mow._C lacks its CUDA part ({info['reason']}): install the CUDA toolkit and {REMEDY}")
@@ -232,80 +218,5 @@ def gather_windows_cuda(ring: Tensor, rows: Tensor, start: Tensor, length: int, 
     with torch.cuda.device(ring.device):
         stream = torch.cuda.current_stream().cuda_stream
         _C.gather_windows_cuda(ring.data_ptr(), out.data_ptr(), step_bytes, rows.data_ptr(), start.data_ptr(),
-                               ring.shape[0], ring.shape[1], num_tasks, num_windows, length, ring.get_device(), stream)
-
-
-def _expect(name: str, expected: object, got: object, remedy: str) -> None:
-    if expected != got:
-        raise ValueError(f"{name}: expected {expected}, got {got}: {remedy}")
-
-
-def _check_range(name: str, low: int, high: int, got: int) -> None:
-    if not low <= got <= high:
-        raise ValueError(f"{name} must be in {low} to {high}, got {got}")
-
-
-def _check_index(name: str, index: Int64Array, num_axes: int, letters: str) -> None:
-    if index.dtype != np.int64 or index.ndim != num_axes or not index.flags.c_contiguous:
-        raise ValueError(f"{name} must be a contiguous int64 array {letters}, got {index.dtype} {[*index.shape]} with "
-                         f"strides {index.strides}: convert it with np.ascontiguousarray({name}, dtype=np.int64)")
-
-
-def _check_values(name: str, index: Int64Array, low: int, high: int) -> None:
-    if index.size and not (low <= index.min() and index.max() <= high):
-        place = np.argwhere((index < low) | (index > high))[0]
-        raise ValueError(f"{name}{place.tolist()} must be in {low} to {high}, got {index[tuple(place)]}")
-
-
-def _check_draw(
-    seed: int,
-    counter: int,
-    stream: int,
-    size: Int64Array,
-    head: Int64Array,
-    capacity: int,
-    num_windows: int,
-    length: int,
-) -> None:
-    _check_range("seed", 0, 2**64 - 1, seed)
-    _check_range("counter", 0, 2**64 - 1, counter)
-    _check_range("stream", 0, 2**32 - 1, stream)
-    _check_index("size", size, 1, "[K]")
-    _check_index("head", head, 1, "[K]")
-    _expect("head", [*size.shape], [*head.shape], "one entry per task, as size")
-    _check_range("capacity", 1, 2**62, capacity)
-    _check_range("length", 1, capacity, length)
-    _check_range("num_windows", 1, 2**32 // max(len(size), 1), num_windows)  # k * B + b is one word of the counter
-    _check_values("size", size, 0, capacity)
-    _check_values("head", head, 0, capacity - 1)
-    if (size < length).any():
-        task = int((size < length).argmax())
-        raise ValueError(f"task {task} holds {size[task]} steps, a window needs {length}: collect more steps before "
-                         "sampling, or shorten the window")
-
-
-def _check_gather(
-    rings: Sequence[NDArray[Any]], rows: Int64Array, start: Int64Array, length: int, out: Sequence[NDArray[Any]]
-) -> None:
-    if not rings or len(rings) != len(out):
-        raise ValueError(f"expected one out array per ring and at least one, got {len(out)} for {len(rings)} rings: "
-                         "pass both as sequences in the same order")
-    _check_index("rows", rows, 1, "[K]")
-    _check_index("start", start, 2, "[K, B]")
-    _expect("rows", [*start.shape[:1]], [*rows.shape], "one ring row per task, as start")
-    for i, (ring, window) in enumerate(zip(rings, out, strict=True)):
-        if ring.ndim < 2 or ring.shape[:2] != rings[0].shape[:2]:
-            raise ValueError(f"rings[{i}]: expected [R, capacity, ...] with the R and capacity of rings[0], "
-                             f"got {[*ring.shape]} and {[*rings[0].shape]}")
-        expected = [*start.shape, length, *ring.shape[2:]]
-        _expect(f"out[{i}]", expected, [*window.shape], "allocate [K, B, L, ...]")
-        _expect(f"out[{i}]", ring.dtype, window.dtype, "allocate it with the ring's dtype")
-        if not (ring.flags.c_contiguous and window.flags.c_contiguous and window.flags.writeable):
-            raise ValueError(f"rings[{i}] and out[{i}] must be contiguous and out writeable, got {ring.strides=} "
-                             f"{window.strides=} {window.flags.writeable=}: pass whole arrays, not slices")
-        if ring.dtype.hasobject:
-            raise ValueError(f"rings[{i}]: expected numbers, got dtype {ring.dtype}: convert it to a numeric dtype")
-    num_rows, capacity = rings[0].shape[:2]
-    _check_range("length", 1, capacity, length)
-    _check_values("rows", rows, 0, num_rows - 1)
-    _check_values("start", start, 0, capacity - 1)
+                               ring.shape[0], ring.shape[1], start.shape[0], start.shape[1], length,
+                               ring.get_device(), stream)

@@ -21,7 +21,7 @@ from mow.system.shell import command, typed_path
 from mow.system.whole_file import write_whole
 
 
-@program("mow report", lossy=True)
+@program("mow report")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 the page is written, 2 a mistake of the user (one line), 1 an error, 130 interrupted."""
 

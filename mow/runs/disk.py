@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mow.errors import UsageError
-from mow.runs.resume_hint import resume_hint
+from mow.runs.paths import resume_hint
 
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
-    errno.EACCES: "make it writable",
-    errno.EPERM: "make it writable",
-    errno.EROFS: "make it writable",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR), "make it writable"),
     errno.EIO: "mend the disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or take fewer workers (--env.num-workers 0)",
-    errno.ENFILE: "close other programs, the system has no more files to open",
     errno.EAGAIN: "raise the limit of processes (ulimit -u), or take fewer workers (--env.num-workers 0)",
 }
 
@@ -35,10 +32,7 @@ def folder_to_write(folder: Path, flag: str) -> Path:
 
 @contextlib.contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Inside, add the remedy to an error of the disk, and how to go on with the run in `folder`.
-
-    An error that has a remedy already, not from the system, gets the latter alone.
-    """
+    """Inside, add the remedy to an error of the disk, unless it has one, and how to go on with the run in `folder`."""
     try:
         yield
     except OSError as error:
@@ -46,15 +40,3 @@ def explain_disk_errors(folder: Path) -> Iterator[None]:
             raise
         remedy = f": {_REMEDIES[error.errno]}" if error.strerror == os.strerror(error.errno) else ""
         raise OSError(f"{error}{remedy}; {resume_hint(folder)}") from error
-
-
-@contextlib.contextmanager
-def files_writable() -> Iterator[None]:
-    """Inside, a file that cannot be opened for writing is a UsageError; a full or broken disk stays an OSError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP):
-            raise
-        path = error.filename2 or error.filename
-        raise UsageError(f"cannot write {path} ({error.strerror}): move it away, or make it writable") from error

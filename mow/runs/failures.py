@@ -36,8 +36,12 @@ def exit_code(program: str, command: Callable[[], int | None]) -> int:
     except EnvFailure as error:
         complain(f"{error.traceback}{program}: {error.line}")
     except Exception as error:  # noqa: BLE001 - nothing is lost: its traceback is kept
-        keep_failure(error, None)
-        complain(f"{program}: {_line(error)}")
+        path, text = keep_failure(error, None), " ".join(str(error).split())
+        if not isinstance(error, OSError | MemoryError | FloatingPointError):  # these carry their remedy
+            text = f"{type(error).__name__}: {text}: a mistake of mow, please report it (traceback: {path})"
+        elif os.path.basename(path) != NAME:
+            text += f" (traceback: {path})"
+        complain(f"{program}: {text}")
     return 1
 
 
@@ -53,49 +57,29 @@ def failure_kept(folder: Path) -> Iterator[None]:
         raise
 
 
-def keep_failure(error: Exception, folder: Path | None) -> None:
-    """Write failure.txt, or a temporary file where there is no folder that takes it; the error gets a note of where.
+def keep_failure(error: Exception, folder: Path | None) -> str:
+    """Write failure.txt, or a temporary file where there is no folder that takes it, once for each error.
 
-    An error that has such a note is left as it is. The note also records that nothing could be written.
+    Returns: its path, or that it could not be written.
     """
-    if _note(error):
-        return
-    text = _text(error, folder)
-    if folder is not None and folder.is_dir():
+    if kept := [note for note in getattr(error, "__notes__", ()) if note.startswith("failure: ")]:
+        return str(kept[0].removeprefix("failure: "))
+    text, path = _text(error, folder), "could not be written"
+    temporary = Path(tempfile.gettempdir()) / f"mow-failure-{os.getpid()}.txt"
+    for place in (temporary,) if folder is None or not folder.is_dir() else (folder / NAME, temporary):
         with contextlib.suppress(OSError):
-            (folder / NAME).write_text(text, encoding="utf-8", errors="replace")
-            error.add_note(f"failure: {folder / NAME}")
-            return
-    try:
-        number, path = tempfile.mkstemp(prefix="mow-failure-", suffix=".txt")
-        with open(number, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-    except OSError:
-        error.add_note("failure: could not be written")
-    else:
-        error.add_note(f"failure: {path}")
-
-
-def _note(error: BaseException) -> str:
-    """Path of the traceback of an error; empty if it was not written."""
-    notes = (note for note in getattr(error, "__notes__", ()) if note.startswith("failure: "))
-    return next(notes, "").removeprefix("failure: ")
-
-
-def _line(error: Exception) -> str:
-    """Line to print. Errors of disk, memory and numbers carry their remedy; others are mistakes of this package."""
-    said, path = " ".join(str(error).split()), _note(error)
-    if isinstance(error, OSError | MemoryError | FloatingPointError):
-        return said if os.path.basename(path) == NAME else f"{said} (traceback: {path})"
-    return f"{type(error).__name__}: {said}: a mistake of mow, please report it (traceback: {path})"
+            place.write_text(text, encoding="utf-8", errors="replace")
+            path = str(place)
+            break
+    error.add_note(f"failure: {path}")
+    return path
 
 
 def _text(error: Exception, folder: Path | None) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version is not None)
     parts = [f"command: {shlex.join(sys.orig_argv)}", f"versions: {versions}", _REPORT]
-    for name in ("config.json", "versions.json"):
-        with contextlib.suppress(OSError, TypeError):
-            content = (folder / name).read_text(encoding="utf-8", errors="replace")  # type: ignore[operator]
-            parts.append(f"{name}:\n{content}")
+    for path in (folder / "config.json", folder / "versions.json") if folder is not None else ():
+        with contextlib.suppress(OSError):
+            parts.append(f"{path.name}:\n{path.read_text(encoding='utf-8', errors='replace')}")
     parts.append("".join(traceback.format_exception(error)))
     return "\n\n".join(parts)

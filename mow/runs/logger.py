@@ -3,13 +3,15 @@
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ from torch.utils.tensorboard import SummaryWriter
 from mow.envs.base import Episode, Restart
 from mow.nn.finite import REMEDY
 from mow.runs.wandb import WandbMirror
-from mow.system.durable import cut
 
 
 class MetricMeans:
@@ -38,8 +39,7 @@ class MetricMeans:
     def read(self) -> dict[str, list[float] | float]:
         """Means since the last reading: a list where there is one per task, else a number; starts anew."""
         means: dict[str, list[float] | float] = {}
-        for name, total in self._sums.items():
-            means[name] = (total / self._counts[name]).tolist()
+        means |= {name: (total / self._counts[name]).tolist() for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
 
@@ -90,7 +90,7 @@ class Logger:
         """
         self.folder, self.frame_skip, self._mirror = folder, frame_skip, mirror
         self._started, self._cpu_before = time.monotonic(), 0.0
-        self._lines = self._opened()
+        self._lines = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._earlier = event_files(folder)
         self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
 
@@ -98,9 +98,6 @@ class Logger:
     def _board(self) -> SummaryWriter:
         """Made when something is written: a run that is refused before its first step leaves no file."""
         return SummaryWriter(str(self.folder))
-
-    def _opened(self) -> TextIO:
-        return open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # closed by close()
 
     @property
     def seconds(self) -> float:
@@ -116,41 +113,31 @@ class Logger:
         """Sizes of metrics.jsonl and the files of TensorBoard, in bytes, and the time of the run, in seconds."""
         self.flush()
         events = {path.name: path.stat().st_size for path in event_files(self.folder)}
-        clocks = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
-        return {"bytes": self._lines.tell(), "events": events, **clocks}
+        return {"bytes": (self.folder / "metrics.jsonl").stat().st_size, "events": events, "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state_dict() of a run in the same folder: what it logged later is cut off, and logged again."""
         self.flush()
         path = self.folder / "metrics.jsonl"
-        num_bytes = min(int(state["bytes"]), self._lines.tell())
-        # Earlier versions did not keep how long the files of TensorBoard are: these stay then.
-        cuts = [(events, state["events"].get(events.name)) for events in self._earlier] if "events" in state else []
+        num_bytes = min(int(state["bytes"]), path.stat().st_size)
+        sizes = [state["events"].get(events.name) for events in self._earlier]
         self._started, self._cpu_before = time.monotonic() - state["seconds"], float(state["cpu_seconds"])
         if self._mirror is not None:
             self._mirror.skip(path.read_bytes()[num_bytes:].count(b"\n"))
-        self._lines.close()
-        cut(path, num_bytes)
-        self._lines = self._opened()
-        for events, size in cuts:
+        os.truncate(path, num_bytes)  # what is appended follows
+        for events, size in zip(self._earlier, sizes, strict=True):
             if size is None:  # of a process that came after the checkpoint
                 events.unlink()
             else:
-                cut(events, min(int(size), events.stat().st_size))
+                os.truncate(events, min(int(size), events.stat().st_size))
 
     def episode(self, step: int, episode: Episode) -> None:
         """One finished episode."""
         self._board.add_scalar(f"episode_return/{episode.task}", episode.episode_return, step)
         self._board.add_scalar(f"episode_length/{episode.task}", episode.length, step)
-        self._write(
-            {
-                "step": step,
-                "task": episode.task,
-                "episode_return": episode.episode_return,
-                "length": episode.length,
-                "success": episode.success,
-            }
-        )
+        self._write({"step": step, "task": episode.task, "episode_return": episode.episode_return,
+                     "length": episode.length, "success": episode.success})  # fmt: skip
 
     def metrics(
         self, step: int, updates: int, means: Mapping[str, Sequence[float] | float], tasks: Sequence[str]
@@ -159,21 +146,15 @@ class Logger:
 
         Raises: FloatingPointError if a value is not finite, naming the metric and the task.
         """
-        record: dict[str, object] = {"step": step}
-        if self.frame_skip is not None:
-            record["frames"] = step * self.frame_skip
-        record["updates"] = updates
-        record["seconds"] = round(self.seconds, 2)
+        frames = {} if self.frame_skip is None else {"frames": step * self.frame_skip}
+        record: dict[str, object] = {"step": step, **frames, "updates": updates, "seconds": round(self.seconds, 2)}
         for name, values in means.items():
-            if isinstance(values, float):
-                curves = {name: values}
-            else:
-                curves = {f"{name}/{task}": value for task, value in zip(tasks, values, strict=True)}
+            curves = {name: values} if isinstance(values, float) else {
+                f"{name}/{task}": value for task, value in zip(tasks, values, strict=True)
+            }  # fmt: skip
             for label, value in curves.items():
                 if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"{label} became {value} near step {step}: {REMEDY}"
-                    )
+                    raise FloatingPointError(f"{label} became {value} near step {step}: {REMEDY}")
                 self._board.add_scalar(label, value, updates)
                 record[label] = value
         self._write(record)
@@ -184,8 +165,7 @@ class Logger:
 
     def restart(self, step: int, restart: Restart) -> None:
         """Simulators that were made anew."""
-        found = {"tasks": restart.tasks, "reason": restart.reason, "traceback": restart.traceback}
-        self._write({"step": step, "restart": found})
+        self._write({"step": step, "restart": asdict(restart)})
 
     def figure(self, name: str, image: Tensor, step: int) -> None:
         """A picture [H, W, 3] uint8 for TensorBoard."""
@@ -207,7 +187,7 @@ class Logger:
             stack.callback(self._lines.close)
 
     def _of_a_thread(self, args: threading.ExceptHookArgs) -> None:
-        """An error of a thread: of TensorBoard's writer, which raises it again at the next write, a line is enough."""
+        """A line for an error of TensorBoard's writer, which raises it again at the next write."""
         if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard."):
             logging.getLogger("mow").error("TensorBoard's curves are not written any more: %s", args.exc_value)
         else:
@@ -226,7 +206,6 @@ def event_files(folder: Path) -> list[Path]:
 
 def duration(seconds: float) -> str:
     """1:02:03 or 4:05."""
-    whole = int(max(0.0, seconds))
-    hours, rest = divmod(whole, 3600)
-    clock = f"{rest // 60:02d}:{rest % 60:02d}"
-    return f"{hours}:{clock}" if hours else clock.removeprefix("0")
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

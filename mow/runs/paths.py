@@ -1,7 +1,9 @@
-"""The names of the files in a run folder; nothing is opened here."""
+"""The names of the files in a run folder, and the command that goes on with a run; nothing is opened here."""
 
 import re
 from pathlib import Path
+
+from mow.system.shell import command
 
 _CHECKPOINT = re.compile(r"step_(\d+)\.pt")
 
@@ -23,18 +25,8 @@ def step_of(path: Path) -> int:
 
 
 def best_path(folder: Path) -> Path:
-    """Path of the best checkpoint of the run in `folder`."""
+    """Path of the best checkpoint of the run in `folder`; its score is in best.json beside it."""
     return folder / "checkpoints" / "best.pt"
-
-
-def best_score_path(folder: Path) -> Path:
-    """Path of the score of `best_path`."""
-    return folder / "checkpoints" / "best.json"
-
-
-def superseded_folder(folder: Path) -> Path:
-    """Folder of checkpoints newer than the one that the run in `folder` was resumed from."""
-    return folder / "checkpoints" / "superseded"
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -47,3 +39,14 @@ def folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in."""
     folder = checkpoint.parent.parent
     return folder.parent if checkpoint.parent.name == "superseded" else folder
+
+
+def resume_command(where: Path) -> str:
+    """Command that goes on from a run folder or a checkpoint."""
+    return command("python", "-m", "mow.train", "--resume", where)
+
+
+def resume_hint(folder: Path) -> str:
+    """Sentence on how to go on with a run that broke."""
+    found = checkpoints(folder)
+    return f"{resume_command(folder)} goes on from {found[-1]}" if found else "no checkpoint was saved"

@@ -1,11 +1,8 @@
 """Provenance of a run: config.json and versions.json, enough to find out later what ran."""
 
 import dataclasses
-import json
 import logging
-import os
 import platform
-import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -19,19 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 _GIT_SECONDS = 20.0  # a large checkout on a network disk takes some
-# What can change a result -> the distributions that bring it, of which one is installed or none.
-_LIBRARIES = {
-    "torch": ("torch",),
-    "triton": ("triton",),
-    "numpy": ("numpy",),
-    "scipy": ("scipy",),
-    "gymnasium": ("gymnasium",),
-    "ale-py": ("ale-py",),
-    "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
-    "mujoco": ("mujoco",),
-    "metaworld": ("metaworld",),
-    "dm-control": ("dm-control",),
-}
+# What can change a result. Of OpenCV's distributions one is installed.
+_LIBRARIES = (
+    "torch", "triton", "numpy", "scipy", "gymnasium", "ale-py", "opencv-python-headless", "opencv-python", "mujoco",
+    "metaworld", "dm-control",
+)  # fmt: skip
 
 
 def write_origin(folder: Path, config: RunConfig, device: "torch.device", protocols: list[str]) -> None:
@@ -46,21 +35,17 @@ def resumed_versions(folder: Path, device: "torch.device", step: int) -> tuple[d
 
     Args: step: environment steps per task at which it goes on.
     Returns: the content, this process being the last entry of `resumed`; and "torch: 2.11.0 -> 2.13.0" for everything
-        that differs from the process before, or a line if the file is torn and begins anew.
-    Raises: ValueError in one line if there is a file that cannot be opened.
+        that differs from the process before, or a line if the file cannot be read and begins anew.
     """
-    path, now = folder / "versions.json", versions(device)
+    now = versions(device)
     try:
-        kept = read_object(path)
+        kept = read_object(folder / "versions.json")
         resumed = list(kept.get("resumed", []))
-        before = _flat({**kept, **(resumed[-1] if resumed else {})})
+        before = {**kept, **(resumed[-1] if resumed else {})}
     except (ValueError, TypeError) as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
-            raise ValueError(f"{error}: move it away, or make it readable") from error
-        return {**now, "resumed": [{"step": step, **now}]}, (f"what it ran with before is not known ({error})",)
-    changes = ((name, before[name], value) for name, value in _flat(now).items() if before.get(name, value) != value)
-    lines = tuple(f"{name}: {_shown(old)} -> {_shown(new)}" for name, old, new in changes)
-    return {**kept, "resumed": [*resumed, {"step": step, **now}]}, lines
+        return {**now, "resumed": [{"step": step, **now}]}, (f"the versions before are not known ({error})",)
+    lines = (f"{name}: {before[name]} -> {value}" for name, value in now.items() if before.get(name, value) != value)
+    return {**kept, "resumed": [*resumed, {"step": step, **now}]}, tuple(lines)
 
 
 def versions(device: "torch.device") -> dict[str, Any]:
@@ -83,38 +68,21 @@ def versions(device: "torch.device") -> dict[str, Any]:
 def library_versions() -> dict[str, str | None]:
     """Version of mow, Python and every library that can change a result; None for what is not installed."""
     return {
-        "mow": __version__,
-        "python": platform.python_version(),
-        **{name: _version(distributions) for name, distributions in _LIBRARIES.items()},
-    }
+        "mow": __version__, "python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}
+    }  # fmt: skip
 
 
-def _version(distributions: tuple[str, ...]) -> str | None:
-    for name in distributions:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str | None:
     """As the kernel names it: sums in reduced precision differ between models."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or None
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-
-
-def _flat(record: dict[str, Any]) -> dict[str, object]:
-    """One level of nested objects by dotted names."""
-    nested = {name: value if isinstance(value, dict) else {"": value} for name, value in record.items()}
-    return {f"{name}.{part}".rstrip("."): value for name, parts in nested.items() for part, value in parts.items()}
-
-
-def _shown(value: object) -> str:
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _git_commit() -> str | None:
@@ -122,24 +90,14 @@ def _git_commit() -> str | None:
 
     None for an installed wheel, and where git fails: then the reason is logged.
     """
-    here = Path(__file__).resolve().parents[1]
-    if not (here.parent / ".git").exists():
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
         return None
-    # Tags are left out. What a hook of git sets names another repository.
-    words = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    env = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+    # Tags are left out.
+    words = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, env=env, timeout=_GIT_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        _log_no_commit(str(error))
+        found = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, check=True, timeout=_GIT_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        logging.getLogger("mow").warning("versions.json names no commit, git fails: %s", error)
         return None
-    output = found.stdout.decode(errors="replace").strip()
-    if found.returncode == 0 and re.fullmatch(r"[0-9a-f]{40,64}(-dirty)?", output):
-        return output
-    why = found.stderr.decode(errors="replace").strip().partition("\n")[0]
-    _log_no_commit(why or f"exit code {found.returncode}, output {output[:80]!r}")
-    return None
-
-
-def _log_no_commit(why: str) -> None:
-    logging.getLogger("mow").warning("versions.json names no commit, git fails: %s", why)
+    return found.stdout.decode(errors="replace").strip()

@@ -14,7 +14,6 @@ from mow.runs.paths import best_path, checkpoints, folder_of, is_checkpoint
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from mow.envs.vector import VectorEnv
     from mow.methods.mow.learner import Learner
@@ -31,11 +30,6 @@ class SavedRun:
     checkpoint: Path
     config: RunConfig
 
-    @property
-    def env_options(self) -> dict[str, object]:
-        """Options that its environments were made with."""
-        return self.config.env.options
-
 
 def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
     """The run at `path`: its folder, one of its checkpoints, or a folder that mow.inference.export wrote.
@@ -44,15 +38,12 @@ def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
     Raises: UsageError if there is no such place, no such checkpoint in it, or no config that can be read.
     """
     if checkpoint not in CHECKPOINTS:
-        raise UsageError(
-            f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {checkpoint!r}: to take another one, name its file in "
-            "place of the run"
-        )
-    if not os.path.exists(path):  # Path.exists raises where a name is too long or a folder above cannot be entered
-        raise UsageError(f"no folder {path}: name a run folder, as mow train printed it")
-    is_folder = os.path.isdir(path)
-    if not is_folder and not is_checkpoint(path):
-        raise UsageError(f"{path} is no run: name a run folder, or one of its checkpoints/step_*.pt")
+        raise UsageError(f"checkpoint must be {' or '.join(CHECKPOINTS)}, got {checkpoint!r}: to take another one, "
+                         "name its file in place of the run")
+    is_folder = os.path.isdir(path)  # Path.is_dir raises where a name is too long or a folder above cannot be entered
+    if not is_folder and not (is_checkpoint(path) and os.path.exists(path)):
+        raise UsageError(f"{path} is no run: name a run folder, as mow train printed it, or one of its "
+                         "checkpoints/step_*.pt")
     folder = path if is_folder else folder_of(path)
     try:
         config = read_config(folder / "config.json")
@@ -60,27 +51,14 @@ def find_run(path: Path, checkpoint: str = "newest") -> SavedRun:
         raise UsageError(str(error)) from error
     if not is_folder:
         return SavedRun(folder, path, config)
-    exported = folder / WEIGHTS
-    if exported.exists():
-        return SavedRun(folder, exported, config)
-    return SavedRun(folder, best_checkpoint(folder) if checkpoint == "best" else newest_checkpoint(folder), config)
-
-
-def environments(run: SavedRun, *, seed: int, workers: int) -> "VectorEnv":
-    """Fresh environments of all tasks of a run. Raises: UsageError if a simulator is not installed."""
-    from mow.envs.vector import make_vector
-
-    try:
-        return make_vector(
-            run.config.tasks,
-            seed=seed,
-            num_workers=workers,
-            options=run.env_options,
-            max_restarts=run.config.env.max_restarts,
-            timeout_s=run.config.env.timeout_s,
-        )
-    except (ImportError, ValueError) as error:
-        raise UsageError(str(error)) from error
+    if (folder / WEIGHTS).exists():
+        return SavedRun(folder, folder / WEIGHTS, config)
+    if checkpoint == "newest":
+        return SavedRun(folder, newest_checkpoint(folder), config)
+    if not best_path(folder).is_file():
+        raise UsageError(f"{folder} has no checkpoints/best.pt: every task must end an episode before a checkpoint, "
+                         "with keep_best on: take the newest one")
+    return SavedRun(folder, best_path(folder), config)
 
 
 def newest_checkpoint(folder: Path) -> Path:
@@ -91,36 +69,39 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
-def best_checkpoint(folder: Path) -> Path:
-    """The one with the best recent returns. Raises: UsageError if the run has kept none."""
-    found = best_path(folder)
-    if not found.is_file():
-        raise UsageError(
-            f"{folder} has no checkpoints/best.pt: every task must end an episode before a checkpoint, with keep_best "
-            "on: take the newest one"
+def environments(
+    config: RunConfig, *, seed: int, workers: int, copies: int = 1, final_frames: bool = False
+) -> "VectorEnv":
+    """Fresh environments of all tasks, each `copies` times in a row. Raises: UsageError if a simulator is missing."""
+    from mow.envs.vector import make_vector
+
+    try:
+        return make_vector(
+            [task for task in config.tasks for _ in range(copies)],
+            seed=seed,
+            num_workers=workers,
+            options=config.env.options,
+            max_restarts=config.env.max_restarts,
+            timeout_s=config.env.timeout_s,
+            final_frames=final_frames,
         )
-    return found
+    except (ImportError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def check_specs(path: Path, content: Mapping[str, Any], now: Sequence[TaskSpec]) -> None:
     """Compare the tasks that a checkpoint was written with to those that there are now.
 
-    One that is older than the field `specs` is not compared.
-
     Args: content: of the checkpoint at `path`.
     Raises: UsageError that names task and both values, if an action space, the frame skip or the protocol differs.
     """
-    if "specs" not in content:
-        return
     try:
         before = [TaskSpec(**spec) for spec in content["specs"]]
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is no checkpoint of mow.train (its specs are not read): name another one") from error
     if differing := spec_differences(before, now):
-        raise UsageError(
-            f"{path} was written with other tasks ({'; '.join(differing)}): install the simulators that versions.json "
-            "names, or start a new run"
-        )
+        raise UsageError(f"{path} was written with other tasks ({'; '.join(differing)}): install the simulators that "
+                         "versions.json names, or start a new run")
 
 
 def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.device") -> "tuple[Learner, int]":
@@ -136,34 +117,25 @@ def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.dev
     from mow.runs.weights import give_weights, read_weights
 
     learner: Any = get_method(config.method).build(config, TaskSet(tuple(envs.specs), envs.layout), device)
-    tensors: dict[str, Tensor] = {}
+    is_export = path.suffix == ".safetensors"
     try:
-        if path.suffix == ".safetensors":
-            tensors, content = read_weights(path)
-        else:
-            content = load_checkpoint(path, torch.device("cpu"))
+        tensors, content = read_weights(path) if is_export else ({}, load_checkpoint(path, torch.device("cpu")))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): name another one of the run") from error
-    except (ValueError, ImportError) as error:  # of another format, damaged, or a package is missing
+    except ValueError as error:  # of another format, or damaged
         raise UsageError(str(error)) from error
-    tasks = content.get("tasks")
-    if not isinstance(tasks, list | tuple) or sorted(map(str, tasks)) != sorted(config.tasks):
-        of = ", ".join(map(str, tasks)) if isinstance(tasks, list | tuple) else "no tasks"
-        raise UsageError(f"{path} is of {of}, not of this run: name one of its own checkpoints")
     check_specs(path, content, envs.specs)
     try:
-        if path.suffix == ".safetensors":
+        if is_export:
             give_weights(learner, tensors, content)
         else:
             learner.load_state_dict(content["learner"])
-        step = int(content["step"])
+        order, step = [config.tasks.index(task) for task in learner.tasks], int(content["step"])
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        raise UsageError(
-            f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own checkpoints"
-        ) from error
-    order = tuple(config.tasks.index(task) for task in learner.tasks)
-    if order != tuple(range(len(order))):
-        envs.reorder(order)
+        raise UsageError(f"{path} does not fit the run's config.json ({type(error).__name__}): name one of its own "
+                         "checkpoints") from error
+    if order != sorted(order):
+        envs.reorder(tuple(order))
     return learner, step

@@ -1,8 +1,8 @@
 """Stopping a run from outside, in order: at the next moment when everything can be saved."""
 
 import signal
-from types import FrameType, TracebackType
-from typing import Self
+from types import FrameType
+from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -20,7 +20,7 @@ class StopSwitch:
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def check(self) -> None:
         """Raises: Stopped after a signal."""
@@ -32,11 +32,9 @@ class StopSwitch:
         self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # a value of signal.signal
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number != signal.SIGHUP:

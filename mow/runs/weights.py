@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mow.methods.mow.clustering import Grouping
-from mow.system.durable import flush_folder
-from mow.system.whole_file import write_whole
+from mow.system.whole_file import flush_folder, write_whole
 
 if TYPE_CHECKING:
     from mow.methods.mow.learner import Learner
 
 FORMAT = 3  # 1: before the local prior read an action times e_k; 2: before the arrival form
-REMEDY = "pip install -e ."
 
 
 def write_weights(path: Path, learner: "Learner", content: Mapping[str, Any]) -> None:
     """Write the weights and `content`, whatever JSON holds, first beside `path` and then over it.
 
-    Raises: ImportError with the remedy if safetensors is missing; OSError if the file cannot be written.
+    Raises: OSError if the file cannot be written.
     """
-    save = _library().save
     tensors = {f"world_model.{name}": tensor for name, tensor in learner.world_model.state_dict().items()}
     tensors |= {f"agent.{name}": tensor for name, tensor in learner.agent.state_dict().items()}
     if learner.frozen_routes is not None:
@@ -50,29 +49,23 @@ def write_weights(path: Path, learner: "Learner", content: Mapping[str, Any]) ->
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors on the CPU, and what was written beside them.
 
-    Raises: ImportError with the remedy if safetensors is missing; ValueError if the file is not of this format, is cut
-        off or damaged; OSError if it cannot be read.
+    Raises: ValueError if the file is not of this format, is cut off or damaged; OSError if it cannot be read.
     """
-    library = _library()
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        tensors: dict[str, Tensor] = library.load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}): export the run again") from error
     if metadata.get("mow_format") != str(FORMAT):
-        raise ValueError(
-            f"{path} has format {metadata.get('mow_format')}, this version reads {FORMAT}: use the mow that wrote it"
-        )
+        raise ValueError(f"{path} has format {metadata.get('mow_format')}, this version reads {FORMAT}: use the mow "
+                         "that wrote it")
     try:
         content = json.loads(metadata["mow"])
         expected = content["sha256"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is no export of mow (its metadata cannot be read: {type(error).__name__}): export the run again"
-        ) from error
+        raise ValueError(f"{path} is no export of mow (its metadata cannot be read: {type(error).__name__}): export "
+                         "the run again") from error
     if digest(tensors) != expected:
         raise ValueError(f"{path} is damaged (its tensors have another SHA-256): export the run again")
     return tensors, content
@@ -105,11 +98,3 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _library() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(f"weights are kept as safetensors, which is not installed ({error}): {REMEDY}") from error
-    return safetensors.torch

@@ -5,9 +5,6 @@
     replay         half as many, at most four: copying saturates memory long before cores, and runs beside updates;
                    raw frames are copied by one, because a second team of OpenMP threads would slow all updates
     environments   this process where there is but one spare core, else a worker per spare core, at most one per task
-
-Workers step while the world model is updated. On a CPU they then share cores with PyTorch, for a small part of the time
-that an update takes; on a GPU the cores are idle. The replay's threads sleep when nothing is gathered.
 """
 
 import os
@@ -34,11 +31,7 @@ class Threads:
 
 
 def limit_torch() -> int:
-    """Give PyTorch no more threads than there are cores for them, unless the user has set their number; returns it.
-
-    PyTorch counts the cores of the affinity mask. Under a CPU quota that is too many: all threads of a process are
-    stopped for the rest of a period once its quota is used up.
-    """
+    """Give PyTorch no more threads than a CPU quota leaves cores, unless the user has set their number; returns it."""
     import torch
 
     if not any(os.environ.get(name) for name in _SET_BY_USER) and torch.get_num_threads() > available_cores():
@@ -47,23 +40,15 @@ def limit_torch() -> int:
 
 
 def threads_here(num_tasks: int, num_workers: int) -> Threads:
-    """The rule, on this machine. Args: num_workers: number of workers; -1 leaves it to the rule."""
+    """The rule, on this machine. Args: num_workers: worker processes; -1 leaves their number to the rule."""
     cores, allowed = available_cores(), allowed_cores()
     why = f"a CPU quota leaves {cores} of {allowed} cores" if cores < allowed else ""
     return replace(share(limit_torch(), cores, num_tasks, num_workers), cores=why)
 
 
 def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int) -> Threads:
-    """The rule above.
-
-    Args:
-        num_torch: threads of PyTorch.
-        num_cores: cores that this process may use.
-        num_tasks: K.
-        num_workers: number of workers; -1 leaves it to the rule.
-    """
+    """The rule above, for the threads of PyTorch and the cores available. Args: num_tasks: K. num_workers: as above."""
     spare = num_cores - 1
-    workers = num_workers
-    if num_workers < 0:
-        workers = min(spare, num_tasks) if spare > 1 else 0  # one alone would gain nothing
+    # One worker alone would gain nothing.
+    workers = num_workers if num_workers >= 0 else min(spare, num_tasks) if spare > 1 else 0
     return Threads(torch=num_torch, replay=max(1, min(4, num_torch // 2)), workers=workers)

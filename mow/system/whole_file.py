@@ -1,12 +1,64 @@
-"""Files that are written whole or not at all, and JSON that is read back or refused in one line."""
+"""Files that are written whole or not at all and outlast a crash; JSON that is read back or refused in one line."""
 
 import contextlib
+import errno
+import functools
 import json
+import logging
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mow.system.durable import flush_file
+# Network and user-space file systems may refuse to flush a file or a folder.
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
+
+
+def flush_file(file: BinaryIO) -> None:
+    """Put on the disk what was written. Raises: OSError if the disk does not take it."""
+    file.flush()
+    _fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk: new and renamed files survive a crash only after this.
+
+    Raises: OSError if the disk does not take them.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fsync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+        _warn_unflushed()
+
+
+@functools.cache
+def _warn_unflushed() -> None:
+    """Cached, so that a process logs it once."""
+    logging.getLogger("mow").warning(
+        "this file system does not flush: saves are complete, but the newest may be lost if the machine loses power; "
+        "keep run folders on a local disk to avoid that"
+    )
+
+
+def link_or_copy(path: Path, to: Path) -> None:
+    """A second name for a file, which takes no room; a copy where the file system has no links."""
+    try:
+        os.link(path, to)
+    except OSError:
+        shutil.copyfile(path, to)
+        with open(to, "rb+") as file:
+            flush_file(file)
 
 
 @contextlib.contextmanager

@@ -4,14 +4,16 @@ import contextlib
 import io
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
-from rich.text import Text
 
 from mow.cli import live
-from mow.cli.live import Footer, LivePanel, why_no_panel
+from mow.cli.live import LivePanel, watched, why_no_panel
+from mow.system.console import say
 from mow.train import main
 from tests.cli.test_panel import planted
 from tests.terminal import Screen, terminal
@@ -61,26 +63,42 @@ def test_plain_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def looked_at(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What stands for a run that is at a planted point."""
+def planted_run() -> SimpleNamespace:
+    """Stands for a run that is at a planted point."""
     progress = planted(("tiny:catch", "tiny:goal"))
-    return SimpleNamespace(progress=lambda: progress, phase=progress.phase)
+    return SimpleNamespace(
+        progress=lambda: progress, phase=progress.phase, config=SimpleNamespace(plain=False), show=None
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def shown(
+    run: SimpleNamespace, width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[TextIO, Screen]]:
+    with terminal(width, height) as (stream, screen), monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        with watched(run):  # type: ignore[arg-type]
+            yield stream, screen
+        assert sys.stdout is sys.stderr is stream
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_no_color_is_respected(no_color: str, looked_at: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_respected(no_color: str, planted_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
-    with terminal(100, 30) as (stream, screen), Footer(stream) as footer:
-        LivePanel(footer).look(looked_at)  # type: ignore[arg-type]
+    with shown(planted_run, 100, 30, monkeypatch) as (_, screen):
+        planted_run.show(planted_run)
     assert screen.lines[0].startswith("╭─ mow · quickstart")
     codes = {code for found in COLOUR.findall(screen.written) for code in found[2:-1].split(";")}
     assert (codes <= {"", "0", "1", "2"}) == bool(no_color), "bold and dim are no colours"
 
 
-def test_a_terminal_that_is_too_small_shows_none(looked_at: SimpleNamespace) -> None:
+def test_a_terminal_that_is_too_small_shows_none(
+    planted_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for width, height in ((39, 30), (100, 11)):
-        with terminal(width, height) as (stream, screen), Footer(stream) as footer:
-            LivePanel(footer).look(looked_at)  # type: ignore[arg-type]
+        with shown(planted_run, width, height, monkeypatch) as (_, screen):
+            planted_run.show(planted_run)
         assert {*screen.lines} == {""}
 
 
@@ -95,35 +113,29 @@ def test_an_error_leaves_the_picture_and_its_line(tmp_path: Path, monkeypatch: p
     assert screen.lines[-2:] == ["mow.train: planted", ""]
 
 
-def test_what_is_printed_goes_above_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    with terminal(20, 6) as (stream, screen), monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
-        patch.setattr(sys, "stderr", stream)
-        with Footer(stream) as footer:
-            footer.draw(Text("panel 1\npanel 2"))
-            print("one")
-            print("two", end="")  # waits
-            footer.draw(Text("panel 3"))
-            print(" three")
-            print("beware", file=sys.stderr)
-            print("a line that is longer than the terminal")
-            print("never ended", end="")
-            sys.stdout.flush()
-            assert sys.stdout.isatty()
-    said = "\n".join(screen.lines)
-    assert screen.lines[:2] == ["one", "two three"]
-    assert "beware" in screen.lines
-    assert screen.lines[-3:] == ["never ended", "panel 3", ""]
-    assert "panel 1" not in said
+def test_what_is_printed_goes_above_whole(planted_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with shown(planted_run, 60, 20, monkeypatch) as (_, screen):
+        planted_run.show(planted_run)
+        say("one")
+        planted_run.show(planted_run)
+        print("two")
+        print("beware", file=sys.stderr)
+        say("a line that is longer than the terminal, " * 2)
+        assert sys.stdout.isatty()
+    assert "a line that is longer than the terminal, " * 2 in screen.written, "no line break is added"
+    assert screen.lines[:3] == ["one", "two", "beware"]
+    assert screen.lines[3].startswith("a line that is longer")
+    assert "\n".join(screen.lines).count("╭") == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, FloatingPointError])
-def test_every_end_leaves_the_last_drawing_and_the_cursor(error: type[BaseException]) -> None:
+def test_every_end_leaves_the_last_drawing_and_the_cursor(
+    error: type[BaseException], planted_run: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sys.stdout
-    with terminal(20, 6) as (stream, screen), contextlib.suppress(error), Footer(stream) as footer:
-        footer.draw(Text("panel"))
+    with contextlib.suppress(error), shown(planted_run, 60, 20, monkeypatch) as (_, screen):
         raise error
-    assert screen.lines == ["panel", ""]
+    assert screen.lines[0].startswith("╭─ mow")
     assert screen.cursor_is_visible
     assert sys.stdout is before
 
@@ -176,19 +188,3 @@ def test_drawing_takes_less_than_a_hundredth_of_the_time(monkeypatch: pytest.Mon
         panel.look(run)  # type: ignore[arg-type]
         assert draws[-1] == now[0]
     assert (len(draws) - 1) * 0.02 < 1.0  # of 100 seconds
-
-
-def test_drawings_go_to_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has put a listener in the place of sys.stdout hears what is said and no pictures."""
-    with terminal(40, 10) as (stream, screen):
-        heard: list[str] = []
-        listener = SimpleNamespace(
-            fileno=stream.fileno, isatty=lambda: True, flush=lambda: None, write=heard.append, encoding="utf-8"
-        )
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", listener)
-            with Footer(listener) as footer:  # type: ignore[arg-type]
-                footer.draw(Text("picture"))
-                print("said")
-    assert heard == ["said\n"]
-    assert "picture" in screen.written

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mow.engine.evaluator import TaskEvaluation, evaluate
+from mow.engine.evaluator import ScoringProgress, TaskEvaluation, evaluate
 from mow.engine.scores import Cost, write_scores
-from mow.engine.scoring_progress import ScoringProgress
 from mow.envs.base import FRAME_SHAPE, Episode
 from mow.envs.vector import SerialVectorEnv
 from mow.methods.mow.learner import Learner
@@ -110,7 +109,7 @@ def test_it_stops_before_the_next_step_of_all_tasks():
 
 def test_progress_is_said_now_and_then_and_stops_are_passed_on(monkeypatch):
     clock = iter([0.0, 10.0, 31.0, 31.0, 32.0])
-    monkeypatch.setattr("mow.engine.scoring_progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("mow.engine.evaluator.time.monotonic", lambda: next(clock))
     said, stops = [], []
     progress = ScoringProgress(2, 3, said.append, lambda: stops.append(0))
     for _ in range(3):

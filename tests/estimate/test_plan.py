@@ -97,9 +97,7 @@ def test_a_run_says_what_it_expects_and_then_what_it_takes(tmp_path, capsys) -> 
     said = capsys.readouterr().out
     assert said.count("estimated: ") == 1
     assert said.count("threads: 1 for PyTorch, 1 for replay; environments in ") == 1
-    for kind in ("world-model", "agent"):
-        assert said.count(f"peak memory after the first {kind} update: ") == 1
-    assert said.index("estimated: ") < said.index("peak memory after the first world-model update: ")
+    assert "peak memory " in said[said.index("done in ") :]
 
 
 @pytest.mark.parametrize(

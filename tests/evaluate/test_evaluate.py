@@ -212,7 +212,7 @@ def test_scoring_loads_no_package_that_draws(copied, monkeypatch):
 
 
 def test_long_play_says_how_far_it_is(copied, capsys, monkeypatch):
-    monkeypatch.setattr("mow.engine.scoring_progress.SAY_SECONDS", 0.0)
+    monkeypatch.setattr("mow.engine.evaluator.ScoringProgress.SECONDS", 0.0)
     assert main([str(copied), "--episodes", "1"]) == 0
     said = capsys.readouterr().out
     assert "1 of 4 episodes, " in said

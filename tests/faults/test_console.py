@@ -59,8 +59,7 @@ def test_a_run_whose_pipe_nobody_reads_saves(tmp_path: Path) -> None:
     ("streams", "said"),
     [
         (">&- 2>&- <&-", ""),
-        ("> /dev/full", "mow.train: the output takes no more (No space left on device): lines are lost, all else goes "
-                        "on\n"),
+        ("> /dev/full", "the output takes no more (No space left on device): lines are lost, all else goes on\n"),
     ],
 )
 def test_a_run_whose_output_cannot_be_written_trains(tmp_path: Path, streams: str, said: str) -> None:

@@ -59,7 +59,7 @@ def test_a_signal_while_it_scores(
 def test_scoring_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mow.engine.scoring_progress.SAY_SECONDS", 0.0)
+    monkeypatch.setattr(evaluator.ScoringProgress, "SECONDS", 0.0)
     assert train.main(["quickstart", *DUMMY, "--evaluation-episodes", "1", "--folder", str(tmp_path / "run")]) == 0
     assert " of 2 episodes, " in capsys.readouterr().out
 
@@ -74,14 +74,14 @@ def fails(error: BaseException) -> Callable[..., Any]:
 def test_simulators_that_cannot_be_made_for_scoring_are_not_a_run_that_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, make = tmp_path / "run", scoring.make_environments
+    folder, make = tmp_path / "run", scoring.environments
 
     def made(config: Any, *how: Any, **more: Any) -> Any:
-        if config.seed == 1:
+        if more["seed"] == 1:
             raise UsageError("no more of these")
         return make(config, *how, **more)
 
-    monkeypatch.setattr(scoring, "make_environments", made)
+    monkeypatch.setattr(scoring, "environments", made)
     assert train.main([*SCORED, "--folder", str(folder)]) == 1
     said = capsys.readouterr()
     assert f"not scored; training is complete: {checkpoint_path(folder, 20)}" in said.out

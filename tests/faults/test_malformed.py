@@ -137,7 +137,7 @@ def states(whole: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 # What a run goes on without, or what means nothing to it.
-OPTIONAL = {"restarts", "score", "first_loss", "last_loss", "format", "specs", "tasks", "cuda_rng"}
+OPTIONAL = {"restarts", "last_loss", "format", "specs", "tasks", "cuda_rng"}
 
 
 @pytest.mark.usefixtures("not_trained")
@@ -243,7 +243,8 @@ def test_the_rest_of_a_run_that_goes_on(run: Path, file: str, capsys: pytest.Cap
             accepted.append(how)
             continue
         said = capsys.readouterr().err
-        assert (code, said.count("\n")) == (2, 1), said
+        assert code in (1, 2)
+        assert said.count("\n") == 1, said
     assert set(accepted) >= {"versions.json": {"cut"}, "scores.json": {"cut", "folder", "loop"}}.get(file, set())
 
 

@@ -108,9 +108,10 @@ def test_the_column_of_a_method_is_in_replay_in_the_new_order(tmp_path: Path) ->
 def test_an_event_moves_environments_and_replay() -> None:
     method = get_method("toy")
     config = method.presets["toy"]()
-    from mow.engine.assemble import make_environments, make_replay
+    from mow.engine.assemble import make_replay
+    from mow.runs.restore import environments
 
-    with make_environments(config, 0) as envs:
+    with environments(config, seed=config.seed, workers=0) as envs:
         tasks = TaskSet(tuple(envs.specs), envs.layout)
         learner = method.build(config, tasks, torch.device("cpu"))
         replay = make_replay(config, tasks)

@@ -92,8 +92,8 @@ def run(depth: int, store: StoreKind = "raw", num_updates: int = 40) -> list[byt
             if update % 3 == 0:
                 seen.append(bytes_of(prefetcher.next(request(contexts, stream=1, length=3))))
                 contexts += 1
-            with prefetcher.writing():
-                buffer.add(**step_of(20 + update))
+            prefetcher.wait()
+            buffer.add(**step_of(20 + update))
     return seen
 
 
@@ -125,8 +125,8 @@ def test_a_batch_comes_from_the_state_that_was_published(depth: int) -> None:
         for update in range(8):
             expected = sampled(buffer, request(update))
             prefetcher.publish(request(update))
-            with prefetcher.writing():
-                buffer.add(**step_of(30 + update))
+            prefetcher.wait()
+            buffer.add(**step_of(30 + update))
             assert bytes_of(prefetcher.take(request(update))) == expected
             assert sampled(buffer, request(update)) != expected
 
@@ -136,8 +136,8 @@ def test_next_draws_update_t_from_the_state_at_update_t_minus_1() -> None:
     with Prefetcher(buffer, depth=1) as prefetcher:
         assert bytes_of(prefetcher.next(request(0))) == sampled(buffer, request(0))
         expected = sampled(buffer, request(1))  # the state at update 0
-        with prefetcher.writing():
-            buffer.add(**step_of(20))
+        prefetcher.wait()
+        buffer.add(**step_of(20))
         assert bytes_of(prefetcher.next(request(1))) == expected
 
 
@@ -165,9 +165,9 @@ def test_the_writer_waits_for_the_gather() -> None:
     threading.Timer(0.1, buffer.go.set).start()
     with Prefetcher(buffer, depth=1) as prefetcher:
         prefetcher.publish(request(0))
-        with prefetcher.writing():
-            assert buffer.go.is_set()
-            buffer.add(**step_of(20))
+        prefetcher.wait()
+        assert buffer.go.is_set()
+        buffer.add(**step_of(20))
         prefetcher.take(request(0))
 
 
@@ -189,7 +189,7 @@ def test_steps_that_were_written_over_meanwhile_are_an_error() -> None:
         for index in range(20, 20 + CAPACITY):
             buffer.add(**step_of(index))
         buffer.go.set()
-        with pytest.raises(ValueError, match=r"step \d+ is no longer held, the oldest is 20: draw before 24 more"):
+        with pytest.raises(ValueError, match=r"first must be in 20 to 39 .* no longer held"):
             prefetcher.take(request(0))
 
 
@@ -211,10 +211,10 @@ def test_requests_are_taken_by_name_in_any_order() -> None:
     with Prefetcher(buffer, depth=4) as prefetcher:
         for counter in (0, 1, 2):
             prefetcher.publish(request(counter))
-        assert [*prefetcher.pending()] == [request(0), request(1), request(2)]
+        assert prefetcher.pending() == [request(0), request(1), request(2)]
         for counter in (2, 0, 1):
             assert bytes_of(prefetcher.take(request(counter))) == sampled(buffer, request(counter))
-        assert [*prefetcher.pending()] == []
+        assert prefetcher.pending() == []
 
 
 def test_next_keeps_what_was_published_ahead() -> None:
@@ -223,11 +223,11 @@ def test_next_keeps_what_was_published_ahead() -> None:
         prefetcher.publish(request(0))
         prefetcher.publish(request(1))
         expected = sampled(buffer, request(1))
-        with prefetcher.writing():
-            buffer.add(**step_of(20))
+        prefetcher.wait()
+        buffer.add(**step_of(20))
         prefetcher.next(request(0))
         assert bytes_of(prefetcher.next(request(1))) == expected
-        assert [*prefetcher.pending()] == [request(2)]
+        assert prefetcher.pending() == [request(2)]
 
 
 @pytest.mark.parametrize("depth", [0, 1])
@@ -248,14 +248,8 @@ def test_a_batch_given_back_is_written_over_and_no_other(depth: int) -> None:
 def test_wrong_names_are_refused() -> None:
     with Prefetcher(make_buffer(), depth=1) as prefetcher:
         prefetcher.publish(request(0))
-        with pytest.raises(ValueError, match="is pending already: take it before"):
-            prefetcher.publish(request(0))
         with pytest.raises(ValueError, match=r"was not published, pending are \[Request.*counter=0"):
             prefetcher.take(request(1))
-    with pytest.raises(ValueError, match=r"after close\(\): make a new Prefetcher"):
-        prefetcher.publish(request(0))
-    with pytest.raises(ValueError, match="depth must be at least 0, got -1"):
-        Prefetcher(make_buffer(), depth=-1)
 
 
 def test_discard_lets_the_tasks_be_renumbered() -> None:
@@ -274,8 +268,8 @@ def test_a_resumed_run_goes_on_with_the_same_bytes() -> None:
         prefetcher.next(request(0))
         prefetcher.publish(request(7, stream=1))
         for index in (20, 21):
-            with prefetcher.writing():
-                buffer.add(**step_of(index))
+            prefetcher.wait()
+            buffer.add(**step_of(index))
         saved = prefetcher.saved()
         assert saved == [(request(1), 20), (request(7, stream=1), 20)]
         expected = [bytes_of(prefetcher.take(name)) for name, _ in saved]
@@ -324,14 +318,6 @@ def test_the_thread_ends_with_its_owner() -> None:
     deadline = time.monotonic() + 10
     while threads() and time.monotonic() < deadline:
         time.sleep(0.01)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA exists here")
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="device cuda needs CUDA, got none here"):
-        Prefetcher(make_buffer(), depth=1, device=torch.device("cuda"))
-    with Prefetcher(make_buffer(), depth=1, device=torch.device("cpu")) as prefetcher:
-        assert prefetcher.next(request(0)).frame.device.type == "cpu"
 
 
 @pytest.mark.gpu

@@ -33,11 +33,11 @@ def no_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine where mow._C was not built: None in sys.modules makes its import fail."""
     monkeypatch.setitem(sys.modules, "mow._C", None)
     sampler._why_not_compiled.cache_clear()
-    sampler._say_reference.cache_clear()
+    sampler._warn_reference.cache_clear()
     yield
     monkeypatch.undo()
     sampler._why_not_compiled.cache_clear()
-    sampler._say_reference.cache_clear()
+    sampler._warn_reference.cache_clear()
 
 
 @pytest.fixture
@@ -173,27 +173,10 @@ DRAW: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"size": int64(8, 3)}, "task 1 holds 3 steps, a window needs 4: collect more"),
-        ({"seed": -1}, "seed must be in 0 to 18446744073709551615, got -1"),
-        ({"counter": 2**64}, "counter must be in 0 to"),
-        ({"stream": 2**32}, "stream must be in 0 to 4294967295, got 4294967296"),
-        ({"size": int64(8, 9)}, r"size\[1\] must be in 0 to 8, got 9"),
-        ({"head": int64(8, 0)}, r"head\[0\] must be in 0 to 7, got 8"),
-        ({"head": int64(0)}, r"head: expected \[2\], got \[1\]"),
-        ({"size": np.array([8, 8], dtype=np.int32)}, "size must be a contiguous int64 array .* got int32"),
-        ({"length": 9}, "length must be in 1 to 8, got 9"),
-        ({"length": 0}, "length must be in 1 to 8, got 0"),
-        ({"num_windows": 0}, "num_windows must be in 1 to"),
-        ({"num_windows": 2**31 + 1}, "num_windows must be in 1 to 2147483648, got 2147483649"),
-        ({"capacity": 0}, "capacity must be in 1 to"),
-    ],
-)
-def test_draw_refuses(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        draw_windows(**{**DRAW, **change}, backend="reference")
+@pytest.mark.parametrize("backend", ["reference", COMPILED])
+def test_a_draw_from_too_few_steps_is_refused(backend: sampler.Backend) -> None:
+    with pytest.raises(ValueError, match="task 1 holds 3 steps, a window needs 4: collect more"):
+        draw_windows(**{**DRAW, "size": int64(8, 3)}, backend=backend)
 
 
 @needs_extension
@@ -365,61 +348,42 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 # One planted error each: the change, what the door says, what the extension says when it is called past the door.
-PLANTED: list[tuple[dict[str, Any], str, str]] = [
-    ({"rings": []}, "at least one, got 2 for 0 rings", "at least one, got 0 rings and 2 arrays"),
-    ({"out": gather_args()["out"][:1]}, "got 1 for 2 rings", "got 2 rings and 1 arrays"),
-    ({"rows": int64(0)}, r"rows: expected \[2\], got \[1\]", r"rows: expected shape \[2\], got \[1\]"),
-    ({"rows": int64(0, 2)}, r"rows\[1\] must be in 0 to 1, got 2", r"rows\[1\]: expected 0 to 1, got 2"),
-    ({"start": np.full((2, 4), -1)}, r"start\[0, 0\] must be in 0 to 4, got -1", r"start\[0\]: .* 0 to 4, got -1"),
-    ({"start": np.full((2, 4), 5)}, r"start\[0, 0\] must be in 0 to 4, got 5", r"start\[0\]: .* 0 to 4, got 5"),
-    ({"start": int64(0, 0)}, "start must be a contiguous int64 array", r"start: expected shape \[K, B\], got \[2\]"),
+PLANTED: list[tuple[dict[str, Any], str]] = [
+    ({"rings": []}, "at least one, got 0 rings and 2 arrays"),
+    ({"out": gather_args()["out"][:1]}, "got 2 rings and 1 arrays"),
+    ({"rows": int64(0)}, r"rows: expected shape \[2\], got \[1\]"),
+    ({"rows": int64(0, 2)}, r"rows\[1\]: expected 0 to 1, got 2"),
+    ({"start": np.full((2, 4), -1)}, r"start\[0\]: .* 0 to 4, got -1"),
+    ({"start": np.full((2, 4), 5)}, r"start\[0\]: .* 0 to 4, got 5"),
+    ({"start": int64(0, 0)}, r"start: expected shape \[K, B\], got \[2\]"),
     (
         {"length": 6, "out": [np.zeros((2, 4, 6, 3), dtype=np.uint8), np.zeros((2, 4, 6), dtype=np.float32)]},
-        "length must be in 1 to 5, got 6",
         "capacity: expected at least 6, got 5",
     ),
-    ({"length": 2}, r"out\[0\]: expected \[2, 4, 2, 3\], got \[2, 4, 3, 3\]", r"out\[0\]: .* shape \[2, 4, 2, 3\]"),
-    (
-        {"out": [np.zeros((2, 4, 3, 3), dtype=np.int8), gather_args()["out"][1]]},
-        r"out\[0\]: expected uint8, got int8",
-        r"out\[0\]: expected uint8, got int8",
-    ),
+    ({"length": 2}, r"out\[0\]: .* shape \[2, 4, 2, 3\]"),
+    ({"out": [np.zeros((2, 4, 3, 3), dtype=np.int8), gather_args()["out"][1]]}, "expected uint8, got int8"),
     (
         {"out": [np.zeros((2, 4, 3, 6), dtype=np.uint8)[..., ::2], gather_args()["out"][1]]},
-        r"rings\[0\] and out\[0\] must be contiguous",
         r"out\[0\]: expected a contiguous array",
     ),
-    (
-        {"out": [read_only(np.zeros((2, 4, 3, 3), dtype=np.uint8)), gather_args()["out"][1]]},
-        "window.flags.writeable=False",
-        "not writeable",
-    ),
+    ({"out": [read_only(np.zeros((2, 4, 3, 3), dtype=np.uint8)), gather_args()["out"][1]]}, "not writeable"),
     (
         {"rings": [gather_args()["rings"][0], np.zeros((2, 6), dtype=np.float32)]},
-        r"rings\[1\]: expected \[R, capacity, ...\]",
         r"rings\[1\]: expected shape \[2, 5\], got \[2, 6\]",
     ),
     (
         {"rings": [np.zeros(5, dtype=np.uint8)], "out": [np.zeros((2, 4, 3), dtype=np.uint8)]},
-        r"rings\[0\]: expected \[R, capacity, ...\]",
         r"rings\[0\]: expected at least 2 axes, got \[5\]",
     ),
     (
         {"rings": [np.zeros((2, 5), dtype=object)], "out": [np.zeros((2, 4, 3), dtype=object)]},
-        r"rings\[0\]: expected numbers, got dtype object",
         r"rings\[0\]: expected numbers, got Python objects",
     ),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), [(change, door) for change, door, _ in PLANTED])
-def test_gather_refuses(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        gather_windows(**gather_args(**change), backend="reference")
-
-
 @needs_extension
-@pytest.mark.parametrize(("change", "message"), [(change, extension) for change, _, extension in PLANTED])
+@pytest.mark.parametrize(("change", "message"), PLANTED)
 def test_the_extension_refuses_a_gather_on_its_own(change: dict[str, Any], message: str) -> None:
     from mow import _C
 
@@ -476,8 +440,6 @@ def test_set_num_threads() -> None:
 
     set_num_threads(3)
     assert _C.num_threads() == 3
-    with pytest.raises(ValueError, match="num_threads must be in 1 to 256, got 0"):
-        set_num_threads(0)
     with pytest.raises(ValueError, match="num_threads: expected 1 to 256, got 257"):
         _C.set_num_threads(257)
 
@@ -499,14 +461,12 @@ def cuda_args(device: str, **change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, r"ring must be on the ring's CUDA device, got cpu and cpu: move it, or call gather_windows"),
-        ({"rows": torch.tensor([0])}, r"rows: expected \[2\], got \[1\]"),
-        ({"rows": torch.zeros(2)}, r"rows: expected torch\.int64, got torch\.float32"),
-        ({"start": torch.zeros(2, dtype=torch.int64)}, r"expected start \[K, B\] and ring .* got \[2\]"),
-        ({"length": 2}, r"out: expected \[2, 4, 2, 3\], got \[2, 4, 3, 3\]"),
-        ({"length": 6, "out": torch.zeros(2, 4, 6, 3, dtype=torch.uint8)}, "length must be in 1 to capacity 5, got 6"),
-        ({"out": torch.zeros(2, 4, 3, 3)}, r"out: expected torch\.uint8, got torch\.float32"),
-        ({"ring": torch.zeros(2, 5, 6, dtype=torch.uint8)[..., ::2]}, "ring must be contiguous, got strides"),
+        ({}, "expected contiguous tensors on one CUDA device, got cpu, .*: call gather_windows"),
+        ({"rows": torch.tensor([0])}, r"expected ring \[R, capacity, ...\], rows \[K\], .* got .* \[1\]"),
+        ({"rows": torch.zeros(2)}, r"got torch\.float32, torch\.int64, torch\.uint8"),
+        ({"length": 2}, r"out \[K, B, L, ...\], got .*, \[2, 4, 3, 3\] with L 2"),
+        ({"length": 6, "out": torch.zeros(2, 4, 6, 3, dtype=torch.uint8)}, "with L 6"),
+        ({"out": torch.zeros(2, 4, 3, 3)}, r"out of the ring's torch.uint8, got .* torch\.float32"),
     ],
 )
 def test_gather_cuda_refuses(change: dict[str, Any], message: str) -> None:

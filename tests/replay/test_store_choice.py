@@ -38,8 +38,8 @@ def test_auto_warns_where_it_cannot_pack(caplog: pytest.LogCaptureFixture, monke
     monkeypatch.setattr(store_choice, "why_not_packed", lambda: "cannot open liblz4.so.1: `apt install liblz4-1`")
     kind, said = made("auto", RAW_BYTES, caplog)
     assert kind is RawStore
-    assert said == ["WARNING: replay store: raw, though raw frames take 0.02 GB once full, 0.02 GB is free, because "
-                    "frames cannot be packed: cannot open liblz4.so.1: `apt install liblz4-1`"]
+    assert said == ["WARNING: replay store: raw (raw frames take 0.02 GB once full, 0.02 GB is free, but frames cannot "
+                    "be packed: cannot open liblz4.so.1: `apt install liblz4-1`)"]
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("raw", RawStore), pytest.param("packed", PackedStore,
@@ -57,7 +57,7 @@ def test_packed_frames_beyond_half_of_the_free_memory_go_to_the_disk(
     with caplog.at_level(logging.INFO, logger="mow"):
         store = make_store(kind, 1, 1_000, SHAPE, free_bytes=62_000, disk=tmp_path / "new")
     if kind == "auto":
-        assert caplog.messages[0].endswith(f"half may go to replay; what outgrows that goes to {tmp_path / 'new'})")
+        assert caplog.messages[0].endswith(f"half may go to replay, the rest to {tmp_path / 'new'})")
     for seed in range(8):
         store.append(np.random.default_rng(seed).integers(0, 256, (1, *SHAPE), dtype=np.uint8))
     assert store.disk_bytes == 8 * 64 * 64 * 3

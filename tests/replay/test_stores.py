@@ -109,10 +109,6 @@ def test_a_raw_store_resumes_where_another_stopped() -> None:
         if step >= 8:
             resumed.append(frame_of(step, 1))
     assert gathered(store, [0], [[8, 10]], 3).tobytes() == gathered(resumed, [0], [[8, 10]], 3).tobytes()
-    with pytest.raises(ValueError, match=r"resume needs an empty store .* got a store of 13 steps and 16"):
-        resumed.resume(16)
-    with pytest.raises(ValueError, match=r"a multiple of 8, got a store of 0 steps and 4"):
-        RawStore(1, 5, SHAPE).resume(4)
 
 
 def test_what_a_raw_store_takes() -> None:
@@ -145,9 +141,6 @@ def read_only(array: Frames) -> Frames:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rows": np.array([0.0, 1.0])}, "rows must be a contiguous int64 array of 1 axes, got float64"),
-        ({"first": np.array([4, 4])}, "first must be a contiguous int64 array of 2 axes, got int64"),
-        ({"rows": np.array([0])}, "rows and first must name the same tasks, got 1 and 2"),
         ({"rows": np.array([0, 2])}, r"rows must be in 0 to 1, got \[0, 2\]"),
         ({"rows": np.array([-1, 0])}, r"rows must be in 0 to 1, got \[-1, 0\]"),
         ({"length": 0}, "length must be in 1 to the 8 steps held, got 0"),
@@ -156,8 +149,8 @@ def read_only(array: Frames) -> Frames:
         ({"first": np.full((2, 3), 7)}, "first must be in 3 to 6 for windows of 5 steps, got 7 to 7"),
         ({"out": np.zeros((2, 3, 4, *SHAPE), np.uint8)}, r"writeable uint8 \[2, 3, 5, 4, 6, 3\], got"),
         ({"out": np.zeros((2, 3, 5, *SHAPE), np.int8)}, "got int8"),
-        ({"out": np.zeros((2, 3, 5, 4, 6, 6), np.uint8)[..., ::2]}, "out.flags.c_contiguous=False"),
-        ({"out": read_only(np.zeros((2, 3, 5, *SHAPE), np.uint8))}, "out.flags.writeable=False"),
+        ({"out": np.zeros((2, 3, 5, 4, 6, 6), np.uint8)[..., ::2]}, "out must be contiguous, writeable"),
+        ({"out": read_only(np.zeros((2, 3, 5, *SHAPE), np.uint8))}, "out must be contiguous, writeable"),
     ],
 )
 def test_gather_refuses(make: MakeStore, change: dict[str, Any], message: str) -> None:

@@ -121,7 +121,7 @@ def test_a_cut_file_is_named(tmp_path: Path, num_bytes: int) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"step": 1})
     path.write_bytes(path.read_bytes()[:num_bytes])
-    with pytest.raises(ValueError, match=r"last\.pt is (cut short|damaged)"):
+    with pytest.raises(ValueError, match=r"last\.pt is damaged or cut short"):
         load_checkpoint(path, CPU)
 
 
@@ -132,7 +132,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"last\.pt is (cut short|damaged)"):
+        with pytest.raises(ValueError, match=r"last\.pt is damaged or cut short"):
             load_checkpoint(path, CPU)
 
 
@@ -153,13 +153,13 @@ def test_another_format_is_named(tmp_path: Path, found: int | None, monkeypatch:
     monkeypatch.setattr(checkpoint, "FORMAT", found)
     save_checkpoint(path, {"step": 1})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads 8: use the mow that wrote"):
+    with pytest.raises(ValueError, match=f"last.pt has format {found}, this version reads {checkpoint.FORMAT}: use"):
         load_checkpoint(path, CPU)
 
 
 def test_another_format_comes_with_the_version_that_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoint_path(tmp_path, 1)
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     (tmp_path / "versions.json").write_text('{"mow": "0.0.9", "git_commit": "abc"}')
     monkeypatch.setattr(checkpoint, "FORMAT", 7)
     save_checkpoint(path, {"step": 1})

@@ -223,16 +223,6 @@ def test_no_point_is_there_twice_after_a_resume(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [5, 8, 8, 9]
 
 
-def test_state_of_earlier_versions_leaves_the_curves(tmp_path: Path) -> None:
-    with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
-        state = logger.state_dict()
-        logger.metrics(8, 3, {"norm": 0.75}, TASKS)
-    del state["events"]
-    with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
-        logger.load_state_dict(state)
-    assert len(events(tmp_path).Scalars("norm")) == 1
-
-
 def test_a_logger_that_writes_nothing_leaves_no_curves(tmp_path: Path) -> None:
     with contextlib.closing(Logger(tmp_path, frame_skip=4)) as logger:
         logger.flush()
