@@ -178,11 +178,11 @@ def test_a_typing_mistake_is_answered_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["--total-steps", "600"], ["--total-steps=600"], ["--total_steps", "600"]])
 def test_a_shorter_run_has_every_phase_and_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     config = parse(words)
-    assert (config.total_steps, config.prefill_steps, config.warmup_updates) == (600, 90, 30)
-    assert "schedule.prefill_steps 90, schedule.warmup_updates 30" in capsys.readouterr().out
+    assert (config.total_steps, config.prefill_steps, config.warmup_updates) == (600, 90, 9)
+    assert "schedule.prefill_steps 90, schedule.warmup_updates 9" in capsys.readouterr().out
     given = parse([*words, "--schedule.prefill-steps", "200"])
-    assert (given.prefill_steps, given.warmup_updates) == (200, 30), "what is given is taken"
+    assert (given.prefill_steps, given.warmup_updates) == (200, 9), "what is given is taken"
     capsys.readouterr()
     longer = parse(["--total-steps", "20000"])
-    assert (longer.prefill_steps, longer.warmup_updates) == (1_140, 380)
+    assert (longer.prefill_steps, longer.warmup_updates) == (1_140, 120)
     assert capsys.readouterr().out == ""

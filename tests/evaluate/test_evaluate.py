@@ -136,7 +136,7 @@ def mistake(capsys, *arguments):
         (["--device", "tpu9"], "unknown device 'tpu9'"),
         (["--device", "cuda:77"], "no cuda:77 here"),
         (["--episode", "3"], "unrecognized arguments: --episode 3"),
-        (["nowhere"], "no folder nowhere: name a run folder"),
+        (["nowhere"], "nowhere is no run: name a run folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(arguments, says, seeds, capsys, monkeypatch, tmp_path):
@@ -161,7 +161,7 @@ def test_a_truncated_checkpoint_is_told_before_anything_is_played(share, seeds, 
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     said = mistake(capsys, seeds[1], copied, "--out", tmp_path / "out")
-    assert f"{path} is cut short, or not a checkpoint of this version" in said
+    assert f"{path} is damaged or cut short, or not a checkpoint of this version" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -192,7 +192,7 @@ def test_folders_that_are_no_run(capsys, copied, tmp_path):
 def test_a_broken_checkpoint(capsys, copied):
     path = newest_checkpoint(copied)
     path.write_bytes(path.read_bytes()[:-1])
-    assert f"{path} is cut short, or not a checkpoint of this version" in mistake(capsys, copied)
+    assert f"{path} is damaged or cut short, or not a checkpoint of this version" in mistake(capsys, copied)
 
 
 def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
@@ -201,7 +201,7 @@ def test_checkpoints_of_something_else(capsys, copied, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mow.runs.checkpoint.FORMAT", 99)
         save_checkpoint(path, state)
-    assert "has format 99, this version reads 8" in mistake(capsys, copied)
+    assert "has format 99, this version reads 9" in mistake(capsys, copied)
     save_checkpoint(path, {**state, "tasks": ["tiny:pole"]})
     assert "is of tiny:pole, not of this run" in mistake(capsys, copied)
     learner = dict(state["learner"])

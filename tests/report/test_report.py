@@ -169,7 +169,7 @@ def test_a_broken_checkpoint_leaves_the_rest_of_the_page(copied):
     (path,) = (copied / "checkpoints").glob("step_*.pt")
     path.write_bytes(b"what is this")
     said = read(write_report(copied).read_text()).sections
-    assert "is cut short, or not a checkpoint" in said["films"]
+    assert "is damaged or cut short, or not a checkpoint" in said["films"]
     assert "dummy:slide" in said["returns"]
 
 

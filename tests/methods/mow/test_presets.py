@@ -41,13 +41,13 @@ def test_the_literal_presets_keep_the_published_forms(name: str) -> None:
 def test_phases_are_numbers() -> None:
     """Those of quickstart and atari26 at their own lengths; a longer run has the same, a shorter one its share."""
     config = quickstart()
-    assert (config.prefill_steps, config.warmup_updates, config.world_model_updates) == (1_140, 380, 1_456)
-    assert (config.model.routing.anneal_updates, config.actor_critic.entropy_updates) == (399, 1_496)
+    assert (config.prefill_steps, config.warmup_updates, config.world_model_updates) == (1_140, 120, 1_412)
+    assert (config.model.routing.anneal_updates, config.actor_critic.entropy_updates) == (399, 1_400)
     assert PRESETS["atari26"]().model.routing.anneal_updates == 20_000  # the paper's fifth of 100,000
     assert in_proportion(config, 7_600) == in_proportion(config, 100_000) == config
     short = dataclasses.replace(in_proportion(config, 600), total_steps=600)
-    assert (short.prefill_steps, short.warmup_updates) == (90, 30)
-    assert (short.model.routing.anneal_updates, short.actor_critic.entropy_updates) == (32, 118)  # 31.5 is rounded
+    assert (short.prefill_steps, short.warmup_updates) == (90, 9)
+    assert (short.model.routing.anneal_updates, short.actor_critic.entropy_updates) == (32, 111)  # 31.5 is rounded
     with pytest.raises(ValueError, match=r"lower schedule\.prefill_steps, or raise total_steps"):
         dataclasses.replace(config, total_steps=600)
 
