@@ -17,7 +17,7 @@ from bench.learners import TaskCount, cases, make_learner, random_batch, single,
 from bench.race import Race
 from mow.kernels import dispatch
 from mow.kernels.dispatch import choose
-from mow.methods.mow.compiled_steps import UpdateSteps
+from mow.methods.mow.compile import UpdateSteps
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import storm
 from mow.methods.mow.world_model import WorldModel

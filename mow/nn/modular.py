@@ -139,3 +139,8 @@ class Stem(nn.Module):
         """[K, 1, R, I] -> [K, J, R, D]."""
         x = self.input_norm(self.input(x, plan, embedding), plan).relu_()
         return self.output_norm(self.output(x, plan), plan)
+
+
+def rows_in(x: Tensor) -> Tensor:
+    """[K, B, L, ...] as the rows of one slot: [K, 1, B * L, ...]."""
+    return x.flatten(1, 2).unsqueeze(1)

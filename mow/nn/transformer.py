@@ -4,8 +4,7 @@ Every (task, slot) pair runs through its own expert's weights; attention itself 
 all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from mow.nn.modular import ModularLayerNorm, ModularLinear
 
 
 class TransformerSizes(Protocol):
-    """Sizes of a Transformer, as a config has them."""
+    """Sizes of a Transformer, as a config has them: width is D."""
 
     @property
-    def width(self) -> int: ...  # D
+    def width(self) -> int: ...
     @property
     def num_heads(self) -> int: ...
     @property
@@ -31,9 +30,7 @@ class TransformerSizes(Protocol):
     def max_positions(self) -> int: ...
 
 
-
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """Attention mask of a window of tokens, and the position of each token in its episode."""
 
     position: Tensor  # [K, B, L] int64, steps since the window or the episode began
@@ -72,9 +69,9 @@ class AttentionCache:
     Source: MoW (key-value cache in imagination). Differs: STORM caches layer inputs and projects them anew each step.
     """
 
-    def __init__(self, num_layers: int, shape: tuple[int, int, int], capacity: int, num_heads: int, like: Tensor):
-        *_, width = like.shape
-        size = (*shape, num_heads, capacity, width // num_heads)  # [K, J, B, heads, capacity, D / heads]
+    def __init__(self, num_layers: int, shape: tuple[int, int, int, int, int], width: int, like: Tensor) -> None:
+        """Args: shape: [K, J, B, heads, capacity]. width: D. like: gives device and dtype."""
+        size = (*shape, width // shape[3])  # [K, J, B, heads, capacity, D / heads]
         self.keys = [like.new_empty(size) for _ in range(num_layers)]
         self.values = [like.new_empty(size) for _ in range(num_layers)]
 
@@ -120,7 +117,6 @@ class Block(nn.Module):
     def _attend(self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
-
         projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
         # A step of a rollout. Dropout, which no rollout has, is left to the general path.
         if cache is not None and length == 1 and not self.training:
@@ -128,19 +124,13 @@ class Block(nn.Module):
             query, key, value = (y.view(token) for y in projected)
             return cache.step(layer, query, key, value, mask[:, :, 0]).view(rows.shape)
 
-        def heads(y: Tensor) -> Tensor:  # [K, J, B * L, D] -> [K, J, B, heads, L, D / heads]
-            return y.view(num_tasks, num_slots, num_sequences, length, self.num_heads, -1).transpose(3, 4)
-
-        query, key, value = (heads(y) for y in projected)
+        shape = (num_tasks, num_slots, num_sequences, length, self.num_heads, -1)
+        query, key, value = (y.view(shape).transpose(3, 4) for y in projected)  # [K, J, B, heads, L, D / heads]
         if cache is not None:
             key, value = cache.append(layer, key, value, mask.shape[-1])
         pairs_mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
         attended = F.scaled_dot_product_attention(
-            query.flatten(0, 2),
-            key.flatten(0, 2),
-            value.flatten(0, 2),
-            attn_mask=pairs_mask.flatten(0, 2),
-            dropout_p=self.dropout if self.training else 0.0,
+            *(x.flatten(0, 2) for x in (query, key, value, pairs_mask)), self.dropout if self.training else 0.0
         )  # [K * J * B, heads, L, D / heads]
         return attended.transpose(1, 2).reshape(rows.shape)
 
@@ -167,7 +157,9 @@ class Transformer(nn.Module):
             x = self.invoke(block, x, plan, window.mask, cache, layer)
         return x
 
-    def new_cache(self, like: Tensor, num_slots: int, num_sequences: int, capacity: int) -> AttentionCache:
-        """An empty cache for `num_sequences` rollouts of each task; `like` [K, ..., D] gives device and dtype."""
-        shape = (like.shape[0], num_slots, num_sequences)
-        return AttentionCache(len(self.blocks), shape, capacity, self.num_heads, like)
+    def new_cache(self, shape: tuple[int, int, int], capacity: int) -> AttentionCache:
+        """An empty cache for `capacity` tokens of rollouts [K, J, B], in autocast's dtype where that is on."""
+        device = self.positions.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.positions.dtype
+        like = self.positions.new_empty(0, dtype=dtype)
+        return AttentionCache(len(self.blocks), (*shape, self.num_heads, capacity), self.positions.shape[-1], like)

@@ -20,7 +20,7 @@ from mow.methods.mow.acting import MowActor
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.actor_critic_loss import ActorCriticLosses, ActorCriticTargets
 from mow.methods.mow.clustering import Grouping
-from mow.methods.mow.compiled_steps import update_steps
+from mow.methods.mow.compile import update_steps
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.cuda_graph import RolloutGraph
 from mow.methods.mow.grouping import WarmedUp, grouping_of

@@ -4,21 +4,19 @@ Random streams are those of the whole model: every task draws the numbers that i
 """
 
 import copy
-from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import PhiloxState, RoutePlan
+from mow.kernels import PhiloxState
 from mow.methods.mow.config_model import Condition
-from mow.methods.mow.router import Routing
-from mow.methods.mow.vae import Decoder, Encoder
+from mow.methods.mow.vae import ConvNet
 from mow.methods.mow.world_model import WorldModel
 from mow.nn.routes import FixedRoutes
 
-ConvNet = TypeVar("ConvNet", Encoder, Decoder)
+Net = TypeVar("Net", bound=ConvNet)
 
 
 class TaskSlice(WorldModel):
@@ -29,10 +27,8 @@ class TaskSlice(WorldModel):
 
     def __init__(self, whole: WorldModel, tasks: slice) -> None:
         nn.Module.__init__(self)
-        own = {name: getattr(self, name) for name in ("_modules", "_buffers")}
+        own = {"_modules": dict(whole._modules), "_buffers": dict(whole._buffers)}
         self.__dict__.update({**whole.__dict__, **own})
-        self._modules.update(whole._modules)
-        self._buffers.update(whole._buffers)
         self.tasks, self.first_task, self.num_all = tasks, tasks.start, whole.num_tasks
         self.module_of_task = whole.module_of_task[tasks]
         self.encoder, self.decoder = _cut(whole.encoder, tasks), _cut(whole.decoder, tasks)
@@ -48,18 +44,11 @@ class TaskSlice(WorldModel):
 
     def sample(self, logits: Tensor, rng: PhiloxState) -> Tensor:
         """Draw as the whole model for these tasks. The others' rows are drawn too, from zeros, and dropped."""
-        after = self.num_all - self.tasks.stop
-        padding = [0, 0] * (logits.dim() - 1) + [self.tasks.start, after]
+        padding = [0, 0] * (logits.dim() - 1) + [self.tasks.start, self.num_all - self.tasks.stop]
         return super().sample(F.pad(logits, padding), rng)[self.tasks]
 
     def _uniform(self, rng: PhiloxState, shape: tuple[int, ...]) -> Tensor:
         return super()._uniform(rng, (self.num_all, *shape[1:]))[self.tasks]
-
-
-def routing_of(routing: Routing, tasks: slice, scale_KJ: Tensor | None) -> Routing:
-    """The experts of some tasks; `scale_KJ` [K, J] stands for the routing's own."""
-    plan = RoutePlan(routing.plan.routes[tasks], routing.plan.num_experts)
-    return Routing(plan, None, None if scale_KJ is None else scale_KJ[tasks])
 
 
 def task_parts(model: WorldModel, number: int) -> tuple[slice, ...]:
@@ -69,16 +58,15 @@ def task_parts(model: WorldModel, number: int) -> tuple[slice, ...]:
     borders = [k for k in range(1, num_tasks) if not together or modules[k] != modules[k - 1]]
     wanted = [num_tasks * part / number for part in range(1, number)]
     cuts = {min(borders, key=lambda k: abs(k - want)) for want in wanted} if borders else set()
-    edges = [0, *sorted(cuts), num_tasks]
-    return tuple(slice(start, stop) for start, stop in pairwise(edges))
+    return tuple(slice(start, stop) for start, stop in pairwise([0, *sorted(cuts), num_tasks]))
 
 
-def _cut(module: ConvNet, tasks: slice) -> ConvNet:
-    """Copy of `module` with the same weights and norms, and the groups of `tasks` alone, counted from their first."""
-    cut, groups = copy.copy(module), []
-    for group in module.groups:
+def _cut(net: Net, tasks: slice) -> Net:
+    """Copy of `net` with the same weights and norms, and the groups of `tasks` alone, counted from their first."""
+    cut, groups = copy.copy(net), []
+    for group in net.groups:
         start, stop = max(group.tasks.start, tasks.start), min(group.tasks.stop, tasks.stop)
         if start < stop:
-            groups.append(replace(group, tasks=slice(start - tasks.start, stop - tasks.start)))
+            groups.append(group._replace(tasks=slice(start - tasks.start, stop - tasks.start)))
     cut.groups = tuple(groups)
     return cut
