@@ -1,4 +1,4 @@
-"""How to add an environment, a kernel, a loss, a variant: what the rooms' pages and docstrings hold runs, and fits the code."""
+"""How to add an environment, a kernel, a loss, a variant: the code on the pages runs, and fits."""
 
 import ast
 import importlib
@@ -16,7 +16,8 @@ from tests.envs import test_contract
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {"mow.envs": ROOT / "mow/envs/__init__.py", "mow.kernels": ROOT / "kernels/__init__.py",
-          "mow.losses": ROOT / "mow/losses/README.md", "mow.methods.mow": ROOT / "mow/methods/mow/README.md"}  # fmt: skip
+          "mow.losses": ROOT / "mow/losses/README.md",
+          "mow.methods.mow": ROOT / "mow/methods/mow/README.md"}  # fmt: skip
 
 
 def blocks(room: str, language: str = "python") -> list[str]:

@@ -4,7 +4,7 @@ Every (task, slot) pair runs through its own expert's weights; attention itself 
 all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,7 @@ from mow.kernels import RoutePlan, decode_attention
 from mow.nn.activation_checkpoint import Call, plain_call
 from mow.nn.modular import ModularLayerNorm, ModularLinear
 
-
-class TransformerSizes(Protocol):
-    """Sizes of a Transformer, as a config has them: width is D."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def feedforward(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def max_positions(self) -> int: ...
+Sizes = Any  # a config with width (D), num_heads, feedforward, dropout and max_positions
 
 
 class Window(NamedTuple):
@@ -63,10 +50,9 @@ def episode_window(is_first: Tensor, *, across_episodes: bool = False) -> Window
 class AttentionCache:
     """Projected keys and values of all layers, preallocated for a whole rollout; rows are written in place.
 
-    The number of tokens in it follows from the mask of the next tokens: one column per token so far and per new one.
-    The cache itself counts nothing, so that one compiled step serves every position.
-
-    Source: MoW (key-value cache in imagination). Differs: STORM caches layer inputs and projects them anew each step.
+    The number of tokens in it is that of the mask's columns, less the new ones: it counts nothing itself, so that one
+    compiled step serves every position. Source: MoW (key-value cache in imagination). Differs: STORM caches layer
+    inputs and projects them anew each step.
     """
 
     def __init__(self, num_layers: int, shape: tuple[int, int, int, int, int], width: int, like: Tensor) -> None:
@@ -90,14 +76,13 @@ class AttentionCache:
 class Block(nn.Module):
     """x -> norm(x + attention(x)) -> norm(x + feed_forward(x)), for the expert of each (task, slot) pair."""
 
-    def __init__(self, num_experts: int, config: TransformerSizes) -> None:
+    def __init__(self, num_experts: int, config: Sizes) -> None:
         super().__init__()
         width = config.width
         self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.query = ModularLinear(num_experts, width, width, bias=False)
-        self.key = ModularLinear(num_experts, width, width, bias=False)
-        self.value = ModularLinear(num_experts, width, width, bias=False)
-        self.output = ModularLinear(num_experts, width, width, bias=False)
+        self.query, self.key, self.value, self.output = (
+            ModularLinear(num_experts, width, width, bias=False) for _ in range(4)
+        )
         self.attention_norm = ModularLayerNorm(num_experts, width, eps=1e-6)
         self.expand = ModularLinear(num_experts, width, config.feedforward)
         self.contract = ModularLinear(num_experts, config.feedforward, width)
@@ -138,7 +123,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Learned positions, layer norm, then the blocks; one set of weights per expert."""
 
-    def __init__(self, num_experts: int, num_layers: int, config: TransformerSizes) -> None:
+    def __init__(self, num_experts: int, num_layers: int, config: Sizes) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.invoke: Call = plain_call

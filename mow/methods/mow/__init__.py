@@ -34,14 +34,7 @@ def _context(config: MowConfig, device: "torch.device") -> AbstractContextManage
 
 
 METHOD = Method(
-    name="mow",
-    config=MowConfig,
-    presets=PRESETS,
-    build=_build,
-    loss="loss/world_model",
-    diagnostics=_diagnostics,
-    summary=summary,
-    context=_context,
-    batchings={name: partial(with_batching, name=name) for name in BATCHINGS},
+    name="mow", config=MowConfig, presets=PRESETS, build=_build, loss="loss/world_model", diagnostics=_diagnostics,
+    summary=summary, context=_context, batchings={name: partial(with_batching, name=name) for name in BATCHINGS},
     shortened=shortened,
-)
+)  # fmt: skip

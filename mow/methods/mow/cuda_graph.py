@@ -5,9 +5,8 @@ device that it advances itself: so its rollout equals the plain one. Imagination
 in it depends on a value. An update of the world model is not recorded: between its gradient and its step the host
 checks that the numbers are finite (mow.nn.finite).
 
-torch.compile(mode="reduce-overhead") would record each function by itself, one graph for every position of a rollout,
-and leaves out, without an error, a function that writes to its inputs, as every step does to the cache and to the
-random counter. The two work together instead: compiled functions inside of this graph.
+Compiled functions may run inside of it. torch.compile(mode="reduce-overhead") would record each function by itself, one
+graph for every position, and leaves out, without an error, a function that writes to its inputs, as every step does.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ def record_cuda(call: Callable[[], Imagination], device: torch.device) -> tuple[
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            for _ in range(2):  # so that kernels are compiled, and libraries have their work space, before the recording
+            for _ in range(2):  # before the recording kernels are compiled, and libraries get their work space
                 call()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()

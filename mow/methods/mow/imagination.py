@@ -5,8 +5,8 @@
 z' is the next latent; the transition form reads r and c off h alone.
 
 Source: MoW section 3 (key-value cache), STORM (context 8, horizon 16, hard terminations). Everything without gradient
-and in evaluation mode, which the caller sets. Additions of this package: `temperature` below 1 (cold draws of the prior),
-`ends` expected, `start` posterior.
+and in evaluation mode, which the caller sets.
+Additions of this package: `temperature` below 1 (cold draws of the prior), `ends` expected, `start` posterior.
 
 A rollout is made of three functions, tensors in and tensors out, so that each can be compiled: `init_rollout` once,
 `rollout_step` T times, `predict_reward_and_end` once. No shape depends on a value and nothing is read on the host, so
@@ -94,10 +94,13 @@ class RolloutSteps(NamedTuple):
     predict_reward_and_end: Callable[..., tuple[Tensor, Tensor]] = predict_reward_and_end
 
 
+PLAIN = RolloutSteps()
+
+
 @torch.no_grad()
 def imagine(
     model: WorldModel, agent: Agent, context: TransitionBatch, routing: Routing, rng: PhiloxState, *, horizon: int,
-    start: str, ends: str = "hard", temperature: float = 1.0, steps: RolloutSteps = RolloutSteps(),
+    start: str, ends: str = "hard", temperature: float = 1.0, steps: RolloutSteps = PLAIN,
 ) -> Imagination:  # fmt: skip
     """Args:
         context: windows of C steps per trajectory, [K, B, C, ...].

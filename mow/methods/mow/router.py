@@ -5,8 +5,8 @@
 The gradient favours or penalises the chosen experts, and holds nothing on the others; with one expert per task the
 balance loss has none, since a single share is always 1. Effects: bench/results/LOG.md.
 
-Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes the order.
-Source: MoW section 3 (task-level router); slot order and noise inferred.
+Source: MoW section 3 (task-level router); the slot order is inferred. Addition of this package: the noise (Gumbel,
+fading with the temperature); a temperature alone never changes the order.
 """
 
 from collections.abc import Sequence
@@ -55,10 +55,10 @@ class Router(nn.Module):
     ) -> Routing:  # fmt: skip
         """Args:
             embedding: [K, d], unit length.
-            temperature: divides the logits; above 1 flattens the shares.
+            temperature: divides the logits.
             noise: scale of the Gumbel noise on the logits, drawn from `rng`.
             frozen: [K, J] experts fixed earlier. The shares still follow the scores, but only `plain` scaling, where
-                they multiply the outputs, passes a gradient to router and e_k: there is no choice left to train.
+                they multiply the outputs, passes a gradient to router and e_k.
         """
         logits = self.output(self.hidden(embedding).relu()).float()  # [K, E]
         if noise > 0:

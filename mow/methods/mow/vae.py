@@ -45,23 +45,29 @@ def normalisation_groups(module_of_task: Sequence[int], norm: str) -> tuple[Grou
     return tuple(Group(slice(first(m), first(m) + count(m)), m, m) for m in sorted(set(module_of_task)))
 
 
-class BatchNorm(nn.Module):
-    """Batch norm with one row of statistics and affine per task or per module; batch statistics when training."""
+class Norm(nn.Module):
+    """Base of norms with an affine per row, of a task or a module: they map [n, C, H, W] to the same shape."""
+
+    def __init__(self, num_rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_rows, channels))
+        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+
+
+class BatchNorm(Norm):
+    """Batch norm with statistics per row; those of the batch when training."""
 
     running_mean: Tensor
     running_var: Tensor
     num_batches: Tensor
 
     def __init__(self, num_rows: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_rows, channels))
-        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+        super().__init__(num_rows, channels)
         self.register_buffer("running_mean", torch.zeros(num_rows, channels))
         self.register_buffer("running_var", torch.ones(num_rows, channels))
         self.register_buffer("num_batches", torch.zeros(num_rows, dtype=torch.long))
 
     def forward(self, x: Tensor, row: int) -> Tensor:
-        """[n, C, H, W] -> the same shape."""
         mean, var = self.running_mean[row], self.running_var[row]
         if self.training and recomputing():  # counted already; the copies are dropped
             mean, var = mean.clone(), var.clone()
@@ -70,25 +76,17 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, mean, var, self.weight[row], self.bias[row], self.training, momentum=0.1)
 
 
-class GroupNorm(nn.Module):
-    """Group norm (groups of at most 16 channels) with one affine per module: needs no statistics of other frames."""
-
-    def __init__(self, num_rows: int, channels: int) -> None:
-        super().__init__()
-        self.num_groups = max(1, channels // 16)
-        self.weight = nn.Parameter(torch.ones(num_rows, channels))
-        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+class GroupNorm(Norm):
+    """Group norm, 16 channels to a group once there are 32: needs no statistics of other frames."""
 
     def forward(self, x: Tensor, row: int) -> Tensor:
-        """[n, C, H, W] -> the same shape."""
-        return F.group_norm(x, self.num_groups, self.weight[row], self.bias[row])
+        return F.group_norm(x, max(1, x.shape[1] // 16), self.weight[row], self.bias[row])
 
 
-class ChannelNorm(GroupNorm):
+class ChannelNorm(Norm):
     """Layer norm over the channels of each place: no place depends on what is far from it. Source: DreamerV3."""
 
     def forward(self, x: Tensor, row: int) -> Tensor:
-        """[n, C, H, W] -> the same shape."""
         rows = x.permute(0, 2, 3, 1)  # [n, H, W, C], as convolutions of stored frames leave it in memory
         return F.layer_norm(rows, rows.shape[-1:], self.weight[row], self.bias[row]).permute(0, 3, 1, 2)
 
@@ -149,7 +147,7 @@ class ConvNet(nn.Module):
         self.groups = normalisation_groups(module_of_task, config.norm)
         self.invoke: Call = plain_call
         self.side = config.side
-        self.cells = config.side**2 if config.latent == "spatial" else 1  # parts of the picture with groups of their own
+        self.cells = config.side**2 if config.latent == "spatial" else 1  # places with groups of their own
 
     def _norms(
         self, config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]

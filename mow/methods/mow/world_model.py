@@ -183,22 +183,21 @@ class WorldModel(nn.Module):
         frame = self.decoder(latent.flatten(1, 2), self.plan, self.embedding("decoder"), self.background)
         return frame.unflatten(1, latent.shape[1:3])
 
-    # Additions of this package ---------------------------------------------------------------------------------------
+    # Additions of this package: the median background, latents stale in part -----------------------------------------
 
     @torch.no_grad()
     def set_background(self, frame: Tensor) -> None:
-        """Addition of this package: the median of uint8 frames [K, N, 64, 64, 3] of each task is taken off its frames
-        before the encoder and put back after the decoder. The model must have `perception.background` median.
+        """Take the median of uint8 frames [K, N, 64, 64, 3] of each task off its frames before the encoder, and put it
+        back after the decoder, from now on. The model must have `perception.background` median.
         """
         assert self.background is not None, "this model has no background: perception.background is none"
         self.background.copy_(frame.median(dim=1).values)
 
     def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
-        """Addition of this package: while training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1}
-        of the same episode.
+        """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
 
         Latents of a rollout look alike: their groups are drawn one by one, and some lag behind the others. The model
-        learns to go on from such latents by its hidden state. Effects: bench/results/LOG.md.
+        learns to go on from such latents by its hidden state. Source: none; effects: bench/results/LOG.md.
         """
         share = self.config.stale_share
         if share == 0.0 or not self.training:

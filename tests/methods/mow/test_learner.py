@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from mow.methods.mow.actor_critic_loss import ActorCriticTargets, actor_critic_losses
-from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.clustering import from_labels, gradient_evidence
 from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
 from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
-from mow.methods.mow.grouping import gradient_evidence
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import quickstart
@@ -106,7 +105,7 @@ def test_the_stacked_gradients_are_those_of_each_task_alone():
     """One backward over a copy per task gives the same features as K backward passes over the shared module."""
     learner = make(clustering=ClusteringConfig(scaling="none"))
     batch = transitions()
-    (found,) = gradient_evidence(learner.warmed_up(), [batch])
+    (found,) = gradient_evidence(learner.world_model, [batch], learner.config, learner.weighted_losses)
     features = found.vectors
     learner.world_model.train()
     rows = []

@@ -189,7 +189,7 @@ class TestGrow:
             grow(world_model(MODEL, (0, 0, 0)), self.order, self.modules, 2)
 
     def test_only_one_module_can_grow(self):
-        with pytest.raises(ValueError, match="only a model with one module can grow"):
+        with pytest.raises(AssertionError, match="only a model with one module can grow"):
             grow(world_model(), (0, 1, 2), (0, 0, 1), 2)
 
 
