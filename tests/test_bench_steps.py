@@ -72,7 +72,7 @@ def louder() -> AbstractContextManager[Any]:
 
     def loud(*arguments: Any, **how: Any) -> Any:
         found = world_model_losses(*arguments, **how)
-        return dataclasses.replace(found, terms={name: 1.01 * loss for name, loss in found.terms.items()})
+        return found._replace(terms={name: 1.01 * loss for name, loss in found.terms.items()})
 
     return mock.patch("mow.methods.mow.learner.update_steps", return_value=UpdateSteps(world_model_losses=loud))
 

@@ -116,11 +116,9 @@ class OptimConfig:
         positive(self, "matrix_lr", "agent_matrix_lr", "weighting_lr", "task_groups")
         not_negative(self, "matrix_decay")
         fraction(self, "final_lr")
-        require(
-            not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
-            "optim.compile keeps all activations, of all tasks at once: leave it out, or optim.task_groups and "
-            "optim.checkpoint_activations",
-        )
+        require(not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
+                "optim.compile keeps all activations, of all tasks at once: leave it out, or optim.task_groups and "
+                "optim.checkpoint_activations")
 
 
 @dataclass(frozen=True)
@@ -187,10 +185,8 @@ class MowConfig(RunConfig):
             "never shows h_t of a longer past; lower it or raise the others",
         )
         longest = max(self.batch.length, rollout)
-        require(
-            self.model.max_positions >= longest,
-            f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}",
-        )
+        require(self.model.max_positions >= longest,
+                f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}")
 
     @property
     def final_frames(self) -> bool:

@@ -87,10 +87,8 @@ class ExpertsConfig:
         positive(self, "num_experts", "experts_per_task", "num_layers")
         at_most(self, 10_000, "num_experts")
         at_most(self, 100, "num_layers")
-        require(
-            self.experts_per_task <= self.num_experts,
-            f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}",
-        )
+        require(self.experts_per_task <= self.num_experts,
+                f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}")
 
 
 @dataclass(frozen=True)
@@ -150,20 +148,12 @@ class WorldModelConfig:
         require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         not_negative(self, "embedding_size")
         require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")
-        require(
-            self.width % self.num_heads == 0,
-            f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}",
-        )
-        require(
-            self.shared.kind != "none" or self.experts.experts_per_task == 1,
-            "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts",
-        )
-        require(
-            self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
-            "routing.method learned needs embedding_size above 0: the router reads the task embedding",
-        )
-        require(
-            self.prior == "dense" or self.perception.latent == "spatial",
-            "prior local needs perception.latent spatial: a dense latent has no cells",
-        )
+        require(self.width % self.num_heads == 0,
+                f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}")
+        require(self.shared.kind != "none" or self.experts.experts_per_task == 1,
+                "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts")
+        require(self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
+                "routing.method learned needs embedding_size above 0: the router reads the task embedding")
+        require(self.prior == "dense" or self.perception.latent == "spatial",
+                "prior local needs perception.latent spatial: a dense latent has no cells")
         require(self.prior_frames in (1, 2), f"prior_frames must be 1 or 2, got {self.prior_frames}")

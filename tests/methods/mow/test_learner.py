@@ -218,7 +218,7 @@ def test_the_actor_is_told_what_entropy_is_worth():
         return actor_critic_losses(*args, entropy=entropy, clip=clip, **how)
 
     learner = grouped(make(actor_critic=ActorCriticConfig(entropy=0.04, final_entropy=0.25, clip=0.1)))
-    learner.steps = dataclasses.replace(learner.steps, actor_critic_losses=record)
+    learner.steps = learner.steps._replace(actor_critic_losses=record)
     learner.updates = learner.config.world_model_updates
     learner.update_agent(transitions(length=3))
     assert told == [(pytest.approx([0.01] * 3), 0.1)]
