@@ -113,11 +113,10 @@ class Block(nn.Module):
         query, key, value = (y.view(shape).transpose(3, 4) for y in projected)  # [K, J, B, heads, L, D / heads]
         if cache is not None:
             key, value = cache.append(layer, key, value, mask.shape[-1])
-        pairs_mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
-        attended = F.scaled_dot_product_attention(
-            *(x.flatten(0, 2) for x in (query, key, value, pairs_mask)), self.dropout if self.training else 0.0
-        )  # [K * J * B, heads, L, D / heads]
-        return attended.transpose(1, 2).reshape(rows.shape)
+        mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
+        query, key, value, mask = (x.flatten(0, 2) for x in (query, key, value, mask))
+        attended = F.scaled_dot_product_attention(query, key, value, mask, self.dropout if self.training else 0.0)
+        return attended.transpose(1, 2).reshape(rows.shape)  # from [K * J * B, heads, L, D / heads]
 
 
 class Transformer(nn.Module):

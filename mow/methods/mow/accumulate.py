@@ -122,7 +122,8 @@ def _router_backward(routing: Routing, scale_KJ: Tensor | None, config: LossConf
         balance = balance_loss(load_KE)
         ends.append((config.balance * balance, None))
     if ends:
-        torch.autograd.backward(*zip(*ends, strict=True))
+        tensors, gradients = zip(*ends, strict=True)
+        torch.autograd.backward(tensors, gradients)
     return None if balance is None else balance.detach()
 
 

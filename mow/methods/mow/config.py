@@ -177,11 +177,11 @@ class MowConfig(RunConfig):
             f"{self.total_steps}: lower schedule.prefill_steps, or raise total_steps",
         )
         rollout = self.imagination.context + self.imagination.horizon
-        most, names = min((self.batch.length - 1, "batch.length - 1"),
+        most, bound = min((self.batch.length - 1, "batch.length - 1"),
                           (rollout - 1, "imagination.context + imagination.horizon - 1"))  # fmt: skip
         require(
             self.schedule.acting_context <= most,
-            f"schedule.acting_context must be at most {names} = {most}, got {self.schedule.acting_context}: learning "
+            f"schedule.acting_context must be at most {bound} = {most}, got {self.schedule.acting_context}: learning "
             "never shows h_t of a longer past; lower it or raise the others",
         )
         longest = max(self.batch.length, rollout)
