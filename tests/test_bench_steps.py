@@ -17,7 +17,7 @@ from bench.learners import TaskCount, cases, make_learner, random_batch, single,
 from bench.race import Race
 from mow.kernels import dispatch
 from mow.kernels.dispatch import choose
-from mow.methods.mow.compiled_steps import UpdateSteps
+from mow.methods.mow.compile import UpdateSteps
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import storm
 from mow.methods.mow.world_model import WorldModel
@@ -72,7 +72,7 @@ def louder() -> AbstractContextManager[Any]:
 
     def loud(*arguments: Any, **how: Any) -> Any:
         found = world_model_losses(*arguments, **how)
-        return dataclasses.replace(found, terms={name: 1.01 * loss for name, loss in found.terms.items()})
+        return found._replace(terms={name: 1.01 * loss for name, loss in found.terms.items()})
 
     return mock.patch("mow.methods.mow.learner.update_steps", return_value=UpdateSteps(world_model_losses=loud))
 

@@ -1,4 +1,4 @@
-"""How to add an environment, a kernel, a loss, a variant: the guides of the rooms run, and fit the code."""
+"""How to add an environment, a kernel, a loss, a variant: the code on the pages runs, and fits."""
 
 import ast
 import importlib
@@ -18,12 +18,12 @@ from tests.envs import test_contract
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = {"mow.envs": ROOT / "mow/envs/README.md", "mow.kernels": ROOT / "kernels/__init__.py",
-          "mow.losses": ROOT / "mow/losses/__init__.py",
-          "mow.methods.mow": ROOT / "mow/methods/mow/__init__.py"}  # fmt: skip
+          "mow.losses": ROOT / "mow/losses/README.md",
+          "mow.methods.mow": ROOT / "mow/methods/mow/README.md"}  # fmt: skip
 
 
 def blocks(room: str, language: str = "python") -> list[str]:
-    """The fenced blocks of a room's README, or of its docstring, which is read and not imported."""
+    """The fenced blocks of a room's page, or of its docstring, which is read and not imported."""
     text = GUIDES[room].read_text(encoding="utf-8")
     if GUIDES[room].suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""

@@ -77,7 +77,7 @@ def predict_open_loop(
     num_ahead = action.shape[2]
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*latent.shape[:2], num_ahead)], dim=-1)
     window = model.window(is_first)
-    memory = model.new_memory(num_sequences, num_context + num_ahead, latent.new_empty(0))
+    memory = model.new_memory(num_sequences, num_context + num_ahead)
     hidden = model.sequence_model(latent, context.action, window.rows(0, num_context), routing, memory)
     before = model.before(latent[:, :, -2:], context.is_first[:, :, -2:])
     head_input = HeadInput(*(x[:, :, -1:] for x in (latent, context.action, hidden, before)))

@@ -20,11 +20,11 @@ def policy_loss(
     """Clipped surrogate: - mean min(r A, clip(r, 1 - clip, 1 + clip) A), r = pi(a | s) / pi_old(a | s), A constant.
 
     All [K, B, T] -> [K]. pi_old drew the actions; in the first step after that r = 1, and the gradient is that of the
-    score function, - A grad ln pi. Later steps on the same rollout stop pulling where the policy has moved by `clip`,
-    and where it has moved towards an action by more than MAX_RATIO: a bad action would else pull without bound.
+    score function, - A grad ln pi. Source: MoW section 3 (actor), with A = (R_t - v(s_t)) / max(1, S).
 
-    Source: MoW section 3 (actor: - sg(A) ln pi, one step per rollout), with A = (R_t - v(s_t)) / max(1, S); PPO
-    (arXiv 1707.06347) for several steps, Ye et al. 2020 (arXiv 1912.09729) for the bound of 3.
+    Addition of this package: later steps on the same rollout stop pulling where the policy has moved by `clip`, and
+    where it has moved towards an action by more than MAX_RATIO: a bad action would else pull without bound. Source: PPO
+    (arXiv 1707.06347), Ye et al. 2020 (arXiv 1912.09729) for the bound of 3.
     """
     ratio = (log_prob - old_log_prob.detach()).clamp(max=math.log(MAX_RATIO)).exp()
     advantage = advantage.detach()

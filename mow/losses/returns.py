@@ -50,11 +50,8 @@ class ReturnScale:
         step = (1.0 - self.decay) * (weight > 0).flatten(1).any(dim=1)  # [K]
         self.percentiles.lerp_(now.nan_to_num(), step)
         self.weight.lerp_(torch.ones_like(self.weight), step)
-        low, high = self._corrected()
+        low, high = self.percentiles / self.weight.clamp_min(1e-8)
         return (high - low).clamp_min(1.0)
-
-    def _corrected(self) -> Tensor:
-        return self.percentiles / self.weight.clamp_min(1e-8)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"percentiles": self.percentiles, "weight": self.weight}

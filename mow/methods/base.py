@@ -7,7 +7,7 @@ phases that a learner declares; it collects, draws batches, logs and saves, and 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +32,12 @@ def untimed(part: str) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class ObservationSpec:
-    """Observation of every task."""
-
-    shape: tuple[int, ...] = FRAME_SHAPE
-    dtype: str = "uint8"
-
-
-@dataclass(frozen=True)
 class TaskSet:
     """The tasks of a run, as their environments describe them; K rows, in the order of the config."""
 
     specs: tuple[TaskSpec, ...]
     layout: ActionLayout
-    observation: ObservationSpec = field(default_factory=ObservationSpec)
+    frame_shape: tuple[int, ...] = FRAME_SHAPE  # of a uint8 observation
 
 
 @dataclass(frozen=True)
@@ -85,26 +77,23 @@ class Phase:
         return sum(update.count for update in self.updates) if self.act == "none" else self.steps
 
 
-@dataclass(frozen=True)
-class Reorder:
+class Reorder(NamedTuple):
     """Task k becomes the old task order[k], in everything that holds tasks."""
 
     order: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """A line for the log."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image for the log: uint8 [height, width, 3]."""
+class Picture(NamedTuple):
+    """An image for the log."""
 
     name: str
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8]  # [height, width, 3]
 
 
 Event = Reorder | Note | Picture
@@ -116,12 +105,11 @@ class Sampler(Protocol):
     def __call__(self, num_sequences: int, length: int, *, counter: int, stream: int) -> "TransitionBatch": ...
 
 
-@dataclass(frozen=True)
-class ActorOutput:
+class ActorOutput(NamedTuple):
     """Chosen actions, and what the method's columns of replay hold for this step."""
 
     action: "Tensor"  # [K, A] or [K, B, A]
-    extra: Mapping[str, "Tensor"] = field(default_factory=dict)  # float32 [K, n] or [K, B, n]
+    extra: Mapping[str, "Tensor"] = {}  # float32 [K, n] or [K, B, n]
 
 
 class Actor(Protocol):
@@ -176,7 +164,7 @@ class Learner(Protocol):
 
 
 def num_parameters(learner: Learner) -> int:
-    """Trained numbers of all its networks; copies that follow them slowly are not counted."""
+    """Trained numbers of all networks; copies that follow them slowly are not counted."""
     return sum(p.numel() for part in learner.networks.values() for p in part.parameters() if p.requires_grad)
 
 

@@ -37,8 +37,8 @@ def read_config(path: Path) -> RunConfig:
     """The config that a run was started with.
 
     A field that the file lacks takes its default: it is younger than the run, and its default is what runs did before.
-    Raises: ValueError in one line, with file, field and remedy, if the file cannot be read, if a field is unknown, has
-        no default and is missing, or has a value that does not fit.
+    Raises: ValueError in one line, with file, field and remedy, if the file cannot be read, or a field is unknown,
+        missing without a default, or has a value that does not fit.
     """
     try:
         content = read_json(path)

@@ -4,9 +4,9 @@ Numbers stay the same, to the bit: dropout draws the same masks again, and batch
 the first time, does not count them twice.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar, Token
 from typing import Any, Literal
 
 import torch
@@ -33,17 +33,17 @@ def checkpointed_call(function: Call, *arguments: Any) -> Any:
     """Call `function`, storing the arguments only; the backward pass calls it again."""
     if not torch.is_grad_enabled():
         return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, context_fn=_contexts)
+    contexts = nullcontext(), _Marked()
+    return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: contexts)
 
 
-def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _marked()
+class _Marked:
+    """Sets the mark; entered anew by every backward pass through the same graph."""
 
+    _token: Token[bool]
 
-@contextmanager
-def _marked() -> Iterator[None]:
-    token = _again.set(True)
-    try:
-        yield
-    finally:
-        _again.reset(token)
+    def __enter__(self) -> None:
+        self._token = _again.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _again.reset(self._token)

@@ -18,20 +18,16 @@ class NotFinite(FloatingPointError):
 
 
 def check_finite(
-    what: str,
-    total: Tensor,
-    norm: Tensor,
-    losses: Mapping[str, Tensor],
-    tasks: Sequence[str],
+    what: str, total: Tensor, norm: Tensor, losses: Mapping[str, Tensor], tasks: Sequence[str],
     parameters: Iterable[tuple[str, nn.Parameter]],
-) -> None:
-    """Look at a loss and the norm of its gradient; waits for the device, once.
+) -> None:  # fmt: skip
+    """Check a loss and the norm of its gradient; waits for the device, once.
 
     Args:
-        what: learns, for the message.
-        total: scalar, what the gradient is of.
-        norm: scalar, of the whole gradient: finite only if every entry is.
-        losses: its parts, name -> [K].
+        what: the trained model, for the message.
+        total: scalar, the loss.
+        norm: scalar, of its whole gradient: finite only if every entry is.
+        losses: parts of the loss, name -> [K].
         tasks: K names.
         parameters: with their gradients.
     Raises: NotFinite, naming the first loss and task at fault, or the first parameter if all losses are finite.
@@ -49,7 +45,7 @@ def check_finite(
 
 
 def check_actions(action: NDArray[np.float32], layout: ActionLayout, tasks: Sequence[str]) -> None:
-    """Look at what the policy chose: [K, A]. Raises: FloatingPointError, naming the first task without an action."""
+    """Check actions [K, A] of the policy. Raises: FloatingPointError, naming the first task without an action."""
     marked = action[:, : layout.num_discrete].sum(axis=1) == 1.0
     chosen = np.isfinite(action).all(axis=1) & (marked | ~layout.discrete)
     if not chosen.all():
@@ -58,13 +54,9 @@ def check_actions(action: NDArray[np.float32], layout: ActionLayout, tasks: Sequ
 
 
 def check_weights(models: Mapping[str, nn.Module]) -> None:
-    """Before they are saved over those that work. Raises: FloatingPointError, naming the first that is not finite."""
-    held = {
-        f"{model}: {name}": value
-        for model, module in models.items()
-        for name, value in module.state_dict().items()
-        if value.is_floating_point()
-    }
+    """Check weights before they are saved. Raises: FloatingPointError, naming the first that is not finite."""
+    held = {f"{model}: {name}": value for model, module in models.items()
+            for name, value in module.state_dict().items() if value.is_floating_point()}  # fmt: skip
     finite = torch.stack([value.isfinite().all() for value in held.values()]).tolist()  # waits for the device, once
     for name, fine in zip(held, finite, strict=True):
         if not fine:

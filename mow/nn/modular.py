@@ -1,11 +1,12 @@
 """Layers whose weights are stacked on a module axis: each task is sent through the weights of its own module.
 
-A layer holds [M, ...] weights and is called with a RoutePlan that names the module of every (task, slot) pair, so that
-one call serves all tasks. The task embedding e_k is never concatenated to the input: its columns of the weight are
-multiplied once per task and enter as a bias, which gives the same value for less work.
+A layer holds [M, ...] weights and is called with a RoutePlan that names the module of every (task, slot) pair. The task
+embedding e_k is never concatenated to the input: its columns of the weight are multiplied once per task and enter as a
+bias, which gives the same value for less work.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,18 +40,14 @@ class ModularLinear(nn.Module):
         weight, bias, task_bias, plan = cached(self, plan, lambda: self._ready(plan, embedding))
         return expert_linear(x, weight, plan, bias=bias, task_bias=task_bias, activation=activation)
 
-    def _ready(
-        self, plan: RoutePlan, embedding: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, RoutePlan]:
-        """Weight, bias, task bias and plan for expert_linear; where they are kept, gathered and added up."""
+    def _ready(self, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Any, Any, RoutePlan]:
+        """Weight, bias, task bias and plan for expert_linear; where they are cached, gathered and added up."""
+        weight, of_embedding = self.weight[:, :, : self.in_features], self.weight[:, :, self.in_features :]
         task_bias = None
-        if embedding is not None:
-            of_embedding = self.weight[:, :, self.in_features :]  # [M, O, d]
-            if plan.single_expert is not None:
-                task_bias = torch.mv(of_embedding[plan.single_expert], embedding[0]).view(1, 1, -1)
-            else:
-                task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
-        weight = self.weight[:, :, : self.in_features]
+        if embedding is not None and plan.single_expert is not None:
+            task_bias = torch.mv(of_embedding[plan.single_expert], embedding[0]).view(1, 1, -1)
+        elif embedding is not None:
+            task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
         if not is_active():
             return weight, self.bias, task_bias, plan
         if self.bias is not None:
@@ -90,30 +87,19 @@ class ModularMLP(nn.Module):
     """
 
     def __init__(
-        self,
-        num_modules: int,
-        in_features: int,
-        hidden: int,
-        out_features: int,
-        *,
-        num_layers: int = 2,
-        embedding_size: int = 0,
-        zero_output: bool = False,
-    ) -> None:
+        self, num_modules: int, in_features: int, hidden: int, out_features: int, *, num_layers: int = 2,
+        embedding_size: int = 0, zero_output: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        sizes = [in_features] + [hidden] * num_layers
+        sizes = [(in_features, embedding_size)] + [(hidden, 0)] * (num_layers - 1)
         self.linears = nn.ModuleList(
-            ModularLinear(
-                num_modules, size, hidden, bias=False, embedding_size=embedding_size if index == 0 else 0
-            )
-            for index, size in enumerate(sizes[:-1])
+            ModularLinear(num_modules, size, hidden, bias=False, embedding_size=d) for size, d in sizes
         )
         self.norms = nn.ModuleList(ModularLayerNorm(num_modules, hidden) for _ in range(num_layers))
         self.output = ModularLinear(num_modules, hidden, out_features)
         if zero_output:
-            nn.init.zeros_(self.output.weight)
-            assert self.output.bias is not None
-            nn.init.zeros_(self.output.bias)
+            for parameter in self.output.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None) -> Tensor:
         """[K, 1, R, I] -> [K, 1, R, O]."""
@@ -139,3 +125,8 @@ class Stem(nn.Module):
         """[K, 1, R, I] -> [K, J, R, D]."""
         x = self.input_norm(self.input(x, plan, embedding), plan).relu_()
         return self.output_norm(self.output(x, plan), plan)
+
+
+def rows_in(x: Tensor) -> Tensor:
+    """[K, B, L, ...] as the rows of one slot: [K, 1, B * L, ...]."""
+    return x.flatten(1, 2).unsqueeze(1)

@@ -1,5 +1,7 @@
 """Muon: momentum whose singular values are all brought near 1, so that a matrix learns its rare directions too.
 
+Addition of this package: the papers of the methods train with Adam.
+
     M <- mu M + (1 - mu) G,    A = mu M + (1 - mu) G = U S V^T,    O ~ U V^T
     a <- beta a + (1 - beta) |A|,    c = min(1, |A| / (a / 10 + eps sqrt(n m)))
     W <- (1 - lr decay) W - lr c sqrt(max(n, m)) O

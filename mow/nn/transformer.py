@@ -4,8 +4,7 @@ Every (task, slot) pair runs through its own expert's weights; attention itself 
 all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +14,10 @@ from mow.kernels import RoutePlan, decode_attention
 from mow.nn.activation_checkpoint import Call, plain_call
 from mow.nn.modular import ModularLayerNorm, ModularLinear
 
-
-class TransformerSizes(Protocol):
-    """Sizes of a Transformer, as a config has them."""
-
-    @property
-    def width(self) -> int: ...  # D
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def feedforward(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def max_positions(self) -> int: ...
+Sizes = Any  # a config with width (D), num_heads, feedforward, dropout and max_positions
 
 
-
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """Attention mask of a window of tokens, and the position of each token in its episode."""
 
     position: Tensor  # [K, B, L] int64, steps since the window or the episode began
@@ -66,15 +50,14 @@ def episode_window(is_first: Tensor, *, across_episodes: bool = False) -> Window
 class AttentionCache:
     """Projected keys and values of all layers, preallocated for a whole rollout; rows are written in place.
 
-    The number of tokens in it follows from the mask of the next tokens: one column per token so far and per new one.
-    The cache itself counts nothing, so that one compiled step serves every position.
-
-    Source: MoW (key-value cache in imagination). Differs: STORM caches layer inputs and projects them anew each step.
+    The number of tokens in it is that of the mask's columns, less the new ones: it counts nothing itself, so that one
+    compiled step serves every position. Source: MoW (key-value cache in imagination). Differs: STORM caches layer
+    inputs and projects them anew each step.
     """
 
-    def __init__(self, num_layers: int, shape: tuple[int, int, int], capacity: int, num_heads: int, like: Tensor):
-        *_, width = like.shape
-        size = (*shape, num_heads, capacity, width // num_heads)  # [K, J, B, heads, capacity, D / heads]
+    def __init__(self, num_layers: int, shape: tuple[int, int, int, int, int], width: int, like: Tensor) -> None:
+        """Args: shape: [K, J, B, heads, capacity]. width: D. like: gives device and dtype."""
+        size = (*shape, width // shape[3])  # [K, J, B, heads, capacity, D / heads]
         self.keys = [like.new_empty(size) for _ in range(num_layers)]
         self.values = [like.new_empty(size) for _ in range(num_layers)]
 
@@ -93,14 +76,13 @@ class AttentionCache:
 class Block(nn.Module):
     """x -> norm(x + attention(x)) -> norm(x + feed_forward(x)), for the expert of each (task, slot) pair."""
 
-    def __init__(self, num_experts: int, config: TransformerSizes) -> None:
+    def __init__(self, num_experts: int, config: Sizes) -> None:
         super().__init__()
         width = config.width
         self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.query = ModularLinear(num_experts, width, width, bias=False)
-        self.key = ModularLinear(num_experts, width, width, bias=False)
-        self.value = ModularLinear(num_experts, width, width, bias=False)
-        self.output = ModularLinear(num_experts, width, width, bias=False)
+        self.query, self.key, self.value, self.output = (
+            ModularLinear(num_experts, width, width, bias=False) for _ in range(4)
+        )
         self.attention_norm = ModularLayerNorm(num_experts, width, eps=1e-6)
         self.expand = ModularLinear(num_experts, width, config.feedforward)
         self.contract = ModularLinear(num_experts, config.feedforward, width)
@@ -120,7 +102,6 @@ class Block(nn.Module):
     def _attend(self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
-
         projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
         # A step of a rollout. Dropout, which no rollout has, is left to the general path.
         if cache is not None and length == 1 and not self.training:
@@ -128,27 +109,20 @@ class Block(nn.Module):
             query, key, value = (y.view(token) for y in projected)
             return cache.step(layer, query, key, value, mask[:, :, 0]).view(rows.shape)
 
-        def heads(y: Tensor) -> Tensor:  # [K, J, B * L, D] -> [K, J, B, heads, L, D / heads]
-            return y.view(num_tasks, num_slots, num_sequences, length, self.num_heads, -1).transpose(3, 4)
-
-        query, key, value = (heads(y) for y in projected)
+        shape = (num_tasks, num_slots, num_sequences, length, self.num_heads, -1)
+        query, key, value = (y.view(shape).transpose(3, 4) for y in projected)  # [K, J, B, heads, L, D / heads]
         if cache is not None:
             key, value = cache.append(layer, key, value, mask.shape[-1])
-        pairs_mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
-        attended = F.scaled_dot_product_attention(
-            query.flatten(0, 2),
-            key.flatten(0, 2),
-            value.flatten(0, 2),
-            attn_mask=pairs_mask.flatten(0, 2),
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # [K * J * B, heads, L, D / heads]
-        return attended.transpose(1, 2).reshape(rows.shape)
+        mask = mask[:, None, :, None].expand(-1, num_slots, -1, -1, -1, -1)  # [K, J, B, 1, L, L + cached]
+        query, key, value, mask = (x.flatten(0, 2) for x in (query, key, value, mask))
+        attended = F.scaled_dot_product_attention(query, key, value, mask, self.dropout if self.training else 0.0)
+        return attended.transpose(1, 2).reshape(rows.shape)  # from [K * J * B, heads, L, D / heads]
 
 
 class Transformer(nn.Module):
     """Learned positions, layer norm, then the blocks; one set of weights per expert."""
 
-    def __init__(self, num_experts: int, num_layers: int, config: TransformerSizes) -> None:
+    def __init__(self, num_experts: int, num_layers: int, config: Sizes) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.invoke: Call = plain_call
@@ -167,7 +141,9 @@ class Transformer(nn.Module):
             x = self.invoke(block, x, plan, window.mask, cache, layer)
         return x
 
-    def new_cache(self, like: Tensor, num_slots: int, num_sequences: int, capacity: int) -> AttentionCache:
-        """An empty cache for `num_sequences` rollouts of each task; `like` [K, ..., D] gives device and dtype."""
-        shape = (like.shape[0], num_slots, num_sequences)
-        return AttentionCache(len(self.blocks), shape, capacity, self.num_heads, like)
+    def new_cache(self, shape: tuple[int, int, int], capacity: int) -> AttentionCache:
+        """An empty cache for `capacity` tokens of rollouts [K, J, B], in autocast's dtype where that is on."""
+        device = self.positions.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.positions.dtype
+        like = self.positions.new_empty(0, dtype=dtype)
+        return AttentionCache(len(self.blocks), (*shape, self.num_heads, capacity), self.positions.shape[-1], like)

@@ -21,8 +21,7 @@ class WeightCache:
     """Values that layers derived from their weights; call `invalidate` after every change of a weight."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._kept: Kept = {}
+        self._kept: Kept | None = {} if device.type == "cpu" else None
 
     @contextmanager
     def use(self) -> Iterator[None]:
@@ -30,7 +29,7 @@ class WeightCache:
 
         No effect on a GPU: kernels read weights in place, and tensors made in a CUDA graph must stay in that graph.
         """
-        token = _in_use.set(self._kept if self.device.type == "cpu" else None)
+        token = _in_use.set(self._kept)
         try:
             yield
         finally:
@@ -38,7 +37,8 @@ class WeightCache:
 
     def invalidate(self) -> None:
         """Drop all values: a weight is about to change, or has changed."""
-        self._kept.clear()
+        if self._kept is not None:
+            self._kept.clear()
 
 
 def is_active() -> bool:
@@ -48,10 +48,9 @@ def is_active() -> bool:
 
 def cached(owner: object, plan: object, make: Callable[[], T]) -> T:
     """Return make(); where a cache is active, its first result for this owner and plan."""
-    if not is_active():
+    kept = _in_use.get() if is_active() else None
+    if kept is None:
         return make()
-    kept = _in_use.get()
-    assert kept is not None, "a cache is active only inside use()"
     # The entry holds both objects, so that their ids are not reused. Autocast gives other numbers.
     key = (id(owner), id(plan), torch.is_autocast_enabled("cpu"))
     if key not in kept:

@@ -401,10 +401,10 @@ def test_a_single_bad_update_is_left_out_and_the_run_goes_on(tmp_path, learning)
         if len(calls) != 2:
             return made
         if learning == "agent":
-            return dataclasses.replace(made, total=made.total * float("inf"))
-        return dataclasses.replace(made, terms={**made.terms, "reward": made.terms["reward"] * float("nan")})
+            return made._replace(total=made.total * float("inf"))
+        return made._replace(terms={**made.terms, "reward": made.terms["reward"] * float("nan")})
 
-    run.learner.steps = dataclasses.replace(run.learner.steps, **{name: broken_once})
+    run.learner.steps = run.learner.steps._replace(**{name: broken_once})
     run.train()
     run.logger.close()
     left_out = [line for line in said if "left out" in line]

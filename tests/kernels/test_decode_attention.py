@@ -68,7 +68,7 @@ def test_is_the_general_path_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) ->
     general = Block._attend
 
     def rollout() -> torch.Tensor:
-        cache, parts, start = transformer.new_cache(x, 2, 3, 7), [], 0
+        cache, parts, start = transformer.new_cache((2, 2, 3), 7), [], 0
         for stop in (3, 4, 5, 6, 7):
             parts.append(transformer(x[..., start:stop, :], plan, window.rows(start, stop), cache))
             start = stop

@@ -107,7 +107,7 @@ def test_the_transformer_s_rollout_takes_the_kernel(monkeypatch: pytest.MonkeyPa
     window = episode_window(torch.rand(2, 3, 7, device="cuda") < 0.2)
     with torch.no_grad():
         want = transformer(x, plan, window)
-        cache = transformer.new_cache(x, 2, 3, 7)
+        cache = transformer.new_cache((2, 2, 3), 7)
         parts = [transformer(x[..., t : t + 1, :], plan, window.rows(t, t + 1), cache) for t in range(7)]
     chosen = {key[0]: name for key, name in dispatch._CHOSEN.items()}
     assert chosen["decode_attention"] == "triton"

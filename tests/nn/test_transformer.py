@@ -101,7 +101,7 @@ def test_cache_equals_the_full_forward_whatever_the_chunks():
     window = episode_window(is_first)
     want = transformer(x, PLAN, window)
     for cuts in ([4, 5, 6, 7], [1, 7], list(range(1, 8))):
-        cache = transformer.new_cache(x, 2, 3, 7)
+        cache = transformer.new_cache((2, 2, 3), 7)
         parts, start = [], 0
         for stop in cuts:
             parts.append(transformer(x[..., start:stop, :], PLAN, window.rows(start, stop), cache))
@@ -124,7 +124,7 @@ def test_a_single_step_in_training_drops_attention_too(monkeypatch):
     x, window = torch.randn(2, 2, 3, 1, 16), episode_window(torch.ones(2, 3, 1, dtype=torch.bool))
 
     def step():
-        return transformer(x, PLAN, window, transformer.new_cache(x, 2, 3, 1))
+        return transformer(x, PLAN, window, transformer.new_cache((2, 2, 3), 1))
 
     assert not torch.equal(step(), step())
     transformer.eval()

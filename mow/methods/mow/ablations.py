@@ -5,56 +5,60 @@ Everything here is a function of a parent MowConfig and keeps what it does not n
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.config_model import ExpertsConfig, SharedConfig
 
 
-@dataclass(frozen=True)
-class Ablation:
+class Ablation(NamedTuple):
     """One part taken out: a single field of the config, or the group of fields of one component."""
 
     field: str  # dotted path in MowConfig
-    value: Callable[[MowConfig], object]  # of the parent
+    to: object  # its value, or a function of the parent that gives it
     meaning: str
+
+    def value(self, parent: MowConfig) -> object:
+        return self.to(parent) if callable(self.to) else self.to
+
+
+def _one_expert(parent: MowConfig) -> ExpertsConfig:
+    return replace(parent.model.experts, num_experts=1, experts_per_task=1)
+
+
+def _all_experts(parent: MowConfig) -> int:
+    return parent.model.experts.num_experts
+
+
+def _outside_of_the_vae(parent: MowConfig) -> tuple[str, ...]:
+    return tuple(place for place in parent.model.condition if place not in ("encoder", "decoder"))
 
 
 ABLATIONS: dict[str, Ablation] = {
-    "no_experts": Ablation(
-        "model.experts",
-        lambda parent: replace(parent.model.experts, num_experts=1, experts_per_task=1),
-        "one expert Transformer for all tasks",
-    ),
+    "no_experts": Ablation("model.experts", _one_expert, "one expert Transformer for all tasks"),
     "no_shared_transformer": Ablation(
-        "model.shared.kind", lambda _: "mlp", "the stem alone joins the experts, no shared Transformer"
+        "model.shared.kind", "mlp", "the stem alone joins the experts, no shared Transformer"
     ),
-    "no_task_head": Ablation("model.task_head", lambda _: False, "the task is not predicted from h_t"),
-    "no_balance_loss": Ablation("loss.balance", lambda _: 0.0, "nothing keeps all experts in use"),
-    "no_harmony": Ablation("loss.weighting", lambda _: "uniform", "the plain sum over tasks, no learned scales"),
-    "random_clusters": Ablation("clustering.method", lambda _: "random", "tasks grouped at random, as many modules"),
-    "one_cluster": Ablation("clustering.method", lambda _: "single", "one VAE, one set of heads, one critic"),
-    "one_cluster_per_task": Ablation("clustering.method", lambda _: "identity", "every task has modules of its own"),
-    "shared_critic": Ablation("actor_critic.critic", lambda _: "shared", "one critic for all tasks"),
-    "shared_heads": Ablation(
-        "model.heads", lambda _: "shared", "next latent, reward and termination from one set of heads"
-    ),
+    "no_task_head": Ablation("model.task_head", False, "the task is not predicted from h_t"),
+    "no_balance_loss": Ablation("loss.balance", 0.0, "nothing keeps all experts in use"),
+    "no_harmony": Ablation("loss.weighting", "uniform", "the plain sum over tasks, no learned scales"),
+    "random_clusters": Ablation("clustering.method", "random", "tasks grouped at random, as many modules"),
+    "one_cluster": Ablation("clustering.method", "single", "one VAE, one set of heads, one critic"),
+    "one_cluster_per_task": Ablation("clustering.method", "identity", "every task has modules of its own"),
+    "shared_critic": Ablation("actor_critic.critic", "shared", "one critic for all tasks"),
+    "shared_heads": Ablation("model.heads", "shared", "next latent, reward and termination from one set of heads"),
     "transition": Ablation(
-        "model.outcome", lambda _: "transition", "reward and termination without the frame that the action led to"
+        "model.outcome", "transition", "reward and termination without the frame that the action led to"
     ),
     "routing_dense": Ablation(
-        "model.experts.experts_per_task",
-        lambda parent: parent.model.experts.num_experts,
-        "every task runs through all experts",
+        "model.experts.experts_per_task", _all_experts, "every task runs through all experts"
     ),
-    "routing_hash": Ablation("model.routing.method", lambda _: "hash", "experts dealt out in turn, not learned"),
-    "routing_cluster": Ablation("model.routing.method", lambda _: "cluster", "the tasks of a cluster share experts"),
+    "routing_hash": Ablation("model.routing.method", "hash", "experts dealt out in turn, not learned"),
+    "routing_cluster": Ablation("model.routing.method", "cluster", "the tasks of a cluster share experts"),
     "no_embedding_in_vae": Ablation(
-        "model.condition",
-        lambda parent: tuple(place for place in parent.model.condition if place not in ("encoder", "decoder")),
-        "encoder and decoder do not read the task embedding",
+        "model.condition", _outside_of_the_vae, "encoder and decoder do not read the task embedding"
     ),
 }
 
@@ -68,13 +72,10 @@ def ablation(parent: MowConfig, name: str) -> MowConfig:
 
     Raises: KeyError if the name is unknown; ValueError if the parent has that value already.
     """
-    chosen = ABLATIONS[name]
-    value = chosen.value(parent)
-    if field_of(parent, chosen.field) == value:
-        raise ValueError(
-            f"{name} changes nothing: {parent.preset} has {chosen.field} = {value} already, leave {name} out"
-        )
-    return replace(_replaced(parent, chosen.field.split("."), value), preset=f"ablation_{name}")
+    path, value = ABLATIONS[name].field, ABLATIONS[name].value(parent)
+    if field_of(parent, path) == value:
+        raise ValueError(f"{name} changes nothing: {parent.preset} has {path} = {value} already, leave {name} out")
+    return replace(_replaced(parent, path.split("."), value), preset=f"ablation_{name}")
 
 
 def storm_single(parent: MowConfig, task: str) -> MowConfig:
@@ -83,15 +84,11 @@ def storm_single(parent: MowConfig, task: str) -> MowConfig:
     Without a warm-up it makes fewer world-model updates than its parent: those that would group a single task.
     Source: STORM (arXiv 2310.09615).
     """
+    plain = _without_mixture(parent)
     return replace(
-        parent,
-        preset="storm",
-        tasks=(task,),
-        model=replace(_dense(parent).model, embedding_size=0, condition=()),
-        loss=replace(parent.loss, balance=0.0, weighting="uniform"),
-        clustering=replace(parent.clustering, method="single"),
+        plain, preset="storm", tasks=(task,), model=replace(plain.model, embedding_size=0, condition=()),
         schedule=replace(parent.schedule, warmup_updates=0),
-    )
+    )  # fmt: skip
 
 
 def storm_multitask(parent: MowConfig) -> MowConfig:
@@ -99,14 +96,8 @@ def storm_multitask(parent: MowConfig) -> MowConfig:
 
     It keeps the parent's warm-up, so that both make the same number of updates. Source: MoW section 5 (baseline).
     """
-    dense = _dense(parent)
-    return replace(
-        dense,
-        preset="storm_multitask",
-        loss=replace(parent.loss, balance=0.0, weighting="uniform"),
-        clustering=replace(parent.clustering, method="single"),
-        actor_critic=replace(parent.actor_critic, critic="shared"),
-    )
+    critic = replace(parent.actor_critic, critic="shared")
+    return replace(_without_mixture(parent), preset="storm_multitask", actor_critic=critic)
 
 
 def storm_multitask_wide(parent: MowConfig) -> MowConfig:
@@ -130,20 +121,17 @@ def storm_vaes(parent: MowConfig) -> MowConfig:
 
 def widened(config: MowConfig, factor: float) -> MowConfig:
     """All layers `factor` times as wide, rounded to what heads and norm groups divide."""
-    model = config.model
-    channels = tuple(_channels(factor * c) for c in model.perception.channels)
-    return replace(
-        config,
-        preset="storm_multitask_wide",
-        model=replace(
-            model,
-            width=_nearest_multiple(factor * model.width, 4 * model.num_heads),
-            feedforward=round(factor * model.feedforward),
-            prior_width=round(factor * model.prior_width),
-            perception=replace(model.perception, channels=channels),
-        ),
-        actor_critic=replace(config.actor_critic, hidden=round(factor * config.actor_critic.hidden)),
-    )
+    model, agent = config.model, config.actor_critic
+    width = _nearest_multiple(factor * model.width, 4 * model.num_heads)
+    # Group norm puts 16 channels in a group once there are 32.
+    sizes = [factor * c for c in model.perception.channels]
+    channels = tuple(_nearest_multiple(c, 16) if round(c) >= 32 else max(1, round(c)) for c in sizes)
+    model = replace(
+        model, width=width, feedforward=round(factor * model.feedforward),
+        prior_width=round(factor * model.prior_width), perception=replace(model.perception, channels=channels),
+    )  # fmt: skip
+    agent = replace(agent, hidden=round(factor * agent.hidden))
+    return replace(config, preset="storm_multitask_wide", model=model, actor_critic=agent)
 
 
 BASELINES: dict[str, Callable[[MowConfig], MowConfig]] = {
@@ -173,28 +161,31 @@ def meaning(method: str) -> str:
     """Description of a method, in one line."""
     if method in ABLATIONS:
         return f"{ABLATIONS[method].meaning} ({ABLATIONS[method].field})"
-    document = {"mow": "The parent preset, whole.", "storm": storm_single.__doc__}
-    text = document[method] if method in document else BASELINES[method].__doc__
+    text = "The parent preset, whole." if method == "mow" else {**BASELINES, "storm": storm_single}[method].__doc__
     return (text or "").splitlines()[0].removesuffix(".")
 
 
 def recipes(parent: Callable[[], MowConfig]) -> dict[str, Callable[[], MowConfig]]:
     """Presets made from a parent's: the baselines for all tasks, and ablation_NAME for every ablation."""
-    found = {name: _recipe(parent, baseline, baseline.__doc__) for name, baseline in BASELINES.items()}
-    for name, chosen in ABLATIONS.items():
-        found[f"ablation_{name}"] = _recipe(parent, partial(ablation, name=name), chosen.meaning)
-    return found
+
+    def recipe(change: Callable[[MowConfig], MowConfig], document: str | None) -> Callable[[], MowConfig]:
+        def made() -> MowConfig:
+            return change(parent())
+
+        made.__doc__ = document
+        return made
+
+    found = {name: recipe(baseline, baseline.__doc__) for name, baseline in BASELINES.items()}
+    return found | {f"ablation_{name}": recipe(partial(ablation, name=name), chosen.meaning)
+                    for name, chosen in ABLATIONS.items()}  # fmt: skip
 
 
 def flat(config: object, prefix: str = "") -> dict[str, object]:
     """Every field by its dotted path: {"total_steps": 4000, "model.width": 128, ...}."""
     found: dict[str, object] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            found.update(flat(value, f"{prefix}{field.name}."))
-        else:
-            found[prefix + field.name] = value
+        value, path = getattr(config, field.name), f"{prefix}{field.name}"
+        found |= flat(value, f"{path}.") if dataclasses.is_dataclass(value) else {path: value}
     return found
 
 
@@ -210,37 +201,21 @@ def _replaced(config: Any, path: list[str], value: object) -> Any:
     return replace(config, **{path[0]: inner})
 
 
-def _dense(parent: MowConfig) -> MowConfig:
-    """One Transformer, as deep as an expert and the shared part together, and nothing that chooses or joins experts."""
+def _without_mixture(parent: MowConfig) -> MowConfig:
+    """One module, and one Transformer as deep as an expert and the shared part together; a plain sum over tasks."""
     model = parent.model
     shared_layers = model.shared.num_layers if model.shared.kind == "transformer" else 0
-    return replace(
-        parent,
-        model=replace(
-            model,
-            condition=tuple(place for place in model.condition if place != "shared"),
-            task_head=False,
-            routing=replace(model.routing, method="hash", scale="none"),
-            experts=ExpertsConfig(1, 1, num_layers=model.experts.num_layers + shared_layers),
-            shared=SharedConfig(kind="none"),
-        ),
+    model = replace(
+        model,
+        condition=tuple(place for place in model.condition if place != "shared"),
+        task_head=False,
+        routing=replace(model.routing, method="hash", scale="none"),
+        experts=ExpertsConfig(1, 1, num_layers=model.experts.num_layers + shared_layers),
+        shared=SharedConfig(kind="none"),
     )
-
-
-def _recipe(
-    parent: Callable[[], MowConfig], change: Callable[[MowConfig], MowConfig], meaning: str | None
-) -> Callable[[], MowConfig]:
-    def recipe() -> MowConfig:
-        return change(parent())
-
-    recipe.__doc__ = meaning
-    return recipe
+    loss = replace(parent.loss, balance=0.0, weighting="uniform")
+    return replace(parent, model=model, loss=loss, clustering=replace(parent.clustering, method="single"))
 
 
 def _nearest_multiple(value: float, of: int) -> int:
     return max(of, of * round(value / of))
-
-
-def _channels(value: float) -> int:
-    """Group norm puts 16 channels in a group once there are 32."""
-    return _nearest_multiple(value, 16) if round(value) >= 32 else max(1, round(value))

@@ -7,7 +7,7 @@ prior and lets the context run across episodes.
 """
 
 from collections import deque
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,26 +17,15 @@ from mow.methods.base import ActorOutput
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
-from mow.nn.weight_cache import WeightCache
-
-
-class Agents(Protocol):
-    """The part of a learner that acting reads, as it is at each step."""
-
-    world_model: WorldModel
-    agent: Agent
-    rng: PhiloxState
-    weight_cache: WeightCache
-
-    def cached_routing(self) -> Routing: ...
 
 
 class MowActor:
     """Acts with the present weights of a learner, and a memory of its own."""
 
-    def __init__(self, learner: Agents, context: int) -> None:
-        """Args: context: steps of the episode that are remembered."""
+    def __init__(self, learner: Any, context: int) -> None:
+        """Args: learner: mow.methods.mow.learner.Learner. context: steps of the episode in the memory."""
         self._learner, self._memory = learner, ActingMemory(context)
+        self.record, self.state_dict = self._memory.record, self._memory.state_dict
 
     @torch.no_grad()
     def act(self, frame: Tensor, is_first: Tensor) -> ActorOutput:
@@ -49,12 +38,6 @@ class MowActor:
             action = self._memory.act(learner.world_model, learner.agent, routing, frame, is_first, learner.rng)
         return ActorOutput(action)
 
-    def record(self, action: Tensor) -> None:
-        self._memory.record(action)
-
-    def state_dict(self) -> list[list[Tensor]]:
-        return self._memory.state_dict()
-
     def load_state_dict(self, state: list[list[Tensor]]) -> None:
         self._memory.load_state_dict(state, self._learner.rng.seed_offset.device)
 
@@ -64,8 +47,7 @@ class ActingMemory:
 
     def __init__(self, capacity: int) -> None:
         self._tokens: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=capacity)
-        self._latent: Tensor | None = None
-        self._is_first: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor]  # latent and is_first of the last frames
 
     @torch.no_grad()
     def act(
@@ -84,16 +66,14 @@ class ActingMemory:
         hidden = self._hidden(model, routing, latent).masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, B, 1, D]
         before = self._tokens[-1][0] if self._tokens else torch.zeros_like(latent)
         before = before.masked_fill(is_first.unsqueeze(-1), 0.0)  # [K, B, 1, Z]
-        self._latent, self._is_first = latent, is_first
+        self._seen = latent, is_first
         action, _ = agent.policy(agent.actor_critic_input(latent, hidden, before), model.embedding("actor")).sample(rng)
         return action[:, 0, 0] if single else action[:, :, 0]
 
     def record(self, action: Tensor) -> None:
         """Keep the actions taken at the last frames: [K, A] or [K, B, A]."""
-        assert self._latent is not None, "act comes first"
-        assert self._is_first is not None, "act comes first"
-        num_tasks, num_episodes = self._latent.shape[:2]
-        self._tokens.append((self._latent, action.reshape(num_tasks, num_episodes, 1, -1), self._is_first))
+        latent, is_first = self._seen
+        self._tokens.append((latent, action.reshape(*latent.shape[:3], -1), is_first))
 
     def state_dict(self) -> list[list[Tensor]]:
         """The tokens kept; valid between `record` and `act`."""
@@ -102,8 +82,7 @@ class ActingMemory:
     def load_state_dict(self, state: list[list[Tensor]], device: torch.device) -> None:
         """Take the tokens of another memory."""
         self._tokens.clear()
-        for latent, action, is_first in state:
-            self._tokens.append((latent.to(device), action.to(device), is_first.to(device)))
+        self._tokens.extend((latent.to(device), action.to(device), first.to(device)) for latent, action, first in state)
 
     def _hidden(self, model: WorldModel, routing: Routing, like: Tensor) -> Tensor:
         """h_{t-1}, or zeros where there is no past."""

@@ -1,7 +1,7 @@
 """The agent: one actor for all tasks, a critic per cluster and its slow copy. Source: MoW section 3, STORM (layers).
 
-Inputs: z_t and h_{t-1}, which holds the past; by switches of the config z_{t-1} too, and h_{t-1} brought to mean 0 and
-variance 1, both additions of this package.
+Inputs: z_t and h_{t-1}, which holds the past. Additions of this package: z_{t-1} too (`frames`), h_{t-1} brought to
+mean 0 and variance 1 (`memory_norm`) and scaled (`memory_gain`), e_k (`condition`).
 """
 
 import copy
@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from mow.kernels import TwoHotForm, two_hot_decode
 from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.config_model import Condition
-from mow.methods.mow.prior import rows_in
-from mow.nn.modular import ModularMLP
+from mow.nn.modular import ModularMLP, rows_in
 from mow.nn.policy import ActionMask, Policy
 from mow.nn.routes import one_each, same_for_all
 
@@ -33,55 +32,32 @@ class Agent(nn.Module):
     """
 
     def __init__(
-        self,
-        config: ActorCriticConfig,
-        *,
-        latent_size: int,
-        hidden_size: int,
-        num_bins: int,
-        mask: ActionMask,
-        module_of_task: Sequence[int],
-        num_modules: int,
-        two_hot_form: TwoHotForm = "symexp_of_mean",
-        embedding_size: int = 0,
-        condition: Sequence[Condition] = (),
-    ) -> None:
+        self, config: ActorCriticConfig, *, latent_size: int, hidden_size: int, num_bins: int, mask: ActionMask,
+        module_of_task: Sequence[int], num_modules: int, two_hot_form: TwoHotForm = "symexp_of_mean",
+        embedding_size: int = 0, condition: Sequence[Condition] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.condition, self.mask, self.two_hot_form = tuple(condition), mask, two_hot_form
         self.memory_gain, self.memory_norm, self.frames = config.memory_gain, config.memory_norm, config.frames
         state_size = self.frames * latent_size + hidden_size  # X
         num_tasks = len(module_of_task)
-        routes = {
-            "cluster": (list(module_of_task), num_modules),
-            "shared": ([0] * num_tasks, 1),
-            "per_task": (list(range(num_tasks)), num_tasks),
-        }
-        critic_of_task, self.num_critics = routes[config.critic]
+        critic_of_task = {"cluster": module_of_task, "shared": [0] * num_tasks, "per_task": range(num_tasks)}
+        self.num_critics = {"cluster": num_modules, "shared": 1, "per_task": num_tasks}[config.critic]
         hidden, layers = config.hidden, config.num_layers
         actor_size = embedding_size if "actor" in condition else 0
         critic_size = embedding_size if "critic" in condition else 0
         self.actor = ModularMLP(1, state_size, hidden, mask.num_outputs, num_layers=layers, embedding_size=actor_size)
         self.critic = ModularMLP(
-            self.num_critics,
-            state_size,
-            hidden,
-            num_bins,
-            num_layers=layers,
-            embedding_size=critic_size,
+            self.num_critics, state_size, hidden, num_bins, num_layers=layers, embedding_size=critic_size,
             zero_output=True,
-        )
+        )  # fmt: skip
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.actor_routes = same_for_all(len(module_of_task))
-        self.critic_routes = one_each(critic_of_task, self.num_critics)
+        self.actor_routes = same_for_all(num_tasks)
+        self.critic_routes = one_each(critic_of_task[config.critic], self.num_critics)
 
     def actor_critic_input(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
-        """Input of actor and critics.
-
-        Args:
-            latent: z_t [K, B, T, Z].
-            hidden: h_{t-1} [K, B, T, D].
-            before: z_{t-1} [K, B, T, Z], zeros where z_t opens an episode; None will do where `frames` is 1.
-        Returns: [K, B, T, X].
+        """z_t [K, B, T, Z], h_{t-1} [K, B, T, D], z_{t-1} [K, B, T, Z] (zeros where z_t opens an episode, not read
+        where `frames` is 1) -> input of actor and critics [K, B, T, X].
         """
         if self.memory_norm:
             hidden = F.layer_norm(hidden, hidden.shape[-1:])  # where there is no past it stays zero
@@ -94,15 +70,14 @@ class Agent(nn.Module):
 
     def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
         """[K, B, T, X] -> pi(a | s)."""
-        plan = self.actor_routes.plan
-        outputs = self.actor(rows_in(state), plan, embedding if "actor" in self.condition else None)
+        vector = embedding if "actor" in self.condition else None
+        outputs = self.actor(rows_in(state), self.actor_routes.plan, vector)
         return Policy(outputs.view(*state.shape[:3], -1), self.mask)
 
     def value_logits(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:
         """[K, B, T, X] -> two-hot logits of the value [K, B, T, V] by each task's own critic."""
-        critic = self.slow_critic if slow else self.critic
-        plan = self.critic_routes.plan
-        logits = critic(rows_in(state), plan, embedding if "critic" in self.condition else None)
+        critic, vector = self.slow_critic if slow else self.critic, embedding if "critic" in self.condition else None
+        logits = critic(rows_in(state), self.critic_routes.plan, vector)
         return logits.view(*state.shape[:3], -1)
 
     def value(self, state: Tensor, embedding: Tensor | None = None, *, slow: bool = False) -> Tensor:

@@ -1,8 +1,8 @@
 """Actor-critic targets of one imagined rollout, and policy and value losses per task. Tensors in, tensors out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.records import Imagination
 
 
-@dataclass(frozen=True)
-class ActorCriticTargets:
+class ActorCriticTargets(NamedTuple):
     """Targets of actor and critics, computed once per rollout by the agent of that time; no gradient."""
 
     state: Tensor  # [K, B, T, X] of Agent.actor_critic_input
@@ -27,26 +26,19 @@ class ActorCriticTargets:
     weight: Tensor  # [K, B, T] of the state in every mean
 
     def parts(self, number: int) -> "Iterator[ActorCriticTargets]":
-        """The sequences in `number` parts, as equal as can be."""
-        columns = [getattr(self, field.name).tensor_split(number, dim=1) for field in fields(self)]
-        return (ActorCriticTargets(*part) for part in zip(*columns, strict=True))
+        """Addition of this package: the sequences in `number` parts, as equal as can be, for a step on each."""
+        return map(ActorCriticTargets, *(column.tensor_split(number, dim=1) for column in self))
 
 
-@dataclass(frozen=True)
-class ActorCriticLosses:
+class ActorCriticLosses(NamedTuple):
     total: Tensor  # scalar: mean over tasks
     metrics: dict[str, Tensor]  # name -> [K]
 
 
 def compute_targets(
-    agent: Agent,
-    rollout: Imagination,
-    scale: ReturnScale,
-    config: ActorCriticConfig,
-    *,
-    embedding: Tensor | None = None,
-    storm_index: bool = False,
-) -> tuple[ActorCriticTargets, dict[str, Tensor]]:
+    agent: Agent, rollout: Imagination, scale: ReturnScale, config: ActorCriticConfig, *,
+    embedding: Tensor | None = None, storm_index: bool = False,
+) -> tuple[ActorCriticTargets, dict[str, Tensor]]:  # fmt: skip
     """Returns and advantages of a rollout, and their means for the log ([K] each).
 
     Args: embedding: e_k [K, d] where actor or critic read it.
@@ -58,25 +50,20 @@ def compute_targets(
         every_state = agent.actor_critic_input(rollout.latent, rollout.hidden, before)  # [K, B, T + 1, X]
         value = agent.value(every_state, embedding)  # [K, B, T + 1]
         slow_value = agent.value(every_state, embedding, slow=True)
-        blend = partial(imagined_return, discount=config.discount, lam=config.lam, storm_index=storm_index)
-        returns = blend(rollout.reward, rollout.terminated, value)  # [K, B, T]
-        slow_target = slow_value[:, :, :-1]
-        if config.slow_target == "lambda_return":
-            slow_target = blend(rollout.reward, rollout.terminated, slow_value)
+        blend = partial(
+            imagined_return, rollout.reward, rollout.terminated, discount=config.discount, lam=config.lam,
+            storm_index=storm_index,
+        )  # fmt: skip
+        returns = blend(value)  # [K, B, T]
+        slow_target = blend(slow_value) if config.slow_target == "lambda_return" else slow_value[:, :, :-1]
         weight = rollout.valid.unsqueeze(-1).expand_as(rollout.reward).float()
         if config.survival_weight:
             weight = rollout.alive[:, :, :-1]
         return_range = scale.update(returns, weight)  # [K]
         state = every_state[:, :, :-1]
-        targets = ActorCriticTargets(
-            state=state,
-            raw_action=rollout.raw_action,
-            log_prob=agent.policy(state, embedding).log_prob(rollout.raw_action),
-            advantage=(returns - value[:, :, :-1]) / return_range.view(-1, 1, 1),
-            returns=returns,
-            slow_target=slow_target,
-            weight=weight,
-        )
+        log_prob = agent.policy(state, embedding).log_prob(rollout.raw_action)
+        advantage = (returns - value[:, :, :-1]) / return_range.view(-1, 1, 1)
+        targets = ActorCriticTargets(state, rollout.raw_action, log_prob, advantage, returns, slow_target, weight)
         mean_return = (returns * weight).sum(dim=(1, 2)) / weight.sum(dim=(1, 2)).clamp_min(1.0)
         return targets, {"imagined_return": mean_return, "return_range": return_range}
 
@@ -94,7 +81,7 @@ def actor_critic_losses(
         clip: of r, on either side of 1.
         embedding: as for compute_targets; it carries no gradient here.
     Source: MoW section 3. Differs: the mean over tasks where the paper sums, so that step size and clip keep their
-    meaning for any number of tasks; a rollout may be used more than once (`rollout_epochs`, `rollout_parts`).
+    meaning for any number of tasks. Addition of this package: a rollout may be used more than once, hence r.
     """
     embedding = None if embedding is None else embedding.detach()
     policy = agent.policy(targets.state, embedding)

@@ -1,21 +1,19 @@
-"""Grouping tasks: those whose losses pull the shared module in like directions share a module ever after.
+"""Clusters of tasks: those whose losses pull the shared module in like directions share a module ever after.
 
     g_k = the tensors of the gradient of L_k on the warm-up module, each averaged per output channel and scaled to
           length 1, joined; summed over batches and scaled to length 1;
     tasks are grouped by spherical k-means on the g_k, no group empty, none above ceil(2 K / N_m) tasks.
 
-Without the scaling the tensor with the largest gradient decides, such as the decoder's output bias, three numbers: the
-mean error of red, green and blue.
-
 Source: MoW section 4 (per-task gradients of VAE and predictors, averaged layer by layer, cosine similarity). Differs:
-the scaling of single tensors is ours (clustering.scaling none leaves it out); k-means with a size cap is inferred; the
-paper names no algorithm.
+k-means with a size cap is inferred, the paper names no algorithm. Addition of this package: the scaling of single
+tensors (clustering.scaling none leaves it out). Without it the tensor with the largest gradient decides, such as the
+decoder's output bias, three numbers: the mean error of red, green and blue.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +22,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
+from mow.batch import TransitionBatch
+from mow.methods.mow.config import MowConfig
+from mow.methods.mow.split_modules import PER_MODULE, grow
+from mow.methods.mow.world_model import WorldModel
+
 Vectors = NDArray[np.float64]  # [K, F]
 Labels = NDArray[np.int64]  # [K]
+LossesOf = Callable[[WorldModel, TransitionBatch], Tensor]  # weighted losses [K, terms] of a model on a batch
 
 
 @dataclass(frozen=True)
@@ -53,26 +57,14 @@ class Grouping:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and lists of them, for a checkpoint."""
-        return {
-            "order": list(self.order),
-            "module_of_task": list(self.module_of_task),
-            "similarity": torch.from_numpy(self.similarity),
-            "silhouette": self.silhouette,
-            "stability": self.stability,
-            "shares": dict(self.shares),
-        }
+        lists = {"order": list(self.order), "module_of_task": list(self.module_of_task)}
+        return {**vars(self), **lists, "similarity": torch.from_numpy(self.similarity), "shares": dict(self.shares)}
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> "Grouping":
         """From a state_dict()."""
-        return cls(
-            order=tuple(state["order"]),
-            module_of_task=tuple(state["module_of_task"]),
-            similarity=state["similarity"].cpu().numpy(),
-            silhouette=state["silhouette"],
-            stability=state["stability"],
-            shares=state["shares"],
-        )
+        tuples = {"order": tuple(state["order"]), "module_of_task": tuple(state["module_of_task"])}
+        return cls(**{**state, **tuples, "similarity": state["similarity"].cpu().numpy()})
 
     def describe(self, names: Sequence[str]) -> str:
         """The groups in a line, with what is known of their quality; `names` in the old order."""
@@ -90,15 +82,75 @@ class Grouping:
         shades = (127.5 * (1.0 + np.clip(self.similarity, -1, 1))).astype(np.uint8)
         return np.repeat(shades[:, :, None], 3, axis=2)
 
-    def agreement(self, labels: Sequence[int]) -> float:
-        """Adjusted Rand index with known groups: `labels` of the tasks in the old order."""
-        found = np.empty(len(self.order), dtype=np.int64)
-        found[list(self.order)] = self.module_of_task
-        return adjusted_rand_index(found, np.asarray(labels, dtype=np.int64))
+
+def grouping_of(
+    model: WorldModel, batches: Iterable[TransitionBatch], config: MowConfig, losses_of: LossesOf
+) -> Grouping:
+    """The clusters by the config's method, of a model after its warm-up, from `batches` of replay; changes nothing.
+
+    Raises: FloatingPointError if the model's weights are broken.
+    """
+    num_tasks, num_modules, method = model.num_tasks, config.num_modules, config.clustering.method
+    if num_modules in (1, num_tasks) or method == "random":
+        labels = np.arange(num_tasks) % num_modules
+        if method == "random":
+            np.random.default_rng(config.seed).shuffle(labels)
+        return from_labels(labels, np.eye(num_tasks))
+    sizes: Mapping[str, int] = {}
+    if method == "gradient":
+        found = gradient_evidence(model, batches, config, losses_of)
+        evidence, sizes = [features.vectors for features in found], found[0].sizes
+    else:
+        evidence = latent_evidence(model, batches)
+    if not all(np.isfinite(vectors).all() for vectors in evidence):
+        raise FloatingPointError("the gradients that tasks are grouped by are not finite: start again with a lower "
+                                 "optim.world_model_lr")
+    grouping = group_tasks(evidence, num_modules, restarts=config.clustering.restarts, seed=config.seed)
+    return replace(grouping, shares=tensor_shares(np.sum(evidence, axis=0), sizes) if sizes else {})
 
 
-@dataclass(frozen=True)
-class GradientFeatures:
+def gradient_evidence(
+    model: WorldModel, batches: Iterable[TransitionBatch], config: MowConfig, losses_of: LossesOf
+) -> "list[GradientFeatures]":
+    """Gradients of each task's loss on the warm-up module, one entry per batch.
+
+    Every task gets its own copy of the module, so one backward pass of sum_k L_k leaves exactly the gradient of L_k
+    in copy k. (With batch norm shared by a module the copies see one task's statistics each, not the mixture.)
+    """
+    tasks = range(model.num_tasks)
+    probe = grow(model, tasks, tasks, model.num_tasks).train()
+    # Heads that all tasks share have one gradient for all: it does not separate tasks.
+    own = PER_MODULE if config.model.heads == "cluster" else tuple(n for n in PER_MODULE if n[:6] != "heads.")
+    module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(own)]
+    evidence = []
+    for batch in batches:
+        losses = losses_of(probe, batch)
+        probe.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        gradients = {n: _output_channel_first(n, p.grad) for n, p in module_parameters if p.grad is not None}
+        evidence.append(gradient_features(gradients, config.clustering.features, config.clustering.scaling))
+    return evidence
+
+
+@torch.no_grad()
+def latent_evidence(model: WorldModel, batches: Iterable[TransitionBatch]) -> list[Vectors]:
+    """Mean encoder features of each task, less their mean over tasks, one entry per batch."""
+    model.eval()
+    evidence = []
+    for batch in batches:
+        frame = batch.frame.to(model.plan.routes.device).flatten(1, 2)
+        feature = model.encoder.features(frame, model.background).float().mean(dim=1)  # [K, F]
+        evidence.append(unit_rows((feature - feature.mean(dim=0)).double().cpu().numpy()))
+    return evidence
+
+
+def _output_channel_first(name: str, gradient: Tensor) -> Tensor:
+    """Transposed convolutions store [K, in, out, ...]; all else has the output channel at axis 1 already."""
+    transposed = name.startswith(("decoder.convs.", "decoder.output.")) and gradient.dim() == 5
+    return gradient.transpose(1, 2) if transposed else gradient
+
+
+class GradientFeatures(NamedTuple):
     """One vector per task, and which of its entries belong to which tensor."""
 
     vectors: Vectors  # [K, F]
@@ -135,8 +187,7 @@ def tensor_shares(vectors: Vectors, sizes: Mapping[str, int]) -> dict[str, float
 
     Args: sizes: as in GradientFeatures.
     """
-    square = unit_rows(vectors) ** 2
-    parts = np.split(square, np.cumsum(list(sizes.values()))[:-1], axis=1)
+    parts = np.split(unit_rows(vectors) ** 2, np.cumsum(list(sizes.values()))[:-1], axis=1)
     shares = {name: float(part.sum(axis=1).mean()) for name, part in zip(sizes, parts, strict=True)}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
@@ -171,25 +222,16 @@ def from_labels(labels: Labels, similarity: Vectors, stability: float = math.nan
     rank = {int(labels[task]): module for module, task in enumerate(sorted(first_task))}
     modules = np.array([rank[int(label)] for label in labels])
     order = np.argsort(modules, kind="stable")
-    return Grouping(
-        order=tuple(int(k) for k in order),
-        module_of_task=tuple(int(m) for m in modules[order]),
-        similarity=similarity,
-        silhouette=silhouette(similarity, modules),
-        stability=stability,
-    )
+    sorted_modules = tuple(modules[order].tolist())
+    return Grouping(tuple(order.tolist()), sorted_modules, similarity, silhouette(similarity, modules), stability)
 
 
 def spherical_kmeans(unit: Vectors, num_clusters: int, *, restarts: int, seed: int) -> Labels:
     """k-means by cosine on unit vectors [K, F]: the best of `restarts`, no empty cluster, a cap on the largest.
 
-        maximise sum_k <g_k, c_{label(k)}>,   |cluster| in [1, ceil(2 K / N)]
-
-    Raises: ValueError if there are more clusters than tasks.
+        maximise sum_k <g_k, c_{label(k)}>,   |cluster| in [1, ceil(2 K / N)],   1 <= N <= K
     """
     num_tasks = unit.shape[0]
-    if not 1 <= num_clusters <= num_tasks:
-        raise ValueError(f"num_clusters must lie in [1, {num_tasks}] for {num_tasks} tasks, got {num_clusters}")
     cap = math.ceil(2 * num_tasks / num_clusters)
     rng = np.random.default_rng(seed)
     best_score, best_labels = -np.inf, np.zeros(num_tasks, dtype=np.int64)
@@ -231,9 +273,7 @@ def _assign(similarity: Vectors, cap: int) -> Labels:
     bonus[:, 0] = 4.0 * num_tasks  # moving one task costs at most 2, a chain of moves at most 2 K
     seats = (similarity[:, :, None] + bonus[None]).reshape(num_tasks, num_clusters * cap)
     tasks, taken = linear_sum_assignment(seats, maximize=True)
-    labels = np.empty(num_tasks, dtype=np.int64)
-    labels[tasks] = taken // cap
-    return labels
+    return taken[np.argsort(tasks)] // cap
 
 
 def silhouette(similarity: Vectors, labels: Labels) -> float:
@@ -241,19 +281,15 @@ def silhouette(similarity: Vectors, labels: Labels) -> float:
 
     Undefined (nan) where there is one group only or every task is alone. Source: Rousseeuw (1987).
     """
-    distance = 1.0 - similarity
-    groups = np.unique(labels)
+    distance, groups = 1.0 - similarity, np.unique(labels)
     if len(groups) < 2 or len(groups) == len(labels):
         return math.nan
     scores = []
     for k, own in enumerate(labels):
         mates = (labels == own) & (np.arange(len(labels)) != k)
-        if not mates.any():
-            scores.append(0.0)
-            continue
-        a = distance[k, mates].mean()
+        a = distance[k, mates].mean() if mates.any() else math.nan
         b = min(distance[k, labels == other].mean() for other in groups if other != own)
-        scores.append((b - a) / max(a, b, 1e-12))
+        scores.append((b - a) / max(a, b, 1e-12) if mates.any() else 0.0)
     return float(np.mean(scores))
 
 
@@ -263,9 +299,8 @@ def adjusted_rand_index(first: Labels, second: Labels) -> float:
     Source: Hubert and Arabie (1985).
     """
     table = np.array([[np.sum((first == i) & (second == j)) for j in np.unique(second)] for i in np.unique(first)])
-    pairs = [math.comb(int(n), 2) for n in table.ravel()]
-    rows = sum(math.comb(int(n), 2) for n in table.sum(axis=1))
-    columns = sum(math.comb(int(n), 2) for n in table.sum(axis=0))
+    counts = table.ravel(), table.sum(axis=1), table.sum(axis=0)
+    pairs, rows, columns = (sum(math.comb(int(n), 2) for n in count) for count in counts)
     expected = rows * columns / max(1, math.comb(len(first), 2))
     most = (rows + columns) / 2
-    return 1.0 if most == expected else (sum(pairs) - expected) / (most - expected)
+    return 1.0 if most == expected else (pairs - expected) / (most - expected)

@@ -1,6 +1,7 @@
 """Settings of the method mow: batches, losses, clustering, optimisers, schedule, and the whole of a run."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 from mow.config import RunConfig
@@ -115,11 +116,9 @@ class OptimConfig:
         positive(self, "matrix_lr", "agent_matrix_lr", "weighting_lr", "task_groups")
         not_negative(self, "matrix_decay")
         fraction(self, "final_lr")
-        require(
-            not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
-            "optim.compile keeps all activations, of all tasks at once: leave it out, or optim.task_groups and "
-            "optim.checkpoint_activations",
-        )
+        require(not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
+                "optim.compile keeps all activations, of all tasks at once: leave it out, or optim.task_groups and "
+                "optim.checkpoint_activations")
 
 
 @dataclass(frozen=True)
@@ -163,36 +162,27 @@ class MowConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.actor_critic.rollout_parts <= self.imagination.num_sequences,
-            f"actor_critic.rollout_parts must be at most imagination.num_sequences, "
-            f"got {self.actor_critic.rollout_parts} and {self.imagination.num_sequences}",
-        )
-        require(
-            self.loss.reconstruct_every <= self.batch.length,
-            f"loss.reconstruct_every must be at most batch.length, got {self.loss.reconstruct_every} "
-            f"and {self.batch.length}",
-        )
+        for names in (
+            ("actor_critic.rollout_parts", "imagination.num_sequences"), ("loss.reconstruct_every", "batch.length"),
+        ):  # fmt: skip
+            number, most = attrgetter(*names)(self)
+            require(number <= most, f"{names[0]} must be at most {names[1]}, got {number} and {most}")
         require(
             self.total_steps > self.prefill_steps,
-            f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
-            f"got {self.total_steps}: lower schedule.prefill_steps, or raise total_steps",
+            f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), got "
+            f"{self.total_steps}: lower schedule.prefill_steps, or raise total_steps",
         )
-        trained = {
-            "batch.length - 1": self.batch.length - 1,
-            "imagination.context + imagination.horizon - 1": self.imagination.context + self.imagination.horizon - 1,
-        }
-        shortest = min(trained, key=trained.__getitem__)
+        rollout = self.imagination.context + self.imagination.horizon
+        most, bound = min((self.batch.length - 1, "batch.length - 1"),
+                          (rollout - 1, "imagination.context + imagination.horizon - 1"))  # fmt: skip
         require(
-            self.schedule.acting_context <= trained[shortest],
-            f"schedule.acting_context must be at most {shortest} = {trained[shortest]}, got "
-            f"{self.schedule.acting_context}: learning never shows h_t of a longer past; lower it or raise the others",
+            self.schedule.acting_context <= most,
+            f"schedule.acting_context must be at most {bound} = {most}, got {self.schedule.acting_context}: learning "
+            "never shows h_t of a longer past; lower it or raise the others",
         )
-        longest = max(self.batch.length, self.imagination.context + self.imagination.horizon)
-        require(
-            self.model.max_positions >= longest,
-            f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}",
-        )
+        longest = max(self.batch.length, rollout)
+        require(self.model.max_positions >= longest,
+                f"model.max_positions must cover the longest window of {longest} steps, got {self.model.max_positions}")
 
     @property
     def final_frames(self) -> bool:
@@ -223,9 +213,8 @@ class MowConfig(RunConfig):
     @property
     def num_modules(self) -> int:
         """M after the tasks are grouped."""
-        num_tasks = len(self.tasks)
-        by_method = {"single": 1, "identity": num_tasks}
-        return by_method.get(self.clustering.method, min(self.clustering.num_modules, num_tasks))
+        most = {"single": 1, "identity": len(self.tasks)}.get(self.clustering.method, self.clustering.num_modules)
+        return min(most, len(self.tasks))
 
 
 def of_mow(config: RunConfig) -> MowConfig:

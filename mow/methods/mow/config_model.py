@@ -1,4 +1,4 @@
-"""Config of the world model: its networks, their sizes and inputs. See mow.config."""
+"""Config of the world model: its networks, their sizes and inputs."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,8 +11,8 @@ Condition = Literal["encoder", "decoder", "heads", "mixer", "shared", "actor", "
 @dataclass(frozen=True)
 class PerceptionConfig:
     channels: tuple[int, ...] = (32, 64, 128, 256)
-    """Channels of the convolutions, mirrored by the decoder: four of stride 2, from 64x64 down to 4x4; or three or two,
-    the first of stride 4 and the others of stride 2, down to 4x4 or 8x8."""
+    """Channels of the convolutions, mirrored by the decoder: four of stride 2, from 64x64 to 4x4; or three or two, the
+    first of stride 4, the others of stride 2, to 4x4 or 8x8."""
     groups: int = 32
     """S: categoricals in a latent."""
     classes: int = 32
@@ -20,11 +20,10 @@ class PerceptionConfig:
     unimix: float = 0.01
     """Share of the uniform distribution mixed into every categorical."""
     norm: Literal["bn_per_task", "bn_shared", "group", "channel"] = "bn_per_task"
-    """Batch statistics and affine per task, batch norm shared by a cluster (the paper's letter), group norm over the
-    whole picture, or layer norm over the channels of each place, where a thing's code is the same whatever else is
-    shown."""
+    """Batch norm per task, batch norm shared by a cluster (the paper's letter), group norm over the whole picture, or
+    layer norm over the channels of each place."""
     latent: Literal["dense", "spatial"] = "dense"
-    """Every group of the latent sees the whole picture, or only one cell of the last feature map."""
+    """Every group of the latent reads the whole picture, or only one cell of the last feature map."""
     posterior_gain: float = 1.0
     """Scale of the posterior's weights at the start; above 1 the first latents already differ between pictures."""
     background: Literal["none", "median"] = "none"
@@ -35,12 +34,9 @@ class PerceptionConfig:
         require(len(self.channels) in (2, 3, 4), f"channels must be two to four numbers, got {self.channels}")
         require(all(c > 0 for c in self.channels), f"channels must all be above 0, got {self.channels}")
         positive(self, "groups", "classes", "posterior_gain")
-        cells = self.side**2
-        require(
-            self.latent == "dense" or self.groups % cells == 0,
-            f"groups must be a multiple of {cells}, the cells of a spatial latent, got {self.groups}",
-        )
-        require(self.classes <= 256, f"classes must be at most 256, got {self.classes}")
+        cells, message = self.side**2, "groups must be a multiple of {}, the cells of a spatial latent, got {}"
+        require(self.latent == "dense" or self.groups % cells == 0, message.format(cells, self.groups))
+        at_most(self, 256, "classes")
         fraction(self, "unimix")
 
     @property
@@ -75,8 +71,7 @@ class RoutingConfig:
     def __post_init__(self) -> None:
         usable(self)
         positive(self, "hidden", "temperature_start", "temperature_end")
-        for name in ("temperature_start", "temperature_end"):
-            value = getattr(self, name)
+        for name, value in (("temperature_start", self.temperature_start), ("temperature_end", self.temperature_end)):
             require(1e-3 <= value <= 1e3, f"{name} must lie in [0.001, 1000], got {value}")
         not_negative(self, "noise", "anneal_updates")
 
@@ -92,10 +87,8 @@ class ExpertsConfig:
         positive(self, "num_experts", "experts_per_task", "num_layers")
         at_most(self, 10_000, "num_experts")
         at_most(self, 100, "num_layers")
-        require(
-            self.experts_per_task <= self.num_experts,
-            f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}",
-        )
+        require(self.experts_per_task <= self.num_experts,
+                f"experts_per_task must be at most num_experts, got {self.experts_per_task} of {self.num_experts}")
 
 
 @dataclass(frozen=True)
@@ -122,18 +115,18 @@ class WorldModelConfig:
     condition: tuple[Condition, ...] = ("encoder", "decoder", "heads", "mixer", "shared")
     """Networks that read the task embedding."""
     prior: Literal["dense", "local"] = "dense"
-    """The prior of the next latent: a Linear on h_t, or one small network for every cell of a spatial latent that
+    """The prior of the next latent: a Linear on h_t, or one small network for every cell of a spatial latent, which
     reads h_t, the action, the cell and its neighbours."""
     prior_width: int = 128
     """Width of the local prior's hidden layer; it has half as many events."""
     prior_frames: int = 1
     """Latents that the local prior reads around each cell: z_t, or z_t and z_{t-1}, whose difference is motion."""
     stale_share: float = 0.0
-    """While learning, share of the groups of z_t that the model is given as they were in z_{t-1}: imagined latents,
-    whose groups are drawn one by one, come apart in the same way."""
+    """While learning, share of the groups of z_t that the model is given as they were in z_{t-1}: groups of imagined
+    latents, drawn one by one, come apart in the same way."""
     outcome: Literal["arrival", "transition"] = "transition"
-    """Reward and termination are read off h_t and z_{t+1}, the latent of the frame that the action led to; or off h_t
-    alone (the papers). Under arrival the final frame of each episode is collected too, as one more environment step."""
+    """Read reward and termination off h_t and z_{t+1}, the latent of the frame that the action led to, or off h_t alone
+    (the papers). Under arrival the final frame of each episode is collected too, as one more environment step."""
     heads: Literal["cluster", "shared"] = "cluster"
     """Next-latent, reward and termination heads per cluster, or one set for all tasks."""
     task_head: bool = True
@@ -141,8 +134,8 @@ class WorldModelConfig:
     num_bins: int = 255
     """V: bins of the two-hot reward and value codes on symlog [-20, 20]."""
     two_hot_form: Literal["mean_of_symexp", "symexp_of_mean"] = "symexp_of_mean"
-    """Value of a distribution over the bins: the mean of the bins' numbers, or symexp of the mean bin (STORM),
-    which makes 0.59 of a tenth of 100."""
+    """Value of a distribution over the bins: the mean of the bins' numbers, or symexp of the mean bin (STORM), which
+    makes 0.59 of a tenth of 100."""
     perception: PerceptionConfig = field(default_factory=PerceptionConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
@@ -155,20 +148,12 @@ class WorldModelConfig:
         require(self.dropout >= 0 and self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         not_negative(self, "embedding_size")
         require(self.num_bins >= 3 and self.num_bins % 2 == 1, f"num_bins must be odd and >= 3, got {self.num_bins}")
-        require(
-            self.width % self.num_heads == 0,
-            f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}",
-        )
-        require(
-            self.shared.kind != "none" or self.experts.experts_per_task == 1,
-            "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts",
-        )
-        require(
-            self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
-            "routing.method learned needs embedding_size above 0: the router reads the task embedding",
-        )
-        require(
-            self.prior == "dense" or self.perception.latent == "spatial",
-            "prior local needs perception.latent spatial: a dense latent has no cells",
-        )
+        require(self.width % self.num_heads == 0,
+                f"width must be a multiple of num_heads, got {self.width} and {self.num_heads}")
+        require(self.shared.kind != "none" or self.experts.experts_per_task == 1,
+                "shared.kind none needs experts.experts_per_task 1: nothing would join the outputs of several experts")
+        require(self.routing.method != "learned" or self.embedding_size > 0 or self.experts.num_experts == 1,
+                "routing.method learned needs embedding_size above 0: the router reads the task embedding")
+        require(self.prior == "dense" or self.perception.latent == "spatial",
+                "prior local needs perception.latent spatial: a dense latent has no cells")
         require(self.prior_frames in (1, 2), f"prior_frames must be 1 or 2, got {self.prior_frames}")

@@ -9,10 +9,12 @@ and on a copy of the random stream, so a run that is measured takes the same ste
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState, RoutePlan
@@ -23,18 +25,14 @@ from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses
 
-# Parts whose weights are stacked on a module axis: one row for each of these is worth a curve of its own.
-STACKED = ("encoder", "decoder", "experts", "heads")
+STACKED = ("encoder", "decoder", "experts", "heads")  # parts with a module axis: each row is worth a curve of its own
 # Layers whose output goes through a ReLU and nothing else; where it has been through one, another changes nothing.
 _RECTIFIED = re.compile(r"(\.norms\.\d+|\.input_norm|\.expand|\.prior\.norm|\.prior\.second_norm|\.prior\.event)$")
 _CONVOLUTIONAL = ("encoder", "decoder")
 
 
-# Measures -------------------------------------------------------------------------------------------------------------
-
-
 def gradient_gram(gradients: Tensor, plan: RoutePlan) -> Tensor:
-    """Inner products of the tasks' gradients, for every row (module, expert) of a part.
+    """Inner products of the tasks' gradients, for every row m (module, expert) of a part.
 
         gram_mkl = <g_km, g_lm>,   0 where task k or l does not use row m
 
@@ -61,7 +59,7 @@ def gradient_cosines(gram: Tensor) -> Tensor:
     Returns: [K, K] in [-1, 1]; nan where no row has a gradient of both: a task whose gradient is zero, or tasks that
         share no module or expert.
     Source: Yu et al., Gradient Surgery for Multi-Task Learning (arXiv 2001.06782), definition 1. Differs: rows that
-        only one of the two tasks uses are left out: without a second gradient there is no conflict.
+        only one of the two tasks uses are left out.
     """
     square = gram.diagonal(dim1=1, dim2=2)  # [M, K]
     norm = torch.einsum("mk,ml->kl", square, (square > 0).to(square.dtype))  # [K, K] n_kl
@@ -95,10 +93,9 @@ def effective_rank(states: Tensor) -> Tensor:
     Args: states: [..., N, D].
     Returns: [...] float64: r for r directions of equal strength, 0 where all states are the same, nan where one is not
         finite.
-    Source: Roy and Vetterli, The effective rank (2007). Differs: the mean is taken off first; an offset common
-        to all states separates none of them, and would hide the directions that do.
+    Source: Roy and Vetterli, The effective rank (2007). Differs: the mean is taken off first: it separates no states.
     """
-    finite = states.isfinite().all(dim=-1).all(dim=-1)  # [...]
+    finite = states.isfinite().all(dim=(-2, -1))  # [...]
     # The eigenvalues of a nan are an error, which would hide from the logger where the nan came from.
     states = torch.where(finite[..., None, None], states.double(), 0.0)
     centred = states - states.mean(dim=-2, keepdim=True)
@@ -125,38 +122,27 @@ def dormant_units(activity: Tensor, tau: float = 0.025) -> Tensor:
     return activity <= tau * activity.mean(dim=-1, keepdim=True)
 
 
-# The world model ------------------------------------------------------------------------------------------------------
-
-
 def measure(learner: Learner, batch: TransitionBatch) -> Metrics:
     """Gradients per task, conflict, rank of h_t, dormant units and use of experts, on one batch; changes nothing.
 
     The losses are those of the next update, batch statistics included, but without dropout and routing noise, which
-    would count as directions of h_t. L_bal and the harmony scales are no task's own and are left out.
-
-    Costs a forward pass and K backward passes, a copy of the world model, and K gradients of what one task uses.
+    would count as directions of h_t. L_bal and the harmony scales are no task's own and are left out. Costs a forward
+    pass and K backward passes, a copy of the world model, and K gradients of what one task uses.
     """
     model = copy.deepcopy(learner.world_model).train()
     for dropping in (model.experts, model.shared):
         if dropping is not None:
             dropping.eval()
     activity, hidden = _watch(model)
+    loss, rng = learner.config.loss, PhiloxState(learner.rng.seed_offset.clone())
     with learner.autocast():
         routing = model.route(temperature=learner.temperature, frozen=learner.frozen_routes)
-        losses = world_model_losses(
-            model,
-            batch.to(learner.device),
-            routing,
-            PhiloxState(learner.rng.seed_offset.clone()),
-            learner.config.loss,
-            turn=learner.updates,
-        )
+        losses = world_model_losses(model, batch.to(learner.device), routing, rng, loss, turn=learner.updates)
     plans = _plans(model, routing)
     metrics = {"effective_rank": effective_rank(torch.cat(hidden).flatten(1, 2))}  # [K]
     metrics.update(_dormant_metrics(activity, model.num_tasks))
     metrics.update(_expert_metrics(routing))
-    gradients = _task_gradients(model, losses.weighted(learner.config.loss).sum(dim=1), plans)
-    for part, gradient in gradients.items():
+    for part, gradient in _task_gradients(model, losses.weighted(loss).sum(dim=1), plans).items():
         metrics.update(_gradient_metrics(part, gradient_gram(gradient, plans[part])))
     return {f"insight/{name}": value.float() for name, value in metrics.items()}
 
@@ -165,17 +151,11 @@ def _plans(model: WorldModel, routing: Routing) -> dict[str, RoutePlan]:
     """Part -> the rows of its weights that each task uses."""
     everyone = model.shared_plan
     own = RoutePlan(torch.arange(model.num_tasks, device=everyone.routes.device).unsqueeze(1), model.num_tasks)
+    heads = model.plan if model.config.heads == "cluster" else everyone
     return {
-        "encoder": model.plan,
-        "decoder": model.plan,
-        "experts": routing.plan,
-        "shared": everyone,
-        "heads": model.plan if model.config.heads == "cluster" else everyone,
-        "task_head": everyone,
-        "router": everyone,
-        "task_embedding": own,
-        "batch_norm": own,
-    }
+        "encoder": model.plan, "decoder": model.plan, "experts": routing.plan, "shared": everyone, "heads": heads,
+        "task_head": everyone, "router": everyone, "task_embedding": own, "batch_norm": own,
+    }  # fmt: skip
 
 
 def _part(name: str) -> str:
@@ -183,17 +163,13 @@ def _part(name: str) -> str:
     return "task_head" if name.startswith("heads.task.") else name.partition(".")[0]
 
 
-def _part_of_parameter(name: str, norm: str) -> str:
-    """As _part; but batch norm with a row per task has no module axis, and is a part by itself."""
-    part = _part(name)
-    per_task = norm == "bn_per_task" and part in _CONVOLUTIONAL and ".norms." in name
-    return "batch_norm" if per_task else part
-
-
 def _task_gradients(model: WorldModel, losses: Tensor, plans: Mapping[str, RoutePlan]) -> dict[str, Tensor]:
     """Losses [K] -> part -> gradients [K, J, P] of each task at the rows that it uses; it has none elsewhere."""
     names, parameters = zip(*model.named_parameters(), strict=True)
-    parts = [_part_of_parameter(name, model.config.perception.norm) for name in names]
+    parts = [_part(name) for name in names]
+    if model.config.perception.norm == "bn_per_task":  # it has no module axis, and is a part by itself
+        own = [".norms." in name and part in _CONVOLUTIONAL for name, part in zip(names, parts, strict=True)]
+        parts = ["batch_norm" if of_task else part for of_task, part in zip(own, parts, strict=True)]
     kept: dict[str, list[Tensor]] = defaultdict(list)
     for k in range(model.num_tasks):
         last = k + 1 == model.num_tasks
@@ -230,35 +206,26 @@ def _expert_metrics(routing: Routing) -> Metrics:
     return {**metrics, "experts_in_use": effective_count(use)}
 
 
-# Activations ----------------------------------------------------------------------------------------------------------
-
-
 def _watch(model: WorldModel) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
     """Make a throw-away model note what its units do, by name of the layer, and the h_t [K, B, L, D] it comes to."""
     activity: dict[str, list[Tensor]] = defaultdict(list)
     hidden: list[Tensor] = []
 
-    def note_activity(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def note(name: str, layer: Any, inputs: Any, output: Tensor) -> None:
         # Feature maps [n, C, H, W] -> [n, C]; rows of a (task, slot) pair [K, J, R, U] -> [K, J, U].
         axes = (2, 3) if _part(name) in _CONVOLUTIONAL else (2,)
-
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            activity[name].append(output.detach().float().relu().mean(dim=axes))
-
-        return note
+        activity[name].append(output.detach().float().relu().mean(dim=axes))
 
     for name, layer in model.named_modules():
         if _RECTIFIED.search(name):
-            layer.register_forward_hook(note_activity(name))
+            layer.register_forward_hook(partial(note, name))
     model.heads.register_forward_pre_hook(lambda heads, inputs: hidden.append(inputs[0].hidden.detach()))
     return activity, hidden
 
 
 def _dormant_metrics(activity: Mapping[str, list[Tensor]], num_tasks: int) -> Metrics:
-    """Share of dormant units per part and task: [K].
-
-    A unit is an output of a ReLU (in a convolution: a channel) of the module or expert that the task runs through,
-    over the inputs of that task alone.
+    """Share of dormant units per part and task: [K]. A unit is an output of a ReLU (in a convolution: a channel) of the
+    module or expert that the task runs through, over the inputs of that task alone.
     """
     dormant: dict[str, list[Tensor]] = defaultdict(list)
     for name, noted in activity.items():

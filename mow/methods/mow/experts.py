@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mow.kernels import RoutePlan
-from mow.methods.mow.config_model import SharedConfig, WorldModelConfig
+from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.router import Routing
 from mow.nn.modular import Stem
 from mow.nn.transformer import AttentionCache, Transformer, Window
@@ -43,7 +43,8 @@ class Shared(nn.Module):
         super().__init__()
         in_features = config.experts.experts_per_task * config.width
         self.stem = Stem(1, in_features, config.width, embedding_size=embedding_size)
-        self.transformer = Transformer(1, config.shared.num_layers, config) if _attends(config.shared) else None
+        attends = config.shared.kind == "transformer"
+        self.transformer = Transformer(1, config.shared.num_layers, config) if attends else None
 
     def forward(
         self, joined: Tensor, embedding: Tensor | None, plan: RoutePlan, window: Window, cache: AttentionCache | None
@@ -54,10 +55,6 @@ class Shared(nn.Module):
         if self.transformer is not None:
             x = self.transformer(x, plan, window, cache)
         return x.squeeze(1)
-
-
-def _attends(config: SharedConfig) -> bool:
-    return config.kind == "transformer"
 
 
 def unit_length(vectors: Tensor) -> Tensor:

@@ -5,9 +5,25 @@ from torch import Tensor, nn
 
 from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import WorldModelConfig
-from mow.methods.mow.prior import DensePrior, LocalPrior, rows_in
+from mow.methods.mow.local_prior import LocalPrior
 from mow.methods.mow.records import HeadInput, Prediction
-from mow.nn.modular import ModularMLP
+from mow.nn.modular import ModularLinear, ModularMLP, rows_in
+
+
+class DensePrior(nn.Module):
+    """One Linear on h_t; no events. Source: STORM."""
+
+    num_events = 0
+
+    def __init__(self, config: WorldModelConfig, num_modules: int, embedding_size: int) -> None:
+        super().__init__()
+        latent_size = config.perception.latent_size
+        self.next_latent = ModularLinear(num_modules, config.width, latent_size, embedding_size=embedding_size)
+
+    def forward(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Prior logits [K, 1, B * L, Z] and events [K, 1, B * L, 0]."""
+        hidden = rows_in(head_input.hidden)
+        return self.next_latent(hidden, plan, embedding), hidden[..., :0]
 
 
 class Heads(nn.Module):
@@ -39,16 +55,11 @@ class Heads(nn.Module):
     ) -> Prediction:
         """`arrived`: z_{t+1} [K, B, L, Z]. `plan` names each task's module, `shared` leads to the task head."""
         logits, events = self.predict_next_latent(inputs, plan, embedding)
-        reward_logits, termination_logits = self.predict_reward_and_end(inputs.hidden, events, arrived, plan, embedding)
-        task_logits = None
+        reward, termination = self.predict_reward_and_end(inputs.hidden, events, arrived, plan, embedding)
+        task = None
         if self.task is not None:
-            task_logits = self.task(rows_in(inputs.hidden), shared).view(*inputs.hidden.shape[:3], -1)
-        return Prediction(
-            next_latent_logits=logits,
-            reward_logits=reward_logits,
-            termination_logits=termination_logits,
-            task_logits=task_logits,
-        )
+            task = self.task(rows_in(inputs.hidden), shared).view(*inputs.hidden.shape[:3], -1)
+        return Prediction(logits, reward, termination, task)
 
     def predict_next_latent(
         self, inputs: HeadInput, plan: RoutePlan, embedding: Tensor | None
@@ -61,10 +72,8 @@ class Heads(nn.Module):
     def predict_reward_and_end(
         self, hidden: Tensor, events: Tensor, arrived: Tensor | None, plan: RoutePlan, embedding: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L].
-
-        Args: hidden: h_t [K, B, L, D]; events: [K, B, L, X]; arrived: z_{t+1} [K, B, L, Z], which the transition form
-            does not read.
+        """h_t [K, B, L, D], events [K, B, L, X] and, read in the arrival form alone, z_{t+1} [K, B, L, Z] -> reward
+        logits [K, B, L, V] and termination logits [K, B, L].
         """
         features = [hidden, events]
         if self.arrival:

@@ -6,6 +6,7 @@ z' is the next latent; the transition form reads r and c off h alone.
 
 Source: MoW section 3 (key-value cache), STORM (context 8, horizon 16, hard terminations). Everything without gradient
 and in evaluation mode, which the caller sets.
+Additions of this package: `temperature` below 1 (cold draws of the prior), `ends` expected, `start` posterior.
 
 A rollout is made of three functions, tensors in and tensors out, so that each can be compiled: `init_rollout` once,
 `rollout_step` T times, `predict_reward_and_end` once. No shape depends on a value and nothing is read on the host, so
@@ -13,7 +14,6 @@ that a CUDA graph can hold it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -68,10 +68,8 @@ def rollout_step(
     model: WorldModel, agent: Agent, before: Tensor, latent: Tensor, hidden: Tensor, window: Window, routing: Routing,
     memory: Memory, embedding: Tensor | None, rng: PhiloxState, temperature: float,
 ) -> Step:  # fmt: skip
-    """One step: z_{t-1} and z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] ->
-    the next ones.
-
-    The window's mask [K, B, 1, t + 1] alone holds the position in the memory.
+    """One step: z_{t-1}, z_t [K, B, 1, Z], h_{t-1} [K, B, 1, D], the token's `window`, e_k for the actor [K, d] -> the
+    next ones. The window's mask [K, B, 1, t + 1] alone holds the position in the memory.
     """
     action, raw_action = agent.policy(agent.actor_critic_input(latent, hidden, before), embedding).sample(rng)
     hidden = model.sequence_model(latent, action, window, routing, memory)
@@ -88,8 +86,7 @@ def predict_reward_and_end(
     return two_hot_decode(reward_logits, form=model.config.two_hot_form), terminated
 
 
-@dataclass(frozen=True)
-class RolloutSteps:
+class RolloutSteps(NamedTuple):
     """The three functions of a rollout, plain or compiled."""
 
     init_rollout: Callable[..., RolloutState] = init_rollout
@@ -97,20 +94,14 @@ class RolloutSteps:
     predict_reward_and_end: Callable[..., tuple[Tensor, Tensor]] = predict_reward_and_end
 
 
+PLAIN = RolloutSteps()
+
+
 @torch.no_grad()
 def imagine(
-    model: WorldModel,
-    agent: Agent,
-    context: TransitionBatch,
-    routing: Routing,
-    rng: PhiloxState,
-    *,
-    horizon: int,
-    start: str,
-    ends: str = "hard",
-    temperature: float = 1.0,
-    steps: RolloutSteps = RolloutSteps(),
-) -> Imagination:
+    model: WorldModel, agent: Agent, context: TransitionBatch, routing: Routing, rng: PhiloxState, *, horizon: int,
+    start: str, ends: str = "hard", temperature: float = 1.0, steps: RolloutSteps = PLAIN,
+) -> Imagination:  # fmt: skip
     """Args:
         context: windows of C steps per trajectory, [K, B, C, ...].
         horizon: T, steps to imagine.
@@ -119,14 +110,14 @@ def imagine(
         ends: `hard` = a step terminates where its logit is above 0 (STORM); `expected` = it does so by its probability,
             so that an uncertain end counts in part (DreamerV3).
         temperature: of the draws from the prior, above 0; below 1 they take the likelier class more often.
-        steps: the functions of the rollout, plain or compiled.
+        steps: plain or compiled.
     """
     num_context, shape = context_steps(context, start), context.is_first.shape
     is_first = torch.cat([context.is_first, context.is_first.new_zeros(*shape[:2], horizon)], dim=-1)
     window = model.window(is_first)
-    memory = model.new_memory(shape[1], num_context + horizon, _like(model))
+    memory = model.new_memory(shape[1], num_context + horizon)
     state = steps.init_rollout(model, context, window, routing, memory, rng, start, temperature)
-    before, latent, hidden = state.before, state.latent, state.hidden
+    before, latent, hidden, valid = state
 
     embedding = model.embedding("actor")
     latents, hiddens, taken = [latent], [hidden.float()], []
@@ -136,33 +127,16 @@ def imagine(
             model, agent, before, latent, hidden, token, routing, memory, embedding, rng, temperature
         )
         before, latent, hidden = latent, step.latent, step.hidden
-        taken.append(step)
+        taken.append(step[2:])
         latents.append(latent)
         hiddens.append(hidden.float())
     seen, remembered = torch.cat(latents, dim=2), torch.cat(hiddens, dim=2)  # [K, B, T + 1, Z], [K, B, T + 1, D]
-    events = torch.cat([step.events for step in taken], dim=2)
+    action, raw_action, events = (torch.cat(column, dim=2) for column in zip(*taken, strict=True))
     reward, terminated = steps.predict_reward_and_end(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
-    return Imagination(
-        before=state.before,
-        latent=seen,
-        hidden=remembered,
-        action=torch.cat([step.action for step in taken], dim=2),
-        raw_action=torch.cat([step.raw_action for step in taken], dim=2),
-        reward=reward,
-        terminated=terminated,
-        valid=state.valid,
-    )
+    return Imagination(state.before, seen, remembered, action, raw_action, reward, terminated, valid)
 
 
 def context_steps(context: TransitionBatch, start: str) -> int:
     """Number of context steps in the memory before the first imagined action."""
     length = context.is_first.shape[2]
     return length if start == "prior" else length - 1
-
-
-def _like(model: WorldModel) -> Tensor:
-    """A tensor of the dtype that keys and values will have: autocast's, where it is on."""
-    weight = model.experts.transformer.positions
-    device = weight.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    return weight.new_empty(0, dtype=dtype)

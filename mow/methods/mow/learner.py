@@ -15,22 +15,20 @@ from mow.kernels import PhiloxState
 from mow.losses import entropy_unit
 from mow.losses.returns import ReturnScale
 from mow.methods.base import Event, Metrics, Note, Picture, Reorder, Sampler, TaskSet, Watch, untimed
-from mow.methods.mow.accumulate import backward_in_parts
+from mow.methods.mow.accumulate import backward_in_parts, task_parts
 from mow.methods.mow.acting import MowActor
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.actor_critic_loss import ActorCriticLosses, ActorCriticTargets
-from mow.methods.mow.clustering import Grouping
-from mow.methods.mow.compiled_steps import update_steps
+from mow.methods.mow.clustering import Grouping, grouping_of
+from mow.methods.mow.compile import update_steps
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.cuda_graph import RolloutGraph
-from mow.methods.mow.grouping import WarmedUp, grouping_of
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.optim import agent_optimisers, uses_bf16, world_model_optimisers
 from mow.methods.mow.phases import BACKGROUND_STREAM, CLUSTERING_STREAM, phases
 from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
 from mow.methods.mow.split_modules import grow
-from mow.methods.mow.task_slice import task_parts
 from mow.methods.mow.task_weights import make_task_weights
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import WorldModelLosses, num_terms, world_model_losses
@@ -50,13 +48,9 @@ class Learner:
         num_tasks = len(config.tasks)
         self.grouping: Grouping | None = None
         self.world_model = WorldModel(
-            config.model,
-            action_size=mask.action_size,
-            module_of_task=[0] * num_tasks,
-            num_modules=1,
-            across_episodes=config.storm_compat,
-            recompute=config.optim.checkpoint_activations,
-        ).to(device)
+            config.model, action_size=mask.action_size, module_of_task=[0] * num_tasks, num_modules=1,
+            across_episodes=config.storm_compat, recompute=config.optim.checkpoint_activations,
+        ).to(device)  # fmt: skip
         terms = num_terms(config.model.task_head)
         self.task_weights = make_task_weights(config.loss, num_tasks, terms).to(device)
         self.agent = self._new_agent()
@@ -76,17 +70,12 @@ class Learner:
     def _new_agent(self) -> Agent:
         config, model = self.config, self.world_model
         return Agent(
-            config.actor_critic,
-            latent_size=config.model.perception.latent_size,
-            hidden_size=config.model.width,
-            num_bins=config.model.num_bins,
-            two_hot_form=config.model.two_hot_form,
-            mask=self.mask,
-            module_of_task=model.module_of_task,
-            num_modules=model.num_modules,
+            config.actor_critic, latent_size=config.model.perception.latent_size, hidden_size=config.model.width,
+            num_bins=config.model.num_bins, two_hot_form=config.model.two_hot_form, mask=self.mask,
+            module_of_task=model.module_of_task, num_modules=model.num_modules,
             embedding_size=config.model.embedding_size,
             condition=config.model.condition if config.model.embedding_size else (),
-        ).to(self.device)
+        ).to(self.device)  # fmt: skip
 
     def _new_optimisers(self) -> None:
         optim = self.config.optim
@@ -161,18 +150,13 @@ class Learner:
     @property
     def temperature(self) -> float:
         """Falls linearly over the first `anneal_updates` of the world model."""
-        routing, progress = self.config.model.routing, self._annealed
+        routing = self.config.model.routing
+        progress = self._progress(routing.anneal_updates)
         return (1.0 - progress) * routing.temperature_start + progress * routing.temperature_end  # exact at both ends
-
-    @property
-    def _annealed(self) -> float:
-        """Share of the annealing of the temperature that is done: 0 to 1."""
-        return self._progress(self.config.model.routing.anneal_updates)
 
     def routing(self, *, explore: bool = False) -> Routing:
         """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
-        config = self.config.model.routing
-        temperature = self.temperature
+        config, temperature = self.config.model.routing, self.temperature
         noise = config.noise * (temperature - config.temperature_end)
         if self.frozen_routes is not None or not explore or noise <= 0:
             return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)
@@ -181,7 +165,7 @@ class Learner:
     @torch.no_grad()
     def _freeze_routes(self) -> None:
         """Fix the choice of experts after the update in which the temperature has reached its end."""
-        if self.frozen_routes is None and self._annealed >= 1.0:
+        if self.frozen_routes is None and self.updates >= self.config.model.routing.anneal_updates:
             with self.autocast():
                 self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
 
@@ -270,13 +254,9 @@ class Learner:
         with self.autocast():
             embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
             targets, metrics = self.steps.compute_targets(
-                self.agent,
-                rollout,
-                self.return_scale,
-                config.actor_critic,
-                embedding=embedding,
+                self.agent, rollout, self.return_scale, config.actor_critic, embedding=embedding,
                 storm_index=config.storm_compat,
-            )
+            )  # fmt: skip
         for _ in range(config.actor_critic.rollout_epochs):
             for part in targets.parts(config.actor_critic.rollout_parts):
                 losses, norm = self._agent_step(part, embedding)
@@ -321,12 +301,14 @@ class Learner:
 
     def group(self, batches: Iterable[TransitionBatch]) -> Grouping:
         """Clusters from `batches` of replay; changes nothing yet. Raises: FloatingPointError if weights are broken."""
-        return grouping_of(self.warmed_up(), batches)
+        return grouping_of(self.world_model, batches, self.config, self.weighted_losses)
 
-    def warmed_up(self) -> WarmedUp:
-        """The world model as it is, with all that its losses depend on."""
-        annealed = self.temperature, self.frozen_routes
-        return WarmedUp(self.world_model, self.config, self.device, self.rng, *annealed, self.autocast)
+    def weighted_losses(self, model: WorldModel, batch: TransitionBatch) -> Tensor:
+        """Losses of a model on a batch with their coefficients: [K, terms]."""
+        with self.autocast():
+            routing = model.route(temperature=self.temperature, frozen=self.frozen_routes)
+            losses = world_model_losses(model, batch.to(self.device), routing, self.rng, self.config.loss)
+        return losses.weighted(self.config.loss)
 
     def regroup(self, grouping: Grouping, terms: Tensor | None = None) -> None:
         """Copy the module to every cluster, sort the tasks, start agent and optimisers afresh.
@@ -349,11 +331,7 @@ class Learner:
     @torch.no_grad()
     def weighted_terms(self, batch: TransitionBatch) -> Tensor:
         """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
-        self.world_model.eval()
-        with self.autocast():
-            batch, routing = batch.to(self.device), self.routing()
-            losses = world_model_losses(self.world_model, batch, routing, self.rng, self.config.loss)
-        return losses.weighted(self.config.loss)
+        return self.weighted_losses(self.world_model.eval(), batch)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 

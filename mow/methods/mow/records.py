@@ -1,4 +1,7 @@
-"""Records between the parts of mow: latents, predictions, rollouts. Letters and time axis: mow/batch.py."""
+"""Records between the parts of mow: latents, predictions, rollouts. Letters and time axis: mow/batch.py.
+
+Additions of this package: a `token` that is stale in part, z_{t-1} beside z_t, a `terminated` between 0 and 1.
+"""
 
 from dataclasses import dataclass
 

@@ -5,23 +5,23 @@
 The gradient favours or penalises the chosen experts, and holds nothing on the others; with one expert per task the
 balance loss has none, since a single share is always 1. Effects: bench/results/LOG.md.
 
-Differs: the noise (Gumbel, fading with the temperature) is ours: a temperature alone never changes the order.
-Source: MoW section 3 (task-level router); slot order and noise inferred.
+Source: MoW section 3 (task-level router); the slot order is inferred. Addition of this package: the noise (Gumbel,
+fading with the temperature); a temperature alone never changes the order.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.kernels import PhiloxState, RoutePlan, uniform
-from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
+from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, WorldModelConfig
+from mow.nn.routes import FixedRoutes
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """The experts of every task; made once per update."""
 
     plan: RoutePlan  # routes [K, J], ascending
@@ -50,20 +50,15 @@ class Router(nn.Module):
         self.output = nn.Linear(config.hidden, experts.num_experts)
 
     def forward(
-        self,
-        embedding: Tensor,
-        *,
-        temperature: float = 1.0,
-        noise: float = 0.0,
-        rng: PhiloxState | None = None,
+        self, embedding: Tensor, temperature: float = 1.0, noise: float = 0.0, rng: PhiloxState | None = None,
         frozen: Tensor | None = None,
-    ) -> Routing:
+    ) -> Routing:  # fmt: skip
         """Args:
             embedding: [K, d], unit length.
-            temperature: divides the logits; above 1 flattens the shares.
+            temperature: divides the logits.
             noise: scale of the Gumbel noise on the logits, drawn from `rng`.
             frozen: [K, J] experts fixed earlier. The shares still follow the scores, but only `plain` scaling, where
-                they multiply the outputs, passes a gradient to router and e_k: there is no choice left to train.
+                they multiply the outputs, passes a gradient to router and e_k.
         """
         logits = self.output(self.hidden(embedding).relu()).float()  # [K, E]
         if noise > 0:
@@ -76,21 +71,14 @@ class Router(nn.Module):
         routes = routes.sort(dim=-1).values
         chosen = score_KE.gather(1, routes)  # [K, J]
         weight_KJ = chosen / chosen.sum(dim=-1, keepdim=True)
-        scale_KJ = self._scale(chosen, weight_KJ)
-        if frozen is not None:
-            weight_KJ = _without_gradient(weight_KJ)
-            if scale_KJ is not None and self.scale != "plain":
-                scale_KJ = _without_gradient(scale_KJ)
+        scale_KJ = self.num_slots * weight_KJ if self.scale == "plain" else None
+        if self.scale == "straight_through":
+            # Worth exactly 1, so the outputs are concatenated untouched as in the paper, while the task losses still
+            # give the router a gradient for each chosen expert against all others.
+            scale_KJ = 1.0 + (chosen - chosen.detach()) / chosen.detach()
+            scale_KJ = scale_KJ if frozen is None else _without_gradient(scale_KJ)
+        weight_KJ = weight_KJ if frozen is None else _without_gradient(weight_KJ)
         return Routing(RoutePlan(routes, self.num_experts), weight_KJ, scale_KJ)
-
-    def _scale(self, score_KJ: Tensor, weight_KJ: Tensor) -> Tensor | None:
-        if self.scale == "none":
-            return None
-        if self.scale == "plain":
-            return self.num_slots * weight_KJ
-        # Straight through: worth exactly 1, so the outputs are concatenated untouched as in the paper, while the
-        # task losses still give the router a gradient for each chosen expert against all others.
-        return 1.0 + (score_KJ - score_KJ.detach()) / score_KJ.detach()
 
 
 def _without_gradient(x: Tensor) -> Tensor:
@@ -98,8 +86,12 @@ def _without_gradient(x: Tensor) -> Tensor:
     return x.detach() + 0.0 * (x - x.detach())
 
 
-def fixed_choice(method: str, module_of_task: Sequence[int], experts: ExpertsConfig) -> Tensor:
-    """Experts [K, J]. `hash`: task k takes the next J in turn, a balanced choice; `cluster`: a module's tasks share."""
-    first = range(len(module_of_task)) if method == "hash" else module_of_task
-    slots, num_experts = experts.experts_per_task, experts.num_experts
-    return torch.tensor([sorted((k * slots + j) % num_experts for j in range(slots)) for k in first])
+def fixed_experts(config: WorldModelConfig, module_of_task: Sequence[int]) -> FixedRoutes:
+    """Experts [K, J] where nothing is learned: the tasks of a module share theirs if the config's method is `cluster`,
+    else task k takes the next J in turn, a balanced choice.
+    """
+    by_cluster, slots = config.routing.method == "cluster", config.experts.experts_per_task
+    first = module_of_task if by_cluster else range(len(module_of_task))
+    num_experts = config.experts.num_experts
+    routes = torch.tensor([sorted((k * slots + j) % num_experts for j in range(slots)) for k in first])
+    return FixedRoutes(routes, num_experts)

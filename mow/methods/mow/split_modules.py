@@ -12,10 +12,8 @@ from torch import Tensor
 from mow.methods.mow.world_model import WorldModel
 
 # Every tensor of a model is in one of these, by the beginning of its name.
-# A copy per module:
-PER_MODULE = ("encoder.", "decoder.", "heads.prior.", "heads.reward.", "heads.termination.")
-# Shared by all tasks:
-SHARED = ("experts.", "shared.", "router.", "heads.task.")
+PER_MODULE = ("encoder.", "decoder.", "heads.prior.", "heads.reward.", "heads.termination.")  # a copy per module
+SHARED = ("experts.", "shared.", "router.", "heads.task.")  # by all tasks
 # Tensors with an axis of tasks, and that axis:
 _PER_TASK_AXIS = {"task_embedding": 0, "background": 0, "heads.task.output.weight": 1, "heads.task.output.bias": 1}
 
@@ -27,25 +25,18 @@ def grow(model: WorldModel, order: Sequence[int], module_of_task: Sequence[int],
         model: a world model with a single module.
         order: task k of the new model is task order[k] of `model`.
         module_of_task: module of each task in the new order, ascending.
-    Raises: ValueError if `model` has more than one module already.
     """
-    if model.num_modules != 1:
-        raise ValueError(f"only a model with one module can grow, this one has {model.num_modules}")
+    assert model.num_modules == 1, f"only a model with one module can grow, this one has {model.num_modules}"
+    device = model.plan.routes.device
     grown = WorldModel(
-        model.config,
-        action_size=model.action_size,
-        module_of_task=module_of_task,
-        num_modules=num_modules,
-        across_episodes=model.across_episodes,
-        recompute=model.recompute,
-    ).to(model.plan.routes.device)
-    index = torch.as_tensor(order, device=model.plan.routes.device)
-    old, new = model.state_dict(), grown.state_dict()
+        model.config, action_size=model.action_size, module_of_task=module_of_task, num_modules=num_modules,
+        across_episodes=model.across_episodes, recompute=model.recompute,
+    ).to(device)  # fmt: skip
+    index, old = torch.as_tensor(order, device=device), model.state_dict()
     with torch.no_grad():
-        for name, target in new.items():
+        for name, target in grown.state_dict().items():
             target.copy_(_rearranged(name, old[name], target, index, model.config.perception.norm))
-    grown.train(model.training)
-    return grown
+    return grown.train(model.training)
 
 
 def _rearranged(name: str, source: Tensor, target: Tensor, order: Tensor, norm: str) -> Tensor:

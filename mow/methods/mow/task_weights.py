@@ -12,26 +12,26 @@ ALL = slice(None)
 OWN_TERMS = (0, 4)  # of WorldModelLosses.terms: reconstruction and representation, which reach encoder and decoder only
 
 
-class Uniform(nn.Module):
-    """The plain sum over tasks."""
+class TaskWeights(nn.Module):
+    """The plain sum over tasks; the other rules replace parts of it."""
 
     def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
         """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar."""
         return terms.sum()
 
     def adapt(self, terms: Tensor) -> None:
-        """Nothing to start from."""
+        """Start from losses [K, terms] as they stand after warm-up."""
 
     def reorder(self, order: Tensor) -> None:
-        """Nothing is kept per task."""
+        """Task k becomes the old task order[k]."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """Nothing changes."""
+        """Weights [K] for the log."""
         return {}
 
 
-class Harmony(nn.Module):
-    """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or one of two variants of it.
+class Harmony(TaskWeights):
+    """sum_k [L_k / sigma_k + ln(1 + sigma_k)], or one of two variants of it, additions of this package.
 
     per_term: the same for every term of every task, each with a sigma of its own.
     shared_terms: L_k / sigma_k as before, but sigma_k is learned from the terms alone whose gradient reaches parameters
@@ -40,9 +40,8 @@ class Harmony(nn.Module):
 
             sum_k [A_k / sigma_k + ln(1 + sigma_k) + (L_k - A_k) / sg(sigma_k)],   A_k = L_k less OWN_TERMS
 
-    Source: MoW section 3; the variants are ours. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the
-    stationary point, which Adam at the step size of the model, 1e-4, would reach only after tens of thousands of
-    updates.
+    Source: MoW section 3. Differs: s = ln sigma starts at ln(1 + L) after warm-up, near the stationary point, which
+    Adam at the step size of the model, 1e-4, would reach only after tens of thousands of updates.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Harmony(nn.Module):
         self.shared = [term for term in range(num_terms) if form != "shared_terms" or term not in OWN_TERMS]
 
     def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
-        """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar."""
         log_sigma, loss = self.log_sigma[tasks], self._scaled(terms)
         total = harmony_loss(loss, log_sigma).sum()
         if self.form != "shared_terms":
@@ -67,13 +65,11 @@ class Harmony(nn.Module):
 
     @torch.no_grad()
     def adapt(self, terms: Tensor) -> None:
-        """Start the scales from losses [K, terms] as they stand after warm-up."""
         self.log_sigma.copy_(self._scaled(terms).log1p())
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:
-        """Task k becomes the old task order[k]."""
-        self.log_sigma.copy_(self.log_sigma[order].clone())
+        self.log_sigma.copy_(self.log_sigma[order])
 
     @torch.no_grad()
     def metrics(self) -> dict[str, Tensor]:
@@ -82,7 +78,7 @@ class Harmony(nn.Module):
         return {"harmony/weight": weight.mean(dim=1) if self.form == "per_term" else weight}
 
 
-class RunningMean(nn.Module):
+class RunningMean(TaskWeights):
     """sum_k L_k / mean of L_k over the last updates: every task weighs 1, without a parameter."""
 
     mean: Tensor
@@ -95,35 +91,21 @@ class RunningMean(nn.Module):
         self.register_buffer("weight", torch.zeros(()))
 
     def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
-        """terms [K, terms], already with their coefficients -> scalar; takes the losses into the running mean.
-
-        Args: tasks: where only some are given; the call with the first of them counts the update.
-        """
+        """Takes the losses into the running mean. The call with the first tasks counts the update."""
         loss = terms.sum(dim=1)
         self.mean[tasks].lerp_(loss.detach(), 1.0 - self.decay)
         if not tasks.start:
             self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
         return (loss / (self.mean[tasks] / self.weight).clamp_min(1e-8)).sum()
 
-    def adapt(self, terms: Tensor) -> None:
-        """The mean has followed the losses already."""
-
     def reorder(self, order: Tensor) -> None:
-        """Task k becomes the old task order[k]."""
-        self.mean.copy_(self.mean[order].clone())
-
-    def metrics(self) -> dict[str, Tensor]:
-        """The losses themselves are logged."""
-        return {}
-
-
-TaskWeights = Uniform | Harmony | RunningMean
+        self.mean.copy_(self.mean[order])
 
 
 def make_task_weights(config: LossConfig, num_tasks: int, num_terms: int) -> TaskWeights:
     """The rule that `config.weighting` names."""
     if config.weighting == "uniform":
-        return Uniform()
+        return TaskWeights()
     if config.weighting == "running_mean":
         return RunningMean(num_tasks)
     return Harmony(num_tasks, num_terms, config.weighting)

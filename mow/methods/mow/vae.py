@@ -1,19 +1,20 @@
-"""Seeing: one categorical VAE per cluster of tasks, conditioned on the task embedding.
+"""One categorical VAE per cluster of tasks, conditioned on the task embedding.
 
     encode:  frame [64, 64, 3] -> two to four convolutions -> [n, n] features, e_k -> posterior logits [S, C]
     decode:  latent [Z], e_k -> [n, n] features -> as many transposed convolutions -> frame
 
-n is 8 after two convolutions, else 4. A spatial latent splits its groups among these cells, cell by cell through one
-small Linear each way, where a dense one puts a single large Linear between all features and all groups. Small things in
-a picture are then found sooner.
+n is 8 after two convolutions, else 4.
 
-Source: MoW section 3 (modular VAEs), STORM (the convolutions). The place where e_k enters is inferred.
+Source: MoW section 3 (modular VAEs), STORM (four convolutions). The place where e_k enters is inferred.
+Additions of this package: fewer convolutions, the first with patches; group and channel norm; the median background;
+the spatial latent. That splits its groups among the cells of the last features, cell by cell through one small Linear
+each way, where a dense one puts a single large Linear between all features and all groups: small things in a picture
+are found sooner.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,19 +25,10 @@ from mow.methods.mow.config_model import PerceptionConfig
 from mow.nn.activation_checkpoint import Call, plain_call, recomputing
 from mow.nn.modular import ModularLinear, uniform_parameter
 
-Norm = Literal["bn_per_task", "bn_shared", "group", "channel"]
+Kernel = tuple[Tensor, Tensor | None]  # of one module: weight [O, I, 4, 4], or [I, O, 4, 4] when transposed; bias [O]
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Weights of one convolution of one module."""
-
-    weight: Tensor  # [O, I, 4, 4], or [I, O, 4, 4] when transposed
-    bias: Tensor | None  # [O]
-
-
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Tasks that run through one convolution call: they share weights and normalisation statistics."""
 
     tasks: slice  # contiguous, because tasks are sorted by module
@@ -44,39 +36,38 @@ class Group:
     norm_row: int
 
 
-def normalisation_groups(module_of_task: Sequence[int], norm: Norm) -> tuple[Group, ...]:
-    """One group per task where each task has its own statistics, else one per module.
-
-    Raises: ValueError if tasks are not sorted by module.
-    """
-    if list(module_of_task) != sorted(module_of_task):
-        raise ValueError(f"tasks must be sorted by module, got modules {list(module_of_task)}")
+def normalisation_groups(module_of_task: Sequence[int], norm: str) -> tuple[Group, ...]:
+    """One group per task where each task has its own statistics, else one per module; tasks are sorted by module."""
+    assert list(module_of_task) == sorted(module_of_task), f"tasks must be sorted by module, got {module_of_task}"
     if norm == "bn_per_task":
         return tuple(Group(slice(k, k + 1), module, k) for k, module in enumerate(module_of_task))
-    groups = []
-    for module in sorted(set(module_of_task)):
-        start = list(module_of_task).index(module)
-        groups.append(Group(slice(start, start + list(module_of_task).count(module)), module, module))
-    return tuple(groups)
+    first, count = module_of_task.index, module_of_task.count
+    return tuple(Group(slice(first(m), first(m) + count(m)), m, m) for m in sorted(set(module_of_task)))
 
 
-class BatchNorm(nn.Module):
-    """Batch norm with one row of statistics and affine per task or per module; batch statistics when training."""
+class Norm(nn.Module):
+    """Base of norms with an affine per row, of a task or a module: they map [n, C, H, W] to the same shape."""
+
+    def __init__(self, num_rows: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_rows, channels))
+        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+
+
+class BatchNorm(Norm):
+    """Batch norm with statistics per row; those of the batch when training."""
 
     running_mean: Tensor
     running_var: Tensor
     num_batches: Tensor
 
     def __init__(self, num_rows: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_rows, channels))
-        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+        super().__init__(num_rows, channels)
         self.register_buffer("running_mean", torch.zeros(num_rows, channels))
         self.register_buffer("running_var", torch.ones(num_rows, channels))
         self.register_buffer("num_batches", torch.zeros(num_rows, dtype=torch.long))
 
     def forward(self, x: Tensor, row: int) -> Tensor:
-        """[n, C, H, W] -> the same shape."""
         mean, var = self.running_mean[row], self.running_var[row]
         if self.training and recomputing():  # counted already; the copies are dropped
             mean, var = mean.clone(), var.clone()
@@ -85,33 +76,17 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, mean, var, self.weight[row], self.bias[row], self.training, momentum=0.1)
 
 
-class GroupNorm(nn.Module):
-    """Group norm (groups of at most 16 channels) with one affine per module: needs no statistics of other frames."""
-
-    def __init__(self, num_rows: int, channels: int) -> None:
-        super().__init__()
-        self.num_groups = max(1, channels // 16)
-        self.weight = nn.Parameter(torch.ones(num_rows, channels))
-        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+class GroupNorm(Norm):
+    """Group norm, 16 channels to a group once there are 32: needs no statistics of other frames."""
 
     def forward(self, x: Tensor, row: int) -> Tensor:
-        """[n, C, H, W] -> the same shape."""
-        return F.group_norm(x, self.num_groups, self.weight[row], self.bias[row])
+        return F.group_norm(x, max(1, x.shape[1] // 16), self.weight[row], self.bias[row])
 
 
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each place, one affine per module: no place depends on what is far from it.
-
-    Source: DreamerV3 (its convolutions).
-    """
-
-    def __init__(self, num_rows: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_rows, channels))
-        self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+class ChannelNorm(Norm):
+    """Layer norm over the channels of each place: no place depends on what is far from it. Source: DreamerV3."""
 
     def forward(self, x: Tensor, row: int) -> Tensor:
-        """[n, C, H, W] -> the same shape."""
         rows = x.permute(0, 2, 3, 1)  # [n, H, W, C], as convolutions of stored frames leave it in memory
         return F.layer_norm(rows, rows.shape[-1:], self.weight[row], self.bias[row]).permute(0, 3, 1, 2)
 
@@ -123,95 +98,79 @@ class Conv(nn.Module):
     """
 
     def __init__(
-        self,
-        num_modules: int,
-        in_channels: int,
-        out_channels: int,
-        *,
-        transposed: bool = False,
-        bias: bool = False,
+        self, num_modules: int, in_channels: int, out_channels: int, *, transposed: bool = False, bias: bool = False,
         patches: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stride, self.padding = (4, 0) if patches else (2, 1)
+        self.transposed = transposed
         shape = (in_channels, out_channels) if transposed else (out_channels, in_channels)
         # torch counts the fan-in of a transposed convolution by its output channels; kept, as STORM's layers do.
         fan_in = shape[1] * 16
-        self.transposed = transposed
         self.weight = uniform_parameter(num_modules, *shape, 4, 4, fan_in=fan_in)
         self.bias = uniform_parameter(num_modules, out_channels, fan_in=fan_in) if bias else None
 
     def kernels(self) -> list[Kernel]:
-        """Weight and bias of every module, taken apart at once.
-
-        Each alone would have a gradient of the size of all, nothing but zeros around its own.
-        """
+        """Weight and bias of every module, taken apart at once: each alone would have a gradient of the size of all."""
         weights = self.weight.unbind()
-        biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
-        return list(map(Kernel, weights, biases))
+        return list(zip(weights, [None] * len(weights) if self.bias is None else self.bias.unbind(), strict=True))
 
     def forward(self, x: Tensor, kernel: Kernel) -> Tensor:
         """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed; 4 in place of 2 for patches."""
         if self.transposed and self.stride == 4:
-            return _unfolded_patches(x, kernel)
+            return _unfolded_patches(x, *kernel)
         conv = F.conv_transpose2d if self.transposed else F.conv2d
-        return conv(x, kernel.weight, kernel.bias, stride=self.stride, padding=self.padding)
+        return conv(x, *kernel, stride=self.stride, padding=self.padding)
 
 
 def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
     """Module -> its kernel of every layer."""
-    by_layer = [layer.kernels() for layer in layers if isinstance(layer, Conv)]
-    return list(zip(*by_layer, strict=True))
+    return list(zip(*(layer.kernels() for layer in layers if isinstance(layer, Conv)), strict=True))
 
 
-def _unfolded_patches(x: Tensor, kernel: Kernel) -> Tensor:
+def _unfolded_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """conv_transpose2d of stride 4, [n, I, H, W] -> [n, O, 4H, 4W]: no two kernels overlap, so it is one Linear.
 
     On one core it takes a fifth of the time that oneDNN's transposed convolution to three channels does.
     """
-    patch = kernel.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [4 * 4 * O, I]
-    bias = None if kernel.bias is None else kernel.bias.repeat(16)
-    y = F.linear(x.permute(0, 2, 3, 1), patch, bias)  # [n, H, W, 4 * 4 * O]
+    patch = weight.permute(2, 3, 1, 0).flatten(0, 2)  # [4 * 4 * O, I]
+    y = F.linear(x.permute(0, 2, 3, 1), patch, None if bias is None else bias.repeat(16))  # [n, H, W, 4 * 4 * O]
     y = y.unflatten(3, (4, 4, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # [n, 4H, 4W, O]
     return y.permute(0, 3, 1, 2)
 
 
-def _norms(config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]) -> nn.ModuleList:
-    if config.norm in ("group", "channel"):
-        norm = GroupNorm if config.norm == "group" else ChannelNorm
-        return nn.ModuleList(norm(num_modules, c) for c in channels)
-    num_rows = num_tasks if config.norm == "bn_per_task" else num_modules
-    return nn.ModuleList(BatchNorm(num_rows, c) for c in channels)
+class ConvNet(nn.Module):
+    """Convolutions with their norms, called once per group of tasks."""
+
+    def __init__(self, config: PerceptionConfig, module_of_task: Sequence[int]) -> None:
+        super().__init__()
+        self.groups = normalisation_groups(module_of_task, config.norm)
+        self.invoke: Call = plain_call
+        self.side = config.side
+        self.cells = config.side**2 if config.latent == "spatial" else 1  # places with groups of their own
+
+    def _norms(
+        self, config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]
+    ) -> nn.ModuleList:
+        norm = {"group": GroupNorm, "channel": ChannelNorm}.get(config.norm, BatchNorm)
+        return nn.ModuleList(norm(num_tasks if config.norm == "bn_per_task" else num_modules, c) for c in channels)
 
 
-def _cells(config: PerceptionConfig) -> int:
-    """Parts of the picture that the latent's groups are split among."""
-    return config.side**2 if config.latent == "spatial" else 1
-
-
-class Encoder(nn.Module):
+class Encoder(ConvNet):
     """q(z | o, e_k): frames to posterior logits."""
 
     def __init__(
         self, config: PerceptionConfig, num_modules: int, module_of_task: Sequence[int], embedding_size: int
     ) -> None:
-        super().__init__()
-        self.groups = normalisation_groups(module_of_task, config.norm)
-        self.invoke: Call = plain_call
+        super().__init__(config, module_of_task)
         self.latent_shape = (config.groups, config.classes)
-        widths = (3, *config.channels)
         self.convs = nn.ModuleList(
             Conv(num_modules, i, o, patches=layer == 0 and config.patches)
-            for layer, (i, o) in enumerate(pairwise(widths))
+            for layer, (i, o) in enumerate(pairwise((3, *config.channels)))
         )
-        self.norms = _norms(config, num_modules, len(module_of_task), config.channels)
-        self.cells = _cells(config)
-        self.posterior = ModularLinear(
-            num_modules,
-            config.channels[-1] * config.side**2 // self.cells,
-            config.latent_size // self.cells,
-            embedding_size=embedding_size,
-        )
+        self.norms = self._norms(config, num_modules, len(module_of_task), config.channels)
+        feature_size, latent_size = config.channels[-1] * self.side**2 // self.cells, config.latent_size // self.cells
+        self.posterior = ModularLinear(num_modules, feature_size, latent_size, embedding_size=embedding_size)
         with torch.no_grad():
             self.posterior.weight.mul_(config.posterior_gain)
 
@@ -227,11 +186,10 @@ class Encoder(nn.Module):
     def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
         """Frames and backgrounds, as above -> convolution features [K, N, F], cell by cell if the latent is spatial."""
         by_module = _kernels_by_module(self.convs)
-        parts = [
+        return torch.cat([
             self.invoke(self._features_of, frame[group.tasks], group, by_module[group.module], background)
             for group in self.groups
-        ]
-        return torch.cat(parts)
+        ])  # fmt: skip
 
     def _features_of(
         self, frame: Tensor, group: Group, kernels: Sequence[Kernel], background: Tensor | None
@@ -248,29 +206,19 @@ class Encoder(nn.Module):
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
 
 
-class Decoder(nn.Module):
+class Decoder(ConvNet):
     """p(o | z, e_k): latents to frames."""
 
     def __init__(
         self, config: PerceptionConfig, num_modules: int, module_of_task: Sequence[int], embedding_size: int
     ) -> None:
-        super().__init__()
-        self.groups = normalisation_groups(module_of_task, config.norm)
-        self.invoke: Call = plain_call
+        super().__init__(config, module_of_task)
         widths = config.channels[::-1]
-        self.side, self.cells = config.side, _cells(config)
-        self.input = ModularLinear(
-            num_modules,
-            config.latent_size // self.cells,
-            widths[0] * config.side**2 // self.cells,
-            bias=False,
-            embedding_size=embedding_size,
-        )
+        latent_size, feature_size = config.latent_size // self.cells, widths[0] * self.side**2 // self.cells
+        self.input = ModularLinear(num_modules, latent_size, feature_size, bias=False, embedding_size=embedding_size)
         self.convs = nn.ModuleList(Conv(num_modules, i, o, transposed=True) for i, o in pairwise(widths))
-        self.norms = _norms(config, num_modules, len(module_of_task), widths)
-        self.output = Conv(
-            num_modules, widths[-1], 3, transposed=True, bias=True, patches=config.patches
-        )
+        self.norms = self._norms(config, num_modules, len(module_of_task), widths)
+        self.output = Conv(num_modules, widths[-1], 3, transposed=True, bias=True, patches=config.patches)
 
     def forward(
         self, latent: Tensor, plan: RoutePlan, embedding: Tensor | None, background: Tensor | None = None
@@ -280,10 +228,9 @@ class Decoder(nn.Module):
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
         feature = feature.unflatten(1, (-1, self.cells)).flatten(2)  # [K, N, F], cell by cell if there are several
         by_module = _kernels_by_module((*self.convs, self.output))
-        frames = [
+        frame = torch.cat([
             self.invoke(self._frames_of, feature[group.tasks], group, by_module[group.module]) for group in self.groups
-        ]
-        frame = torch.cat(frames)
+        ])  # fmt: skip
         return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
     def _frames_of(self, feature: Tensor, group: Group, kernels: Sequence[Kernel]) -> Tensor:

@@ -12,7 +12,7 @@ Module i is the task's cluster, experts J_k its routing. Source: MoW section 3 (
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +23,15 @@ from mow.methods.mow.config_model import Condition, WorldModelConfig
 from mow.methods.mow.experts import Experts, Shared, unit_length
 from mow.methods.mow.heads import Heads
 from mow.methods.mow.records import HeadInput, Posterior, Prediction
-from mow.methods.mow.router import Router, Routing, fixed_choice
+from mow.methods.mow.router import Router, Routing, fixed_experts
 from mow.methods.mow.vae import Decoder, Encoder
 from mow.nn.activation_checkpoint import Recompute, checkpointed_call
-from mow.nn.routes import FixedRoutes, one_each, same_for_all
+from mow.nn.routes import one_each, same_for_all
 from mow.nn.transformer import AttentionCache, Transformer, Window, episode_window
 from mow.nn.weight_cache import cached
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """Key-value caches of a rollout."""
 
     experts: AttentionCache
@@ -53,15 +52,9 @@ class WorldModel(nn.Module):
     background: Tensor | None  # [K, 64, 64, 3] uint8
 
     def __init__(
-        self,
-        config: WorldModelConfig,
-        *,
-        action_size: int,
-        module_of_task: Sequence[int],
-        num_modules: int,
-        across_episodes: bool = False,
-        recompute: Recompute = "none",
-    ) -> None:
+        self, config: WorldModelConfig, *, action_size: int, module_of_task: Sequence[int], num_modules: int,
+        across_episodes: bool = False, recompute: Recompute = "none",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.action_size, self.across_episodes = config, action_size, across_episodes
         self.module_of_task, self.num_modules = tuple(module_of_task), num_modules
@@ -76,7 +69,7 @@ class WorldModel(nn.Module):
         self.heads = Heads(config, self.num_head_sets, num_tasks, action_size, sizes.get("heads", 0))
         learned = config.routing.method == "learned" and config.experts.num_experts > 1
         self.router = Router(d, config.experts, config.routing) if learned else None
-        self.expert_routes = None if learned else self._fixed_experts()
+        self.expert_routes = None if learned else fixed_experts(config, self.module_of_task)
         shape = (num_tasks, 64, 64, 3)
         has_background = config.perception.background != "none"
         self.register_buffer("background", torch.zeros(shape, dtype=torch.uint8) if has_background else None)
@@ -109,38 +102,16 @@ class WorldModel(nn.Module):
             return None
         return cached(self, vectors, lambda: unit_length(vectors))
 
-    def _fixed_experts(self) -> FixedRoutes:
-        # With a single expert there is nothing to learn.
-        method = "hash" if self.config.routing.method == "learned" else self.config.routing.method
-        return FixedRoutes(
-            fixed_choice(method, self.module_of_task, self.config.experts), self.config.experts.num_experts
-        )
-
     def route(
-        self,
-        *,
-        temperature: float = 1.0,
-        noise: float = 0.0,
-        rng: PhiloxState | None = None,
+        self, *, temperature: float = 1.0, noise: float = 0.0, rng: PhiloxState | None = None,
         frozen: Tensor | None = None,
-    ) -> Routing:
+    ) -> Routing:  # fmt: skip
         """The experts of every task; see Router."""
         if self.router is None:
             assert self.expert_routes is not None
             return Routing(self.expert_routes.plan, None, None)
         assert self.task_embedding is not None
-        embedding = unit_length(self.task_embedding)
-        return self.router(embedding, temperature=temperature, noise=noise, rng=rng, frozen=frozen)
-
-    @torch.no_grad()
-    def set_background(self, frame: Tensor) -> None:
-        """The median over uint8 frames [K, N, 64, 64, 3] of each task is what its pictures share; no gradient.
-
-        Raises: ValueError if the model was built without a background.
-        """
-        if self.background is None:
-            raise ValueError("this model has no background: build it with perception.background median")
-        self.background.copy_(frame.median(dim=1).values)
+        return self.router(unit_length(self.task_embedding), temperature, noise, rng, frozen)
 
     def encode(self, frame: Tensor) -> Tensor:
         """uint8 frames [K, B, L, 64, 64, 3] -> posterior logits [K, B, L, S, C]."""
@@ -164,14 +135,13 @@ class WorldModel(nn.Module):
         shared_cache = None if memory is None else memory.shared
         return self.shared(hidden, self.embedding("shared"), self.shared_plan, window, shared_cache)
 
-    def new_memory(self, num_sequences: int, capacity: int, like: Tensor) -> Memory:
-        """Room for `capacity` tokens of `num_sequences` rollouts per task, on the device and in the dtype of `like`."""
-        width = like.new_empty(self.num_tasks, self.config.width)
-        num_slots = self.config.experts.experts_per_task
-        experts = self.experts.transformer.new_cache(width, num_slots, num_sequences, capacity)
+    def new_memory(self, num_sequences: int, capacity: int) -> Memory:
+        """Room for `capacity` tokens of `num_sequences` rollouts per task."""
+        shape = (self.num_tasks, self.config.experts.experts_per_task, num_sequences)
+        experts = self.experts.transformer.new_cache(shape, capacity)
         if self.shared is None or self.shared.transformer is None:
             return Memory(experts, None)
-        return Memory(experts, self.shared.transformer.new_cache(width, 1, num_sequences, capacity))
+        return Memory(experts, self.shared.transformer.new_cache((self.num_tasks, 1, num_sequences), capacity))
 
     def window(self, is_first: Tensor) -> Window:
         """Attention mask of tokens [K, B, L]."""
@@ -192,44 +162,16 @@ class WorldModel(nn.Module):
         shifted = torch.cat([torch.zeros_like(latent[:, :, :1]), latent[:, :, :-1]], dim=2)
         return shifted if self.across_episodes else shifted.masked_fill(is_first.unsqueeze(-1), 0.0)
 
-    def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
-        """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
-
-        Latents of a rollout look alike: their groups are drawn one by one, and some lag behind the others. The model
-        learns to go on from such latents by its hidden state.
-        Source: none, an addition of this package; effects: bench/results/LOG.md.
-        """
-        share = self.config.stale_share
-        if share == 0.0 or not self.training:
-            return latent
-        groups = latent.unflatten(-1, (self.config.perception.groups, -1))  # [K, B, L, S, C]
-        stale = self._uniform(rng, groups.shape[:-1]) < share
-        stale = stale & ~is_first.unsqueeze(-1)
-        before = torch.cat([groups[:, :, :1], groups[:, :, :-1]], dim=2)
-        return torch.where(stale.unsqueeze(-1), before, groups).flatten(-2)
-
-    def _uniform(self, rng: PhiloxState, shape: tuple[int, ...]) -> Tensor:
-        """One number per entry of [K, ...]."""
-        numbers = uniform(rng, math.prod(shape)).view(shape)
-        rng.advance()
-        return numbers
-
     def predict(self, head_input: HeadInput, arrived: Tensor | None = None) -> Prediction:
         """All heads. Args: arrived: z_{t+1} [K, B, L, Z], needed in the arrival form."""
         return self.heads(head_input, arrived, self._head_plan, self.shared_plan, self.embedding("heads"))
 
     def predict_next_latent(self, head_input: HeadInput) -> tuple[Tensor, Tensor]:
-        """Prior logits of the next latent [K, B, L, S, C], and events [K, B, L, X] for `predict_reward_and_end`."""
+        """As Heads.predict_next_latent."""
         return self.heads.predict_next_latent(head_input, self._head_plan, self.embedding("heads"))
 
     def predict_reward_and_end(self, hidden: Tensor, events: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward logits [K, B, L, V] and termination logits [K, B, L], for all steps of a rollout at once.
-
-        Args:
-            hidden: h_t [K, B, L, D].
-            events: [K, B, L, X] of `predict_next_latent`.
-            arrived: z_{t+1} [K, B, L, Z], drawn from its logits; not read by the transition form.
-        """
+        """As Heads.predict_reward_and_end; all steps of a rollout at once."""
         return self.heads.predict_reward_and_end(hidden, events, arrived, self._head_plan, self.embedding("heads"))
 
     @property
@@ -240,3 +182,33 @@ class WorldModel(nn.Module):
         """Latents [K, B, L, Z] -> frames float [K, B, L, 64, 64, 3], 0 black to 1 white."""
         frame = self.decoder(latent.flatten(1, 2), self.plan, self.embedding("decoder"), self.background)
         return frame.unflatten(1, latent.shape[1:3])
+
+    # Additions of this package: the median background, latents stale in part -----------------------------------------
+
+    @torch.no_grad()
+    def set_background(self, frame: Tensor) -> None:
+        """Take the median of uint8 frames [K, N, 64, 64, 3] of each task off its frames before the encoder, and put it
+        back after the decoder, from now on. The model must have `perception.background` median.
+        """
+        assert self.background is not None, "this model has no background: perception.background is none"
+        self.background.copy_(frame.median(dim=1).values)
+
+    def _stale_in_part(self, latent: Tensor, is_first: Tensor, rng: PhiloxState) -> Tensor:
+        """While training, z_t [K, B, L, Z] with a share of its groups as they were in z_{t-1} of the same episode.
+
+        Latents of a rollout look alike: their groups are drawn one by one, and some lag behind the others. The model
+        learns to go on from such latents by its hidden state. Source: none; effects: bench/results/LOG.md.
+        """
+        share = self.config.stale_share
+        if share == 0.0 or not self.training:
+            return latent
+        groups = latent.unflatten(-1, (self.config.perception.groups, -1))  # [K, B, L, S, C]
+        stale = (self._uniform(rng, groups.shape[:-1]) < share) & ~is_first.unsqueeze(-1)
+        before = torch.cat([groups[:, :, :1], groups[:, :, :-1]], dim=2)
+        return torch.where(stale.unsqueeze(-1), before, groups).flatten(-2)
+
+    def _uniform(self, rng: PhiloxState, shape: tuple[int, ...]) -> Tensor:
+        """One number per entry of [K, ...]."""
+        numbers = uniform(rng, math.prod(shape)).view(shape)
+        rng.advance()
+        return numbers

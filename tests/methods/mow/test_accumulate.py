@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from mow.methods.mow.accumulate import TaskSlice, task_parts
 from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
 from mow.methods.mow.config_model import PerceptionConfig, RoutingConfig
 from mow.methods.mow.learner import Learner
-from mow.methods.mow.task_slice import TaskSlice, task_parts
 from mow.methods.mow.world_model_loss import world_model_losses
 from tests.estimate.test_footprint import kept
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions, world_model

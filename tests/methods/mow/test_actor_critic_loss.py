@@ -59,7 +59,7 @@ def test_targets_are_those_of_the_functions_they_are_named_after(policy):
     assert torch.equal(lesson.weight, dream.alive[:, :, :-1])
     acted = policy.policy(state[:, :, :-1], embedding).log_prob(dream.raw_action)
     assert torch.equal(lesson.log_prob, acted)
-    assert not any(getattr(lesson, field.name).requires_grad for field in dataclasses.fields(lesson))
+    assert not any(target.requires_grad for target in lesson)
     plain, _ = lesson_of(policy, dream, dataclasses.replace(CONFIG, survival_weight=False))
     assert plain.weight.eq(1).all()
 
@@ -84,9 +84,8 @@ def test_parts_hold_every_sequence_once(policy):
     parts = list(lesson.parts(2))
     assert [part.returns.shape[1] for part in parts] == [3, 2]
     assert [part.returns.shape[1] for part in lesson.parts(4)] == [2, 1, 1, 1], "as many as asked for"
-    for field in dataclasses.fields(lesson):
-        together = torch.cat([getattr(part, field.name) for part in parts], dim=1)
-        assert torch.equal(together, getattr(lesson, field.name)), field.name
+    for name, whole, *columns in zip(lesson._fields, lesson, *parts, strict=True):
+        assert torch.equal(torch.cat(columns, dim=1), whole), name
 
 
 def test_the_first_step_has_the_papers_gradient(policy):

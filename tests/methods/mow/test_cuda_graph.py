@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mow.methods.mow.config import OptimConfig
-from mow.methods.mow.cuda_graph import RolloutGraph, record_cuda
+from mow.methods.mow.cuda_graph import RolloutGraph
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.records import Imagination
 from tests.host_reads import host_reads
@@ -74,10 +74,9 @@ def test_replays_are_what_the_plain_rollout_dreams() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_on_a_gpu_replays_are_what_the_plain_rollout_dreams(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.training.test_rollout_graph.GRAPH", OptimConfig(cuda_graph=True, precision=precision))
+def test_on_a_gpu_replays_are_what_the_plain_rollout_dreams(precision: str) -> None:
     plain = learner(torch.device("cuda"), optim=OptimConfig(precision=precision))
-    replayed = learner(torch.device("cuda"), optim=GRAPH)
+    replayed = learner(torch.device("cuda"), optim=OptimConfig(cuda_graph=True, precision=precision))
     for seed in range(4):
         batch, dreamt = transitions(seed=seed).to(plain.device), context(seed, plain.device)
         replayed.update_world_model(batch)  # weights move, here and there by the same numbers
@@ -152,17 +151,8 @@ def test_a_rollout_reads_nothing_on_the_host() -> None:
 
 def test_autocast_must_be_inside() -> None:
     made = learner(optim=GRAPH)
-    with pytest.raises(RuntimeError, match="enter autocast by itself"), torch.autocast("cpu", dtype=torch.bfloat16):
+    with pytest.raises(AssertionError, match="enters autocast by itself"), torch.autocast("cpu", dtype=torch.bfloat16):
         roll(made, seed=0)
-
-
-def test_without_a_gpu_there_is_no_graph() -> None:
-    made = learner(optim=GRAPH)
-    made.rollout_graph = RolloutGraph()
-    with pytest.raises(ValueError, match=r"needs a GPU, this is cpu: use --optim.no-cuda-graph"):
-        made.update_agent(context(0))
-    with pytest.raises(ValueError, match="needs a GPU"):
-        record_cuda(lambda: None, CPU)
 
 
 def test_the_graph_holds_on_to_a_rollout() -> None:

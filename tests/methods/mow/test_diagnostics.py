@@ -254,7 +254,7 @@ def test_a_task_without_gradient(monkeypatch, mask, pairs):
     def masked(*args, **kwargs):
         losses = world_model_losses(*args, **kwargs)
         terms = {name: loss * torch.tensor(mask) for name, loss in losses.terms.items()}
-        return dataclasses.replace(losses, terms=terms)
+        return losses._replace(terms=terms)
 
     learner = make()
     monkeypatch.setattr(insight, "world_model_losses", masked)
@@ -490,3 +490,9 @@ def test_dropout_stays_out():
     want = measure(plain, transitions())
     for _ in range(2):
         same(want, measure(dropping, transitions()))
+
+
+def test_recomputed_activations_change_no_measure():
+    """Each of the K backward passes goes through the same graph, and recomputes it."""
+    plain, again = (make(optim=OptimConfig(checkpoint_activations=parts)) for parts in ("none", "all"))
+    same(measure(plain, transitions()), measure(again, transitions()))

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from mow.methods.mow.actor_critic_loss import ActorCriticTargets, actor_critic_losses
-from mow.methods.mow.clustering import from_labels
+from mow.methods.mow.clustering import from_labels, gradient_evidence
 from mow.methods.mow.config import ClusteringConfig, LossConfig, OptimConfig
 from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
-from mow.methods.mow.grouping import gradient_evidence
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.presets import quickstart
@@ -106,7 +105,7 @@ def test_the_stacked_gradients_are_those_of_each_task_alone():
     """One backward over a copy per task gives the same features as K backward passes over the shared module."""
     learner = make(clustering=ClusteringConfig(scaling="none"))
     batch = transitions()
-    (found,) = gradient_evidence(learner.warmed_up(), [batch])
+    (found,) = gradient_evidence(learner.world_model, [batch], learner.config, learner.weighted_losses)
     features = found.vectors
     learner.world_model.train()
     rows = []
@@ -219,7 +218,7 @@ def test_the_actor_is_told_what_entropy_is_worth():
         return actor_critic_losses(*args, entropy=entropy, clip=clip, **how)
 
     learner = grouped(make(actor_critic=ActorCriticConfig(entropy=0.04, final_entropy=0.25, clip=0.1)))
-    learner.steps = dataclasses.replace(learner.steps, actor_critic_losses=record)
+    learner.steps = learner.steps._replace(actor_critic_losses=record)
     learner.updates = learner.config.world_model_updates
     learner.update_agent(transitions(length=3))
     assert told == [(pytest.approx([0.01] * 3), 0.1)]

@@ -6,7 +6,7 @@ import torch
 from mow.kernels import PhiloxState, RoutePlan
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import PerceptionConfig, WorldModelConfig
-from mow.methods.mow.prior import LocalPrior
+from mow.methods.mow.local_prior import LocalPrior
 from mow.methods.mow.records import HeadInput
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.world_model import WorldModel

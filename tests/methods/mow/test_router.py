@@ -7,7 +7,7 @@ from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig
 from mow.methods.mow.experts import unit_length
-from mow.methods.mow.router import Router, fixed_choice
+from mow.methods.mow.router import Router
 from tests.small import MODEL, world_model
 
 EXPERTS = ExpertsConfig(num_experts=5, experts_per_task=2, num_layers=1)
@@ -78,8 +78,7 @@ def test_other_scales():
 @pytest.mark.parametrize(
     ("method", "want"), [("hash", [[0, 1], [2, 3], [0, 4]]), ("cluster", [[0, 1], [0, 1], [2, 3]])]
 )
-def test_fixed_choice(method, want):
-    assert fixed_choice(method, [0, 0, 1], EXPERTS).tolist() == want
+def test_fixed_experts(method, want):
     config = dataclasses.replace(MODEL, experts=EXPERTS, routing=RoutingConfig(method=method))
     routing = world_model(config, modules=(0, 0, 1)).route()
     assert routing.plan.routes.tolist() == want

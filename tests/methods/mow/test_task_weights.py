@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import LossConfig
-from mow.methods.mow.task_weights import OWN_TERMS, Harmony, RunningMean, Uniform, make_task_weights
+from mow.methods.mow.task_weights import OWN_TERMS, Harmony, RunningMean, TaskWeights, make_task_weights
 from mow.methods.mow.world_model_loss import world_model_losses
 from tests.small import transitions, world_model
 
@@ -25,7 +25,7 @@ def at_rest(loss: Tensor) -> Tensor:
 
 
 def test_uniform_by_hand() -> None:
-    rule = Uniform()
+    rule = TaskWeights()
     rule.adapt(TERMS)
     rule.reorder(ORDER)
     assert rule(TERMS).item() == 104.0
@@ -178,7 +178,7 @@ def test_running_mean_reorders_and_is_saved() -> None:
 @pytest.mark.parametrize(
     ("weighting", "kind", "shape"),
     [
-        ("uniform", Uniform, None),
+        ("uniform", TaskWeights, None),
         ("harmony", Harmony, (3,)),
         ("shared_terms", Harmony, (3,)),
         ("per_term", Harmony, (3, 2)),
@@ -202,4 +202,4 @@ def test_what_is_logged_of_the_weights() -> None:
     with torch.no_grad():
         several.log_sigma.copy_(torch.tensor([[1.0, 4.0]]).log())
     torch.testing.assert_close(several.metrics()["harmony/weight"], torch.tensor([0.625]))
-    assert Uniform().metrics() == RunningMean(2).metrics() == {}
+    assert TaskWeights().metrics() == RunningMean(2).metrics() == {}

@@ -1,19 +1,19 @@
-"""The prior p(z_t+1 | h_t, e_k) of the next latent, read off the hidden state alone or cell by cell of the picture.
+"""The local prior p(z_t+1 | h_t, e_k), cell by cell of the picture. Addition of this package.
 
-`DensePrior` is one Linear on h_t. `LocalPrior` holds that what happens in a part of the picture follows from what is
-in and around it. A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell
-and its eight neighbours, the action and the hidden state, so a rule of motion learnt in one place holds in all:
+A spatial latent is a grid of cells; one small network, the same for every cell, reads the cell and its eight
+neighbours, the action and the hidden state, so a rule of motion learnt in one place holds in all:
 
     v_t[c] = relu(norm(W_z [z_t, z_t-1][neighbours of c] + W_a (a_t x e_k) + W_h [h_t, e_k] + p[c]))
     u_t[c] = relu(norm(W_u v_t[c]))
     l_t[c] = W_o [u_t[c], e_k]                                          logits of what cell c holds of z_t+1
     x_t    = max over c of relu(W_x [u_t[c], softmax l_t[c], e_k])      events: reward and termination read them too
 
-z_t-1 is read where `prior_frames` is 2, zeros at the first step of an episode: what has moved, and where to, then shows
-in the cells themselves. The action is multiplied with e_k (and stands alone where the heads are not given the task),
-since the same entry of a_t means one thing in one task and another in the next: tasks that share a module need more
-than a sum to separate left from up. An event is often one code of one cell, such as a ball on a paddle, which softmax l
-names; that may spare examples.
+z_t-1 is read where `prior_frames` is 2, zeros at the first step of an episode: it shows what has moved, and where to.
+The action is multiplied with e_k (and stands alone where the heads are not given the task): tasks that share a module
+mean different things by the same entry of a_t, and a sum does not separate them. An event is often one code of one
+cell, such as a ball on a paddle, which softmax l names; that may spare examples.
+
+Source: none; bench/results/LOG.md has the effects.
 """
 
 import math
@@ -25,32 +25,12 @@ from torch.nn import functional as F
 from mow.kernels import RoutePlan, rows_of, softmax
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.records import HeadInput
-from mow.nn.modular import ModularLayerNorm, ModularLinear
+from mow.nn.modular import ModularLayerNorm, ModularLinear, rows_in
 from mow.nn.weight_cache import cached
 
 
-class DensePrior(nn.Module):
-    """One Linear on h_t; no events. Source: STORM."""
-
-    num_events = 0
-
-    def __init__(self, config: WorldModelConfig, num_modules: int, embedding_size: int) -> None:
-        super().__init__()
-        self.next_latent = ModularLinear(
-            num_modules, config.width, config.perception.latent_size, embedding_size=embedding_size
-        )
-
-    def forward(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Prior logits [K, 1, B * L, Z] and events [K, 1, B * L, 0]."""
-        hidden = rows_in(head_input.hidden)
-        return self.next_latent(hidden, plan, embedding), hidden[..., :0]
-
-
 class LocalPrior(nn.Module):
-    """One small network for every cell. v_t and u_t have twice as many entries as x_t.
-
-    Source: none, an addition of this package; bench/results/LOG.md has what it changes.
-    """
+    """One small network for every cell. v_t and u_t have twice as many entries as x_t."""
 
     def __init__(self, config: WorldModelConfig, num_modules: int, action_size: int, embedding_size: int) -> None:
         super().__init__()
@@ -77,14 +57,11 @@ class LocalPrior(nn.Module):
             return self._ahead(head_input, plan, embedding)
         # What one task writes between two steps fits a core's cache, what all tasks write does not: one by one took
         # half the time in a rollout and 70 % in training.
-        num_tasks = len(plan.routes)
-        before = [None] * num_tasks if head_input.before is None else head_input.before.split(1)
-        parts = (x.split(1) for x in (head_input.latent, head_input.action, head_input.hidden))
-        inputs = map(HeadInput, *parts, before)
-        embeddings = [None] * num_tasks if embedding is None else embedding.split(1)
+        whole = (head_input.latent, head_input.action, head_input.hidden, head_input.before, embedding)
+        parts = [[None] * len(plan.routes) if x is None else x.split(1) for x in whole]
         tasks = [
-            self._ahead(one, plan.of_task(k), vector)
-            for k, one, vector in zip(range(num_tasks), inputs, embeddings, strict=True)
+            self._ahead(HeadInput(*inputs), plan.of_task(k), vector)
+            for k, (*inputs, vector) in enumerate(zip(*parts, strict=True))
         ]
         logits, events = zip(*tasks, strict=True)
         return torch.cat(logits), torch.cat(events)
@@ -94,7 +71,8 @@ class LocalPrior(nn.Module):
         logits = self.next_cell(features, plan, embedding)  # [K, 1, B * L * cells, Z / cells]
         ahead = softmax(logits.unflatten(-1, (-1, self.classes))).flatten(-2)
         event = self.event(torch.cat([features, ahead], dim=-1), plan, embedding, activation="relu")
-        return self._joined(logits), event.unflatten(2, (-1, self.cells)).amax(dim=3)
+        latent = logits.unflatten(2, (-1, self.cells)).flatten(3)  # the groups of a latent lie cell by cell
+        return latent, event.unflatten(2, (-1, self.cells)).amax(dim=3)
 
     def _features(self, head_input: HeadInput, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """u_t [K, 1, B * L * cells, W]."""
@@ -127,12 +105,3 @@ class LocalPrior(nn.Module):
         near = [F.conv2d(grid, kernel, padding=1) for grid, kernel in zip(grids, kernels, strict=True)]
         together = torch.stack(near) if len(near) > 1 else near[0].unsqueeze(0)
         return together.permute(0, 1, 3, 4, 2).flatten(2, 3).unsqueeze(1)
-
-    def _joined(self, logits: Tensor) -> Tensor:
-        """[K, 1, N * cells, Z / cells] -> [K, 1, N, Z]: the groups of a latent lie cell by cell."""
-        return logits.unflatten(2, (-1, self.cells)).flatten(3)
-
-
-def rows_in(x: Tensor) -> Tensor:
-    """[K, B, L, ...] as the rows of one slot: [K, 1, B * L, ...]."""
-    return x.flatten(1, 2).unsqueeze(1)
