@@ -95,7 +95,7 @@ def make_replay(config: RunConfig, tasks: "TaskSet", device: "torch.device | Non
         return ReplayBuffer(
             len(config.tasks),
             config.total_steps,
-            tasks.frame_shape,
+            tasks.observation.shape,
             tasks.layout.size,
             seed=config.seed,
             draw=config.replay.draw,

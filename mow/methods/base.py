@@ -32,12 +32,20 @@ def untimed(part: str) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
+class ObservationSpec:
+    """Observation of every task: pixels [height, width, 3] uint8, or a state vector [n] float32."""
+
+    shape: tuple[int, ...] = FRAME_SHAPE
+    dtype: str = "uint8"
+
+
+@dataclass(frozen=True)
 class TaskSet:
     """The tasks of a run, as their environments describe them; K rows, in the order of the config."""
 
     specs: tuple[TaskSpec, ...]
     layout: ActionLayout
-    frame_shape: tuple[int, ...] = FRAME_SHAPE  # of a uint8 observation
+    observation: ObservationSpec = ObservationSpec()
 
 
 @dataclass(frozen=True)
