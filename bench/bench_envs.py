@@ -30,7 +30,7 @@ import pytest
 import torch
 
 from bench.ceilings import measure_ceilings
-from bench.clock import CpuDevice
+from bench.clock import Device
 from bench.env_peers import (
     Actions,
     BareWorkers,
@@ -128,7 +128,7 @@ def draw_actions(num_tasks: int, num_steps: int = _STEPS) -> tuple[Actions]:
 
 def on_this_cpu(race: Race, rounds: int = _ROUNDS) -> Race:
     """The race by the wall clock, with few rounds, as one takes seconds."""
-    device = CpuDevice()
+    device = Device()
     ceilings = race.ceilings if race.device.kind == "cpu" else measure_ceilings(device)
     return dataclasses.replace(race, device=device, ceilings=ceilings, rounds=min(race.rounds, rounds))
 
@@ -285,7 +285,7 @@ def an_update(where: str, seconds: float) -> Callable[[], None]:
             torch.mm(weight, weight)
 
     matmuls(100)
-    device = CpuDevice()
+    device = Device()
     each = min(device.seconds(partial(matmuls, 100)) for _ in range(5)) / 100
     return partial(matmuls, max(1, round(seconds / each)))
 

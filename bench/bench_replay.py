@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.ceilings import measure_ceilings
-from bench.clock import CpuDevice
+from bench.clock import Device
 from bench.floors import Work
 from bench.race import Contestant, Inputs, Race
 from bench.recorded import recorded_frames
@@ -107,7 +107,7 @@ def on_the_host(race: Race) -> Race:
     rounds = min(race.rounds, _ROUNDS)
     if race.device.kind == "cpu":
         return dataclasses.replace(race, rounds=rounds)
-    device = CpuDevice()
+    device = Device()
     return dataclasses.replace(race, device=device, ceilings=measure_ceilings(device), rounds=rounds)
 
 

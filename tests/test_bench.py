@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench import floors, render
-from bench.clock import CLOCK, Call, Clock, CpuDevice, CudaDevice, device_timer
+from bench.clock import CLOCK, Call, Clock, Device, CudaDevice, device_timer
 from bench.floors import Ceilings, DecodeShape, ExpertShape, LatentShape, Work
 from bench.machine import file_stem
 from bench.race import Eager, Race, close_to
@@ -261,7 +261,7 @@ BENCHMARKS: dict[str, tuple[str, str, object]] = {  # file -> op, test, shape
 def run_benchmark(name: str) -> None:
     _, test, shape = BENCHMARKS[name]
     module = importlib.import_module(f"bench.{name.split()[0]}")
-    race = Race(FakeBenchmark(), CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1)
+    race = Race(FakeBenchmark(), Device(), Ceilings(1e9, 1e9), "reference", rounds=1)
     getattr(module, test)(race, *(shape if test == "test_decode" else (shape,)))
 
 
@@ -439,7 +439,7 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_files_are_named_after_device_and_date() -> None:
-    assert file_stem(CpuDevice("NVIDIA GeForce RTX 4090"), "2027-01-31") == "nvidia-geforce-rtx-4090-2027-01-31"
+    assert file_stem(Device("NVIDIA GeForce RTX 4090"), "2027-01-31") == "nvidia-geforce-rtx-4090-2027-01-31"
 
 
 def test_a_whole_run_is_kept_under_its_name_unless_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +454,7 @@ def test_a_whole_run_is_kept_under_its_name_unless_it_fails(tmp_path: Path, monk
         return statuses.pop()
 
     monkeypatch.setattr(pytest, "main", run)
-    monkeypatch.setattr(command, "this_device", lambda: CpuDevice("Test 7"))
+    monkeypatch.setattr(command, "this_device", lambda: Device("Test 7"))
     statuses = [0, 1, 0]
     assert command.main(["-k", "two_hot"], tmp_path) == 0
     assert commands[0][1:] == ["--benchmark-only", "-k", "two_hot"]

@@ -9,7 +9,7 @@ import pytest
 
 from bench import bench_envs, env_peers
 from bench.bench_envs import InThisProcess, Ours, computed_seconds, draw_actions
-from bench.clock import CpuDevice
+from bench.clock import Device
 from bench.env_peers import BareWorkers, Frames, bare_task
 from bench.floors import Ceilings
 from bench.race import Race
@@ -26,7 +26,7 @@ GAMES = ("atari:Pong", "atari:Breakout", "atari:Qbert")
 
 
 def a_race(rounds: int = 1) -> Race:
-    return Race(QuietBenchmark(), CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=rounds)
+    return Race(QuietBenchmark(), Device(), Ceilings(1e9, 1e9), "reference", rounds=rounds)
 
 
 @needs_atari

@@ -9,7 +9,7 @@ import torch
 
 from bench import bench_replay, recorded, replay_peers
 from bench.bench_replay import WindowShape
-from bench.clock import CpuDevice
+from bench.clock import Device
 from bench.floors import Ceilings
 from bench.race import Race
 from mow.replay import build_info, set_num_threads
@@ -46,7 +46,7 @@ def _sprites_and_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run(test: Callable[..., None]) -> dict[str, Any]:
     benchmark = QuietBenchmark()
-    test(Race(benchmark, CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
+    test(Race(benchmark, Device(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
     return benchmark.extra_info
 
 

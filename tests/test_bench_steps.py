@@ -11,7 +11,7 @@ import torch
 
 from bench import bench_imagination, bench_train_step
 from bench.bench_train_step import Way, check_same, plain_ops, update_world_model, ways_of
-from bench.clock import CpuDevice
+from bench.clock import Device
 from bench.floors import Ceilings
 from bench.learners import TaskCount, cases, make_learner, random_batch, single, task_by_task
 from bench.race import Race
@@ -52,7 +52,7 @@ class QuietBenchmark:
 
 def run(test: Callable[..., None]) -> QuietBenchmark:
     benchmark = QuietBenchmark()
-    test(Race(benchmark, CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
+    test(Race(benchmark, Device(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
     return benchmark
 
 
@@ -78,7 +78,7 @@ def louder() -> AbstractContextManager[Any]:
 
 
 def test_a_way_that_loses_something_else_is_not_timed() -> None:
-    race = Race(QuietBenchmark(), CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1)
+    race = Race(QuietBenchmark(), Device(), Ceilings(1e9, 1e9), "reference", rounds=1)
     batch = random_batch(2, 2, 6, CPU)
     check_same(SMALL, update_world_model, batch, {"plain": Way(context=plain_ops)}, race)
     with pytest.raises(AssertionError, match=r"louder loses something else: relative error 1.0e-02"):
