@@ -68,6 +68,14 @@ class Race:
         ceilings = self.ceilings if self.device.kind == "cpu" else measure_ceilings(device)
         return replace(self, device=device, ceilings=ceilings, rounds=min(self.rounds, rounds))
 
+    def note(self, bound: str, **more: Any) -> None:
+        """Add `more` to the numbers; where the peer `bound` was timed, its time is the floor."""
+        info = self.benchmark.extra_info
+        info.update(more)
+        if bound in (peers := info.get("peers", {})):
+            floor = peers[bound]["median_us"]
+            info.update(floor_us=floor, floor_share=floor / info["median_us"])
+
     def run(
         self,
         subject: Contestant,
@@ -146,6 +154,27 @@ class Race:
             "noise": noise,
             "peers": {name: {"median_us": 1e6 * each, "speedup": each / median} for name, each in medians.items()},
         }
+
+
+def table(
+    title: str, info: Mapping[str, Any], amount: float, unit: str, beside: Mapping[str, str] | None = None
+) -> str:
+    """All contestants, the fastest first, with their rates; empty where nothing was timed.
+
+    Args:
+        info: extra_info of the benchmark; the subject is called as its backend.
+        amount: units done per call.
+        unit: printed behind the rate, such as GB/s.
+        beside: more text by contestant.
+    """
+    if "peers" not in info:
+        return ""
+    micros = {info["backend"]: info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
+    lines = [f"\n{title}; noise {info['noise']:.2f}x; {info['numbers']}"]
+    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
+        share = f"{info['floor_us'] / micro:7.0%} of the bound  {(beside or {}).get(name, '')}".rstrip()
+        lines.append(f"{name:28}{micro / 1e3:9.2f} ms {amount / micro * 1e6:9,.1f} {unit}{share}")
+    return "\n".join(lines)
 
 
 def compiled(function: Contestant, kind: str) -> Contestant:

@@ -35,12 +35,6 @@ def test_every_contestant_passes_its_check() -> None:
 
 
 @needs_atari
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_overlapped_steps_are_right(where: str) -> None:
-    bench_envs.test_overlap(a_race(), where, GAMES[:2])
-
-
-@needs_atari
 @pytest.mark.parametrize("peer", [env_peers.EmulatorVector, Ours])
 def test_a_wrong_contestant_is_not_timed(monkeypatch: pytest.MonkeyPatch, peer: type) -> None:
     play = peer.play
