@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench import floors, render
-from bench.clock import CLOCK, Call, Clock, Device, CudaDevice, device_timer
+from bench.clock import CLOCK, Call, Clock, CudaDevice, Device, device_timer
 from bench.floors import Ceilings, DecodeShape, ExpertShape, LatentShape, Work
 from bench.machine import file_stem
 from bench.race import Eager, Race, close_to
