@@ -327,7 +327,7 @@ def test_an_attention_that_forgets_to_append_is_caught(monkeypatch: pytest.Monke
 
 
 # These time more than an op, and have test files of their own.
-WHOLE = {"replay", "envs", "train_step", "imagination"}
+WHOLE = {"replay", "envs", "train_step"}
 
 
 def test_every_op_with_a_kernel_has_a_benchmark() -> None:
