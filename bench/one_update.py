@@ -100,7 +100,7 @@ def largest(profiled: profile, device: Device, seconds: float) -> dict[str, Any]
     events = [
         (event.self_device_time_total if of_device else event.self_cpu_time_total, event.key, event.count)
         for event in profiled.key_averages()
-        # On a GPU ops, their kernels and named ranges are all listed with the same time: count kernels and copies alone.
+        # A GPU's list has ops, their kernels and named ranges, all with the same time: count kernels and copies alone.
         if not of_device or (event.device_type.name == "CUDA" and not event.is_user_annotation)
     ]
     total = sum(time for time, _, _ in events)  # microseconds

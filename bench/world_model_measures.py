@@ -81,7 +81,7 @@ def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tenso
 
 
 def _rewards(at: Measured, temperature: float, base_rate: Sequence[Tensor]) -> dict[str, Tensor]:
-    """How well rewards are read where the next latent is the real one, and where it is drawn from the prior.
+    """Errors of predicted rewards, given the real next latent, and given one drawn from the prior.
 
     Cross-entropy over that of a constant, the mean code of the training rewards; AUC and sign of rare rewards.
     """
