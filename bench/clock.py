@@ -5,6 +5,7 @@ time of the device: CUDA events on a GPU, the wall clock on a CPU. Statistics, J
 device time. Use benchmark.pedantic with it: the calibration of the other modes waits for a running clock.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,6 +44,9 @@ class Device:
     def seconds(self, call: Call) -> float:
         """Device time of one call with cold caches."""
         return self.wall_seconds(call)
+
+    def median_seconds(self, call: Call, rounds: int) -> float:
+        return statistics.median(self.seconds(call) for _ in range(rounds))
 
     def wall_seconds(self, call: Call) -> float:
         """Time from the start of one call until its result is there."""

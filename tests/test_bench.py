@@ -439,7 +439,7 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_files_are_named_after_device_and_date() -> None:
-    assert file_stem(Device("NVIDIA GeForce RTX 4090"), "2027-01-31") == "nvidia-geforce-rtx-4090-2027-01-31"
+    assert file_stem("NVIDIA GeForce RTX 4090", "2027-01-31") == "nvidia-geforce-rtx-4090-2027-01-31"
 
 
 def test_a_whole_run_is_kept_under_its_name_unless_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
