@@ -7,8 +7,7 @@ The subject steps tasks in worker processes, one per core, each step with action
 it. Peers (bench/env_peers.py): bare processes with the same simulators, which meet this process at the end of a turn
 (the bound) or after every step; for Atari also gymnasium's AsyncVectorEnv and the emulator's own vector env. All give
 the maximum of the last two frames, 64 x 64 RGB, area resize, all 18 actions; frames are compared before anything is
-timed. "start" is from nothing to the first frames of all tasks. Time is the wall clock; steps per CPU second count the
-work of all processes.
+timed. Time is the wall clock; steps per CPU second count the work of all processes.
 """
 
 import multiprocessing
@@ -39,12 +38,11 @@ from bench.env_peers import (
 from bench.floors import Work
 from bench.race import Contestant, Inputs, Race, table
 from mow import envs
-from mow.envs.task_sets import ATARI26, MT50
+from mow.envs.task_sets import ATARI26
 from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
 from mow.system.machine import available_cores
 
 _ROUNDS = 15
-_START_ROUNDS = 3
 _STEPS = 20  # of every task in a turn
 _CPU_TURNS = 4
 _BOUND = "bare processes, free"
@@ -128,16 +126,6 @@ def needs(suite: str) -> None:
         pytest.skip(f"needs {', '.join(missing)}: {envs.SUITES[suite].remedy}")
 
 
-def others_of(suite: str, tasks: Sequence[str]) -> dict[str, Callable[[], Peer]]:
-    """Vector envs of other libraries, which exist for Atari alone."""
-    if suite != "atari":
-        return {}
-    return {
-        "gymnasium AsyncVectorEnv": lambda: GymnasiumAsync(tasks),
-        "emulator's vector env": lambda: EmulatorVector(tasks),
-    }
-
-
 def race_steps(race: Race, tasks: Sequence[str], make: MakeSimulator, others: dict[str, Callable[[], Peer]]) -> None:
     """Race a turn of the subject against bare processes and others, and note the steps per CPU second of each."""
     with ExitStack() as stack:
@@ -164,7 +152,9 @@ def race_steps(race: Race, tasks: Sequence[str], make: MakeSimulator, others: di
 def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
     needs("atari")
     race = race.on_the_cpu(_ROUNDS)
-    race_steps(race, tasks, bare_game, others_of("atari", tasks))
+    others: dict[str, Callable[[], Peer]] = {"gymnasium AsyncVectorEnv": partial(GymnasiumAsync, tasks),
+                                             "emulator's vector env": partial(EmulatorVector, tasks)}  # fmt: skip
+    race_steps(race, tasks, bare_game, others)
     show(race, "steps of 26 games", len(tasks) * _STEPS, "agent steps/s")
 
 
@@ -179,36 +169,6 @@ def test_robots(race: Race, name: str) -> None:
     race_steps(race, tasks, bare_task, {})
     by = f"worker processes, {gl_renderer()}"  # the serial env has drawn in this process
     show(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by)
-
-
-@pytest.mark.parametrize("tasks", [ATARI26, MT50], ids=["atari26", "mt50"])
-def test_start(race: Race, tasks: tuple[str, ...]) -> None:
-    """From nothing to the first frames, and to the end of all processes."""
-    suite = tasks[0].partition(":")[0]
-    needs(suite)
-    race, workers = race.on_the_cpu(_START_ROUNDS), available_cores()
-    memory: list[float] = []
-
-    def starting(make: Callable[[], Peer]) -> Contestant:
-        def call() -> Frames:
-            with closing(make()) as peer:
-                memory.append(held_gib() if isinstance(peer, Ours) else 0.0)
-                return peer.frame.copy()
-
-        return call
-
-    def check(frame: Frames, inputs: Inputs) -> None:
-        assert frame.shape == (len(tasks), 64, 64, 3), frame.shape
-        # Without no-ops some games show their first picture only after a while.
-        assert sum(one.std() > 1 for one in frame) > len(frame) // 2, "most games show nothing"
-
-    bare = bare_game if suite == "atari" else bare_task
-    peers = {_BOUND: starting(lambda: BareWorkers(tasks, bare, workers=workers, lockstep=False))}
-    peers |= {name: starting(make) for name, make in others_of(suite, tasks).items()}
-    subject = starting(lambda: Ours(tasks, workers=workers))
-    race.run(subject, peers, make=lambda: (), check=check, work=Work(0.0, 12288.0 * len(tasks)))
-    race.benchmark.extra_info["workers_gib"] = round(max(memory), 2)
-    show(race, f"start of {len(tasks)} tasks of {suite}; the workers hold {max(memory):.2f} GiB", len(tasks), "tasks/s")
 
 
 def per_cpu_second(peer: Peer, num_tasks: int) -> int:
@@ -228,15 +188,6 @@ def computed_seconds() -> float:
         fields = Path(f"/proc/{child.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])  # in user mode and in the kernel
     return own.user + own.system + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def held_gib() -> float:
-    """Memory of the processes that this one started; shared pages count in parts."""
-    kib = 0
-    for child in multiprocessing.active_children():
-        lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kib / 2**20
 
 
 def gl_renderer() -> str:

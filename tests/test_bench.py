@@ -91,12 +91,11 @@ class FakeBenchmark:
             self.stats = SimpleNamespace(stats=SimpleNamespace(median=sorted(self.rounds)[rounds // 2]))
 
 
-class FakeDevice:
+class FakeDevice(Device):
     """Its time passes when a contestant says so, and a captured call takes half as long."""
 
-    name = "Fake 1"
-
     def __init__(self, kind: str) -> None:
+        super().__init__("Fake 1")
         self.kind, self.now, self.pace = kind, 0.0, 1.0
         self.log: list[str] = []
 
