@@ -14,7 +14,6 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -39,25 +38,20 @@ from bench.floors import Work
 from bench.race import Contestant, Inputs, Race, table
 from mow import envs
 from mow.envs.task_sets import ATARI26
-from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
+from mow.envs.vector import make_vector
 from mow.system.machine import available_cores
 
 _ROUNDS = 15
 _STEPS = 20  # of every task in a turn
 _CPU_TURNS = 4
 _BOUND = "bare processes, free"
-_OPTIONS = {"action_set": "full"}
 
 
 class Ours:
     """The subject, with the actions of the peers: indices, or places drawn from them for continuous tasks."""
 
     def __init__(self, tasks: Sequence[str], *, workers: int) -> None:
-        self.envs: VectorEnv = (
-            WorkerVectorEnv(tasks, seed=0, num_workers=workers, options=_OPTIONS)
-            if workers
-            else SerialVectorEnv(tasks, seed=0, options=_OPTIONS)
-        )
+        self.envs = make_vector(tasks, seed=0, num_workers=workers, options={"action_set": "full"})
         self.frame = self.envs.reset()[0]
 
     def encoded(self, row: Actions) -> np.ndarray:
@@ -95,21 +89,15 @@ class InThisProcess:
         """Nothing to end."""
 
 
-@dataclass(frozen=True)
-class Played:
-    """The last frames of a turn, and an env in this process that gives the right ones."""
-
-    frame: Frames
-    twin: Peer
-
-
 def turn(peer: Peer, twin: Peer) -> Contestant:
-    return lambda actions: Played(peer.play(actions), twin)
+    """A turn of the peer. Returns: its last frames, and an env in this process that gives the right ones."""
+    return lambda actions: (peer.play(actions), twin)
 
 
-def check_played(played: Played, inputs: Inputs) -> None:
-    wanted = played.twin.play(*inputs)
-    different = [k for k in range(len(wanted)) if not np.array_equal(played.frame[k], wanted[k])]
+def check_played(played: tuple[Frames, Peer], inputs: Inputs) -> None:
+    frame, twin = played
+    wanted = twin.play(*inputs)
+    different = [k for k in range(len(wanted)) if not np.array_equal(frame[k], wanted[k])]
     assert not different, f"the frames of tasks {different} are not those of an emulator in this process"
 
 

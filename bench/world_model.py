@@ -22,7 +22,7 @@ import torch
 from bench.clock import Device
 from bench.learners import make_learner
 from bench.recording import Recording, record
-from bench.world_model_measures import Measured, mean_code, measure
+from bench.world_model_measures import measure
 from mow.cli.parse import override
 from mow.kernels import PhiloxState
 from mow.methods.mow.config import MowConfig
@@ -109,20 +109,6 @@ def train(config: MowConfig, recording: Recording, updates: int) -> tuple[Learne
     return learner, statistics.median(took)
 
 
-@torch.no_grad()
-def look(learner: Learner, recording: Recording) -> dict[str, list[float]]:
-    """The measures on held-out windows."""
-    learner.world_model.eval()
-    train_windows = recording.windows(512, 1, 1, held_out=False)
-    rewards, num_bins = train_windows.reward.flatten(1), learner.config.model.num_bins
-    background = train_windows.frame.flatten(1, 2).median(dim=1).values.float() / 255.0
-    batch = recording.windows(_WINDOWS, LENGTH, 2)
-    at = Measured(learner.world_model, learner.routing(), batch, background, PhiloxState.from_seed(1, learner.device))
-    base_rate = [mean_code(of_task, num_bins) for of_task in rewards]
-    temperature = learner.config.imagination.temperature
-    return measure(at, learner.agent, context=CONTEXT, temperature=temperature, base_rate=base_rate)
-
-
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One record per row and seed."""
     records = []
@@ -134,7 +120,9 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             if final not in recordings:
                 recordings[final] = record(config, steps=options.steps, held_out=max(1000, options.steps // 4))
             learner, milliseconds = train(config, recordings[final], options.updates)
-            found = look(learner, recordings[final])
+            seen = recordings[final].windows(512, 1, 1, held_out=False)
+            rng = PhiloxState.from_seed(1, learner.device)
+            found = measure(learner, recordings[final].windows(_WINDOWS, LENGTH, 2), seen, rng, context=CONTEXT)
             records.append({"row": row, "seed": seed, "ms": milliseconds, "tasks": list(config.tasks), **found})
             for k, task in enumerate(config.tasks):
                 shown = "  ".join(f"{short} {found[name][k]:.3g}" for name, short in _SHOWN.items())

@@ -14,6 +14,7 @@ from bench.env_peers import BareWorkers, Frames, bare_task
 from bench.floors import Ceilings
 from bench.race import Race
 from mow import envs
+from mow.envs.vector import SerialVectorEnv
 from tests.test_bench_replay import QuietBenchmark
 
 needs_atari = pytest.mark.skipif(
@@ -41,7 +42,7 @@ def test_a_wrong_contestant_is_not_timed(monkeypatch: pytest.MonkeyPatch, peer: 
 
     def wrong(self: Any, actions: np.ndarray) -> Frames:
         frame = play(self, actions).copy()
-        if not isinstance(self, Ours) or not isinstance(self.envs, bench_envs.SerialVectorEnv):
+        if not isinstance(self, Ours) or not isinstance(self.envs, SerialVectorEnv):
             frame[1, 0, 0, 0] ^= 1
         return frame
 

@@ -24,6 +24,7 @@ from mow.methods.mow.presets import storm
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import world_model_losses
 from tests.small import run_config
+from tests.test_bench_replay import QuietBenchmark
 
 CPU = torch.device("cpu")
 
@@ -35,20 +36,6 @@ class Small(TaskCount):
 
 
 SMALL = Small("small", 2)
-
-
-class QuietBenchmark:
-    """The part of pytest-benchmark's fixture that a race uses when nothing is to be timed."""
-
-    def __init__(self) -> None:
-        self.extra_info: dict[str, Any] = {}
-        self.stats = None
-        self.calls = 0
-
-    def pedantic(self, target: Callable[[], None], setup: Callable[[], None], rounds: int, iterations: int) -> None:
-        self.calls += 1
-        setup()
-        target()
 
 
 def run(test: Callable[..., None]) -> QuietBenchmark:
@@ -63,7 +50,6 @@ TESTS = [bench_train_step.test_world_model, bench_train_step.test_agent, bench_t
 @pytest.mark.parametrize("test", TESTS)
 def test_every_contestant_passes_its_check(test: Callable[..., None]) -> None:
     benchmark = run(test)
-    assert benchmark.calls == 1
     assert benchmark.extra_info["tasks"] == 2
     assert benchmark.extra_info["tflop"] > 0
 
