@@ -120,7 +120,6 @@ class Race:
         info = self.benchmark.extra_info
         info.update(self._report(self.benchmark.stats.stats.median, times, work))
         if small:
-            info["call_us"] = {name: 1e6 * self._wall(one, sets[0]) for name, one in contestants.items()}
             info["timed_without_graph"] = [name for name, one in contestants.items() if isinstance(one, Eager)]
 
     def _timer(self, contestant: Contestant, sets: Sequence[Inputs], small: bool) -> Callable[[], float]:
@@ -132,17 +131,12 @@ class Race:
         turn = itertools.cycle(sets)
         return lambda: self.device.seconds(partial(contestant, *next(turn)))
 
-    def _wall(self, contestant: Contestant, inputs: Inputs) -> float:
-        return statistics.median(self.device.wall_seconds(partial(contestant, *inputs)) for _ in range(self.rounds))
-
     def _report(self, median: float, times: Mapping[str, list[float]], work: Work) -> dict[str, Any]:
         floor = work.floor_seconds(self.ceilings)
         medians = {name: statistics.median(samples) for name, samples in times.items()}
         noise = medians.pop(AGAIN) / median
         return {
             "backend": self.backend,
-            "device": self.device.name,
-            "kind": self.device.kind,
             "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: no conclusion for a GPU",
             "median_us": median * 1e6,
             "floor_us": floor * 1e6,
