@@ -197,7 +197,8 @@ def _race(
 @pytest.mark.parametrize("shape", LARGE + SMALL, ids=str)
 def test_forward(race: Race, shape: ExpertShape) -> None:
     kind = race.device.kind
-    peers = {"bmm": partial(bmm_chain, epilogue=compiled(_epilogue, kind)), "loop": loop, **grouped_peer(kind)}
+    bmm: Contestant = partial(bmm_chain, epilogue=compiled(_epilogue, kind))
+    peers = {"bmm": bmm, "loop": loop, **grouped_peer(kind)}
     if race.backend != "reference":
         peers["reference"] = forward_of("reference", epilogue=True)
     _race(race, shape, forward_of(race.backend, epilogue=True), peers, partial(check_forward, epilogue=True))

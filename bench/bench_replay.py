@@ -143,17 +143,12 @@ def test_windows(race: Race, shape: WindowShape) -> None:
     recorded = record(shape.K, shape.N)
     frames = recorded.frames
     out = np.empty((shape.K, shape.B, shape.L, *frames.shape[2:]), dtype=np.uint8)
-    subject, *others = (stores := stores_of(recorded, shape, out)).items()
+    (kind, subject), *others = stores_of(recorded, shape, out).items()
     peers, missing = make_peers(frames, out)
-    race.run(
-        subject[1],
-        {**{name: stores[name] for name, _ in others}, **peers},
-        make=partial(make_windows, shape),
-        check=partial(check_windows, frames, out),
-        work=Work(0.0, 2.0 * out.nbytes),
-    )
+    check, work = partial(check_windows, frames, out), Work(0.0, 2.0 * out.nbytes)
+    race.run(subject, dict(others) | peers, make=partial(make_windows, shape), check=check, work=work)
     title = f"{shape}: {out.nbytes / 1e6:.0f} MB of frames"
-    show(race, recorded, subject[0], title, out.nbytes / 1e9, "GB/s", not_installed=missing)
+    show(race, recorded, kind, title, out.nbytes / 1e9, "GB/s", not_installed=missing)
 
 
 def show(race: Race, recorded: Recorded, subject: str, title: str, amount: float, unit: str, **more: Any) -> None:

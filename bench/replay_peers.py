@@ -27,8 +27,7 @@ class Drawn:
 
 def flat_copy(frames: Frames, out: Frames) -> Peer:
     """The bound: as many bytes, from one block of memory to another that is in use already."""
-    source = torch.from_numpy(frames.reshape(-1)[: out.size])
-    target = torch.from_numpy(out.reshape(-1))
+    source, target = torch.from_numpy(frames.reshape(-1)[: out.size]), torch.from_numpy(out.reshape(-1))
 
     def call(rows: Int64Array, first: Int64Array) -> None:
         target.copy_(source)

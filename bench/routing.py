@@ -15,7 +15,7 @@ predicted wrong. ari: agreement of the routes with the kinds.
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,20 +99,20 @@ def next_latent_errors(model: WorldModel, seen: Windows, routing: Routing) -> tu
     return kl.mean(dim=(1, 2)), (ahead.argmax(dim=-1) != truth).float().mean(dim=(1, 2, 3))
 
 
-class Schedule:
-    """Routing at an update, annealed over the first fifth and then frozen, as by mow.methods.mow.learner."""
+def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int], Routing]:
+    """Update -> routing, annealed over the first fifth and then frozen, as by mow.methods.mow.learner."""
+    how = model.config.routing
+    frozen: list[Tensor] = []
 
-    def __init__(self, model: WorldModel, updates: int, rng: PhiloxState) -> None:
-        self.model, self.span, self.rng = model, updates / 5, rng
-        self.frozen: Tensor | None = None
-
-    def __call__(self, update: int) -> Routing:
-        how, progress = self.model.config.routing, min(1.0, update / self.span)
+    def routing(update: int) -> Routing:
+        progress = min(1.0, 5 * update / updates)
         temperature = (1.0 - progress) * how.temperature_start + progress * how.temperature_end
-        if progress >= 1.0 and self.frozen is None:
-            self.frozen = self.model.route(temperature=temperature).plan.routes.detach()
-        noise = 0.0 if self.frozen is not None else how.noise * (temperature - how.temperature_end)
-        return self.model.route(temperature=temperature, noise=noise, rng=self.rng, frozen=self.frozen)
+        if progress >= 1.0 and not frozen:
+            frozen.append(model.route(temperature=temperature).plan.routes.detach())
+        noise = 0.0 if frozen else how.noise * (temperature - how.temperature_end)
+        return model.route(temperature=temperature, noise=noise, rng=rng, frozen=frozen[0] if frozen else None)
+
+    return routing
 
 
 def optimisers_of(model: WorldModel) -> list[torch.optim.Optimizer]:
@@ -140,7 +140,7 @@ def descend(
 def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
     """Train and measure one arm."""
     model, data, began = make_model(arm, seed, options), np.random.default_rng(seed), time.process_time()
-    routing_at = Schedule(model, options.updates, PhiloxState.from_seed(seed, "cpu"))
+    routing_at = schedule(model, options.updates, PhiloxState.from_seed(seed, "cpu"))
     optimisers, curve = optimisers_of(model), []
     for update in range(options.updates):
         lr = 1.0 - 0.9 * update / options.updates
