@@ -54,12 +54,12 @@ def mixed_prob(logits: Tensor) -> Tensor:
     return (1 - _UNIMIX) * number.softmax(dim=-1) + _UNIMIX / logits.shape[-1]
 
 
-def distributions(logits: Tensor, rng: PhiloxState) -> Tensor:
+def distributions(logits: Tensor) -> Tensor:
     sample: Tensor = OneHotCategoricalStraightThrough(probs=mixed_prob(logits)).rsample()
     return sample
 
 
-def lean(logits: Tensor, rng: PhiloxState) -> Tensor:
+def lean(logits: Tensor) -> Tensor:
     prob = mixed_prob(logits)
     index = (prob / torch.empty_like(prob).exponential_()).argmax(dim=-1)
     return F.one_hot(index, prob.shape[-1]) + (prob - prob.detach())
@@ -94,9 +94,13 @@ def check_training(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
 
 def _race(race: Race, shape: LatentShape, wrap: Callable[[Contestant], Contestant], check: Check, work: Work) -> None:
     kind = race.device.kind
+
+    def drawing(draw: Contestant) -> Contestant:
+        return wrap(lambda logits, rng: draw(logits))
+
     race.run(
         wrap(lambda logits, rng: sample_onehot(logits, rng, backend=race.backend)[0]),
-        {"distributions": Eager(wrap(distributions)), **peers_of("lean", lean, wrap, kind, "lean, compiled")},
+        {"distributions": Eager(drawing(distributions)), **peers_of("lean", lean, drawing, kind, "lean, compiled")},
         make=partial(make_batch, shape, kind),
         check=check,
         work=work,
