@@ -32,7 +32,7 @@ def main(arguments: list[str], results: Path = ROOT / "bench" / "results") -> in
         written = Path(folder) / "run.json"
         status = int(pytest.main([*command, f"--benchmark-json={written}"]))
         if status == 0:
-            path = results / f"{file_stem(this_device(), datetime.date.today().isoformat())}.json"
+            path = results / f"{file_stem(this_device().name, datetime.date.today().isoformat())}.json"
             shutil.copy(written, path)
             print(f"wrote {path}: python -m bench.render {path} shows the table")
     return status

@@ -1,4 +1,4 @@
-"""Cost of stepping many tasks together over the simulators alone, and the share of it that an update hides.
+"""Cost of stepping many tasks together over the simulators alone.
 
     python -m bench -k envs -s                                          prints a table per benchmark
     python -m bench -k envs --benchmark-json=run.json;  python -m bench.render run.json
@@ -7,19 +7,13 @@ The subject steps tasks in worker processes, one per core, each step with action
 it. Peers (bench/env_peers.py): bare processes with the same simulators, which meet this process at the end of a turn
 (the bound) or after every step; for Atari also gymnasium's AsyncVectorEnv and the emulator's own vector env. All give
 the maximum of the last two frames, 64 x 64 RGB, area resize, all 18 actions; frames are compared before anything is
-timed. "start" is from nothing to the first frames of all tasks. "overlap" sends a step, does an update as long as the
-step, and receives it; hidden is the share of the step that their sum no longer takes. An update "here" computes on a
-core of this machine, one "elsewhere" waits, as for a GPU. Time is the wall clock; steps per CPU second count the work
-of all processes.
+timed. Time is the wall clock; steps per CPU second count the work of all processes.
 """
 
-import dataclasses
 import multiprocessing
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,10 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from bench.ceilings import measure_ceilings
-from bench.clock import CpuDevice
 from bench.env_peers import (
     Actions,
     BareWorkers,
@@ -44,29 +35,23 @@ from bench.env_peers import (
     bare_task,
 )
 from bench.floors import Work
-from bench.race import Contestant, Inputs, Race
+from bench.race import Contestant, Inputs, Race, table
 from mow import envs
-from mow.envs.task_sets import ATARI26, MT50
-from mow.envs.vector import SerialVectorEnv, VectorEnv, WorkerVectorEnv
+from mow.envs.task_sets import ATARI26
+from mow.envs.vector import make_vector
 from mow.system.machine import available_cores
 
 _ROUNDS = 15
-_START_ROUNDS = 3
 _STEPS = 20  # of every task in a turn
 _CPU_TURNS = 4
 _BOUND = "bare processes, free"
-_OPTIONS = {"action_set": "full"}
 
 
 class Ours:
     """The subject, with the actions of the peers: indices, or places drawn from them for continuous tasks."""
 
     def __init__(self, tasks: Sequence[str], *, workers: int) -> None:
-        self.envs: VectorEnv = (
-            WorkerVectorEnv(tasks, seed=0, num_workers=workers, options=_OPTIONS)
-            if workers
-            else SerialVectorEnv(tasks, seed=0, options=_OPTIONS)
-        )
+        self.envs = make_vector(tasks, seed=0, num_workers=workers, options={"action_set": "full"})
         self.frame = self.envs.reset()[0]
 
     def encoded(self, row: Actions) -> np.ndarray:
@@ -104,33 +89,20 @@ class InThisProcess:
         """Nothing to end."""
 
 
-@dataclass(frozen=True)
-class Played:
-    """The last frames of a turn, and an env in this process that gives the right ones."""
-
-    frame: Frames
-    twin: Peer
-
-
 def turn(peer: Peer, twin: Peer) -> Contestant:
-    return lambda actions: Played(peer.play(actions), twin)
+    """A turn of the peer. Returns: its last frames, and an env in this process that gives the right ones."""
+    return lambda actions: (peer.play(actions), twin)
 
 
-def check_played(played: Played, inputs: Inputs) -> None:
-    wanted = played.twin.play(*inputs)
-    different = [k for k in range(len(wanted)) if not np.array_equal(played.frame[k], wanted[k])]
+def check_played(played: tuple[Frames, Peer], inputs: Inputs) -> None:
+    frame, twin = played
+    wanted = twin.play(*inputs)
+    different = [k for k in range(len(wanted)) if not np.array_equal(frame[k], wanted[k])]
     assert not different, f"the frames of tasks {different} are not those of an emulator in this process"
 
 
 def draw_actions(num_tasks: int, num_steps: int = _STEPS) -> tuple[Actions]:
     return (np.random.default_rng(0).integers(0, 18, (num_steps, num_tasks)),)
-
-
-def on_this_cpu(race: Race, rounds: int = _ROUNDS) -> Race:
-    """The race by the wall clock, with few rounds, as one takes seconds."""
-    device = CpuDevice()
-    ceilings = race.ceilings if race.device.kind == "cpu" else measure_ceilings(device)
-    return dataclasses.replace(race, device=device, ceilings=ceilings, rounds=min(race.rounds, rounds))
 
 
 def needs(suite: str) -> None:
@@ -167,11 +139,11 @@ def race_steps(race: Race, tasks: Sequence[str], make: MakeSimulator, others: di
 @pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
 def test_steps(race: Race, tasks: tuple[str, ...]) -> None:
     needs("atari")
-    race = on_this_cpu(race)
-    others: dict[str, Callable[[], Peer]] = {"gymnasium AsyncVectorEnv": lambda: GymnasiumAsync(tasks),
-                                             "emulator's vector env": lambda: EmulatorVector(tasks)}  # fmt: skip
+    race = race.on_the_cpu(_ROUNDS)
+    others: dict[str, Callable[[], Peer]] = {"gymnasium AsyncVectorEnv": partial(GymnasiumAsync, tasks),
+                                             "emulator's vector env": partial(EmulatorVector, tasks)}  # fmt: skip
     race_steps(race, tasks, bare_game, others)
-    note(race, "steps of 26 games", len(tasks) * _STEPS, "agent steps/s")
+    show(race, "steps of 26 games", len(tasks) * _STEPS, "agent steps/s")
 
 
 @pytest.mark.parametrize("name", ["mt10", "mt50", "dmc18"])
@@ -181,113 +153,10 @@ def test_robots(race: Race, name: str) -> None:
     if tasks is None:
         pytest.skip(f"mow.envs has no set {name}")
     needs(tasks[0].partition(":")[0])
-    race = on_this_cpu(race)
+    race = race.on_the_cpu(_ROUNDS)
     race_steps(race, tasks, bare_task, {})
     by = f"worker processes, {gl_renderer()}"  # the serial env has drawn in this process
-    note(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by)
-
-
-@pytest.mark.parametrize("tasks", [ATARI26, MT50], ids=["atari26", "mt50"])
-def test_start(race: Race, tasks: tuple[str, ...]) -> None:
-    """From nothing to the first frames, and to the end of all processes."""
-    suite = tasks[0].partition(":")[0]
-    needs(suite)
-    race, workers = on_this_cpu(race, _START_ROUNDS), available_cores()
-    memory: list[float] = []
-
-    def starting(make: Callable[[], Peer]) -> Contestant:
-        def call() -> Frames:
-            with closing(make()) as peer:
-                memory.append(held_gib() if isinstance(peer, Ours) else 0.0)
-                return peer.frame.copy()
-
-        return call
-
-    def check(frame: Frames, inputs: Inputs) -> None:
-        assert frame.shape == (len(tasks), 64, 64, 3), frame.shape
-        # Without no-ops some games show their first picture only after a while.
-        assert sum(one.std() > 1 for one in frame) > len(frame) // 2, "most games show nothing"
-
-    bare = bare_game if suite == "atari" else bare_task
-    peers = {_BOUND: starting(lambda: BareWorkers(tasks, bare, workers=workers, lockstep=False))}
-    if suite == "atari":
-        peers["gymnasium AsyncVectorEnv"] = starting(lambda: GymnasiumAsync(tasks))
-        peers["emulator's vector env"] = starting(lambda: EmulatorVector(tasks))
-    subject = starting(lambda: Ours(tasks, workers=workers))
-    race.run(subject, peers, make=lambda: (), check=check, work=Work(0.0, 12288.0 * len(tasks)))
-    race.benchmark.extra_info["workers_gib"] = round(max(memory), 2)
-    note(race, f"start of {len(tasks)} tasks of {suite}; the workers hold {max(memory):.2f} GiB", len(tasks), "tasks/s")
-
-
-@pytest.mark.parametrize("tasks", [ATARI26], ids=["atari26"])
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_overlap(race: Race, where: str, tasks: tuple[str, ...]) -> None:
-    """One worker, one step of all games, an update of equal length."""
-    needs("atari")
-    race = on_this_cpu(race, 2 * _ROUNDS)
-    with closing(Ours(tasks, workers=1)) as ours, closing(Ours(tasks, workers=0)) as serial, one_thread():
-        (actions,) = draw_actions(len(tasks), 1)
-        encoded = ours.encoded(actions[0])
-        ours.play(actions), serial.play(actions)
-        step_s = float(np.median([race.device.seconds(partial(ours.play, actions)) for _ in range(9)]))
-        for _ in range(9):
-            serial.play(actions)
-        update = an_update(where, step_s)
-
-        def overlapped() -> Played:
-            ours.envs.send(encoded)
-            update()
-            return Played(ours.envs.receive().frame, serial)
-
-        def step_then(after: Callable[[], None]) -> Played:
-            frame = ours.envs.step(encoded).frame
-            after()
-            return Played(frame, serial)
-
-        def check(played: Played | None, inputs: Inputs) -> None:
-            if played is not None:
-                check_played(played, (actions,))
-
-        steps = {"one after the other": partial(step_then, update), "step alone": partial(step_then, lambda: None)}
-        race.run(
-            overlapped,
-            {**steps, "update alone": update},
-            make=lambda: (),
-            check=check,
-            work=Work(0.0, float(ours.frame.nbytes)),
-        )
-    info = race.benchmark.extra_info
-    note(race, f"a step beside an update {where}", len(tasks), "agent steps/s")
-    if "peers" in info:
-        step, alone = (info["peers"][name]["median_us"] for name in ("step alone", "update alone"))
-        info["hidden"] = round((step + alone - info["median_us"]) / step, 3)
-        print(f"hidden: {info['hidden']:.0%} of the step")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def an_update(where: str, seconds: float) -> Callable[[], None]:
-    """A call of that length: matmuls here, or waiting as for another device."""
-    if where == "elsewhere":
-        return lambda: time.sleep(seconds)
-    weight = torch.randn(256, 256)
-
-    def matmuls(count: int) -> None:
-        for _ in range(count):
-            torch.mm(weight, weight)
-
-    matmuls(100)
-    device = CpuDevice()
-    each = min(device.seconds(partial(matmuls, 100)) for _ in range(5)) / 100
-    return partial(matmuls, max(1, round(seconds / each)))
+    show(race, f"steps of {name}", len(tasks) * _STEPS, "rendered steps/s", by)
 
 
 def per_cpu_second(peer: Peer, num_tasks: int) -> int:
@@ -309,15 +178,6 @@ def computed_seconds() -> float:
     return own.user + own.system + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def held_gib() -> float:
-    """Memory of the processes that this one started; shared pages count in parts."""
-    kib = 0
-    for child in multiprocessing.active_children():
-        lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return kib / 2**20
-
-
 def gl_renderer() -> str:
     """Name of the OpenGL renderer, a GPU or software on the CPU. A context must be current."""
     gl = import_module("OpenGL.GL")
@@ -325,20 +185,11 @@ def gl_renderer() -> str:
     return name.decode() if name else "no context"
 
 
-def note(race: Race, title: str, num_steps: int, unit: str, by: str = "worker processes") -> None:
+def show(race: Race, title: str, num_steps: int, unit: str, by: str = "worker processes") -> None:
     """Add machine and load to the numbers, and print the table."""
+    cores, load = available_cores(), os.getloadavg()[0]
+    race.note(_BOUND, backend=by, cores=cores, load_before=round(load, 2), turn_steps=num_steps)
     info = race.benchmark.extra_info
-    load = os.getloadavg()[0]
-    info.update(backend=by, cores=available_cores(), load_before=round(load, 2), turn_steps=num_steps)
-    if "peers" not in info:
-        return
-    micros = {"ours": info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
-    if _BOUND in micros:
-        info.update(floor_us=micros[_BOUND], floor_share=micros[_BOUND] / micros["ours"])
-    lines = [f"\n{title}; {available_cores()} cores, load {load:.1f}; noise {info['noise']:.2f}x; {info['numbers']}"]
-    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
-        rate = num_steps / micro * 1e6
-        per_cpu = info.get("steps_per_cpu_second", {}).get(name)
-        shown = f" {per_cpu:7,} per CPU second" if per_cpu else ""
-        lines.append(f"{name:26}{micro / 1e3:9.1f} ms {rate:7,.0f} {unit}{shown}, ours {micro / micros['ours']:.2f}x")
-    print("\n".join(lines))
+    rates = info.get("steps_per_cpu_second", {}).items()
+    beside = {name if name != "ours" else by: f"{rate:,} per CPU second" for name, rate in rates}
+    print(table(f"{title}; {cores} cores, load {load:.1f}", info, num_steps, unit, beside))

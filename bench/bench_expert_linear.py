@@ -24,15 +24,11 @@ from bench.floors import ExpertShape
 from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, compiled, dtype_of
 from mow.kernels import Backend, RoutePlan, expert_linear, route_plan
 
-_LARGE = [ExpertShape(26, 2, 8, 1024, 512, 1024), ExpertShape(26, 4, 12, 1024, 512, 2048)]
-_SMALL = [
-    ExpertShape(26, 2, 8, 64, 512, 1024),
-    ExpertShape(26, 2, 8, 39, 512, 1024),
-    ExpertShape(26, 4, 12, 39, 512, 2048),
-    ExpertShape(50, 2, 8, 20, 512, 1024),
-]
-_CPU_LARGE, _CPU_SMALL = [ExpertShape(4, 2, 3, 128, 64, 128)], [ExpertShape(4, 2, 3, 5, 64, 128)]
-LARGE, SMALL = (_LARGE, _SMALL) if torch.cuda.is_available() else (_CPU_LARGE, _CPU_SMALL)
+LARGE, SMALL = [ExpertShape(4, 2, 3, 128, 64, 128)], [ExpertShape(4, 2, 3, 5, 64, 128)]
+if torch.cuda.is_available():
+    LARGE = [ExpertShape(26, 2, 8, 1024, 512, 1024), ExpertShape(26, 4, 12, 1024, 512, 2048)]
+    SMALL = [ExpertShape(26, 2, 8, rows, 512, 1024) for rows in (64, 39)]
+    SMALL += [ExpertShape(26, 4, 12, 39, 512, 2048), ExpertShape(50, 2, 8, 20, 512, 1024)]
 
 GROUPED_MM: Any = getattr(F, "grouped_mm", getattr(torch, "_grouped_mm", None))
 
@@ -86,15 +82,13 @@ def make_layer(shape: ExpertShape, device: str) -> tuple[Layer]:
     )
 
 
-def _epilogue(output: Tensor, layer_bias: Tensor, task_bias: Tensor, routes: Tensor) -> Tensor:
-    """Bias of expert and pair, then ReLU: [K, J, R, N]."""
-    return (output.view(*routes.shape, -1, output.shape[-1]) + (layer_bias[routes] + task_bias).unsqueeze(2)).relu()
-
-
-def _reordering_epilogue(
-    output: Tensor, inverse: Tensor, layer_bias: Tensor, task_bias: Tensor, routes: Tensor
+def _epilogue(
+    output: Tensor, layer_bias: Tensor, task_bias: Tensor, routes: Tensor, inverse: Tensor | None = None
 ) -> Tensor:
-    return _epilogue(output.view(routes.numel(), -1, output.shape[-1])[inverse], layer_bias, task_bias, routes)
+    """Order of pairs restored by `inverse`, bias of expert and pair, then ReLU: [K, J, R, N]."""
+    if inverse is not None:
+        output = output.view(routes.numel(), -1, output.shape[-1])[inverse]
+    return (output.view(*routes.shape, -1, output.shape[-1]) + (layer_bias[routes] + task_bias).unsqueeze(2)).relu()
 
 
 def _expanded(layer: Layer) -> Tensor:
@@ -111,18 +105,18 @@ def loop(layer: Layer) -> Tensor:
     return output.view(shape.K, shape.J, shape.R, shape.N)
 
 
-def bmm_chain(layer: Layer, epilogue: Callable[..., Tensor]) -> Tensor:
-    return epilogue(bmm_alone(layer), layer.bias, layer.task_bias, layer.plan.routes)
-
-
 def bmm_alone(layer: Layer) -> Tensor:
     return torch.bmm(_expanded(layer), layer.gathered.mT).view(layer.shape.K, layer.shape.J, layer.shape.R, -1)
+
+
+def bmm_chain(layer: Layer, epilogue: Callable[..., Tensor]) -> Tensor:
+    return epilogue(bmm_alone(layer), layer.bias, layer.task_bias, layer.plan.routes)
 
 
 def grouped_chain(layer: Layer, epilogue: Callable[..., Tensor]) -> Tensor:
     rows = layer.input[layer.tasks, 0].flatten(0, 1)
     output = GROUPED_MM(rows, layer.weight.mT, offs=layer.ends)
-    return epilogue(output, layer.inverse, layer.bias, layer.task_bias, layer.plan.routes)
+    return epilogue(output, layer.bias, layer.task_bias, layer.plan.routes, layer.inverse)
 
 
 def bmm_dx(layer: Layer) -> Tensor:
@@ -136,28 +130,21 @@ def bmm_dw(layer: Layer) -> Tensor:
     return zeros.index_add_(0, layer.plan.routes.flatten(), of_pair.float()).to(layer.weight.dtype)
 
 
-def _without_gradient(call: Contestant) -> Contestant:
-    return torch.no_grad()(call)
-
-
 def grouped_peer(device: str) -> dict[str, Contestant]:
     """grouped_mm where this torch has it. On other GPUs than Hopper and data-centre Blackwell it waits for the host."""
     if GROUPED_MM is None:
         return {}
-    call = _without_gradient(partial(grouped_chain, epilogue=compiled(_reordering_epilogue, device)))
+    call = torch.no_grad()(partial(grouped_chain, epilogue=compiled(_epilogue, device)))
     fast = device == "cpu" or torch.cuda.get_device_capability() in ((9, 0), (10, 0))
     return {"grouped_mm": call if fast else Eager(call)}
 
 
-def truth(layer: Layer, *, epilogue: bool) -> Tensor:
-    output = layer.input.detach().double() @ layer.gathered.double().unflatten(0, layer.plan.routes.shape).mT
-    if not epilogue:
-        return output
-    return _epilogue(output, layer.bias.double(), layer.task_bias.double(), layer.plan.routes)
-
-
 def check_forward(output: Tensor, inputs: tuple[Layer], *, epilogue: bool) -> None:
-    close_to(truth(inputs[0], epilogue=epilogue), output, TOLERANCE[inputs[0].input.dtype])
+    (layer,) = inputs
+    want = layer.input.detach().double() @ layer.gathered.double().unflatten(0, layer.plan.routes.shape).mT
+    if epilogue:
+        want = _epilogue(want, layer.bias.double(), layer.task_bias.double(), layer.plan.routes)
+    close_to(want, output, TOLERANCE[layer.input.dtype])
 
 
 def check_dx(output: Tensor, inputs: tuple[Layer]) -> None:
@@ -181,7 +168,7 @@ def forward_of(backend: Backend, *, epilogue: bool) -> Contestant:
         added = {"bias": layer.bias, "task_bias": layer.task_bias}
         return expert_linear(layer.input, layer.weight, layer.plan, **added, activation="relu", backend=backend)
 
-    return _without_gradient(call)
+    return torch.no_grad()(call)
 
 
 def gradient_of(backend: Backend, name: str) -> Contestant:
@@ -189,42 +176,13 @@ def gradient_of(backend: Backend, name: str) -> Contestant:
     outputs: dict[int, Tensor] = {}
 
     def call(layer: Layer) -> Tensor:
+        read = {"input": layer.input.detach(), "weight": layer.weight.detach()}
+        wanted = read[name] = getattr(layer, name)
         if id(layer) not in outputs:
-            input = layer.input if name == "input" else layer.input.detach()
-            weight = layer.weight if name == "weight" else layer.weight.detach()
-            outputs[id(layer)] = expert_linear(input, weight, layer.plan, backend=backend)
-        wanted = layer.input if name == "input" else layer.weight
+            outputs[id(layer)] = expert_linear(read["input"], read["weight"], layer.plan, backend=backend)
         return torch.autograd.grad(outputs[id(layer)], wanted, layer.upstream, retain_graph=True)[0]
 
     return Eager(call)
-
-
-@pytest.mark.parametrize("shape", LARGE + SMALL, ids=str)
-def test_forward(race: Race, shape: ExpertShape) -> None:
-    kind = race.device.kind
-    peers = {
-        "bmm": _without_gradient(partial(bmm_chain, epilogue=compiled(_epilogue, kind))),
-        "loop": _without_gradient(loop),
-        **grouped_peer(kind),
-        **({} if race.backend == "reference" else {"reference": forward_of("reference", epilogue=True)}),
-    }
-    _race(race, shape, forward_of(race.backend, epilogue=True), peers, partial(check_forward, epilogue=True))
-
-
-@pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_matmul_alone(race: Race, shape: ExpertShape) -> None:
-    subject, check = forward_of(race.backend, epilogue=False), partial(check_forward, epilogue=False)
-    _race(race, shape, subject, {"bmm": _without_gradient(bmm_alone)}, check)
-
-
-@pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_gradient_of_input(race: Race, shape: ExpertShape) -> None:
-    _race(race, shape, gradient_of(race.backend, "input"), {"bmm": _without_gradient(bmm_dx)}, check_dx)
-
-
-@pytest.mark.parametrize("shape", LARGE, ids=str)
-def test_gradient_of_weight(race: Race, shape: ExpertShape) -> None:
-    _race(race, shape, gradient_of(race.backend, "weight"), {"bmm": _without_gradient(bmm_dw)}, check_dw)
 
 
 def _race(
@@ -232,4 +190,31 @@ def _race(
 ) -> None:
     """Forward and both gradients read and write tensors of the same sizes, and have the same floor."""
     work = floors.expert_linear(shape, race.itemsize)
+    peers = {name: peer if isinstance(peer, Eager) else torch.no_grad()(peer) for name, peer in peers.items()}
     race.run(subject, peers, make=partial(make_layer, shape, race.device.kind), check=check, work=work)
+
+
+@pytest.mark.parametrize("shape", LARGE + SMALL, ids=str)
+def test_forward(race: Race, shape: ExpertShape) -> None:
+    kind = race.device.kind
+    bmm: Contestant = partial(bmm_chain, epilogue=compiled(_epilogue, kind))
+    peers = {"bmm": bmm, "loop": loop, **grouped_peer(kind)}
+    if race.backend != "reference":
+        peers["reference"] = forward_of("reference", epilogue=True)
+    _race(race, shape, forward_of(race.backend, epilogue=True), peers, partial(check_forward, epilogue=True))
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_matmul_alone(race: Race, shape: ExpertShape) -> None:
+    subject, check = forward_of(race.backend, epilogue=False), partial(check_forward, epilogue=False)
+    _race(race, shape, subject, {"bmm": bmm_alone}, check)
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_gradient_of_input(race: Race, shape: ExpertShape) -> None:
+    _race(race, shape, gradient_of(race.backend, "input"), {"bmm": bmm_dx}, check_dx)
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_gradient_of_weight(race: Race, shape: ExpertShape) -> None:
+    _race(race, shape, gradient_of(race.backend, "weight"), {"bmm": bmm_dw}, check_dw)

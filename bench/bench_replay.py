@@ -14,7 +14,6 @@ Main memory is measured by the CPU's clock on every machine; with a GPU the gath
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,10 +24,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bench.ceilings import measure_ceilings
-from bench.clock import CpuDevice
-from bench.floors import Work
-from bench.race import Contestant, Inputs, Race
+from bench.floors import Shape, Work
+from bench.race import Contestant, Inputs, Race, table
 from bench.recorded import recorded_frames
 from bench.replay_peers import Drawn, make_peers
 from mow.batch import TransitionBatch
@@ -40,23 +37,15 @@ from mow.system.machine import available_cores
 _ROUNDS = 9
 _ACTIONS = 18
 _BLOCK_STEPS = 8
-_BOUND = "flat copy, torch"
-
-# Result of adding: the number of steps added so far, and a function that reads the last eight of them.
-Newest = tuple[int, Callable[[], NDArray[np.uint8]]]
-
 
 @dataclass(frozen=True)
-class WindowShape:
+class WindowShape(Shape):
     """B windows of L steps for each of K tasks that hold N steps."""
 
     K: int
     B: int
     L: int
     N: int
-
-    def __str__(self) -> str:
-        return f"K{self.K} B{self.B} L{self.L} N{self.N}"
 
 
 # The train batch is 327 MB of frames. 2,000 steps keep all peers together, each with its copy, near 4 GB.
@@ -100,15 +89,11 @@ def add(buffer: ReplayBuffer, frame: NDArray[np.uint8]) -> None:
 
 
 def on_the_host(race: Race) -> Race:
-    """The race by the CPU's clock with as many copying threads as cores, up to four; a round takes seconds."""
+    """The race by the wall clock with as many copying threads as cores, up to four; a round takes seconds."""
     num_threads = min(4, available_cores())
     torch.set_num_threads(num_threads)
     set_num_threads(num_threads)
-    rounds = min(race.rounds, _ROUNDS)
-    if race.device.kind == "cpu":
-        return dataclasses.replace(race, rounds=rounds)
-    device = CpuDevice()
-    return dataclasses.replace(race, device=device, ceilings=measure_ceilings(device), rounds=rounds)
+    return race.on_the_cpu(_ROUNDS)
 
 
 def make_windows(shape: WindowShape) -> Inputs:
@@ -158,22 +143,18 @@ def test_windows(race: Race, shape: WindowShape) -> None:
     recorded = record(shape.K, shape.N)
     frames = recorded.frames
     out = np.empty((shape.K, shape.B, shape.L, *frames.shape[2:]), dtype=np.uint8)
-    subject, *others = (stores := stores_of(recorded, shape, out)).items()
+    (kind, subject), *others = stores_of(recorded, shape, out).items()
     peers, missing = make_peers(frames, out)
-    race.run(
-        subject[1],
-        {**{name: stores[name] for name, _ in others}, **peers},
-        make=partial(make_windows, shape),
-        check=partial(check_windows, frames, out),
-        work=Work(0.0, 2.0 * out.nbytes),
-    )
-    note(race, recorded, subject[0], not_installed=missing)
-    print(table(f"{shape}: {out.nbytes / 1e6:.0f} MB of frames", race.benchmark.extra_info, out.nbytes))
+    check, work = partial(check_windows, frames, out), Work(0.0, 2.0 * out.nbytes)
+    race.run(subject, dict(others) | peers, make=partial(make_windows, shape), check=check, work=work)
+    title = f"{shape}: {out.nbytes / 1e6:.0f} MB of frames"
+    show(race, recorded, kind, title, out.nbytes / 1e9, "GB/s", not_installed=missing)
 
 
-def note(race: Race, recorded: Recorded, subject: str, **more: Any) -> None:
-    """Add stores, threads and the measured floor to the numbers."""
-    race.benchmark.extra_info.update(
+def show(race: Race, recorded: Recorded, subject: str, title: str, amount: float, unit: str, **more: Any) -> None:
+    """Add stores and threads to the numbers, and print the table."""
+    race.note(
+        "flat copy, torch",
         backend=subject,
         frames=recorded.source,
         ratio={kind: round(buffer.store.ratio, 2) for kind, buffer in recorded.buffers.items()},
@@ -181,34 +162,10 @@ def note(race: Race, recorded: Recorded, subject: str, **more: Any) -> None:
         copying_threads=torch.get_num_threads(),
         **more,
     )
-    peers = race.benchmark.extra_info.get("peers", {})
-    if _BOUND in peers:
-        floor = peers[_BOUND]["median_us"]
-        race.benchmark.extra_info.update(floor_us=floor, floor_share=floor / race.benchmark.extra_info["median_us"])
-
-
-def table(title: str, info: dict[str, Any], num_bytes: int) -> str:
-    """All contestants, fastest first, with their share of the flat copy; empty where nothing was timed."""
-    if "peers" not in info:
-        return ""
-    micros = {info["backend"]: info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
-    bound = micros.get(_BOUND)
-    lines = [f"\n{title}; {info['frames']}; packed {info['ratio'].get('packed', 'nothing')}x; "
-             f"{info['copying_threads']} threads; {info['numbers']}"]
-    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
-        share = f"{bound / micro:7.0%} of the flat copy" if bound else ""
-        lines.append(f"{name:28}{micro / 1e3:9.2f} ms {num_bytes / micro / 1e3:7.1f} GB/s{share}")
-    lines += [f"{name:28}not installed: {reason}" for name, reason in info.get("not_installed", {}).items()]
-    return "\n".join(lines)
-
-
-def newest_of(buffer: ReplayBuffer) -> NDArray[np.uint8]:
-    """[K, 8, H, W, 3]"""
-    num_tasks = len(buffer.rows)
-    newest = np.empty((num_tasks, 1, _BLOCK_STEPS, *buffer.store.frame_shape), dtype=np.uint8)
-    first = np.full((num_tasks, 1), buffer.num_steps - _BLOCK_STEPS)
-    buffer.store.gather(np.arange(num_tasks), first, _BLOCK_STEPS, newest)
-    return newest[:, 0]
+    info = race.benchmark.extra_info
+    absent = f"; not installed: {', '.join(more['not_installed'])}" if more.get("not_installed") else ""
+    stores = f"stores {info['ratio']} times smaller than raw; {info['copying_threads']} threads"
+    print(table(f"{title}; {recorded.source}; {stores}{absent}", info, amount, unit))
 
 
 @pytest.mark.parametrize("shape", SHAPES[:1], ids=str)
@@ -220,33 +177,24 @@ def test_add(race: Race, shape: WindowShape) -> None:
     held = min(256, shape.N)
 
     def adder(buffer: ReplayBuffer) -> Contestant:
-        def call() -> Newest:
+        def call() -> ReplayBuffer:
             for _ in range(_BLOCK_STEPS):  # never the frames of the turn before, which the cache holds
                 add(buffer, frames[:, buffer.num_steps % shape.N])
-            return buffer.num_steps, partial(newest_of, buffer)
+            return buffer
 
         return call
 
-    def check(newest: Newest, inputs: Inputs) -> None:
-        num_steps, read = newest
-        added = frames[:, np.arange(num_steps - _BLOCK_STEPS, num_steps) % shape.N]
-        assert (read() == added).all(), "the newest frames are not those that were added"
+    def check(buffer: ReplayBuffer, inputs: Inputs) -> None:
+        steps = np.arange(buffer.num_steps - _BLOCK_STEPS, buffer.num_steps)
+        newest = np.empty((shape.K, 1, _BLOCK_STEPS, *frames.shape[2:]), dtype=np.uint8)
+        buffer.store.gather(np.arange(shape.K), np.full((shape.K, 1), steps[0]), _BLOCK_STEPS, newest)
+        assert (newest[:, 0] == frames[:, steps % shape.N]).all(), "the newest frames are not those that were added"
 
     num_frames = shape.K * _BLOCK_STEPS
     (kind, subject), *others = ((kind, adder(filled(kind, frames[:, :held]))) for kind in recorded.buffers)
-    race.run(
-        subject,
-        dict(others),
-        make=lambda: (),
-        check=check,
-        work=Work(0.0, 2.0 * _BLOCK_STEPS * frames[:, 0].nbytes),
-    )
-    note(race, recorded, kind, frames_per_turn=num_frames)
-    info = race.benchmark.extra_info
-    print(table(f"add, {num_frames} frames a turn", info, num_frames * frames[0, 0].nbytes))
-    if "median_us" in info:
-        info["us_per_frame"] = info["median_us"] / num_frames
-        print(f"{info['us_per_frame']:.1f} us per frame for {kind}")
+    work = Work(0.0, 2.0 * _BLOCK_STEPS * frames[:, 0].nbytes)
+    race.run(subject, dict(others), make=lambda: (), check=check, work=work)
+    show(race, recorded, kind, f"add, {num_frames} frames a turn", num_frames, "frames/s", frames_per_turn=num_frames)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

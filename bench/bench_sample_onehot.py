@@ -15,8 +15,19 @@ from torch.distributions import OneHotCategoricalStraightThrough
 from torch.nn import functional as F
 
 from bench import floors
-from bench.floors import LatentShape
-from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, dtype_of, peers_of
+from bench.floors import LatentShape, Work
+from bench.race import (
+    TOLERANCE,
+    Check,
+    Contestant,
+    Eager,
+    Race,
+    close_to,
+    dtype_of,
+    forward_alone,
+    peers_of,
+    with_backward,
+)
 from mow.kernels import PhiloxState, sample_onehot
 
 _UNIMIX = 0.01
@@ -28,48 +39,35 @@ SHAPES = (
 # The largest of some thousand standard normal numbers exceeds this once in a hundred thousand runs.
 _MAX_SIGMA = 6.0
 
-Batch = tuple[Tensor, Tensor, PhiloxState]
+Batch = tuple[Tensor, PhiloxState, Tensor]
 
 
 def make_batch(shape: LatentShape, device: str) -> Batch:
-    """Logits [N, S, C], gradient of the one-hot, stream."""
+    """Logits [N, S, C], stream of random numbers, gradient of the one-hot."""
     logits = (2 * torch.randn(shape.N, shape.S, shape.C, device=device)).to(dtype_of(device)).requires_grad_()
-    return logits, torch.randn(logits.shape, device=device), PhiloxState.from_seed(0, device)
+    return logits, PhiloxState.from_seed(0, device), torch.randn(logits.shape, device=device)
 
 
-def _prob(logits: Tensor) -> Tensor:
+def mixed_prob(logits: Tensor) -> Tensor:
+    """Probabilities of logits, mixed with 1 % of the uniform ones; float32, or float64 for float64 logits."""
     number = logits if logits.dtype == torch.float64 else logits.float()
     return (1 - _UNIMIX) * number.softmax(dim=-1) + _UNIMIX / logits.shape[-1]
 
 
 def distributions(logits: Tensor) -> Tensor:
-    sample: Tensor = OneHotCategoricalStraightThrough(probs=_prob(logits)).rsample()
+    sample: Tensor = OneHotCategoricalStraightThrough(probs=mixed_prob(logits)).rsample()
     return sample
 
 
 def lean(logits: Tensor) -> Tensor:
-    prob = _prob(logits)
+    prob = mixed_prob(logits)
     index = (prob / torch.empty_like(prob).exponential_()).argmax(dim=-1)
     return F.one_hot(index, prob.shape[-1]) + (prob - prob.detach())
 
 
-def alone(draw: Callable[[Tensor], Tensor]) -> Contestant:
-    return torch.no_grad()(lambda logits, upstream, rng: draw(logits))
-
-
-def with_backward(draw: Callable[[Tensor], Tensor]) -> Contestant:
-    """-> the one-hot and the gradient of the logits."""
-
-    def call(logits: Tensor, upstream: Tensor, rng: PhiloxState) -> tuple[Tensor, Tensor]:
-        onehot = draw(logits)
-        return onehot.detach(), torch.autograd.grad(onehot, logits, upstream)[0]
-
-    return Eager(call)
-
-
 def check_draw(onehot: Tensor, inputs: Batch) -> None:
     """One class per group; classes as often, and drawn ones as probable, as chance has it over all states."""
-    prob = _prob(inputs[0].detach().double())
+    prob = mixed_prob(inputs[0].detach().double())
     drawn = onehot.double().round()
     assert ((onehot - drawn).abs() < 1e-5).all(), "not one-hot"  # eager straight-through rounds
     assert (drawn.sum(dim=-1) == 1).all(), "not one class per group"
@@ -87,42 +85,33 @@ def _likely(sigma: Tensor, what: str) -> None:
 
 
 def check_training(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
-    logits, upstream, _ = inputs
+    logits, _, upstream = inputs
     check_draw(output[0], inputs)
     exact = logits.detach().double().requires_grad_()
-    (want,) = torch.autograd.grad(_prob(exact), exact, upstream.double())
+    (want,) = torch.autograd.grad(mixed_prob(exact), exact, upstream.double())
     close_to(want, output[1], TOLERANCE[logits.dtype])
 
 
-def peers(wrap: Callable[[Callable[[Tensor], Tensor]], Contestant], kind: str) -> dict[str, Contestant]:
-    return {"distributions": Eager(wrap(distributions)), **peers_of("lean", lean, wrap, kind, "lean, compiled")}
+def _race(race: Race, shape: LatentShape, wrap: Callable[[Contestant], Contestant], check: Check, work: Work) -> None:
+    kind = race.device.kind
+
+    def drawing(draw: Contestant) -> Contestant:
+        return wrap(lambda logits, rng: draw(logits))
+
+    race.run(
+        wrap(lambda logits, rng: sample_onehot(logits, rng, backend=race.backend)[0]),
+        {"distributions": Eager(drawing(distributions)), **peers_of("lean", lean, drawing, kind, "lean, compiled")},
+        make=partial(make_batch, shape, kind),
+        check=check,
+        work=work,
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_imagination(race: Race, shape: LatentShape) -> None:
-    kind = race.device.kind
-    race.run(
-        torch.no_grad()(lambda logits, upstream, rng: sample_onehot(logits, rng, backend=race.backend)[0]),
-        peers(alone, kind),
-        make=partial(make_batch, shape, kind),
-        check=check_draw,
-        work=floors.sample_onehot(shape, race.itemsize),
-    )
+    _race(race, shape, forward_alone, check_draw, floors.sample_onehot(shape, race.itemsize))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_training(race: Race, shape: LatentShape) -> None:
-    kind = race.device.kind
-
-    def subject(logits: Tensor, upstream: Tensor, rng: PhiloxState) -> tuple[Tensor, Tensor]:
-        drawn = with_backward(lambda logits: sample_onehot(logits, rng, backend=race.backend)[0])
-        result: tuple[Tensor, Tensor] = drawn(logits, upstream, rng)
-        return result
-
-    race.run(
-        Eager(subject),
-        peers(with_backward, kind),
-        make=partial(make_batch, shape, kind),
-        check=check_training,
-        work=floors.sample_onehot_training(shape, race.itemsize),
-    )
+    _race(race, shape, with_backward, check_training, floors.sample_onehot_training(shape, race.itemsize))

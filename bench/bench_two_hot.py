@@ -4,7 +4,6 @@ Loss: forward and backward. Peers write the target as a dense [N, V] tensor, as 
 torch.compile on a GPU.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench import floors
-from bench.race import TOLERANCE, Contestant, Eager, Race, close_to, dtype_of, peers_of
+from bench.race import TOLERANCE, Race, close_to, dtype_of, forward_alone, peers_of, with_backward
 from mow.kernels import TwoHotForm, symexp, symlog, two_hot_decode, two_hot_loss
 
 _LOW, _HIGH, _BINS = -20.0, 20.0, 255
@@ -40,39 +39,22 @@ def dense_loss(logits: Tensor, target: Tensor) -> Tensor:
     return -(two_hot * logits.to(target.dtype).log_softmax(dim=-1)).sum(dim=-1)
 
 
-def dense_decode(logits: Tensor, form: TwoHotForm) -> Tensor:
-    prob, bins = logits.float().softmax(dim=-1), _bins(logits.float())
+def dense_decode(logits: Tensor, target: Tensor, form: TwoHotForm) -> Tensor:
+    number = logits if logits.dtype == torch.float64 else logits.float()
+    prob, bins = number.softmax(dim=-1), _bins(number)
     return (prob * symexp(bins)).sum(dim=-1) if form == "mean_of_symexp" else symexp((prob * bins).sum(dim=-1))
 
 
-def with_backward(loss: Callable[[Tensor, Tensor], Tensor]) -> Contestant:
-    """-> loss [N] and the gradient of the logits [N, V]."""
-
-    def call(logits: Tensor, target: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-        value = loss(logits, target)
-        return value.detach(), torch.autograd.grad(value, logits, upstream)[0]
-
-    return Eager(call)
-
-
-def decoding(decode: Callable[[Tensor], Tensor]) -> Contestant:
-    return torch.no_grad()(lambda logits, target, upstream: decode(logits))
-
-
 def check_loss(output: tuple[Tensor, Tensor], inputs: Batch) -> None:
-    logits, target, upstream = inputs
-    exact = logits.detach().double().requires_grad_()
-    loss = dense_loss(exact, target.double())
-    (gradient,) = torch.autograd.grad(loss, exact, upstream.double())
+    exact = inputs[0].detach().double().requires_grad_()
+    loss, gradient = with_backward(dense_loss)(exact, *(x.double() for x in inputs[1:]))
     # Float32 logarithms of 255 probabilities; the weights of a target between bins have lost some digits to symlog.
-    close_to(loss.detach(), output[0], 1e-5)
+    close_to(loss, output[0], 1e-5)
     close_to(gradient, output[1], max(1e-4, TOLERANCE[output[1].dtype]))
 
 
 def check_decode(output: Tensor, inputs: Batch, form: TwoHotForm) -> None:
-    prob = inputs[0].detach().double().softmax(dim=-1)
-    bins = _bins(prob)
-    exact = (prob * symexp(bins)).sum(dim=-1) if form == "mean_of_symexp" else symexp((prob * bins).sum(dim=-1))
+    exact = dense_decode(inputs[0].detach().double(), inputs[1], form)
     # The terms of the mean nearly cancel in float32.
     close_to(exact, output, 1e-4)
 
@@ -94,8 +76,8 @@ def test_loss(race: Race, num_rows: int) -> None:
 def test_decode(race: Race, num_rows: int, form: TwoHotForm) -> None:
     kind = race.device.kind
     race.run(
-        decoding(lambda logits: two_hot_decode(logits, form=form, backend=race.backend)),
-        peers_of("softmax, sum", partial(dense_decode, form=form), decoding, kind),
+        forward_alone(lambda logits, target: two_hot_decode(logits, form=form, backend=race.backend)),
+        peers_of("softmax, sum", partial(dense_decode, form=form), forward_alone, kind),
         make=partial(make_batch, num_rows, kind),
         check=partial(check_decode, form=form),
         work=floors.two_hot_decode(num_rows, _BINS, race.itemsize),

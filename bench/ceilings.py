@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ def _measure(device: Device, size: int, dtype: torch.dtype, num_bytes: int) -> C
     for _ in range(3):
         torch.mm(left, right, out=product)
         target.copy_(source)
-    matmul = statistics.median(device.seconds(lambda: torch.mm(left, right, out=product)) for _ in range(_ROUNDS))
-    copy = statistics.median(device.seconds(lambda: target.copy_(source)) for _ in range(_ROUNDS))
+    matmul = device.median_seconds(lambda: torch.mm(left, right, out=product), _ROUNDS)
+    copy = device.median_seconds(lambda: target.copy_(source), _ROUNDS)
     return Ceilings(2.0 * size**3 / matmul, 2.0 * num_bytes / copy)
 
 
@@ -57,11 +56,11 @@ def twice(device: Device) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.ceilings", description="Matmul and copy, each twice.")
     parser.add_argument("--json", type=Path, help="where to write it as well")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     content = json.dumps(twice(this_device()), indent=1)
     print(content)
-    if asked.json:
-        asked.json.write_text(content + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(content + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,42 +1,22 @@
-"""A clock that counts the time of the device alone.
+"""A timer for pytest-benchmark that counts device time alone.
 
-pytest-benchmark reads a timer before and after the function that it times. The timer here stands still except when a
-measured function moves it by what the device needed: by CUDA events on a GPU, by the processor's clock on a CPU. So
-statistics, JSON and --benchmark-compare hold device time. Only benchmark.pedantic works with it: the calibration of
-other modes would wait for a clock that does not run.
+pytest-benchmark reads its timer before and after the function that it times. This one advances only by the measured
+time of the device: CUDA events on a GPU, the wall clock on a CPU. Statistics, JSON and --benchmark-compare then hold
+device time. Use benchmark.pedantic with it: the calibration of the other modes waits for a running clock.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
 
 Call = Callable[[], object]
 
 
-class Device(Protocol):
-    """The device of a benchmark, which measures calls."""
-
-    name: str
-    kind: str  # "cuda" or "cpu"
-
-    def seconds(self, call: Call) -> float:
-        """Seconds that the device works on one call, with cold caches."""
-
-    def wall_seconds(self, call: Call) -> float:
-        """Seconds that the caller waits for one call and its result."""
-
-    def together(self, calls: Sequence[Call]) -> Call:
-        """One call that makes all of `calls`, without the host where the device can do that."""
-
-    def sets_needed(self, num_bytes: float) -> int:
-        """Number of sets of inputs of that size which, used in turn, do not stay in the cache."""
-
-
 class Clock:
-    """Time that only `advance` moves."""
+    """Time that only `advance` moves, seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -49,28 +29,37 @@ CLOCK = Clock()
 
 
 def device_timer() -> float:
-    """The timer that pytest-benchmark is given; seconds."""
+    """Seconds: the timer of pytest-benchmark."""
     return CLOCK.now
 
 
-class CpuDevice:
-    kind = "cpu"
+class Device:
+    """The device of a benchmark, which measures calls. This class measures those of a CPU."""
+
+    kind = "cpu"  # or "cuda"
 
     def __init__(self, name: str = "CPU") -> None:
         self.name = name
 
     def seconds(self, call: Call) -> float:
+        """Device time of one call with cold caches."""
+        return self.wall_seconds(call)
+
+    def median_seconds(self, call: Call, rounds: int) -> float:
+        return statistics.median(self.seconds(call) for _ in range(rounds))
+
+    def wall_seconds(self, call: Call) -> float:
+        """Time from the start of one call until its result is there."""
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
 
-    def wall_seconds(self, call: Call) -> float:
-        return self.seconds(call)
-
     def together(self, calls: Sequence[Call]) -> Call:
+        """One call that makes all of `calls`; on a GPU without the host in between."""
         return partial(_in_turn, tuple(calls))
 
     def sets_needed(self, num_bytes: float) -> int:
+        """Number of sets of inputs of that size which, used in turn, exceed the cache."""
         return 1
 
 
@@ -79,11 +68,11 @@ def _in_turn(calls: Sequence[Call]) -> None:
         call()
 
 
-class CudaDevice:
+class CudaDevice(Device):
     """The current GPU.
 
-    Before a call the L2 cache is overwritten and the GPU idles for about a millisecond; the host has queued everything
-    by then, so that the events around the call see no launch latency.
+    Before a call the L2 cache is overwritten and the GPU idles for about a millisecond, while the host queues
+    everything: the events around the call include no launch latency.
     """
 
     kind = "cuda"
@@ -92,7 +81,7 @@ class CudaDevice:
 
     def __init__(self) -> None:
         properties = torch.cuda.get_device_properties()
-        self.name: str = properties.name
+        super().__init__(properties.name)
         self._l2_bytes: int = properties.L2_cache_size
         self._flush = torch.empty(2 * self._l2_bytes, dtype=torch.uint8, device="cuda")
 
@@ -107,14 +96,15 @@ class CudaDevice:
         return start.elapsed_time(stop) * 1e-3
 
     def wall_seconds(self, call: Call) -> float:
+        def until_done() -> None:
+            call()
+            torch.cuda.synchronize()
+
         torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return super().wall_seconds(until_done)
 
     def together(self, calls: Sequence[Call]) -> Call:
-        """A CUDA graph of all calls; each is made once before, so that nothing is compiled while it is captured."""
+        """A CUDA graph of all calls; each is made once before the capture, to compile."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -130,4 +120,4 @@ class CudaDevice:
 
 
 def this_device() -> Device:
-    return CudaDevice() if torch.cuda.is_available() else CpuDevice()
+    return CudaDevice() if torch.cuda.is_available() else Device()

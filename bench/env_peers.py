@@ -7,6 +7,7 @@ since the bare processes load this module.
 import ctypes
 import multiprocessing
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, cast
 
@@ -149,8 +150,6 @@ class GymnasiumAsync:
     """gymnasium's AsyncVectorEnv, one process per game, with its AtariPreprocessing."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
-        from functools import partial
-
         import gymnasium
 
         self._envs = gymnasium.vector.AsyncVectorEnv([partial(_preprocessed, task) for task in tasks])
@@ -213,6 +212,4 @@ class EmulatorVector:
 def _rom(task: str) -> str:
     import gymnasium
 
-    kwargs: dict[str, Any] = gymnasium.spec(f"ALE/{task.partition(':')[2]}-v5").kwargs
-    game: str = kwargs["game"]
-    return game
+    return str(gymnasium.spec(f"ALE/{task.partition(':')[2]}-v5").kwargs["game"])

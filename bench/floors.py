@@ -24,8 +24,15 @@ class Work:
         return max(self.flops / ceilings.flops_per_second, self.bytes / ceilings.bytes_per_second)
 
 
+class Shape:
+    """Sizes of a benchmark, printed as K26 J2 R1024."""
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}{size}" for name, size in vars(self).items())
+
+
 @dataclass(frozen=True)
-class ExpertShape:
+class ExpertShape(Shape):
     """One layer of K tasks with J of E experts each: R rows per task, I inputs, N outputs; all slots read one input."""
 
     K: int
@@ -35,8 +42,26 @@ class ExpertShape:
     I: int  # noqa: E741
     N: int
 
-    def __str__(self) -> str:
-        return f"K{self.K} J{self.J} E{self.E} R{self.R} I{self.I} N{self.N}"
+
+@dataclass(frozen=True)
+class LatentShape(Shape):
+    """N states of S categoricals with C classes."""
+
+    N: int
+    S: int
+    C: int
+
+
+@dataclass(frozen=True)
+class DecodeShape(Shape):
+    """One new token for K x J x B sequences with heads of size d, after `position` cached ones."""
+
+    K: int
+    J: int
+    B: int
+    heads: int
+    d: int
+    position: int
 
 
 def expert_linear(shape: ExpertShape, itemsize: int) -> Work:
@@ -49,20 +74,6 @@ def expert_linear(shape: ExpertShape, itemsize: int) -> Work:
     inputs, weights = shape.K * shape.R * shape.I, used * shape.I * shape.N
     outputs = shape.K * shape.J * shape.R * shape.N
     return Work(2.0 * outputs * shape.I, itemsize * (inputs + weights + outputs))
-
-
-
-
-@dataclass(frozen=True)
-class LatentShape:
-    """N states of S categoricals with C classes."""
-
-    N: int
-    S: int
-    C: int
-
-    def __str__(self) -> str:
-        return f"N{self.N} S{self.S} C{self.C}"
 
 
 def sample_onehot(shape: LatentShape, itemsize: int) -> Work:
@@ -96,21 +107,6 @@ def two_hot_decode(num_rows: int, num_bins: int, itemsize: int) -> Work:
 def lambda_return(num_rows: int, num_steps: int, itemsize: int) -> Work:
     """Reads reward, continuation and value (one step more), writes float32 returns."""
     return Work(0.0, num_rows * ((3 * num_steps + 1) * itemsize + 4 * num_steps))
-
-
-@dataclass(frozen=True)
-class DecodeShape:
-    """One new token for K x J x B sequences with heads of size d, after `position` cached ones."""
-
-    K: int
-    J: int
-    B: int
-    heads: int
-    d: int
-    position: int
-
-    def __str__(self) -> str:
-        return f"K{self.K} J{self.J} B{self.B} heads{self.heads} d{self.d} at{self.position}"
 
 
 def decode_attention(shape: DecodeShape, itemsize: int) -> Work:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import render
-from bench.machine import stem
+from bench.machine import file_stem
 from mow.methods.mow.presets import atari26
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -170,7 +170,7 @@ def save(out: Path, results: Path = RESULTS) -> None:
     if not (records := read_records(out)):
         raise ValueError(f"{out} has no day.json: run python -m bench.gpu_day --out {out}")
     run = run_of(out, records)
-    place = results / stem(str(run["machine_info"]["mow"].get("device")), run["datetime"])
+    place = results / file_stem(str(run["machine_info"]["mow"].get("device")), run["datetime"])
     for suffix, content in ((".md", page(out, records)), (".json", json.dumps(run, indent=1) + "\n")):
         place.with_name(place.name + suffix).write_text(content, encoding="utf-8")
         print(f"wrote {place}{suffix}")

@@ -13,9 +13,9 @@ import torch
 from mow.batch import TransitionBatch
 from mow.methods.mow.clustering import from_labels
 from mow.methods.mow.config import MowConfig
-from mow.methods.mow.config_model import ExpertsConfig, RoutingConfig, SharedConfig
+from mow.methods.mow.config_model import RoutingConfig, SharedConfig
 from mow.methods.mow.learner import Learner
-from mow.methods.mow.presets import atari26, quickstart, storm
+from mow.methods.mow.presets import PRESETS
 from mow.nn.policy import ActionMask
 
 NUM_ACTIONS = 18
@@ -33,8 +33,7 @@ class TaskCount:
 
     @property
     def config(self) -> MowConfig:
-        parent = {"quickstart": quickstart, "atari26": atari26, "storm": storm}[self.preset]()
-        return replace(parent, tasks=tuple(f"task:{k}" for k in range(self.K)))
+        return replace(PRESETS[self.preset](), tasks=tuple(f"task:{k}" for k in range(self.K)))
 
 
 def cases(kind: str) -> list[TaskCount]:
@@ -55,7 +54,6 @@ def single(config: MowConfig) -> MowConfig:
         experts=replace(config.model.experts, num_experts=1, experts_per_task=1),
         shared=SharedConfig(kind="none"),
     )
-    assert isinstance(model.experts, ExpertsConfig)
     return replace(
         config,
         tasks=config.tasks[:1],
@@ -65,14 +63,18 @@ def single(config: MowConfig) -> MowConfig:
     )
 
 
-def make_learner(config: MowConfig, device: torch.device) -> Learner:
-    """A learner after the grouping of its tasks, from one seed: two of one config are equal."""
-    torch.manual_seed(0)
-    num_tasks = len(config.tasks)
-    mask = ActionMask(
+def action_mask(num_tasks: int) -> ActionMask:
+    """All of NUM_ACTIONS discrete actions in every task."""
+    return ActionMask(
         torch.ones(num_tasks, NUM_ACTIONS, dtype=torch.bool), torch.zeros(num_tasks, 0, dtype=torch.bool)
     )
-    learner = Learner(config, mask, device)
+
+
+def make_learner(config: MowConfig, device: torch.device, mask: ActionMask | None = None) -> Learner:
+    """A learner with its tasks spread evenly over the modules, from the config's seed: two of one config are equal."""
+    torch.manual_seed(config.seed)
+    num_tasks = len(config.tasks)
+    learner = Learner(config, mask or action_mask(num_tasks), device)
     labels = np.arange(num_tasks) * config.num_modules // num_tasks
     learner.regroup(from_labels(labels, np.eye(num_tasks)))
     return learner
@@ -95,6 +97,16 @@ def random_batch(num_tasks: int, num_sequences: int, length: int, device: torch.
         is_last=flags,
     )
     return batch.to(device)
+
+
+def world_model_batch(config: MowConfig, device: torch.device) -> TransitionBatch:
+    """A random batch of the config's size for an update of the world model."""
+    return random_batch(len(config.tasks), config.batch.num_sequences, config.batch.length, device)
+
+
+def context_batch(config: MowConfig, device: torch.device) -> TransitionBatch:
+    """Random contexts of the config's size for imagined rollouts."""
+    return random_batch(len(config.tasks), config.imagination.num_sequences, config.imagination.context, device)
 
 
 def task_by_task(batch: TransitionBatch) -> list[TransitionBatch]:

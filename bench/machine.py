@@ -32,45 +32,37 @@ def describe(device: Device) -> dict[str, Any]:
     }
 
 
-def file_stem(device: Device, date: str) -> str:
-    """<gpu>-<date> in lower case without spaces, such as nvidia-h200-2027-01-31."""
-    return stem(device.name, date)
-
-
-def stem(name: str, date: str) -> str:
+def file_stem(name: str, date: str) -> str:
+    """<device>-<date> in lower case without spaces, such as nvidia-h200-2027-01-31."""
     return f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}-{date}"
 
 
-def _driver() -> str:
-    if shutil.which("nvidia-smi") is None:
-        return "unknown: no nvidia-smi"
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def _output(unknown: str, *command: str) -> str:
+    """First line of the output of a program, or "unknown" and a reason."""
+    if shutil.which(command[0]) is None:
+        return f"unknown: no {command[0]}"
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = run.stdout.split()
-    return lines[0] if run.returncode == 0 and lines else "unknown: nvidia-smi failed"
+    return lines[0] if run.returncode == 0 and lines else f"unknown: {unknown}"
+
+
+def _driver() -> str:
+    return _output("nvidia-smi failed", "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
 def _triton_version() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return None
-    import triton
-
-    version: str = triton.__version__
-    return version
+    return str(importlib.import_module("triton").__version__)
 
 
 def _commit() -> str:
     """Commit of the checkout, "-dirty" behind it where files differ; MOW_COMMIT where there is no .git."""
-    if os.environ.get("MOW_COMMIT"):
-        return os.environ["MOW_COMMIT"]
-    if shutil.which("git") is None:
-        return "unknown: no git"
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return run.stdout.strip() if run.returncode == 0 else "unknown: no checkout"
+    return os.environ.get("MOW_COMMIT") or _output("no checkout", "git", "describe", "--always", "--dirty")
 
 
 def describe_here() -> dict[str, Any]:
-    """This machine and the commit of the checkout, asked in a process of its own, which then holds no GPU memory.
+    """This machine and the commit of the checkout, from a process of its own: this one then holds no GPU memory.
 
     Raises: ValueError where torch cannot be loaded.
     """

@@ -1,7 +1,7 @@
 """Time and memory of one update by op.  python -m bench.one_update --preset atari26 --tasks 26
 
 Random frames, one update of the world model, one of the agent (imagination, actor, critics) and one rollout alone,
-each first timed and then watched by torch's profiler: its ten largest ops by their own time on the device, how much of
+each first timed and then profiled by torch: its ten largest ops by their own time on the device, how much of
 the time the device was busy at all, how many calls that were. The peak memory of a GPU stands beside the estimate of
 mow.estimate.plan; on a CPU it is not counted and null.
 
@@ -14,21 +14,20 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.learners import NUM_ACTIONS, TaskCount, make_learner, random_batch
+from bench.clock import Call, Device, this_device
+from bench.learners import NUM_ACTIONS, TaskCount, action_mask, context_batch, make_learner, world_model_batch
 from mow.estimate.flops import agent_update
 from mow.estimate.plan import make_plan
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.optim import uses_bf16
 from mow.methods.mow.presets import BATCHINGS, with_batching
-from mow.nn.policy import ActionMask
 
 ROWS = 10
 _WARM_UP = 2
@@ -58,63 +57,50 @@ def make_config(asked: argparse.Namespace) -> MowConfig:
     return dataclasses.replace(config, optim=dataclasses.replace(config.optim, task_groups=asked.task_groups))
 
 
-def measure(config: MowConfig, device: torch.device, rounds: int) -> dict[str, Any]:
+def measure(config: MowConfig, device: Device, rounds: int) -> dict[str, Any]:
     """Updates by kind, the peak of memory on a GPU and its estimate."""
-    num_tasks, how = len(config.tasks), config.imagination
-    learner = make_learner(config, device)
-    batch = random_batch(num_tasks, config.batch.num_sequences, config.batch.length, device)
-    context = random_batch(num_tasks, how.num_sequences, how.context, device)
-    if device.type == "cuda":
+    place, on_gpu = torch.device(device.kind), device.kind == "cuda"
+    held = torch.cuda.memory_allocated() if on_gpu else 0  # by the clock
+    learner = make_learner(config, place)
+    batch, context = world_model_batch(config, place), context_batch(config, place)
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     updates = {
         "world model": update(lambda: learner.update_world_model(batch), device, rounds),
         "agent": update(lambda: learner.update_agent(context), device, rounds),
         "imagination": update(lambda: learner.imagine_rollout(context), device, rounds),  # in evaluation mode
     }
-    mask = ActionMask(torch.ones(num_tasks, NUM_ACTIONS, dtype=torch.bool), torch.zeros(num_tasks, 0, dtype=torch.bool))
-    plan = make_plan(config, mask, bf16=uses_bf16(config, device))
+    plan = make_plan(config, action_mask(len(config.tasks)), bf16=uses_bf16(config, place))
     parts = agent_update(config, NUM_ACTIONS, NUM_ACTIONS)
     rollout = parts["context"] + parts["imagination"]
     for found, flops in zip(updates.values(), (*plan.update_flops, rollout), strict=True):
         found["tflop"] = flops / 1e12
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
+        "device": device.name if on_gpu else "cpu",
+        "peak_gb": (torch.cuda.max_memory_allocated() - held) / 1e9 if on_gpu else None,
         "estimated_gb": plan.peak / 1e9,
         "updates": updates,
     }
 
 
-def update(call: Callable[[], object], device: torch.device, rounds: int) -> dict[str, Any]:
+def update(call: Call, device: Device, rounds: int) -> dict[str, Any]:
     """Seconds (median), then the profile of one more."""
     for _ in range(_WARM_UP):
-        seconds_of(call, device)
-    seconds = statistics.median(seconds_of(call, device) for _ in range(rounds))
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=activities) as watched:
-        seconds_of(call, device)
-    return {"seconds": seconds, **largest(watched, device, seconds)}
+        device.wall_seconds(call)
+    seconds = statistics.median(device.wall_seconds(call) for _ in range(rounds))
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.kind == "cuda" else [])]
+    with profile(activities=activities) as profiled:
+        device.wall_seconds(call)
+    return {"seconds": seconds, **largest(profiled, device, seconds)}
 
 
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds until the device has finished a call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def largest(watched: profile, device: torch.device, seconds: float) -> dict[str, Any]:
+def largest(profiled: profile, device: Device, seconds: float) -> dict[str, Any]:
     """The ops with the most time of their own on the device, their shares, and the share of time that it was busy."""
-    of_device = device.type == "cuda"
+    of_device = device.kind == "cuda"
     events = [
         (event.self_device_time_total if of_device else event.self_cpu_time_total, event.key, event.count)
-        for event in watched.key_averages()
-        # On a GPU an op stands there beside the kernels that it launches, and a name that someone gave to a stretch of
-        # time beside both, all with the same time: only kernels and copies count.
+        for event in profiled.key_averages()
+        # A GPU's list has ops, their kernels and named ranges, all with the same time: count kernels and copies alone.
         if not of_device or (event.device_type.name == "CUDA" and not event.is_user_annotation)
     ]
     total = sum(time for time, _, _ in events)  # microseconds
@@ -141,9 +127,8 @@ def text(found: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = read_arguments(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    asks = {name: getattr(asked, name) for name in ("preset", "tasks", "batching", "task_groups")}
-    found = {**asks, **measure(make_config(asked), device, asked.rounds)}
+    options = {name: getattr(asked, name) for name in ("preset", "tasks", "batching", "task_groups")}
+    found = {**options, **measure(make_config(asked), this_device(), asked.rounds)}
     print(text(found))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -8,13 +8,14 @@ which other speedups mean nothing.
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.ceilings import measure_ceilings
 from bench.clock import CLOCK, Device
 from bench.floors import Ceilings, Work
 from mow.kernels import Backend
@@ -61,6 +62,20 @@ class Race:
         """Bytes of a number: bfloat16 on a GPU, float32 on a CPU."""
         return 2 if self.device.kind == "cuda" else 4
 
+    def on_the_cpu(self, rounds: int) -> "Race":
+        """The race by the wall clock on every machine, with at most `rounds` rounds."""
+        device = Device()
+        ceilings = self.ceilings if self.device.kind == "cpu" else measure_ceilings(device)
+        return replace(self, device=device, ceilings=ceilings, rounds=min(self.rounds, rounds))
+
+    def note(self, bound: str, **more: Any) -> None:
+        """Add `more` to the numbers; where the peer `bound` was timed, its time is the floor."""
+        info = self.benchmark.extra_info
+        info.update(more)
+        if bound in (peers := info.get("peers", {})):
+            floor = peers[bound]["median_us"]
+            info.update(floor_us=floor, floor_share=floor / info["median_us"])
+
     def run(
         self,
         subject: Contestant,
@@ -74,7 +89,7 @@ class Race:
 
         Args:
             subject: the op; takes what `make` returns.
-            peers: by name, same arguments. A peer may return something else than the op if `check` knows it.
+            peers: by name, same arguments. A peer may return something else than the op if `check` accepts it.
             make: returns fresh random inputs.
             check: raises AssertionError if an output differs from that of float64 on the same inputs.
             work: arithmetic and bytes that the op cannot do without.
@@ -102,13 +117,10 @@ class Race:
         )
         if self.benchmark.stats is None:  # --benchmark-disable: it has run and was right, and that is all
             return
-        median = self.benchmark.stats.stats.median
-        self.benchmark.extra_info.update(self._report(median, times, work))
+        info = self.benchmark.extra_info
+        info.update(self._report(self.benchmark.stats.stats.median, times, work))
         if small:
-            waits = {name: self._wall(contestant, sets[0]) for name, contestant in contestants.items()}
-            self.benchmark.extra_info["call_us"] = {name: seconds * 1e6 for name, seconds in waits.items()}
-            eager = [name for name, contestant in contestants.items() if isinstance(contestant, Eager)]
-            self.benchmark.extra_info["timed_without_graph"] = eager
+            info["timed_without_graph"] = [name for name, one in contestants.items() if isinstance(one, Eager)]
 
     def _timer(self, contestant: Contestant, sets: Sequence[Inputs], small: bool) -> Callable[[], float]:
         if small and not isinstance(contestant, Eager):
@@ -119,16 +131,12 @@ class Race:
         turn = itertools.cycle(sets)
         return lambda: self.device.seconds(partial(contestant, *next(turn)))
 
-    def _wall(self, contestant: Contestant, inputs: Inputs) -> float:
-        return statistics.median(self.device.wall_seconds(partial(contestant, *inputs)) for _ in range(self.rounds))
-
     def _report(self, median: float, times: Mapping[str, list[float]], work: Work) -> dict[str, Any]:
         floor = work.floor_seconds(self.ceilings)
         medians = {name: statistics.median(samples) for name, samples in times.items()}
+        noise = medians.pop(AGAIN) / median
         return {
             "backend": self.backend,
-            "device": self.device.name,
-            "kind": self.device.kind,
             "numbers": "GPU numbers" if self.device.kind == "cuda" else "CPU numbers: no conclusion for a GPU",
             "median_us": median * 1e6,
             "floor_us": floor * 1e6,
@@ -137,13 +145,30 @@ class Race:
             "tflop_per_s": work.flops / median / 1e12,
             "copy_share": work.bytes / median / self.ceilings.bytes_per_second,
             "matmul_share": work.flops / median / self.ceilings.flops_per_second,
-            "noise": medians[AGAIN] / median,
-            "peers": {
-                name: {"median_us": seconds * 1e6, "speedup": seconds / median}
-                for name, seconds in medians.items()
-                if name != AGAIN
-            },
+            "noise": noise,
+            "peers": {name: {"median_us": 1e6 * each, "speedup": each / median} for name, each in medians.items()},
         }
+
+
+def table(
+    title: str, info: Mapping[str, Any], amount: float, unit: str, beside: Mapping[str, str] | None = None
+) -> str:
+    """All contestants, the fastest first, with their rates; empty where nothing was timed.
+
+    Args:
+        info: extra_info of the benchmark; the subject is called as its backend.
+        amount: units done per call.
+        unit: printed behind the rate, such as GB/s.
+        beside: more text by contestant.
+    """
+    if "peers" not in info:
+        return ""
+    micros = {info["backend"]: info["median_us"]} | {name: peer["median_us"] for name, peer in info["peers"].items()}
+    lines = [f"\n{title}; noise {info['noise']:.2f}x; {info['numbers']}"]
+    for name, micro in sorted(micros.items(), key=lambda entry: entry[1]):
+        share = f"{info['floor_us'] / micro:7.0%} of the bound  {(beside or {}).get(name, '')}".rstrip()
+        lines.append(f"{name:28}{micro / 1e3:9.2f} ms {amount / micro * 1e6:9,.1f} {unit}{share}")
+    return "\n".join(lines)
 
 
 def compiled(function: Contestant, kind: str) -> Contestant:
@@ -152,11 +177,33 @@ def compiled(function: Contestant, kind: str) -> Contestant:
 
 
 def peers_of(
-    name: str, function: Contestant, wrap: Callable[..., Contestant], kind: str, label: str = "compiled"
+    name: str, function: Contestant, wrap: Callable[[Contestant], Contestant], kind: str, label: str = "compiled"
 ) -> dict[str, Contestant]:
     """The function as a peer, and on a GPU the same under torch.compile as a second one named `label`."""
     peers = {name: wrap(function)}
     return peers | {label: wrap(compiled(function, kind))} if kind == "cuda" else peers
+
+
+def with_backward(function: Contestant) -> Contestant:
+    """Forward and backward of a function of *inputs.
+
+    Returns: a contestant (*inputs, gradient of the output or outputs) -> (*outputs, *gradients of those inputs that
+        require one).
+    """
+
+    def call(*inputs: Any) -> tuple[Tensor, ...]:
+        *read, upstream = inputs
+        output = function(*read)
+        outputs = output if isinstance(output, tuple) else (output,)
+        wanted = [x for x in read if isinstance(x, Tensor) and x.requires_grad]
+        return *(x.detach() for x in outputs), *torch.autograd.grad(output, wanted, upstream)
+
+    return Eager(call)
+
+
+def forward_alone(function: Contestant) -> Contestant:
+    """The function without autograd, as a contestant that takes a gradient of the output too and leaves it unread."""
+    return torch.no_grad()(lambda *inputs: function(*inputs[:-1]))
 
 
 def dtype_of(device: str) -> torch.dtype:

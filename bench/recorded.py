@@ -23,9 +23,7 @@ def recorded_frames(num_tasks: int, num_steps: int) -> tuple[NDArray[np.uint8], 
             _play(ATARI26[task], frames[task, :played])
         else:
             _draw_sprites(task, frames[task, :played])
-        for start in range(played, num_steps, played):
-            stop = min(start + played, num_steps)
-            frames[task, start:stop] = frames[task, : stop - start]
+    frames[:, played:] = frames[:, np.arange(played, num_steps) % played]
     source = "random play of Atari games" if real else "synthetic sprites (ale_py is missing)"
     repeated = f", {played:,} of them repeated" if played < num_steps else ""
     return frames, f"{source}, {num_tasks} x {num_steps:,} frames{repeated}"
@@ -38,16 +36,13 @@ def emulator_is_here() -> bool:
 def _play(name: str, frames: NDArray[np.uint8]) -> None:
     env = make(name, seed=0, options={})
     legal = np.flatnonzero(env.task.legal)
-    random = np.random.default_rng(0)
-    over = True
-    for place in frames:
+    random, over = np.random.default_rng(0), True
+    for t in range(len(frames)):
         if over:
-            frame, _ = env.reset()
-            over = False
+            frames[t], over = env.reset()[0], False
         else:
-            frame, _, terminated, truncated, _ = env.step(int(random.choice(legal)))
+            frames[t], _, terminated, truncated, _ = env.step(int(random.choice(legal)))
             over = terminated or truncated
-        place[...] = frame
     env.close()
 
 

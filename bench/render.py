@@ -8,6 +8,7 @@ A run on a CPU is printed under the title "CPU numbers" and never written there.
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,20 +35,16 @@ def is_cpu(data: dict[str, Any]) -> bool:
 
 
 def render(data: dict[str, Any], file: str) -> str:
-    """Where and when, then one row per benchmark."""
+    """Machine, date and commit of a run, then one row per benchmark."""
     machine, commit = data["machine_info"]["mow"], data.get("commit_info", {})
     timed = [bench for bench in data["benchmarks"] if "median_us" in bench["extra_info"]]
     ceilings = timed[0]["extra_info"]["ceilings"]
     place = f"{machine['device']}, torch {machine['torch']}, triton {machine['triton']}"
-    title = "**GPU numbers**"
-    if is_cpu(data):
-        title = (
-            f"**CPU numbers** ({machine['threads']} threads, small shapes, plain PyTorch; nothing follows for a GPU)"
-        )
-    else:
-        place = f"{place}, CUDA {machine['cuda']}, driver {machine['driver']}"
+    title = f"**CPU numbers** ({machine['threads']} threads, small shapes, plain PyTorch; nothing follows for a GPU)"
+    if not is_cpu(data):
+        title, place = "**GPU numbers**", f"{place}, CUDA {machine['cuda']}, driver {machine['driver']}"
     version = str(commit.get("id", "unknown"))[:7] + (" with changes" if commit.get("dirty") else "")
-    lines = [
+    return "\n".join([
         f"{title}: {place}, commit {version}, {str(data.get('datetime', 'no date'))[:10]}.",
         f"`python -m bench`, then `python -m bench.render {file}`. Medians of device time; floor and shares against a "
         f"matmul of {ceilings['tflop_per_s']:.3g} TFLOP/s and a copy of {ceilings['gb_per_s']:.4g} GB/s measured in "
@@ -55,9 +52,8 @@ def render(data: dict[str, Any], file: str) -> str:
         "",
         "| op | shape | µs | floor µs | of floor | rate | against | noise |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [_row(bench) for bench in sorted(timed, key=lambda bench: (bench["group"], bench["name"]))]
-    return "\n".join(lines) + "\n"
+        *(_row(bench) for bench in sorted(timed, key=lambda bench: (bench["group"], bench["name"]))),
+    ]) + "\n"  # fmt: skip
 
 
 def _row(bench: dict[str, Any]) -> str:
@@ -67,38 +63,28 @@ def _row(bench: dict[str, Any]) -> str:
     rate = f"{info['tflop_per_s']:.3g} TFLOP/s" if by_matmul else f"{info['gb_per_s']:.3g} GB/s"
     peers = sorted(info["peers"].items(), key=lambda peer: peer[1]["speedup"])  # the strongest first
     against = ", ".join(f"{name} {peer['speedup']:.2f}x" for name, peer in peers)
-    cells = (
-        f"`{bench['group']}` {what} ({info['backend']})",
-        str(bench["param"]),
-        f"{info['median_us']:.1f}",
-        f"{info['floor_us']:.1f}",
-        f"{info['floor_share']:.0%}",
-        rate,
-        against,
-        f"{info['noise']:.2f}x",
-    )
-    return f"| {' | '.join(cells)} |"
+    op = f"`{bench['group']}` {what} ({info['backend']})"
+    times = f"{info['median_us']:.1f} | {info['floor_us']:.1f} | {info['floor_share']:.0%}"
+    return f"| {op} | {bench['param']} | {times} | {rate} | {against} | {info['noise']:.2f}x |"
 
 
 def write(data: dict[str, Any], file: str, readme: Path) -> None:
-    """Replace what stands between the markers.
+    """Replace the text between the markers.
 
     Raises: ValueError if the numbers are a CPU's, or the file has not exactly one pair of markers.
     """
     if is_cpu(data):
         raise ValueError(f"{file} holds CPU numbers and the page shows GPU numbers: run python -m bench on a GPU")
-    text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+    parts = re.split(f"{BEGIN}|{END}", text := readme.read_text(encoding="utf-8"))
+    if len(parts) != 3 or not text[len(parts[0]) :].startswith(BEGIN) or not text.endswith(END + parts[2]):
         raise ValueError(
             f"{readme} needs one line {BEGIN} and, after it, one line {END}: put them where the table goes"
         )
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{render(data, file)}{END}{after}", encoding="utf-8")
+    readme.write_text(f"{parts[0]}{BEGIN}\n{render(data, file)}{END}{parts[2]}", encoding="utf-8")
 
 
 def main(arguments: list[str], readme: Path = README) -> int:
-    """0, or 2 after one line that says what is wrong."""
+    """Exit code: 0, or 2 after one line with the mistake."""
     parser = argparse.ArgumentParser(prog="python -m bench.render", description="The table of a benchmark run.")
     parser.add_argument("file", type=Path, help="JSON that python -m bench wrote")
     parser.add_argument("--write", action="store_true", help="put it into kernels/README.md instead of printing it")

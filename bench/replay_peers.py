@@ -1,4 +1,4 @@
-"""How else windows of frames can be had: in torch, in NumPy, from other libraries where they are installed.
+"""Windows of frames by other means: torch, NumPy, and other libraries where they are installed.
 
 Each peer takes rows [K] and first [K, B] and returns frames [K, B, L, H, W, 3], or Drawn where it draws by itself.
 """
@@ -27,8 +27,7 @@ class Drawn:
 
 def flat_copy(frames: Frames, out: Frames) -> Peer:
     """The bound: as many bytes, from one block of memory to another that is in use already."""
-    source = torch.from_numpy(frames.reshape(-1)[: out.size])
-    target = torch.from_numpy(out.reshape(-1))
+    source, target = torch.from_numpy(frames.reshape(-1)[: out.size]), torch.from_numpy(out.reshape(-1))
 
     def call(rows: Int64Array, first: Int64Array) -> None:
         target.copy_(source)
@@ -36,14 +35,9 @@ def flat_copy(frames: Frames, out: Frames) -> Peer:
     return call
 
 
-def numpy_copy(frames: Frames, out: Frames) -> Peer:
-    """The same on one thread."""
-    source, target = frames.reshape(-1)[: out.size], out.reshape(-1)
-
-    def call(rows: Int64Array, first: Int64Array) -> None:
-        np.copyto(target, source)
-
-    return call
+def _flat_index(rows: Int64Array, first: Int64Array, num_steps: int, length: int) -> Int64Array:
+    """[K * B * L] indices into the frames of all tasks, one task after the other."""
+    return (rows[:, None, None] * num_steps + first[:, :, None] + np.arange(length)).reshape(-1)
 
 
 def torch_index_select(frames: Frames, out: Frames) -> Peer:
@@ -52,8 +46,8 @@ def torch_index_select(frames: Frames, out: Frames) -> Peer:
     target = torch.from_numpy(out.reshape(-1, ring.shape[1]))
 
     def call(rows: Int64Array, first: Int64Array) -> Frames:
-        index = (rows[:, None, None] * num_steps + first[:, :, None] + np.arange(length)).reshape(-1)
-        torch.index_select(ring, 0, torch.from_numpy(index), out=target)
+        index = torch.from_numpy(_flat_index(rows, first, num_steps, length))
+        torch.index_select(ring, 0, index, out=target)
         return out
 
     return call
@@ -109,8 +103,7 @@ def cpprb_rows(frames: Frames, out: Frames) -> Peer:
         buffer.add(frame=frames[task])
 
     def call(rows: Int64Array, first: Int64Array) -> Frames:
-        index = (rows[:, None, None] * num_steps + first[:, :, None] + np.arange(length)).reshape(-1)
-        found: Frames = buffer._encode_sample(index)["frame"]
+        found: Frames = buffer._encode_sample(_flat_index(rows, first, num_steps, length))["frame"]
         return found.reshape(out.shape)
 
     return call
@@ -126,8 +119,7 @@ def tianshou_get(frames: Frames, out: Frames) -> Peer:
     buffer = ReplayBuffer.from_data(flat, zeros, zeros, zeros, zeros, zeros, flat)
 
     def call(rows: Int64Array, first: Int64Array) -> Frames:
-        index = (rows[:, None, None] * num_steps + first[:, :, None] + np.arange(length)).reshape(-1)
-        found: Frames = buffer.get(index, "obs")
+        found: Frames = buffer.get(_flat_index(rows, first, num_steps, length), "obs")
         return found.reshape(out.shape)
 
     return call
@@ -135,7 +127,6 @@ def tianshou_get(frames: Frames, out: Frames) -> Peer:
 
 HERE: dict[str, Callable[[Frames, Frames], Peer]] = {
     "flat copy, torch": flat_copy,
-    "flat copy, NumPy": numpy_copy,
     "torch index_select(out)": torch_index_select,
     "NumPy slices": numpy_slices,
 }

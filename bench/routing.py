@@ -1,4 +1,4 @@
-"""Do routes matter, and does the router find them?  python -m bench.routing --json FILE
+"""Effect of routes, and agreement of learned ones with the right ones.  python -m bench.routing --json FILE
 
 The sequence model and the prior of a world model alone, on planted tasks. A walker and a ball move on a grid of 8 x 8
 cells that wraps around; the latent is the grid itself, one class of four per cell, in place of what a VAE would find.
@@ -8,8 +8,8 @@ are right where the two tasks of a kind, and no others, share an expert.
 
 Arms: `oracle`, the right routes; `hash`, dealt out in turn, which never pairs a kind; `random`, a balanced draw, which
 may; `learned`, the router with its balance loss and its schedule; `one`, one expert for all tasks. Held out: KL of the
-next latent, in nats (the latent is known, so it is its negative log-likelihood), and share of cells that are guessed
-wrong. ari: agreement of the routes with the kinds.
+next latent, in nats (the latent is known, so it is its negative log-likelihood), and share of cells that are
+predicted wrong. ari: agreement of the routes with the kinds.
 """
 
 import argparse
@@ -26,13 +26,7 @@ from torch.nn import functional as F
 from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.clustering import adjusted_rand_index
-from mow.methods.mow.config_model import (
-    ExpertsConfig,
-    PerceptionConfig,
-    RoutingConfig,
-    SharedConfig,
-    WorldModelConfig,
-)
+from mow.methods.mow.config_model import ExpertsConfig, PerceptionConfig, RoutingConfig, SharedConfig, WorldModelConfig
 from mow.methods.mow.optim import muon_matrices
 from mow.methods.mow.records import HeadInput
 from mow.methods.mow.router import Routing
@@ -65,17 +59,17 @@ def windows(num_sequences: int, rng: np.random.Generator) -> Windows:
     return torch.from_numpy(codes).flatten(3), F.one_hot(torch.from_numpy(action), NUM_ACTIONS).float()
 
 
-def make_model(arm: str, seed: int, asked: argparse.Namespace) -> WorldModel:
+def make_model(arm: str, seed: int, options: argparse.Namespace) -> WorldModel:
     torch.manual_seed(seed)
     model = WorldModel(
         WorldModelConfig(
-            width=asked.width,
+            width=options.width,
             num_heads=2,
-            feedforward=2 * asked.width,
+            feedforward=2 * options.width,
             dropout=0.0,
             embedding_size=16,
-            prior=asked.prior,
-            prior_width=asked.width,
+            prior=options.prior,
+            prior_width=options.width,
             task_head=False,
             perception=PerceptionConfig(channels=(2, 2), groups=GRID**2, classes=4, norm="group", latent="spatial"),
             routing=RoutingConfig(method="learned" if arm == "learned" else "hash", hidden=64),
@@ -92,7 +86,7 @@ def make_model(arm: str, seed: int, asked: argparse.Namespace) -> WorldModel:
     return model
 
 
-def foretold(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor, Tensor]:
+def next_latent_errors(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor, Tensor]:
     """KL of the next latent [K], nats, and share of wrong cells [K]."""
     codes, action = seen
     latent = F.one_hot(codes, 4).float().flatten(3)
@@ -106,48 +100,59 @@ def foretold(model: WorldModel, seen: Windows, routing: Routing) -> tuple[Tensor
 
 
 def schedule(model: WorldModel, updates: int, rng: PhiloxState) -> Callable[[int], Routing]:
-    """Update -> routing, annealed and frozen as by mow.methods.mow.learner."""
-    how, frozen = model.config.routing, None
-    span = updates / 5  # as the paper anneals
+    """Update -> routing, annealed over the first fifth and then frozen, as by mow.methods.mow.learner."""
+    how = model.config.routing
+    frozen: list[Tensor] = []
 
     def routing(update: int) -> Routing:
-        nonlocal frozen
-        progress = min(1.0, update / span)
+        progress = min(1.0, 5 * update / updates)
         temperature = (1.0 - progress) * how.temperature_start + progress * how.temperature_end
-        if progress >= 1.0 and frozen is None:
-            frozen = model.route(temperature=temperature).plan.routes.detach()
-        noise = 0.0 if frozen is not None else how.noise * (temperature - how.temperature_end)
-        return model.route(temperature=temperature, noise=noise, rng=rng, frozen=frozen)
+        if progress >= 1.0 and not frozen:
+            frozen.append(model.route(temperature=temperature).plan.routes.detach())
+        noise = 0.0 if frozen else how.noise * (temperature - how.temperature_end)
+        return model.route(temperature=temperature, noise=noise, rng=rng, frozen=frozen[0] if frozen else None)
 
     return routing
 
 
-def run(arm: str, seed: int, asked: argparse.Namespace) -> dict[str, object]:
-    model, data, began = make_model(arm, seed, asked), np.random.default_rng(seed), time.process_time()
-    routing_at = schedule(model, asked.updates, PhiloxState.from_seed(seed, "cpu"))
+def optimisers_of(model: WorldModel) -> list[torch.optim.Optimizer]:
+    """Adam, and Muon for all matrices."""
     matrices = muon_matrices(model, "all")
     moved = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in moved]
-    optimisers = [torch.optim.Adam(rest, lr=1e-3), Muon(matrices, lr=2e-3)]
-    first_lr = [group["lr"] for optimiser in optimisers for group in optimiser.param_groups]
-    curve = []
-    for update in range(asked.updates):
-        for optimiser, lr in zip(optimisers, first_lr, strict=True):
-            optimiser.param_groups[0]["lr"] = lr * (1.0 - 0.9 * update / asked.updates)
-            optimiser.zero_grad()
-        routing = routing_at(update)
-        load = routing.load()
-        loss = foretold(model, windows(4, data), routing)[0].sum()
-        (loss if load is None else loss + 0.1 * balance_loss(load)).backward()
-        for optimiser in optimisers:
-            optimiser.step()
-        if (update + 1) % (asked.updates // 5) == 0:
+    return [torch.optim.Adam(rest, lr=1e-3), Muon(matrices, lr=2e-3)]
+
+
+def descend(
+    model: WorldModel, optimisers: list[torch.optim.Optimizer], routing: Routing, seen: Windows, lr: float
+) -> None:
+    """One update of the model, with step sizes of `lr` times the first ones."""
+    for optimiser, first in zip(optimisers, (1e-3, 2e-3), strict=True):
+        optimiser.param_groups[0]["lr"] = first * lr
+        optimiser.zero_grad()
+    load = routing.load()
+    loss = next_latent_errors(model, seen, routing)[0].sum()
+    (loss if load is None else loss + 0.1 * balance_loss(load)).backward()
+    for optimiser in optimisers:
+        optimiser.step()
+
+
+def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, object]:
+    """Train and measure one arm."""
+    model, data, began = make_model(arm, seed, options), np.random.default_rng(seed), time.process_time()
+    routing_at = schedule(model, options.updates, PhiloxState.from_seed(seed, "cpu"))
+    optimisers, curve = optimisers_of(model), []
+    for update in range(options.updates):
+        lr = 1.0 - 0.9 * update / options.updates
+        descend(model, optimisers, routing_at(update), windows(4, data), lr)
+        if (update + 1) % (options.updates // 5) == 0:
             with torch.no_grad():
-                kl, wrong = foretold(model, windows(32, np.random.default_rng(10_000)), routing_at(update + 1))
+                held_out = windows(32, np.random.default_rng(10_000))
+                kl, wrong = next_latent_errors(model, held_out, routing_at(update + 1))
             curve.append(round(float(kl.mean()), 3))
-    routes = routing_at(asked.updates).plan.routes[:, 0]
+    routes = routing_at(options.updates).plan.routes[:, 0]
     return {
-        "arm": arm, "seed": seed, "prior": asked.prior, "kl": curve, "wrong": round(float(wrong.mean()), 5),
+        "arm": arm, "seed": seed, "prior": options.prior, "kl": curve, "wrong": round(float(wrong.mean()), 5),
         "ari": round(adjusted_rand_index(routes.numpy(), KIND_OF_TASK), 3), "routes": routes.tolist(),
         "cpu_s": round(time.process_time() - began, 1),
     }  # fmt: skip
@@ -163,16 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=32, help="of sequence model and prior (%(default)s)")
     parser.add_argument("--prior", choices=("dense", "local"), default="dense")
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args(arguments)
-    if asked.seeds < 1 or asked.updates < 5 or asked.width < 2 or asked.width % 2:
+    options = parser.parse_args(arguments)
+    if options.seeds < 1 or options.updates < 5 or options.width < 2 or options.width % 2:
         parser.error("seeds must be 1 or more, updates 5 or more, width even and 2 or more")
     rows = []
-    for seed in range(asked.seeds):
-        for arm in asked.arms:
-            rows.append(run(arm, seed, asked))
+    for seed in range(options.seeds):
+        for arm in options.arms:
+            rows.append(run(arm, seed, options))
             print(json.dumps(rows[-1]), flush=True)
-    if asked.json:
-        asked.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    if options.json:
+        options.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     return 0
 
 

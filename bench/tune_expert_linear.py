@@ -7,7 +7,7 @@ and writes kernels/tuned/<class>.json; other rows stay as they are.
     --rows 32 64 128 512 0   which buckets; 0 is more than 512 rows per task; default: all
     --precision 16bit        which operands; default: 16bit
     --class sm_90            whose tilings to list; default: that of the GPU at hand
-    --missing                leave out what the table says was timed on a GPU of this name
+    --missing                leave out what the table lists as timed on a GPU of this name
     --jobs 12                processes that compile ahead what is then timed, some 2,700 kernels in all
     --dry-run                only list the tilings; needs no GPU
 """
@@ -17,9 +17,10 @@ import contextlib
 import itertools
 import json
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -48,28 +49,21 @@ Times = dict[tuple[int, int], dict[Tiling, float]]  # (N, K) -> tiling -> micros
 
 def tilings(op: Op, bucket: int, precision: Precision, name: str) -> list[Tiling]:
     """Tilings that fit GPUs of class `name`: shared memory, accumulators, blocks that so many rows can fill."""
-    rows = ROWS_OF_BUCKET[bucket]
-    found = []
-    narrow = (16, 32) if rows < 64 and op != "dw" else ()
-    blocks_m = (*narrow, 64, 128) if op != "dw" else (64, 128)
+    rows, limit = ROWS_OF_BUCKET[bucket], SHARED_KB[name] * 1024
+    blocks_m = (64, 128) if rows >= 64 or op == "dw" else (16, 32, 64, 128)
     shallow = op == "dw" or precision != "16bit" or SHARED_KB[name] < 100
     blocks_k = (32, 64) if shallow else (64, 128)
+    copy_engine = name == "sm_90" and precision == "16bit" and op != "dw" and rows > 64
+    found = []
     for m, n, k, warps, stages in itertools.product(blocks_m, (64, 128, 256), blocks_k, (4, 8), (3, 4, 5)):
-        for implementation in ("packed", "tma"):
-            cut = Tiling(implementation, m, n, k, warps, stages)  # type: ignore[arg-type]
-            if implementation == "tma" and not _suits_the_copy_engine(cut, op, precision, name, rows):
-                continue
-            if implementation == "packed" and n == 256 and m > 64:
-                continue  # addresses take the registers that the sums leave
-            fits = shared_bytes(cut, op, bucket, precision) <= SHARED_KB[name] * 1024
-            if fits and m * n <= ACCUMULATORS * 32 * warps:
-                found.append(cut)
+        suits = {
+            "packed": n < 256 or m <= 64,  # else addresses take the registers that the sums leave
+            "tma": copy_engine and m >= 64 and n >= 128 and k == 64 and stages < 5,
+        }
+        cuts = [Tiling(one, m, n, k, warps, stages) for one in suits if suits[one]]  # type: ignore[arg-type]
+        if m * n <= ACCUMULATORS * 32 * warps:
+            found += [cut for cut in cuts if shared_bytes(cut, op, bucket, precision) <= limit]
     return found
-
-
-def _suits_the_copy_engine(cut: Tiling, op: Op, precision: Precision, name: str, rows: int) -> bool:
-    large = cut.block_m >= 64 and cut.block_n >= 128 and cut.block_k == 64 and cut.num_stages < 5
-    return name == "sm_90" and precision == "16bit" and op != "dw" and rows > 64 and large
 
 
 def shared_bytes(cut: Tiling, op: Op, bucket: int, precision: Precision) -> int:
@@ -105,11 +99,8 @@ def best_rows(
 
 def _row(op: Op, precision: Precision, bucket: int, width: tuple[int, int], cut: Tiling, to_cublas: bool) -> Row:
     # A row of cuBLAS keeps the blocks for calls with backend="triton", which then run through pointers.
-    implementation = "bmm" if to_cublas else cut.implementation
-    blocks = {"block_m": cut.block_m, "block_n": cut.block_n, "block_k": cut.block_k}
-    launch = {"num_warps": cut.num_warps, "num_stages": cut.num_stages}
-    key = {"op": op, "precision": precision, "rows": bucket, "N": width[0], "K": width[1]}
-    return {**key, "implementation": implementation, **blocks, **launch}
+    row: Row = {"op": op, "precision": precision, "rows": bucket, "N": width[0], "K": width[1], **asdict(cut)}
+    return row | ({"implementation": "bmm"} if to_cublas else {})
 
 
 def write_table(path: Path, evidence: dict[str, object], rows: Sequence[Row]) -> None:
@@ -154,18 +145,27 @@ def calls(
     )
 
 
-def microseconds(device: CudaDevice, call: Call, rounds: int = 20) -> float:
+def microseconds(device: CudaDevice, call: Call) -> float:
     """Median time on the device with a cold cache."""
     for _ in range(3):
         call()
-    return 1e6 * statistics.median(device.seconds(call) for _ in range(rounds))
+    return 1e6 * device.median_seconds(call, 20)
+
+
+def every_launch_with(cut: Tiling) -> AbstractContextManager[object]:
+    return patch("mow.kernels.expert_linear_launch.tiling", lambda *_: cut)
+
+
+def launch_errors() -> tuple[type[Exception], ...]:
+    """Errors of a tiling that the compiler or the GPU rejects."""
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    return CompilationError, OutOfResources, PTXASError
 
 
 def compile_ahead(pool: Executor, jobs: int, op: Op, bucket: int, precision: Precision, name: str) -> None:
-    """Fill Triton's cache on disk: every tiling at every width runs once in some process, before any is timed.
-
-    A tiling that cannot run is printed, and met again by the process that times.
-    """
+    """Fill Triton's cache on disk: every tiling at every width runs once in some process, before any is timed."""
     cuts = tilings(op, bucket, precision, name)
     shares = [(width, cuts[first::jobs]) for width in WIDTHS for first in range(jobs)]
     waiting = [pool.submit(run_once, op, bucket, precision, width, share) for width, share in shares if share]
@@ -176,25 +176,16 @@ def compile_ahead(pool: Executor, jobs: int, op: Op, bucket: int, precision: Pre
 
 
 def run_once(op: Op, bucket: int, precision: Precision, width: tuple[int, int], cuts: Sequence[Tiling]) -> None:
-    """In a process of the pool."""
-    from triton.compiler.errors import CompilationError
-    from triton.runtime.errors import OutOfResources, PTXASError
-
+    """In a process of the pool. A tiling that cannot run is reported by the process that times."""
     ours, _ = calls(op, ROWS_OF_BUCKET[bucket], width, precision)
     for cut in cuts:
-        with (
-            patch("mow.kernels.expert_linear_launch.tiling", lambda *_, cut=cut: cut),
-            contextlib.suppress(CompilationError, OutOfResources, PTXASError),  # reported by the process that times
-        ):
+        with every_launch_with(cut), contextlib.suppress(*launch_errors()):
             ours()
     torch.cuda.synchronize()
 
 
 def time_all(device: CudaDevice, op: Op, bucket: int, precision: Precision, name: str) -> list[Row]:
     """Time, print and choose. A tiling that cannot be launched, or whose numbers are wrong, is printed and left out."""
-    from triton.compiler.errors import CompilationError
-    from triton.runtime.errors import OutOfResources, PTXASError
-
     times: Times = {}
     cublas: dict[tuple[int, int], float] = {}
     for width in WIDTHS:
@@ -205,10 +196,10 @@ def time_all(device: CudaDevice, op: Op, bucket: int, precision: Precision, name
             cublas[width] = peer
         times[width] = {}
         for cut in tilings(op, bucket, precision, name):
-            with patch("mow.kernels.expert_linear_launch.tiling", lambda *_, cut=cut: cut):  # every launch inside
+            with every_launch_with(cut):
                 try:
                     got = ours().double()
-                except (CompilationError, OutOfResources, PTXASError) as problem:
+                except launch_errors() as problem:
                     print(f"  out: {cut}: {type(problem).__name__}")
                     continue
                 error = float((got - expected).norm() / expected.norm())
@@ -231,28 +222,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--missing", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--dry-run", action="store_true")
-    asked = parser.parse_args(arguments)
-    if asked.jobs < 1:
-        parser.error(f"--jobs must be 1 or more, got {asked.jobs}")
-    wanted = list(itertools.product(asked.op, asked.precision, asked.rows))
-    if asked.dry_run:
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs must be 1 or more, got {options.jobs}")
+    wanted = list(itertools.product(options.op, options.precision, options.rows))
+    if options.dry_run:
         for op, precision, bucket in wanted:
-            legal = tilings(op, bucket, precision, asked.name or "sm_90")
+            legal = tilings(op, bucket, precision, options.name or "sm_90")
             print(f"{op} {precision} rows {bucket}: {len(legal)} tilings")
             print("\n".join(f"  {cut}" for cut in legal))
         return
     if not torch.cuda.is_available():
         parser.error("no GPU is visible: add --dry-run to list what would be timed")
     name = tuned._class_of_device(0)
-    if asked.name not in (None, name):
-        parser.error(f"the GPU at hand is of class {name}, not {asked.name}: leave --class out")
+    if options.name not in (None, name):
+        parser.error(f"the GPU at hand is of class {name}, not {options.name}: leave --class out")
     path = Path(tuned.__file__).parent / "tuned" / f"{name}.json"
-    if asked.missing:
+    if options.missing:
         wanted = untimed(wanted, json.loads(path.read_text(encoding="utf-8")), torch.cuda.get_device_name(0))
-    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for op, precision, bucket in wanted:
-            if asked.jobs > 1:
-                compile_ahead(pool, asked.jobs, op, bucket, precision, name)
+            if options.jobs > 1:
+                compile_ahead(pool, options.jobs, op, bucket, precision, name)
             tune(op, precision, bucket, name, path)
 
 

@@ -1,12 +1,10 @@
 """Measures of a world model on held-out windows: pictures, use of the past, rewards. One number per task, [K]."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 
 from bench.past import past_use
@@ -15,81 +13,63 @@ from mow.batch import TransitionBatch
 from mow.evaluate.held_out import HeldOutWindows
 from mow.evaluate.open_loop import predict_open_loop, reconstruct, split
 from mow.kernels import PhiloxState, two_hot_decode, two_hot_loss
-from mow.methods.mow.actor_critic import Agent
-from mow.methods.mow.records import HeadInput
-from mow.methods.mow.router import Routing
+from mow.methods.mow.learner import Learner
+from mow.methods.mow.records import HeadInput, Posterior
 from mow.methods.mow.world_model import WorldModel
 
-AHEAD = (1, 3, 10)  # imagined steps that are reported
+AHEAD = (1, 10)  # imagined steps that are reported
 _VISIBLE = 0.25  # a pixel is part of a moving thing where a channel is further than this from the background, of 1
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A model in evaluation mode, its routes, and what it is measured on."""
-
-    model: WorldModel
-    routing: Routing
-    batch: TransitionBatch  # [K, B, L, ...] held-out windows
-    background: Tensor  # [K, 64, 64, 3] float, 0 to 1: the median frame of the training data
-    rng: PhiloxState
-
-
+@torch.no_grad()
 def measure(
-    at: Measured, agent: Agent, *, context: int, temperature: float, base_rate: Sequence[Tensor]
+    learner: Learner, batch: TransitionBatch, seen: TransitionBatch, rng: PhiloxState, *, context: int
 ) -> dict[str, list[float]]:
     """All numbers, name -> [K].
 
     Args:
-        agent: as the learner has it; it need not have learnt.
-        context: steps seen before an open-loop prediction of max(AHEAD) steps.
-        temperature: of imagined draws.
-        base_rate: [K] tensors [V], the mean two-hot code of the training rewards.
+        learner: its world model is measured in evaluation mode; its agent need not be trained.
+        batch: [K, B, L, ...] held-out windows.
+        seen: [K, B, L, ...] training data, for the median frame and the mean reward.
+        context: steps given before an open-loop prediction of max(AHEAD) steps.
     """
-    length = at.batch.reward.shape[2]
-    windows = HeldOutWindows(at.batch, torch.full(at.batch.reward.shape[:2], length))
-    past = past_use(at.model, agent, windows, at.routing, at.rng, longest=length)
-    found = {
-        **_pictures(at, context, temperature),
-        "KL": past.kl,
-        "KL/without past": past.kl / past.kl_without,
-        "KL/with another past": past.kl / past.kl_other,
-        **_rewards(at, temperature, base_rate),
-    }
+    model, routing = learner.world_model.eval(), learner.routing()
+    temperature = learner.config.imagination.temperature
+    windows = HeldOutWindows(batch, torch.full(batch.reward.shape[:2], batch.reward.shape[2]))
+    past = past_use(model, learner.agent, windows, routing, rng, longest=batch.reward.shape[2])
+    found = {"KL": past.kl, "KL/without past": past.kl / past.kl_without}
+
+    # Squared errors per frame (sum over 64 x 64 x 3 numbers in [0, 1]) and the share of moving pixels that is kept.
+    short = batch.map(lambda column: column[:, :, : context + max(AHEAD)])
+    real = short.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
+    background = seen.frame.flatten(1, 2).median(dim=1).values.float()[:, None] / 255.0  # [K, 1, 64, 64, 3]
+    prediction = predict_open_loop(model, *split(short, context), routing, rng, temperature=temperature)
+    found["energy"] = _squared(real, background.unsqueeze(2)).mean(dim=(1, 2))
+    found["reconstruction"] = _squared(reconstruct(model, short.frame, rng), real).mean(dim=(1, 2))
+    found["reconstruction/energy"] = found["reconstruction"] / found["energy"]
+    for n in AHEAD:
+        inside = unbroken(short, context + n)  # [K, B]; none where episodes are shorter
+        truth, imagined = real[:, :, context + n - 1], prediction.frame[:, :, n - 1].float()
+        error, repeated = _squared(imagined, truth), _squared(real[:, :, context - 1], truth)
+        found[f"{n} ahead/repeating"] = _task_mean(error, inside) / _task_mean(repeated, inside)
+        kept, shown = _visible(imagined, background), _visible(truth, background)
+        found[f"moving pixels kept, {n} ahead"] = _task_mean(kept, inside) / _task_mean(shown, inside)
+    base_rate = [mean_code(of_task, learner.config.model.num_bins) for of_task in seen.reward.flatten(1)]
+    found |= _rewards(model, batch, model.observe(batch, routing, rng), rng, temperature, base_rate)
     return {name: [float(value) for value in values] for name, values in found.items()}
 
 
-def _pictures(at: Measured, context: int, temperature: float) -> dict[str, Tensor]:
-    """Squared errors per frame (sum over 64 x 64 x 3 numbers in [0, 1]) and the share of moving pixels that is kept."""
-    batch = at.batch.map(lambda column: column[:, :, : context + max(AHEAD)])
-    real = batch.frame.float() / 255.0  # [K, B, L, 64, 64, 3]
-    background = at.background[:, None]  # [K, 1, 64, 64, 3]
-    prediction = predict_open_loop(at.model, *split(batch, context), at.routing, at.rng, temperature=temperature)
-    found = {
-        "energy": _squared(real, background.unsqueeze(2)).mean(dim=(1, 2)),
-        "reconstruction": _squared(reconstruct(at.model, batch.frame, at.rng), real).mean(dim=(1, 2)),
-    }
-    found["reconstruction/energy"] = found["reconstruction"] / found["energy"]
-    for n in AHEAD:
-        inside = unbroken(batch, context + n)  # [K, B]; none where episodes are shorter
-        came, imagined = real[:, :, context + n - 1], prediction.frame[:, :, n - 1].float()
-        error, repeated = _squared(imagined, came), _squared(real[:, :, context - 1], came)
-        found[f"{n} ahead/repeating"] = _task_mean(error, inside) / _task_mean(repeated, inside)
-        kept, shown = _visible(imagined, background), _visible(came, background)
-        found[f"moving pixels kept, {n} ahead"] = _task_mean(kept, inside) / _task_mean(shown, inside)
-    return found
+def _rewards(
+    model: WorldModel, batch: TransitionBatch, posterior: Posterior, rng: PhiloxState, temperature: float,
+    base_rate: Sequence[Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Errors of predicted rewards, given the real next latent, and given one drawn from the prior.
 
-
-def _rewards(at: Measured, temperature: float, base_rate: Sequence[Tensor]) -> dict[str, Tensor]:
-    """How well rewards are read where the next latent is the real one, and where it is drawn from the prior.
-
-    Cross-entropy over that of a constant, the mean code of the training rewards; AUC and sign of rare rewards.
+    Cross-entropy over that of a constant, the mean code of the training rewards; signs of rewards that are not 0.
     """
-    model, batch = at.model, at.batch
-    posterior = model.observe(batch, at.routing, at.rng)
     moment = HeadInput(posterior.latent, batch.action, posterior.hidden, model.before(posterior.latent, batch.is_first))
     logits, events = model.predict_next_latent(moment)
-    arrived = {"real": posterior.latent.roll(-1, dims=2), "imagined": model.sample(logits / temperature, at.rng)}
+    arrived = {"real": posterior.latent.roll(-1, dims=2), "imagined": model.sample(logits / temperature, rng)}
     known, reward = batch.leads_on, batch.reward[:, :, :-1]  # [K, B, L - 1] z_{t+1} is in the window
     found: dict[str, list[float]] = {}
     for source, latent in arrived.items():
@@ -100,30 +80,16 @@ def _rewards(at: Measured, temperature: float, base_rate: Sequence[Tensor]) -> d
             ratio = two_hot_loss(here, real).mean() / two_hot_loss(constant, real).mean().clamp_min(1e-9)
             found.setdefault(f"reward CE/base rate, {source}", []).append(float(ratio))
             expected = two_hot_decode(here, form="mean_of_symexp").numpy()
-            for name, value in _ranks(expected, real.numpy()).items():
-                found.setdefault(f"{name}, {source}", []).append(value)
+            found.setdefault(f"sign, {source}", []).append(_sign(expected, real.numpy()))
     return {name: torch.tensor(values) for name, values in found.items()}
 
 
-def _ranks(expected: NDArray[np.float32], reward: NDArray[np.float32]) -> dict[str, float]:
-    """AUC of r > 0 and of r < 0 against the rest, sign among r != 0 (mean of both kinds); NaN where one is missing."""
+def _sign(expected: NDArray[np.float32], reward: NDArray[np.float32]) -> float:
+    """Share of right signs, the mean of those of r > 0 and of r < 0; NaN where one is missing."""
     positive, negative = reward > 0, reward < 0
-    both = bool(positive.any() and negative.any())
-    signs = [(expected[positive] > 0).mean(), (expected[negative] < 0).mean()] if both else [np.nan]
-    return {
-        "AUC of r > 0": _auc(expected, positive),
-        "AUC of r < 0": _auc(-expected, negative),
-        "sign": float(np.mean(signs)),
-    }
-
-
-def _auc(score: NDArray[np.float32], label: NDArray[np.bool_]) -> float:
-    """Probability that a labelled entry scores above another, ties counted half."""
-    count = int(label.sum())
-    if count in (0, len(label)):
+    if not (positive.any() and negative.any()):
         return float("nan")
-    ranks = rankdata(score)
-    return float((ranks[label].sum() - count * (count + 1) / 2) / (count * (len(label) - count)))
+    return float(((expected[positive] > 0).mean() + (expected[negative] < 0).mean()) / 2)
 
 
 def mean_code(reward: Tensor, num_bins: int) -> Tensor:

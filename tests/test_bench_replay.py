@@ -9,9 +9,9 @@ import torch
 
 from bench import bench_replay, recorded, replay_peers
 from bench.bench_replay import WindowShape
-from bench.clock import CpuDevice
+from bench.clock import Device
 from bench.floors import Ceilings
-from bench.race import Race
+from bench.race import Race, table
 from mow.replay import build_info, set_num_threads
 from mow.replay.packed import PackedStore, why_not_packed
 from mow.replay.stores import RawStore
@@ -46,7 +46,7 @@ def _sprites_and_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run(test: Callable[..., None]) -> dict[str, Any]:
     benchmark = QuietBenchmark()
-    test(Race(benchmark, CpuDevice(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
+    test(Race(benchmark, Device(), Ceilings(1e9, 1e9), "reference", rounds=1), SMALL)
     return benchmark.extra_info
 
 
@@ -77,19 +77,17 @@ def test_a_store_that_is_wrong_in_one_byte_is_not_timed(store: type, monkeypatch
 
 def test_the_table_by_hand() -> None:
     info = {
-        "backend": "packed", "median_us": 2000.0, "frames": "sprites", "ratio": {"packed": 7.5, "raw": 1.0},
-        "copying_threads": 2, "numbers": "CPU numbers", "not_installed": {"cpprb": "No module named 'cpprb'"},
+        "backend": "packed", "median_us": 2000.0, "floor_us": 1000.0, "noise": 1.0, "numbers": "CPU numbers",
         "peers": {"flat copy, torch": {"median_us": 1000.0}, "raw": {"median_us": 1250.0}},
     }  # fmt: skip
-    assert bench_replay.table("a batch", info, 5_000_000).splitlines() == [
+    assert table("a batch", info, 5e-3, "GB/s", {"raw": "as it is"}).splitlines() == [
         "",
-        "a batch; sprites; packed 7.5x; 2 threads; CPU numbers",
-        "flat copy, torch                 1.00 ms     5.0 GB/s   100% of the flat copy",
-        "raw                              1.25 ms     4.0 GB/s    80% of the flat copy",
-        "packed                           2.00 ms     2.5 GB/s    50% of the flat copy",
-        "cpprb                       not installed: No module named 'cpprb'",
+        "a batch; noise 1.00x; CPU numbers",
+        "flat copy, torch                 1.00 ms       5.0 GB/s   100% of the bound",
+        "raw                              1.25 ms       4.0 GB/s    80% of the bound  as it is",
+        "packed                           2.00 ms       2.5 GB/s    50% of the bound",
     ]
-    assert bench_replay.table("a batch", {}, 1) == ""
+    assert table("a batch", {}, 1.0, "GB/s") == ""
 
 
 def test_what_a_peer_drew_is_checked() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from bench.recording import record, unbroken
 from bench.world_model import main, make_config, read_arguments
-from bench.world_model_measures import _auc, _ranks, mean_code
+from bench.world_model_measures import _sign, mean_code
 from mow.kernels import two_hot_decode
 
 
@@ -22,7 +22,7 @@ def test_a_few_updates_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
     for measured in found["records"]:
         assert measured["ms"] > 0
         assert all(value > 0.0 for value in measured["reconstruction/energy"])
-        assert all(value is None or 0.0 <= value <= 1.0 for value in measured["AUC of r > 0, real"])
+        assert all(value is None or 0.0 <= value <= 1.0 for value in measured["sign, real"])
         assert np.isfinite(measured["KL"]).all()
     transition = found["records"][1]  # whose reward does not read the next latent, real or imagined
     assert transition["reward CE/base rate, real"] == transition["reward CE/base rate, imagined"]
@@ -45,13 +45,10 @@ def test_windows_in_one_episode_by_hand() -> None:
     assert not all(inside)
 
 
-def test_ranks_by_hand() -> None:
-    score = np.array([3.0, 1.0, 2.0, 1.0], np.float32)
-    assert _auc(score, np.array([True, False, False, False])) == 1.0
-    assert _auc(score, np.array([False, True, False, False])) == pytest.approx(0.5 / 3)  # a tie counts half
-    assert np.isnan(_auc(score, np.zeros(4, np.bool_)))
-    found = _ranks(np.array([0.5, -0.1, 0.2, 0.0], np.float32), np.array([1.0, -1.0, -1.0, 0.0], np.float32))
-    assert found == {"AUC of r > 0": 1.0, "AUC of r < 0": pytest.approx(0.75), "sign": pytest.approx(0.75)}
+def test_signs_by_hand() -> None:
+    expected = np.array([0.5, -0.1, 0.2, 0.0], np.float32)
+    assert _sign(expected, np.array([1.0, -1.0, -1.0, 0.0], np.float32)) == pytest.approx(0.75)
+    assert np.isnan(_sign(expected, np.array([1.0, 1.0, 0.0, 0.0], np.float32)))
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, -3.5, 100.0])

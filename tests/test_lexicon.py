@@ -1,4 +1,4 @@
-"""Docstrings, comments, strings and README pages of mow/ use the words of the field and speak of no people."""
+"""Docstrings, comments, strings and README pages use the words of the field and speak of no people."""
 
 import ast
 import io
@@ -39,8 +39,8 @@ NOT_YET_CLEAN = (
 
 
 def pages() -> list[Path]:
-    """README.md, and every Python file and README.md of mow/, without the folders that are links."""
-    found = (path for pattern in ("*.py", "README.md") for path in (ROOT / "mow").rglob(pattern))
+    """README.md, and every Python file and README.md of mow/ and bench/, without the folders that are links."""
+    found = (path for room in ("mow", "bench") for end in ("*.py", "README.md") for path in (ROOT / room).rglob(end))
     return [ROOT / "README.md", *sorted(path for path in found if "__pycache__" not in path.parts)]
 
 
