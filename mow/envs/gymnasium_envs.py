@@ -121,6 +121,9 @@ def check(name: str) -> None:
             module = import_module(package)
         except ImportError as error:
             raise ImportError(f"task 'gym:{name}' needs the package {package} ({error}): {_REMEDY}") from error
+        except (Exception, SystemExit) as error:  # whatever a package does when it is imported
+            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(f"task 'gym:{name}': its package {package} fails when it is imported ({why})") from error
         if package in ("ale_py", "shimmy"):
             gymnasium.register_envs(module)
     try:
