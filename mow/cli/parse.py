@@ -86,6 +86,9 @@ def parse(arguments: Sequence[str]) -> RunConfig:
             raise UsageError(f"--method: {error}") from error
         name = name or next(iter(known))
     name = name or "quickstart"
+    if name not in known and wanted is not None and name in presets():
+        raise UsageError(f"{name} is a preset of {presets()[name]().method}, not of {wanted}: leave --method out, or "
+                         f"take one of {', '.join(known)}")
     if name not in known:
         raise UsageError(f"unknown preset {name!r}: {nearest(name, known)}")
     preset = known[name]()

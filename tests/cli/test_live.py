@@ -19,7 +19,7 @@ from tests.cli.test_panel import planted
 from tests.terminal import Screen, terminal
 from tests.test_train import DUMMY
 
-SHORT = (*DUMMY, "--evaluation-episodes", "0")
+SHORT = (*DUMMY, "--evaluation-episodes", "0", "--schedule.warmup-updates", "1")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 

@@ -13,6 +13,7 @@ are found sooner.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,7 +26,14 @@ from mow.methods.mow.config_model import PerceptionConfig
 from mow.nn.activation_checkpoint import Call, plain_call, recomputing
 from mow.nn.modular import ModularLinear, uniform_parameter
 
-Kernel = tuple[Tensor, Tensor | None]  # of one module: weight [O, I, 4, 4], or [I, O, 4, 4] when transposed; bias [O]
+
+@dataclass(frozen=True)
+class Kernel:
+    """Weights of one convolution of one module."""
+
+    weight: Tensor  # [O, I, 4, 4], or [I, O, 4, 4] when transposed
+    bias: Tensor | None  # [O]
+
 
 
 class Group(NamedTuple):
@@ -113,14 +121,15 @@ class Conv(nn.Module):
     def kernels(self) -> list[Kernel]:
         """Weight and bias of every module, taken apart at once: each alone would have a gradient of the size of all."""
         weights = self.weight.unbind()
-        return list(zip(weights, [None] * len(weights) if self.bias is None else self.bias.unbind(), strict=True))
+        biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
+        return [Kernel(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def forward(self, x: Tensor, kernel: Kernel) -> Tensor:
         """[n, I, H, W] -> [n, O, H/2, W/2], or [n, O, 2H, 2W] when transposed; 4 in place of 2 for patches."""
         if self.transposed and self.stride == 4:
-            return _unfolded_patches(x, *kernel)
+            return _unfolded_patches(x, kernel.weight, kernel.bias)
         conv = F.conv_transpose2d if self.transposed else F.conv2d
-        return conv(x, *kernel, stride=self.stride, padding=self.padding)
+        return conv(x, kernel.weight, kernel.bias, stride=self.stride, padding=self.padding)
 
 
 def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
