@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mow.envs.vector_group import RECORD, TaskGroup
+from mow.envs.vector_group import TaskGroup, record_of
 
 # Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the calling thread; with
 # 1 it hands every picture to another and waits.
@@ -93,7 +93,7 @@ def _work(
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=follow_parent, daemon=True).start()
-    board = np.frombuffer(memory, RECORD)
+    board = np.frombuffer(memory, record_of(options))
     try:
         with closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
             while True:

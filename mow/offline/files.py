@@ -92,10 +92,9 @@ def stored_task(spec: TaskSpec, references: Sequence[float] | None = None) -> St
     """A task to record. Raises: UsageError for one with discrete actions, or without states."""
     if spec.discrete:
         raise UsageError(f"{spec.name} has discrete actions: only continuous tasks are recorded, leave it out")
-    size = getattr(spec, "state_size", None)
-    if size is None:
+    if spec.state_size is None:
         raise UsageError(f"{spec.name} has no state observations: leave it out")
-    return StoredTask(spec.name, size, spec.num_actions, spec.protocol, tuple(references or ()))
+    return StoredTask(spec.name, spec.state_size, spec.num_actions, spec.protocol, tuple(references or ()))
 
 
 def read_manifest(folder: Path) -> dict[str, StoredTask]:

@@ -81,7 +81,7 @@ class OfflineStore:
             task = held.get(spec.name)
             if task is None:
                 raise UsageError(f"{self.folder} was opened without {spec.name}: open it with the tasks of the run")
-            now = getattr(spec, "state_size", None), spec.num_actions
+            now = spec.state_size, spec.num_actions
             if now != (was := (task.state_size, task.action_size)):
                 raise UsageError(f"{self.folder} holds {spec.name} with {was[0]} state and {was[1]} action numbers, "
                                  f"the run has {now[0]} and {now[1]}: record it anew with mow collect")

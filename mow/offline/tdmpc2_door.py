@@ -167,7 +167,7 @@ def _episodes(
     obs, action, reward = (chunk[name][part].numpy() for name in FIELDS[:3])  # [n, T, ...]
     size, used, action, reward = task.state_size, task.action_size, action[:, 1:], reward[:, 1:]
     if obs.shape[2] < size or action.shape[2] < used or np.any(obs[..., size:]) or np.any(action[..., used:]):
-        raise UsageError(f"{path}: {task.name} has {size} state and {used} action numbers, zeros must follow: it is not "
-                         "of mt30 or mt80")
+        raise UsageError(f"{path}: {task.name} has {size} state and {used} action numbers, zeros must follow: it is "
+                         "not of mt30 or mt80")
     return [RecordedEpisode(obs[i, :, :size], action[i, :, :used], reward[i], False, "TD-MPC2 agents in training")
             for i in range(len(part))]

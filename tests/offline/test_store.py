@@ -232,9 +232,7 @@ def test_a_row_that_is_not_finite_is_refused_when_drawn(folder: Path) -> None:
 
 
 def spec(size: int | None, actions: int, *, discrete: bool = False) -> TaskSpec:
-    made = TaskSpec(NARROW.name, discrete, actions, (True,) * actions, 1, "states")
-    object.__setattr__(made, "state_size", size)
-    return made
+    return TaskSpec(NARROW.name, discrete, actions, (True,) * actions, 1, "states", size)
 
 
 def test_other_tasks_and_bodies_are_refused(folder: Path, tmp_path: Path) -> None:
