@@ -137,5 +137,6 @@ def clip_per_row(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
     norm = torch.stack([g.reshape(rows, -1).square().sum(dim=1) for g in gradients]).sum(dim=0).sqrt()  # [rows]
     scale = (most / (norm + 1e-6)).clamp(max=1.0)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient * scale.repeat_interleave(len(gradient) // rows).view(-1, *[1] * (gradient.dim() - 1))
+        scales = scale.repeat_interleave(len(gradient) // rows).view(-1, *[1] * (gradient.dim() - 1))
+        parameter.grad = (gradient * scales).contiguous()  # fused Adam reads memory in the order of the parameter
     return norm

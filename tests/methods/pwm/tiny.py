@@ -17,13 +17,14 @@ NARROW, WIDE = ("vec:narrow", 1), ("vec:wide", 3)  # name, size of an action
 
 
 def task_set(tasks: Sequence[tuple[str, int]], observation_size: int) -> TaskSet:
+    """Args: tasks: names, and sizes of their actions."""
     specs = tuple(TaskSpec(name, False, size, (True,) * size, 1, "test") for name, size in tasks)
     return TaskSet(specs, ActionLayout.from_tasks(specs), ObservationSpec((observation_size,), "float32"))
 
 
 def config_of(names: Sequence[str], **fields: Any) -> PwmConfig:
     """A config of stored data whose widths are 16; `policy`: fields of PolicyConfig, all others of PwmConfig."""
-    policy = PolicyConfig(**{"starts": 8, "horizon": 4, "passes": 2, "parts": 2, **fields.pop("policy", {})})
+    policy = PolicyConfig(**{"starts": 8, "horizon": 4, "passes": 1, "parts": 2, **fields.pop("policy", {})})
     model = ModelConfig(**{"width": 16, "latent_size": 16, "embedding_size": 4, **fields.pop("model", {})})
     return PwmConfig(
         **{"preset": "test", "tasks": tuple(names), "total_steps": 1, "collect_episodes": 1, "model": model,
@@ -35,6 +36,7 @@ def config_of(names: Sequence[str], **fields: Any) -> PwmConfig:
 def learner_of(
     tasks: Sequence[tuple[str, int]] = (NARROW, WIDE), observation_size: int = 5, seed: int = 0, **fields: Any
 ) -> Learner:
+    """Args: seed: of the world model's weights; policies and draws have that of the config, 0 if not given."""
     torch.manual_seed(seed)
     config = config_of([name for name, _ in tasks], **fields)
     return Learner(config, task_set(tasks, observation_size), torch.device("cpu"))
