@@ -97,7 +97,7 @@ def test_a_sparse_button_is_held(seed: int) -> None:
         policy={"horizon": 8, "passes": 4, "parts": 4}, batch=BatchConfig(horizon=8),
         schedule=ScheduleConfig(policy_updates=150),
     )  # fmt: skip
-    assert 9 < episodes.reward.sum(dim=2).mean() < 14
+    assert 9 < episodes.reward.sum(dim=2).mean() < 16, "random play: 10 to 13, with a standard error of 1"
 
     def draw(windows: int, length: int) -> TransitionBatch:
         window = torch.from_numpy(rng.integers(300, size=(windows, 1)))
