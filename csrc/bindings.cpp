@@ -18,6 +18,7 @@
 #include "packed.h"
 #include "philox.h"
 #include "replay.h"
+#include "slices.h"
 #include "thread_pool.h"
 
 namespace py = pybind11;
@@ -92,6 +93,57 @@ void gather(const std::vector<py::array>& rings, const Int64Array& rows, const I
   const int64_t *rows_data = rows.data(), *start_data = start.data();
   py::gil_scoped_release unlocked;
   gather_windows(fields, shape, rows_data, start_data);
+}
+
+using FloatArray = py::array_t<float, py::array::c_style>;
+
+void check_vector(const std::string& name, const Int64Array& array, int64_t size) {
+  check_shape(name, {size}, shape_of(array));
+}
+
+std::pair<Int64Array, Int64Array> draw_from_episodes(uint64_t seed, uint64_t counter, uint32_t stream,
+                                                     const std::vector<Int64Array>& starts,
+                                                     const std::vector<Int64Array>& rows, int64_t num_windows) {
+  check_at_least("num_windows", 1, num_windows);
+  check(starts.size() == rows.size(), "rows", std::to_string(starts.size()) + " arrays", std::to_string(rows.size()));
+  std::vector<Episodes> files;
+  for (size_t k = 0; k < starts.size(); ++k) {
+    check(starts[k].ndim() == 1 && starts[k].size() > 0, "starts", "shape [E + 1]", shape_text(shape_of(starts[k])));
+    check_vector("rows", rows[k], starts[k].size());
+    files.push_back({starts[k].data(), rows[k].data(), starts[k].size() - 1});
+  }
+  const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(files.size()), num_windows};
+  Int64Array start(shape), left(shape);
+  int64_t *start_data = start.mutable_data(), *left_data = left.mutable_data();
+  {
+    py::gil_scoped_release unlocked;
+    draw_slices({seed, counter, stream}, files, num_windows, start_data, left_data);
+  }
+  return {start, left};
+}
+
+void gather_from_rows(const std::vector<FloatArray>& files, const Int64Array& offset, const Int64Array& width,
+                      const Int64Array& file, const Int64Array& start, int64_t length, std::vector<FloatArray> out) {
+  const int64_t num_windows = start.size();
+  check_vector("start", start, num_windows);
+  check_vector("file", file, num_windows);
+  const Shape ranges{static_cast<int64_t>(out.size()), static_cast<int64_t>(files.size())};
+  check_shape("offset", ranges, shape_of(offset));
+  check_shape("width", ranges, shape_of(width));
+  std::vector<RowFile> row_files;
+  for (const FloatArray& rows : files) {
+    check(rows.ndim() == 2, "files", "shape [rows, width]", shape_text(shape_of(rows)));
+    row_files.push_back({rows.data(), rows.shape(0), rows.shape(1)});
+  }
+  std::vector<Column> columns;
+  for (size_t c = 0; c < out.size(); ++c) {
+    check(out[c].ndim() == 3, "out", "shape [N, L, width]", shape_text(shape_of(out[c])));
+    check_shape("out", {num_windows, length, out[c].shape(2)}, shape_of(out[c]));
+    columns.push_back({offset.data(c, 0), width.data(c, 0), out[c].mutable_data(), out[c].shape(2)});
+  }
+  const int64_t *file_data = file.data(), *start_data = start.data();
+  py::gil_scoped_release unlocked;
+  gather_rows(row_files, columns, file_data, start_data, num_windows, length);
 }
 
 #if MOW_WITH_CUDA
@@ -249,6 +301,11 @@ PYBIND11_MODULE(_C, module, py::mod_gil_not_used()) {
              arg("head").noconvert(), arg("capacity"), arg("num_windows"), arg("length"), arg("recent"));
   module.def("gather_windows", &mow::gather, arg("rings").noconvert(), arg("rows").noconvert(),
              arg("start").noconvert(), arg("length"), arg("out").noconvert());
+  module.def("draw_slices", &mow::draw_from_episodes, arg("seed"), arg("counter"), arg("stream"),
+             arg("starts").noconvert(), arg("rows").noconvert(), arg("num_windows"));
+  module.def("gather_rows", &mow::gather_from_rows, arg("files").noconvert(), arg("offset").noconvert(),
+             arg("width").noconvert(), arg("file").noconvert(), arg("start").noconvert(), arg("length"),
+             arg("out").noconvert());
   module.def("set_num_threads", &mow::set_num_threads, arg("num_threads"));
   module.def("num_threads", [] { return mow::ThreadPool::shared().num_threads(); });
   mow::bind_packed_store(module);

@@ -13,13 +13,6 @@ namespace {
 // Below this, waking the pool takes longer than the copy itself.
 constexpr int64_t kInlineBytes = 1 << 20;
 
-// bits * count / 2^64, rounded down: uniform in [0, count) where bits is uniform in [0, 2^64), without the bias and
-// without the division of bits % count.
-int64_t scale_to(uint64_t bits, uint64_t count) {
-  __extension__ using Wide = unsigned __int128;
-  return static_cast<int64_t>((Wide{bits} * count) >> 64);
-}
-
 void copy_window(const Field& field, const WindowShape& shape, int64_t row, int64_t start, int64_t window) {
   const std::byte* ring = field.ring + row * shape.capacity * field.step_bytes;
   std::byte* out = field.out + window * shape.length * field.step_bytes;
@@ -29,6 +22,11 @@ void copy_window(const Field& field, const WindowShape& shape, int64_t row, int6
 }
 
 }  // namespace
+
+int64_t scale_to(uint64_t bits, uint64_t count) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<int64_t>((Wide{bits} * count) >> 64);
+}
 
 void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t* size, const int64_t* head, bool recent,
                   int64_t* start) {

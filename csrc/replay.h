@@ -26,6 +26,10 @@ struct DrawName {
   uint32_t stream;
 };
 
+// bits * count / 2^64, rounded down: uniform in [0, count) where bits is uniform in [0, 2^64), without the bias and
+// without the division of bits % count.
+int64_t scale_to(uint64_t bits, uint64_t count);
+
 // start [K, B]: the ring position of each window's first step, uniform over the windows that the ring holds whole; or,
 // with `recent`, the newer of two such draws.
 void draw_windows(const DrawName& name, const WindowShape& shape, const int64_t* size, const int64_t* head, bool recent,

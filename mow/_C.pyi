@@ -1,4 +1,4 @@
-"""What csrc/bindings.cpp exports. Call it through mow.replay.sampler and .packed, which check and explain."""
+"""What csrc/bindings.cpp exports. Call it through mow.replay and mow.offline, which check and explain."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +29,23 @@ def gather_windows(
     start: NDArray[np.int64],
     length: int,
     out: Sequence[NDArray[Any]],
+) -> None: ...
+def draw_slices(
+    seed: int,
+    counter: int,
+    stream: int,
+    starts: Sequence[NDArray[np.int64]],
+    rows: Sequence[NDArray[np.int64]],
+    num_windows: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+def gather_rows(
+    files: Sequence[NDArray[np.float32]],
+    offset: NDArray[np.int64],
+    width: NDArray[np.int64],
+    file: NDArray[np.int64],
+    start: NDArray[np.int64],
+    length: int,
+    out: Sequence[NDArray[np.float32]],
 ) -> None: ...
 def set_num_threads(num_threads: int) -> None: ...
 def num_threads() -> int: ...

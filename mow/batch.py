@@ -30,7 +30,7 @@ from torch import Tensor
 class TransitionBatch:
     """Windows of replay, B per task. Source: MoW section 3 (sampling), STORM (window length)."""
 
-    frame: Tensor  # [K, B, L, 64, 64, 3] uint8, the observation o_t
+    frame: Tensor  # the observation o_t: frames [K, B, L, 64, 64, 3] uint8, or states [K, B, L, D] float32
     action: Tensor  # [K, B, L, A] float32, taken at o_t
     reward: Tensor  # [K, B, L] float32, received after a_t
     terminated: Tensor  # [K, B, L] bool, the task ended after a_t (for Atari also: a life was lost)

@@ -25,7 +25,7 @@ def dry_run(words: Sequence[str]) -> None:
     free_folder(config)
     with log_to_console(), get_method(config.method).context(config, device) as how:
         with environments(config, seed=config.seed, workers=0) as envs:
-            tasks = TaskSet(tuple(envs.specs), envs.layout)
+            tasks = TaskSet.of(envs.specs)
         say(f"{describe(config, device)}\n{how}")
         say(str(threads_of(config)))
         in_memory = dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk=""))

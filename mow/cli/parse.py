@@ -144,7 +144,7 @@ def override(default: RunConfig, arguments: list[str]) -> RunConfig:
         folder = os.path.expanduser(config.folder)
         config = dataclasses.replace(config, tasks=envs.expand(config.tasks), folder=folder, replay=replay)
         for task in config.tasks:
-            envs.check_task(task)
+            envs.check_task(task, config.env.obs)
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error
     return config

@@ -12,6 +12,8 @@ from mow.config.checks import at_most, not_negative, positive, require, usable
 
 @dataclass(frozen=True)
 class EnvConfig:
+    obs: Literal["frame", "state"] = "frame"
+    """Observations: frames of 64 x 64 pixels, or states, the numbers of the simulator; nothing is drawn then."""
     protocol: Literal["100k", "storm"] = "100k"
     """Atari: `100k` = no sticky actions, 1 to 30 no-ops; `storm` = sticky 0.25, no no-ops, one fixed seed."""
     action_set: Literal["minimal", "full"] = "minimal"
@@ -43,7 +45,7 @@ class EnvConfig:
     @property
     def options(self) -> dict[str, object]:
         """Options for the construction of the environments."""
-        names = ("protocol", "action_set", "render", "metaworld_repeat", "dmc_repeat")
+        names = ("obs", "protocol", "action_set", "render", "metaworld_repeat", "dmc_repeat")
         return {name: getattr(self, name) for name in names}
 
 

@@ -50,7 +50,7 @@ def assemble(
     from mow.runs.logger import Logger
     from mow.runs.wandb import WandbMirror
 
-    method, tasks, threads = get_method(config.method), TaskSet(tuple(envs.specs), envs.layout), threads_of(config)
+    method, tasks, threads = get_method(config.method), TaskSet.of(envs.specs), threads_of(config)
     lines = [describe(config, device)]
     try:
         if (planned := plan_of(config, tasks, device)) is not None:
@@ -97,6 +97,7 @@ def make_replay(config: RunConfig, tasks: "TaskSet", device: "torch.device | Non
             config.total_steps,
             tasks.observation.shape,
             tasks.layout.size,
+            frame_dtype=tasks.observation.dtype,
             seed=config.seed,
             draw=config.replay.draw,
             store=config.replay.store,

@@ -77,7 +77,7 @@ def _preview(options: argparse.Namespace) -> None:
                          f"{' '.join(options.preview)}: write --preview atari26 out.png")
     tasks = envs.expand(names)
     for task in tasks:
-        envs.check_task(task)
+        envs.check_task(task, "frame")
     frames = [frame_after(task, num_steps=options.steps, seed=options.seed) for task in tasks]
     for task, frame in zip(tasks, frames, strict=True):
         if (frame == frame[0, 0]).all():
@@ -131,8 +131,8 @@ def listing() -> str:
     """All suites with their tasks, then the sets; loads no simulator."""
     lines = []
     for suite in envs.SUITES.values():
-        lines += [f"{suite.name}: {_installed(suite)}", f"  actions: {suite.protocol.actions}",
-                  f"  horizon: {suite.protocol.horizon}"]
+        lines += [f"{suite.name}: {_installed(suite)}", f"  observations: {', '.join(suite.observations)}",
+                  f"  actions: {suite.protocol.actions}", f"  horizon: {suite.protocol.horizon}"]
         if suite.name == "tiny":
             lines += [f"  tiny:{name:<8}{task.NUM_ACTIONS} {'discrete' if task.DISCRETE else 'continuous'} actions, "
                       f"at most {task.TIME_LIMIT} steps" for name, task in TINY_TASKS.items()]

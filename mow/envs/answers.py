@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import FRAME_SHAPE, Frame
+from mow.envs.base import FRAME_SHAPE, Frame, Observation
 
 _LARGEST = float(np.finfo(np.float32).max)  # rewards are stored as float32
 _ROUNDING = 1e-3  # by which a picture of floats may leave [0, 1]
@@ -49,6 +49,15 @@ def frame_of(name: str, answer: Any) -> Frame:
     """A frame uint8 [64, 64, 3]."""
     if not isinstance(answer, np.ndarray) or answer.shape != FRAME_SHAPE or answer.dtype != np.uint8:
         raise ValueError(f"{name}: expected a frame uint8 {[*FRAME_SHAPE]}, got {_shown(answer)}")
+    return answer
+
+
+def state_of(name: str, answer: Any, size: int) -> Observation:
+    """A state float32 [size] of finite numbers."""
+    if not isinstance(answer, np.ndarray) or answer.shape != (size,) or answer.dtype != np.float32:
+        raise ValueError(f"{name}: expected a state float32 [{size}], got {_shown(answer)}")
+    if not np.isfinite(answer).all():
+        raise ValueError(f"{name}: expected finite numbers as state, got {answer.tolist()}")
     return answer
 
 

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRAME_SHAPE = (64, 64, 3)  # height, width, RGB; uint8
+MOST_STATE = 3072  # numbers of a state at most; as many bytes as a frame has
 
 Frame = NDArray[np.uint8]  # [64, 64, 3]
+Observation = NDArray[Any]  # a Frame, or a state float32 [state_size]
 Action = int | NDArray[np.float32]  # index of a discrete action, or [n] in [-1, 1]
 
 
@@ -18,7 +20,7 @@ class TaskSpec:
     """Properties of one task that the agent needs before it acts.
 
     As JSON: `dataclasses.asdict(spec)`, and `TaskSpec(**data)` back.
-    Raises: ValueError if `legal` has another length than num_actions or allows nothing.
+    Raises: ValueError if `legal` has another length than num_actions or allows nothing, or state_size is out of range.
     """
 
     name: str  # "suite:Task"
@@ -27,6 +29,7 @@ class TaskSpec:
     legal: tuple[bool, ...]  # [num_actions]; False where a discrete action must not be taken
     frame_skip: int  # emulator frames per agent step
     protocol: str  # a few words for logs and score tables
+    state_size: int | None = None  # numbers of an observation, which is a state; None: it is a frame
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "legal", tuple(self.legal))  # JSON has lists only
@@ -34,6 +37,10 @@ class TaskSpec:
             raise ValueError(
                 f"task {self.name!r}: expected {self.num_actions} bools as legal, one True or more if discrete, "
                 f"all True if continuous, got {self.legal}"
+            )
+        if self.state_size is not None and not 1 <= self.state_size <= MOST_STATE:
+            raise ValueError(
+                f"task {self.name!r}: a state has 1 to {MOST_STATE} numbers, got {self.state_size}: take its frames"
             )
 
 
@@ -56,7 +63,7 @@ def _shown(value: object) -> str:
 
 
 class Env(Protocol):
-    """One task. `reset` and `step` are gymnasium's, with frames [64, 64, 3] uint8.
+    """One task. `reset` and `step` are gymnasium's, with frames [64, 64, 3] uint8, or states [state_size] float32.
 
     info may hold "life_lost" (bool: a life went in this step) and "success" (bool: the goal is reached in this step).
     """
@@ -64,9 +71,9 @@ class Env(Protocol):
     @property
     def task(self) -> TaskSpec: ...
 
-    def reset(self, *, seed: int | None = None) -> tuple[Frame, Mapping[str, object]]: ...
+    def reset(self, *, seed: int | None = None) -> tuple[Observation, Mapping[str, object]]: ...
 
-    def step(self, action: Action) -> tuple[Frame, float, bool, bool, Mapping[str, object]]: ...
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, Mapping[str, object]]: ...
 
     def close(self) -> None: ...
 
@@ -94,6 +101,7 @@ class Episode:
     episode_return: float  # sum of unclipped rewards, units of the task
     length: int  # agent steps
     success: bool | None  # success at any step; None where the task has no success
+    final_success: bool | None = None  # success at the last step
 
 
 # Arrays have no single truth value, so the records below compare by identity (eq=False).
@@ -101,7 +109,8 @@ class Episode:
 class EnvStep:
     """Results of one step of all K tasks. The arrays are copies."""
 
-    frame: NDArray[np.uint8]  # [K, 64, 64, 3] the next observation; after an end see `make_vector`, final_frames
+    frame: Observation  # [K, 64, 64, 3] uint8, or states [K, D] float32, those of fewer numbers ending in zeros: the
+    # next observation; after an end see `make_vector`, final_frames
     is_first: NDArray[np.bool_]  # [K] `frame` opens an episode
     is_last: NDArray[np.bool_]  # [K] `frame` is the final one of its episode: the next action is ignored
     reward: NDArray[np.float32]  # [K] units of the task

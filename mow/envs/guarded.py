@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from mow.envs import make
-from mow.envs.answers import flag_of, frame_of, info_of, parts_of, reward_of
-from mow.envs.base import Action, Env, Frame, Resumable
+from mow.envs.answers import flag_of, frame_of, info_of, parts_of, reward_of, state_of
+from mow.envs.base import Action, Env, Observation, Resumable
 
 _LOG = logging.getLogger("mow")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -56,12 +56,12 @@ class GuardedEnv:
         self._closed = False
         self.task = self._env.task
 
-    def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, bool]]:
-        """Open an episode: [64, 64, 3]."""
+    def reset(self, *, seed: int | None = None) -> tuple[Observation, dict[str, bool]]:
+        """Open an episode: frame [64, 64, 3], or state [state_size]."""
         return self._call(self._reset, seed)  # type: ignore[no-any-return]
 
-    def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, bool]]:
-        """One action. Returns: frame [64, 64, 3], reward, terminated, truncated, and the used entries of the info."""
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, bool]]:
+        """One action. Returns: frame or state, reward, terminated, truncated, and the used entries of the info."""
         return self._call(self._step, action)  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -88,21 +88,25 @@ class GuardedEnv:
         except (Exception, SystemExit) as error:
             raise SimulatorFailure(self._name, error) from error
 
-    def _reset(self, seed: int | None) -> tuple[Frame, dict[str, bool]]:
+    def _reset(self, seed: int | None) -> tuple[Observation, dict[str, bool]]:
         frame, info = parts_of(self._name, self._env.reset(seed=seed), ("frame", "info"))
-        return frame_of(self._name, frame), info_of(self._name, info)
+        return self._observation(frame), info_of(self._name, info)
 
-    def _step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, bool]]:
+    def _step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, bool]]:
         own = action if isinstance(action, int) else np.array(action)  # the simulator may write into it
         parts = ("frame", "reward", "terminated", "truncated", "info")
         frame, reward, terminated, truncated, info = parts_of(self._name, self._env.step(own), parts)
         return (
-            frame_of(self._name, frame),
+            self._observation(frame),
             reward_of(self._name, reward),
             flag_of(self._name, terminated, "terminated"),
             flag_of(self._name, truncated, "truncated"),
             info_of(self._name, info),
         )
+
+    def _observation(self, answer: Any) -> Observation:
+        size = self.task.state_size
+        return frame_of(self._name, answer) if size is None else state_of(self._name, answer, size)
 
 
 @contextmanager

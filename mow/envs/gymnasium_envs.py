@@ -1,4 +1,5 @@
-"""Any environment registered with gymnasium, with its own rendering as frames, 64 x 64 RGB. Needs gymnasium, OpenCV."""
+"""Any environment registered with gymnasium, with its own rendering as frames, 64 x 64 RGB, or with its observations as
+states. Needs gymnasium, OpenCV."""
 
 import os
 from importlib import import_module
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs.answers import flag_of, info_of, parts_of, picture_of, reward_of
-from mow.envs.base import FRAME_SHAPE, Action, Frame, TaskSpec
+from mow.envs.base import FRAME_SHAPE, Action, Frame, Observation, TaskSpec
 
 # Packages that register their environments when they are imported. Of others, name the package in the id, as gymnasium
 # itself has it: "package:Id-v0".
@@ -20,7 +21,8 @@ _REMEDY = "pip install -e '.[gym]' (classic control), '.[minigrid]', '.[metaworl
 
 
 class GymEnv:
-    """One registered environment; what its `render` draws is the observation, whatever else it would observe.
+    """One registered environment, observed by what its `render` draws, whatever else it would observe, or by its own
+    observation: a 1-D Box, or a Dict of Boxes, joined in the order of its keys. Nothing is drawn then.
 
     The picture, of uint8 or floats in [0, 1], with alpha or without, is averaged down to 64 x 64 without regard to its
     proportions; `mujoco_gymnasium` draws those of MuJoCo at that size. Actions of a Box are scaled from [-1, 1] to its
@@ -30,58 +32,64 @@ class GymEnv:
     Args:
         name: the id, "CartPole-v1", "package:Id-v0" or "Namespace/Id-v0".
         seed: of everything, until a reset brings another.
+        obs: "frame" or "state".
         render: of MuJoCo's, "light" or "full", see Renderer.
-    Raises: ValueError if the id is unknown, its actions are no Discrete and no bounded Box, or it does not draw;
-        ImportError if something that it needs is not installed.
+    Raises: ValueError if the id is unknown, its actions are no Discrete and no bounded Box, it does not draw, or has no
+        such observation; ImportError if something that it needs is not installed.
     """
 
-    def __init__(self, name: str, *, seed: int, render: object = "light") -> None:
+    def __init__(self, name: str, *, seed: int, obs: object = "frame", render: object = "light") -> None:
         check(name)
         cv2.setNumThreads(0)  # the workers share the cores already
         self._renderer: Any = None
         try:
-            _check_modes(name)
-            self._env: Any = gymnasium.make(_registered(name), render_mode="rgb_array", disable_env_checker=True)
-            self.task = self._prepare(f"gym:{name}", seed, render)
+            if obs == "frame":
+                _check_modes(name)
+            mode = "rgb_array" if obs == "frame" else None
+            self._env: Any = gymnasium.make(_registered(name), render_mode=mode, disable_env_checker=True)
+            self.task = self._prepare(f"gym:{name}", seed, obs, render)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise ImportError(f"task 'gym:{name}' cannot load its simulator ({error}): {_REMEDY}") from error
         except gymnasium.error.Error as error:
             raise ValueError(f"gym:{name} cannot be made: {error}") from error
 
-    def _prepare(self, name: str, seed: int, render: object) -> TaskSpec:
+    def _prepare(self, name: str, seed: int, obs: object, render: object) -> TaskSpec:
         """Draw once and look at the actions."""
         env = self._env
         self._running = False
         env.reset(seed=seed)
-        is_mujoco = hasattr(env.unwrapped, "mujoco_renderer")
-        height, width, _ = FRAME_SHAPE if is_mujoco else picture_of(name, env.render()).shape
-        if is_mujoco:
+        size, words = (_size(name, env.observation_space), "states") if obs == "state" else (None, "")
+        if size is None and hasattr(env.unwrapped, "mujoco_renderer"):
             self._renderer = import_module("mow.envs.mujoco_gymnasium").renderer_of(env.unwrapped, render)
+            words = f"{render} rendering"
+        elif size is None:
+            height, width, _ = picture_of(name, env.render()).shape
+            words = f"drawn {width}x{height}"
         self._bounds = _bounds(name, env.action_space)
         num_actions = int(env.action_space.n) if self._bounds is None else int(np.prod(env.action_space.shape))
-        words = f"gymnasium, {f'{render} rendering' if is_mujoco else f'drawn {width}x{height}'}"
-        return TaskSpec(name, self._bounds is None, num_actions, (True,) * num_actions, frame_skip=1, protocol=words)
+        return TaskSpec(name, self._bounds is None, num_actions, (True,) * num_actions, frame_skip=1,
+                        protocol=f"gymnasium, {words}", state_size=size)  # fmt: skip
 
-    def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
-        """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""
-        self._env.reset(seed=seed)
+    def reset(self, *, seed: int | None = None) -> tuple[Observation, dict[str, object]]:
+        """Open an episode: frame [64, 64, 3], or state. Without a seed the randomness of the episode before goes on."""
+        own = parts_of(self.task.name, self._env.reset(seed=seed), ("observation", "info"))[0]
         self._running = True
-        return self._picture(), {}
+        return self._observation(own), {}
 
-    def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, object]]:
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         """One step of the environment. Raises: RuntimeError if no episode is running; ValueError if its answer cannot
         be used."""
         name, parts = self.task.name, ("observation", "reward", "terminated", "truncated", "info")
         if not self._running:
             raise RuntimeError(f"{name}: no episode is running: call reset first")
-        _, reward, ended, cut, info = parts_of(name, self._env.step(self._native(action)), parts)
+        own, reward, ended, cut, info = parts_of(name, self._env.step(self._native(action)), parts)
         terminated = flag_of(name, ended, "terminated")
         # Both at once, which some answer in the last step allowed: the task ended by itself.
         truncated = flag_of(name, cut, "truncated") and not terminated
         self._running = not (terminated or truncated)
         used = [*info_of(name, info, ("success", "is_success")).values()]
         success: dict[str, object] = {"success": used[-1]} if used else {}
-        return self._picture(), reward_of(name, reward), terminated, truncated, success
+        return self._observation(own), reward_of(name, reward), terminated, truncated, success
 
     def close(self) -> None:
         """Free the simulator."""
@@ -96,6 +104,11 @@ class GymEnv:
         low, high = self._bounds
         share = (np.asarray(action, np.float64).reshape(space.shape) + 1.0) / 2.0  # in [0, 1]
         return (low + share * (high - low)).astype(space.dtype)
+
+    def _observation(self, own: Any) -> Observation:
+        if self.task.state_size is None:
+            return self._picture()
+        return gymnasium.spaces.flatten(self._env.observation_space, own).astype(np.float32)
 
     def _picture(self) -> Frame:
         if self._renderer is not None:
@@ -153,6 +166,15 @@ def _check_modes(name: str) -> None:
     if "rgb_array" not in modes:
         raise ValueError(f"gym:{name} does not draw itself (render modes: {', '.join(modes) or 'none'}), and tasks are "
                          "learnt from pictures: choose another, or give it a render_mode rgb_array")
+
+
+def _size(name: str, space: Any) -> int:
+    """Numbers of a state. Raises: ValueError."""
+    boxes = [*space.spaces.values()] if isinstance(space, gymnasium.spaces.Dict) else [space]
+    if not all(isinstance(box, gymnasium.spaces.Box) for box in boxes) or (boxes == [space] and len(space.shape) != 1):
+        raise ValueError(f"{name} has no state: its observations are {space}, expected a 1-D Box or a Dict of Boxes: "
+                         "wrap it, or leave env.obs state out")
+    return int(gymnasium.spaces.flatdim(space))
 
 
 def _bounds(name: str, space: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

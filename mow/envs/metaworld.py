@@ -1,9 +1,11 @@
-"""Meta-World's 50 tasks of one robot arm, from pixels. Needs metaworld 3 and what MuJoCo draws with.
+"""Meta-World's 50 tasks of one robot arm. Needs metaworld 3 and, for frames, what MuJoCo draws with.
 
 The picture is that of the camera in front of the arm, above the table, which papers get by moving corner2 to
 (0.75, 0.075, 0.7) and which version 3 has as corner4. Goals and objects are placed anew in every episode. An episode
 lasts 500 steps and never ends by itself; success is measured at every step, and one success
 counts for the episode.
+
+A state is the simulator's own [39]: hand 3, fingers 1, two objects of 7 each, the same 18 of the step before, goal 3.
 """
 
 from typing import Any
@@ -15,10 +17,12 @@ from numpy.typing import NDArray
 
 from mow.envs.base import Frame
 from mow.envs.mujoco_env import RobotEnv
+from mow.envs.mujoco_render import Renderer
 
 HORIZON = 500  # steps of the simulator
 CAMERA = "corner4"
 GRAIN = 0.006  # m; a third of a pixel one metre away, and the robot comes no nearer to the camera than 0.75 m
+STATE_SIZE = 39
 NUM_ACTIONS = 4  # motion of the hand in x, y, z, and the force on the fingers
 
 
@@ -28,6 +32,7 @@ class MetaworldEnv(RobotEnv):
     Args:
         name: as metaworld has it, "reach-v3".
         seed: of goals and objects, until a reset brings another.
+        obs: "frame" or "state".
         render: "light" or "full", see Renderer; "full" is to the pixel what gymnasium draws, "light" also draws
             meshes of more than 3,000 faces, the robot's and the goal of soccer, with a third of them.
         metaworld_repeat: steps of the simulator per action.
@@ -40,8 +45,9 @@ class MetaworldEnv(RobotEnv):
     """
 
     def __init__(
-        self, name: str, *, seed: int, render: object = "light", metaworld_repeat: object = 1, time_limit: object = None
-    ) -> None:
+        self, name: str, *, seed: int, obs: object = "frame", render: object = "light", metaworld_repeat: object = 1,
+        time_limit: object = None,
+    ) -> None:  # fmt: skip
         sim = ALL_V3_ENVIRONMENTS[name]()
         # Rewards read the goal from the observation, whose cached bounds must be made anew, or it is clipped to 0.
         sim._partially_observable = False
@@ -50,16 +56,16 @@ class MetaworldEnv(RobotEnv):
         sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
         self._sim: Any = sim
         super().__init__(
-            f"metaworld:{name}", sim.model, sim.data, num_actions=NUM_ACTIONS, camera=sim.model.camera(CAMERA).id,
-            render=render, repeat=metaworld_repeat, horizon=HORIZON, time_limit=time_limit, protocol="random goals, ",
-            grain=GRAIN,
+            f"metaworld:{name}", sim.model, sim.data, num_actions=NUM_ACTIONS,
+            state_size=STATE_SIZE if obs == "state" else None, camera=sim.model.camera(CAMERA).id, render=render,
+            repeat=metaworld_repeat, horizon=HORIZON, time_limit=time_limit, protocol="random goals, ", grain=GRAIN,
         )  # fmt: skip
         self._seed(seed)
         self._state: NDArray[np.float64] = np.zeros(0)
 
     @property
     def state(self) -> NDArray[np.float64]:
-        """State vector [39] of the simulator, the goal last: for scripted policies; agents see pictures."""
+        """State vector [39] of the simulator, the goal last, as scripted policies take it."""
         return self._state
 
     def _seed(self, seed: int) -> None:
@@ -72,11 +78,14 @@ class MetaworldEnv(RobotEnv):
         self._state, reward, _, _, info = self._sim.step(command)
         return float(reward), bool(info["success"])
 
-    def _draw(self) -> Frame:
+    def _parts(self) -> list[NDArray[np.float64]]:
+        return [self._state]
+
+    def _draw(self, renderer: Renderer) -> Frame:
         for marker, position in self._sim._target_site_config:
             # pick-out-of-hole draws its goal at the start of the object, so that no picture shows the goal.
             self._sim._set_pos_site(marker, self._sim._target_pos if marker == "goal" else position)
-        return np.ascontiguousarray(super()._draw()[::-1, ::-1])  # the camera hangs upside down
+        return np.ascontiguousarray(super()._draw(renderer)[::-1, ::-1])  # the camera hangs upside down
 
 
 make = MetaworldEnv

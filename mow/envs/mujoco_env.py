@@ -1,12 +1,14 @@
-"""Base class of the robot suites: one task of a MuJoCo simulator, seen through a camera and acted on in [-1, 1]^n."""
+"""Base class of the robot suites: one task of a MuJoCo simulator, observed through a camera or by its state, and acted
+on in [-1, 1]^n."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import Action, Frame, TaskSpec
+from mow.envs.base import Action, Frame, Observation, TaskSpec
 from mow.envs.mujoco_render import Renderer
 
 
@@ -18,6 +20,7 @@ class RobotEnv(ABC):
         name: "suite:Task".
         model, data: mujoco.MjModel and mujoco.MjData of the simulator, the same objects throughout.
         num_actions: n.
+        state_size: numbers of a state, in place of frames; None: frames. Nothing is drawn for states.
         camera: number of the camera.
         render: "light" or "full", see Renderer.
         repeat: steps of the simulator per action.
@@ -29,8 +32,8 @@ class RobotEnv(ABC):
     """
 
     def __init__(
-        self, name: str, model: Any, data: Any, *, num_actions: int, camera: int, render: object, repeat: object,
-        horizon: int, time_limit: object, protocol: str = "", grain: float = 0.0,
+        self, name: str, model: Any, data: Any, *, num_actions: int, state_size: int | None, camera: int,
+        render: object, repeat: object, horizon: int, time_limit: object, protocol: str = "", grain: float = 0.0,
     ) -> None:  # fmt: skip
         suite = name.partition(":")[0]
         for option, value in ((f"{suite}_repeat", repeat), ("time_limit", time_limit)):
@@ -39,25 +42,25 @@ class RobotEnv(ABC):
         assert isinstance(repeat, int)
         self.task = TaskSpec(
             name, False, num_actions, (True,) * num_actions, repeat,
-            f"{protocol}action repeat {repeat}, {render} rendering",
+            f"{protocol}action repeat {repeat}, {'states' if state_size else f'{render} rendering'}", state_size,
         )  # fmt: skip
         self._model, self._data = model, data
-        self._renderer = Renderer(model, camera, render, grain)
+        self._renderer = None if state_size else Renderer(model, camera, render, grain)
         self._horizon = min(horizon, time_limit * repeat) if isinstance(time_limit, int) else horizon
         self._num_steps = 0  # of the simulator
         self._running = False
 
-    def reset(self, *, seed: int | None = None) -> tuple[Frame, dict[str, object]]:
-        """Open an episode: [64, 64, 3]. Without a seed the randomness of the episode before goes on."""
+    def reset(self, *, seed: int | None = None) -> tuple[Observation, dict[str, object]]:
+        """Open an episode: frame [64, 64, 3], or state. Without a seed the randomness of the episode before goes on."""
         if seed is not None:
             self._seed(seed)
         self._begin()
-        if self._model.nhfield:
+        if self._renderer is not None and self._model.nhfield:
             self._renderer.renew_terrain()
         self._num_steps, self._running = 0, True
-        return self._draw(), {}
+        return self._observation(), {}
 
-    def step(self, action: Action) -> tuple[Frame, float, bool, bool, dict[str, object]]:
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         """Hold one action [n]. Raises: ValueError if it is not in [-1, 1]^n; RuntimeError if the episode is over."""
         name, command = self.task.name, np.asarray(action, np.float64)  # [n]
         if command.shape != (self.task.num_actions,) or not (np.abs(command) <= 1.0).all():
@@ -72,14 +75,24 @@ class RobotEnv(ABC):
             if success is not None:
                 info["success"] = success or info.get("success", False)
         self._running = self._num_steps < self._horizon
-        return self._draw(), total, False, not self._running, info
+        return self._observation(), total, False, not self._running, info
 
     def close(self) -> None:
         """Free what drawing takes; more than once does no harm."""
-        self._renderer.close()
+        if self._renderer is not None:
+            self._renderer.close()
 
-    def _draw(self) -> Frame:
-        return self._renderer.draw(self._data)
+    def _observation(self) -> Observation:
+        if self._renderer is None:
+            return np.concatenate([np.ravel(part) for part in self._parts()]).astype(np.float32)
+        return self._draw(self._renderer)
+
+    def _draw(self, renderer: Renderer) -> Frame:
+        return renderer.draw(self._data)
+
+    @abstractmethod
+    def _parts(self) -> Iterable[Any]:
+        """The numbers of the state, in their order."""
 
     @abstractmethod
     def _seed(self, seed: int) -> None:

@@ -12,8 +12,8 @@ import ctypes
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -92,6 +92,19 @@ def prepare() -> None:
         _backend = os.environ["MUJOCO_GL"] = choose_backend(os.environ)
     except ImportError as error:
         _failure = str(error)
+
+
+@contextmanager
+def without_gl() -> Iterator[None]:
+    """MuJoCo and dm_control, if loaded inside, open no GL, whatever MUJOCO_GL names; a Renderer still can."""
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "off"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if before is not None:
+            os.environ["MUJOCO_GL"] = before
 
 
 _context: Any = None  # of this process, once something was drawn

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
-from mow.envs.task_sets import ATARI, DMC, MT50, TINY7
+from mow.envs.task_sets import ATARI, DMC, MT50, TINY7, VEC4
 
 PUBLISHED_STEPS = 100_000  # environment steps per game, 400,000 frames
 
@@ -47,7 +47,8 @@ class Suite:
     name: str
     module: str
     tasks: tuple[str, ...]  # "suite:Task"
-    options: tuple[str, ...] = ()  # keyword arguments of `make`
+    options: tuple[str, ...] = ()  # keyword arguments of `make`; "obs" where there are two kinds of observations
+    observations: tuple[str, ...] = ("frame",)  # the kinds that there are: "frame", "state"
     needs: tuple[str, ...] = ("numpy",)  # modules
     remedy: str = "pip install numpy"  # command that installs them
     protocol: Protocol
@@ -78,7 +79,8 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (
         name="dmc",
         module="mow.envs.dmc",
         tasks=DMC,
-        options=("render", "dmc_repeat", "time_limit"),
+        options=("obs", "render", "dmc_repeat", "time_limit"),
+        observations=("frame", "state"),
         needs=("dm_control", "mujoco"),
         remedy="pip install -e '.[dmc]'",
         protocol=Protocol(
@@ -107,7 +109,8 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (
         name="gym",
         module="mow.envs.gymnasium_envs",
         tasks=(),
-        options=("render",),
+        options=("obs", "render"),
+        observations=("frame", "state"),
         needs=("gymnasium", "cv2"),
         remedy="pip install gymnasium opencv-python-headless",
         protocol=Protocol(
@@ -123,7 +126,8 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (
         name="metaworld",
         module="mow.envs.metaworld",
         tasks=MT50,
-        options=("render", "metaworld_repeat", "time_limit"),
+        options=("obs", "render", "metaworld_repeat", "time_limit"),
+        observations=("frame", "state"),
         needs=("metaworld", "mujoco"),
         remedy="pip install -e '.[metaworld]'",
         protocol=Protocol(
@@ -158,6 +162,26 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (
             "tiny:slide": (3.359, 13.759),
             "tiny:bounce": (-2.968, 3.78),
             "tiny:chase": (0.543, 3.886),
+        },
+    ),
+    Suite(
+        name="vec",
+        module="mow.envs.vec",
+        tasks=VEC4,
+        observations=("state",),
+        protocol=Protocol(
+            actions="1 or 2 continuous",
+            horizon="50 (button, reach), 100 (lq) or 200 (pendulum) steps",
+            reward="of the order of 1 per step, see `python -m mow.envs.vec`",
+            success="reach: within 0.05 of the goal",
+            source="of this package; pendulum: gymnasium, Pendulum-v1, with a reward of 0 to 1",
+        ),
+        # As those of tiny; `python -m mow.envs.vec` measures them again.
+        references={
+            "vec:lq": (1.115, 97.131),
+            "vec:button": (13.235, 45.054),
+            "vec:reach": (-2.248, 44.806),
+            "vec:pendulum": (63.352, 184.763),
         },
     ),
 )}  # fmt: skip

@@ -28,6 +28,9 @@ ATARI26: tuple[str, ...] = tuple(f"atari:{game}" for game in _ATARI26_NAMES.spli
 TINY5: tuple[str, ...] = ("tiny:catch", "tiny:goal", "tiny:dodge", "tiny:pole", "tiny:slide")
 TINY7: tuple[str, ...] = (*TINY5, "tiny:bounce", "tiny:chase")
 
+# The tasks of mow.envs.vec, all with states.
+VEC4: tuple[str, ...] = ("vec:lq", "vec:button", "vec:reach", "vec:pendulum")
+
 # The 50 tasks of Meta-World, as its version 3 calls them less their "-v3" and in its order.
 # Source: Yu et al. 2020, table of tasks; metaworld 3.1, MT50.
 _METAWORLD_NAMES = """
@@ -73,5 +76,5 @@ DMC18: tuple[str, ...] = tuple(f"dmc:{name}" for name in _DMC18_NAMES.split())
 
 # Tasks by the name of a set, which stands for all of them on a command line.
 SETS: dict[str, tuple[str, ...]] = {
-    "atari26": ATARI26, "tiny5": TINY5, "tiny7": TINY7, "mt10": MT10, "mt50": MT50, "dmc18": DMC18,
+    "atari26": ATARI26, "tiny5": TINY5, "tiny7": TINY7, "vec4": VEC4, "mt10": MT10, "mt50": MT50, "dmc18": DMC18,
 }  # fmt: skip

@@ -5,23 +5,20 @@ in `suites`.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, singledispatch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mow.envs.base import Action
-from mow.envs.suites import SUITES
+from mow.envs.measured import compare
 from mow.envs.tiny_memory import NEAR, NEAR_REWARD, PUSHES, Bounce, Cell, Chase, distance, fly, nearer, walk
 from mow.envs.tiny_tasks import GRID, SLIDE_STEP, Catch, Dodge, Goal, Pole, Slide, TinyEnv
-from mow.system.console import complain, program, tell
+from mow.system.console import program
 
 LOOK_AHEAD = 4  # steps, of the expert of "chase"
 LATER = 0.95  # discount of a step, of the same expert
-EPISODES = 1000  # that the stated returns are means over
-
-Policy = Callable[[TinyEnv], Action]
 
 TASKS: dict[str, type[TinyEnv]] = {task.NAME: task for task in (Catch, Goal, Dodge, Pole, Slide, Bounce, Chase)}
 
@@ -100,49 +97,10 @@ def _best_push(walker: Cell, velocity: Cell, pursuer: Cell, moves_next: bool, st
     return best, options.index(best)
 
 
-def random_policy(seed: int) -> Policy:
-    """A policy that draws uniformly from the actions of any task."""
-    rng = np.random.default_rng(seed)
-
-    def act(env: TinyEnv) -> Action:
-        if env.task.discrete:
-            return int(rng.integers(env.task.num_actions))
-        return rng.uniform(-1.0, 1.0, env.task.num_actions).astype(np.float32)
-
-    return act
-
-
-def measure(name: str, policy: Policy, *, episodes: int, seed: int) -> NDArray[np.float64]:
-    """Returns of `episodes` episodes of "tiny:<name>" in a row: [episodes]."""
-    env = make(name, seed=seed)
-    returns = np.zeros(episodes)
-    for index in range(episodes):
-        env.reset()
-        ended = False
-        while not ended:
-            _, reward, terminated, truncated, _ = env.step(policy(env))
-            returns[index] += reward
-            ended = terminated or truncated
-    return returns
-
-
 @program("mow.envs.tiny")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print mean and standard deviation of all returns. Returns: 1 if a mean is not the stated one, else 0."""
-    tell(sys.stdout, f"{'task':<12}{'policy':<8}{'mean':>9}{'std':>9}{'episodes':>10}{'stated':>9}\n")
-    wrong = []
-    for task, stated_returns in SUITES["tiny"].references.items():
-        policies: dict[str, Policy] = {"random": random_policy(seed=1), "expert": expert_action}
-        for (kind, policy), stated in zip(policies.items(), stated_returns, strict=True):
-            returns = measure(task.removeprefix("tiny:"), policy, episodes=EPISODES, seed=0)
-            mean, deviation = float(returns.mean()), float(returns.std(ddof=1))
-            tell(sys.stdout, f"{task:<12}{kind:<8}{mean:9.3f}{deviation:9.3f}{len(returns):10d}{stated:9.3f}\n")
-            # The constants have 3 decimals. The draws are those that they were taken from, so nothing else may differ.
-            if abs(mean - stated) > 0.0006:
-                wrong.append(f"{task}, {kind}: measured {mean:.3f}, stated {stated}")
-    for line in wrong:
-        complain(f"not as stated: {line}")
-    return 1 if wrong else 0
+    return compare("tiny", make, expert_action)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Restart, TaskSpec
+from mow.envs.base import Action, ActionLayout, EnvFailure, EnvStep, Episode, Observation, Restart, TaskSpec
 from mow.envs.vector_group import FLAGS, Crash
 
 _LOG = logging.getLogger("mow")
@@ -45,8 +45,8 @@ class OrderedVectorEnv(ABC):
         self.specs = tuple(specs[slot] for slot in range(len(self._slots)))
         self.layout = ActionLayout.from_tasks(self.specs)
 
-    def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Open an episode in every task: frames [K, 64, 64, 3] and is_first [K], all True.
+    def reset(self) -> tuple[Observation, NDArray[np.bool_]]:
+        """Open an episode in every task: frames [K, 64, 64, 3] or states [K, D], and is_first [K], all True.
 
         Raises: EnvFailure if a simulator fails.
         """
@@ -55,7 +55,7 @@ class OrderedVectorEnv(ABC):
         answers, crashes = self._answers()
         self._give_up_if([*crashes, *(crash for failed in answers for crash in failed)])
         self._ready = True
-        return self._board["frame"][self._slots], self._board["is_first"][self._slots]
+        return self._observations(), self._board["is_first"][self._slots]
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         """`send` and `receive`."""
@@ -87,11 +87,11 @@ class OrderedVectorEnv(ABC):
         answers, crashes = self._answers()
         restarts, lost = self._recover([*crashes, *(crash for _, failed in answers for crash in failed)], actions)
         ended = [episode for episodes, _ in answers for episode in episodes]
-        finished = {slot: (total, length, success) for slot, total, length, success in ended if slot not in lost}
+        finished = {slot: rest for slot, *rest in ended if slot not in lost}
         self._failures.update((slot, 0) for slot in finished)
         shown = [(k, int(slot)) for k, slot in enumerate(self._slots)]
         return EnvStep(
-            frame=self._board["frame"][self._slots],  # [K, 64, 64, 3], a copy, as are the others
+            frame=self._observations(),  # a copy, as are the others
             finished=tuple(Episode(self.specs[k].name, k, *finished[slot]) for k, slot in shown if slot in finished),
             restarts=restarts,
             **{name: self._board[name][self._slots] for name in FLAGS},  # [K] each
@@ -121,10 +121,10 @@ class OrderedVectorEnv(ABC):
                 states |= kept
         return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, NDArray[np.uint8]]:
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, Observation]:
         """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
 
-        Returns: the tasks k without a state, with the first frame [64, 64, 3] of their new episodes.
+        Returns: the tasks k without a state of their own, with the first observation of their new episodes.
         Raises: EnvFailure if a simulator cannot load its state or open an episode.
         """
         self._check_idle()
@@ -136,13 +136,19 @@ class OrderedVectorEnv(ABC):
         self._give_up_if([*crashes, *(crash for _, failed in answers for crash in failed)])
         renewed = {slot for slots, _ in answers for slot in slots}
         self._ready = True
-        return {k: self._board["frame"][slot].copy() for k, slot in enumerate(self._slots) if slot in renewed}
+        shown = self._observations()
+        return {k: shown[k] for k, slot in enumerate(self._slots) if slot in renewed}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _observations(self) -> Observation:
+        """Copies of the frames [K, 64, 64, 3], or of the states [K, D], D numbers being the longest of the tasks."""
+        sizes = [spec.state_size for spec in self.specs if spec.state_size is not None]
+        return self._board["frame"][:, : max(sizes, default=None)][self._slots]
 
     # Failures -------------------------------------------------------------------------------------------------------
 

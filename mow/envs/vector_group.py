@@ -8,26 +8,33 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import FRAME_SHAPE, Action, TaskSpec
+from mow.envs.base import FRAME_SHAPE, MOST_STATE, Action, Observation, TaskSpec
 from mow.envs.guarded import GuardedEnv, SimulatorFailure
 
-# One record per slot. A slot is the place of a task in the list that the run began with; it never changes, while
-# `reorder` changes which task number shows it.
-RECORD = np.dtype(
-    [
-        ("frame", np.uint8, FRAME_SHAPE),
-        ("reward", np.float32),
-        ("is_first", np.bool_),
-        ("is_last", np.bool_),
-        ("terminated", np.bool_),
-        ("truncated", np.bool_),
-        ("life_lost", np.bool_),
-        ("busy", np.bool_),  # being worked on: the task that a dead or hung worker was in
-        ("since", np.float64),  # time.monotonic() when that began
-    ],
-    align=True,
-)
 FLAGS = ("reward", "is_first", "is_last", "terminated", "truncated", "life_lost")
+
+
+def record_of(options: Mapping[str, object]) -> np.dtype[np.void]:
+    """The record of one slot on a board: a frame, or with option obs "state" room for the longest state there may be.
+
+    A slot is the place of a task in the list that the run began with; it never changes, while `reorder` changes which
+    task number shows it.
+    """
+    states = options.get("obs") == "state"
+    return np.dtype(
+        [
+            ("frame", np.float32, (MOST_STATE,)) if states else ("frame", np.uint8, FRAME_SHAPE),
+            ("reward", np.float32),
+            ("is_first", np.bool_),
+            ("is_last", np.bool_),
+            ("terminated", np.bool_),
+            ("truncated", np.bool_),
+            ("life_lost", np.bool_),
+            ("busy", np.bool_),  # being worked on: the task that a dead or hung worker was in
+            ("since", np.float64),  # time.monotonic() when that began
+        ],
+        align=True,
+    )
 
 
 def derived_seed(seed: int, slot: int, *episode: int) -> int:
@@ -42,13 +49,14 @@ class _Progress:
     number: int = -1
     episode_return: float = 0.0
     length: int = 0
-    success: bool | None = None
+    success: bool | None = None  # at any step
+    final_success: bool | None = None  # at the newest step
     restarts: int = 0  # of the simulator; every one has seeds of its own
     over: bool = False  # its final frame is shown; the next step opens another
 
 
-# A finished episode on its way to the parent: slot, return, length, success.
-Finished = tuple[int, float, int, bool | None]
+# A finished episode on its way to the parent: slot, return, length, success at any step and at the last one.
+Finished = tuple[int, float, int, bool | None, bool | None]
 
 
 class Crash(NamedTuple):
@@ -75,7 +83,7 @@ class TaskGroup:
     ) -> None:
         self._slots, self._seed, self._options, self._final_frames = slots, seed, options, final_frames
         # One column per field, made once: a view of a record array costs more than what is written through it.
-        self._board = {name: board[name] for name in RECORD.names or ()}
+        self._board = {name: board[name] for name in board.dtype.names or ()}
         self._envs: dict[int, GuardedEnv] = {}
         self._progress = {slot: _Progress() for slot in slots}
         self._fresh = False  # the first episodes are open and nothing was stepped
@@ -168,7 +176,10 @@ class TaskGroup:
         self._progress[slot] = _Progress(number, restarts=restarts)
         # As many entries as no other seed has: those of environments are of one or three, of first episodes two.
         seed = derived_seed(self._seed, slot, number, *([restarts, 0] if restarts else []))
-        self._board["frame"][slot] = self._envs[slot].reset(seed=seed)[0]
+        self._show(slot, self._envs[slot].reset(seed=seed)[0])
+
+    def _show(self, slot: int, frame: Observation) -> None:
+        self._board["frame"][slot, : len(frame)] = frame  # beyond a state the board stays 0
 
     def _step(self, slot: int, action: Action) -> list[Finished]:
         """Returns: the episode, if it is finished."""
@@ -180,16 +191,18 @@ class TaskGroup:
         progress.episode_return += reward
         progress.length += 1
         if "success" in info:
-            progress.success = bool(progress.success) or info["success"]
+            progress.success, progress.final_success = bool(progress.success) or info["success"], info["success"]
         progress.over = ended and self._final_frames
         opens = ended and not self._final_frames
         flags = (reward, opens, progress.over, terminated, truncated, info.get("life_lost", False))
         for name, flag in zip(FLAGS, flags, strict=True):
             self._board[name][slot] = flag
-        self._board["frame"][slot] = frame
+        self._show(slot, frame)
         if opens:
             self._open(slot)
-        return [(slot, progress.episode_return, progress.length, progress.success)] if ended else []
+        if not ended:
+            return []
+        return [(slot, progress.episode_return, progress.length, progress.success, progress.final_success)]
 
     def _tried(self, call: Callable[[int], None], slots: Iterable[int]) -> list[Crash]:
         """Call `call` with each slot. Returns: simulators that failed."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mow.envs.vector_group import RECORD, TaskGroup
+from mow.envs.vector_group import TaskGroup, record_of
 
 # Read by libraries when they load, so they must stand before a worker starts. For Mesa 0 is the calling thread; with
 # 1 it hands every picture to another and waits.
@@ -52,7 +52,7 @@ def start_worker(
     ours, theirs = context.Pipe()
     arguments = (theirs, memory, slots, seed, dict(options), final_frames)
     process = context.Process(target=_work, args=arguments, name=f"envs-{number}", daemon=True)
-    with _quiet_start():
+    with quiet_start():
         process.start()
     theirs.close()  # or the death of the worker would not end the pipe
     return Worker(process, ours, slots)
@@ -68,7 +68,7 @@ def end_workers(workers: list[Worker]) -> None:
 
 
 @contextmanager
-def _quiet_start() -> Iterator[None]:
+def quiet_start() -> Iterator[None]:
     """While a worker starts: one thread per library, and no trace of the caller's script.
 
     A spawned process imports the script that spawned it, and with it PyTorch: 200 MiB and seconds per worker, and a
@@ -92,8 +92,8 @@ def _work(
     """Main loop of a worker: answers the parent until the pipe ends; what is raised goes to the parent."""
     for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    board = np.frombuffer(memory, RECORD)
+    threading.Thread(target=follow_parent, daemon=True).start()
+    board = np.frombuffer(memory, record_of(options))
     try:
         with closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
             while True:
@@ -107,7 +107,7 @@ def _work(
             connection.send((sent, None))
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Leave when the parent has died, even from within a simulator that hangs."""
     parent = multiprocessing.parent_process()
     assert parent is not None

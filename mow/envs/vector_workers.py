@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from mow.envs.vector_base import OrderedVectorEnv
-from mow.envs.vector_group import RECORD, Crash
+from mow.envs.vector_group import Crash, record_of
 from mow.envs.vector_process import Worker, end_workers, start_worker
 
 # To start a worker, and to make one simulator, may take this long on top of the time for a step: some are slow to load.
@@ -33,8 +33,9 @@ class WorkerVectorEnv(OrderedVectorEnv):
         self, tasks: Sequence[str], *, seed: int, num_workers: int, options: Mapping[str, object],
         max_restarts: int = 0, timeout_s: float = 60.0, final_frames: bool = False,
     ) -> None:
-        memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * RECORD.itemsize)
-        super().__init__(tasks, np.frombuffer(memory, RECORD), seed, max_restarts)
+        record = record_of(options)
+        memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * record.itemsize)
+        super().__init__(tasks, np.frombuffer(memory, record), seed, max_restarts)
         self._memory, self._options, self._final_frames, self._timeout_s = memory, options, final_frames, timeout_s
         self._workers: list[Worker] = []
         self._pending: list[Worker] = []  # with a request under way
@@ -55,7 +56,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
         if not self._closed:
             self._closed = True
             self._end_workers()
-            self._board = np.zeros(0, RECORD)  # lets go of the shared memory
+            self._board = self._board[:0].copy()  # lets go of the shared memory
             self._memory = None
 
     def _start(self, number: int, slots: dict[int, str]) -> Worker:

@@ -72,6 +72,8 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Restore, play, tabulate, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
     runs = comparable([find_run(path, options.checkpoint) for path in options.runs], options.seed)
+    if options.video and runs[0].config.env.obs != "frame":
+        raise UsageError(f"{runs[0].folder} learns from states, of which there are no videos: leave --video out")
     out = options.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
     device = pick_device(options.device)
     if len(runs) > 1:
@@ -191,6 +193,7 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
                 "returns": result.returns,
                 "lengths": result.lengths,
                 "successes": [episode.success for episode in episodes[: len(result.returns)]],
+                "final_successes": [episode.final_success for episode in episodes[: len(result.returns)]],
             }
             for result, episodes in zip(results, filmed.episodes, strict=True)
         }

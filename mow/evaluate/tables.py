@@ -16,7 +16,8 @@ from mow.envs.suites import PUBLISHED_STEPS, normalised_return, published_return
 from mow.evaluate.aggregates import AGGREGATES, BOOTSTRAP, Aggregate, Interval, aggregates
 
 # A run in evaluation.json: folder, checkpoint, step, preset, seed, protocols, and by task the episodes in order:
-# returns (units of the task), lengths (agent steps), successes (None where undefined).
+# returns (units of the task), lengths (agent steps), successes at any step and final_successes at the last one (None
+# where undefined).
 Run = Mapping[str, Any]
 
 

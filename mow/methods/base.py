@@ -47,6 +47,13 @@ class TaskSet:
     layout: ActionLayout
     observation: ObservationSpec = ObservationSpec()
 
+    @classmethod
+    def of(cls, specs: Sequence[TaskSpec]) -> "TaskSet":
+        """The tasks with one layout of actions and one of observations: states as long as the longest."""
+        sizes = [spec.state_size for spec in specs if spec.state_size is not None]
+        observation = ObservationSpec((max(sizes),), "float32") if sizes else ObservationSpec()
+        return cls(tuple(specs), ActionLayout.from_tasks(specs), observation)
+
 
 @dataclass(frozen=True)
 class Update:
@@ -124,7 +131,8 @@ class Actor(Protocol):
     """Acts in K tasks, in each of which B episodes may run side by side."""
 
     def act(self, frame: "Tensor", is_first: "Tensor") -> ActorOutput:
-        """Args: frame: [K, ...] or [K, B, ...] newest observation. is_first: [K] or [K, B] bool, it opens an episode.
+        """Args: frame: [K, ...] or [K, B, ...] newest observation, a frame or a state. is_first: [K] or [K, B] bool, it
+            opens an episode.
         Returns: actions in the layout of the TaskSet; `record` must follow.
         """
 
@@ -192,4 +200,5 @@ class Method:
     """Entered for the life of a run; gives a line about how updates run, or none."""
     summary: Callable[[Any], str] = lambda config: ""  # updates and sizes, for the line that opens a run
     batchings: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # --batching NAME
+    observations: tuple[str, ...] = ("frame",)  # kinds that it learns from, of env.obs: "frame", "state"
     shortened: Callable[[Any, int], tuple[Any, str]] | None = None  # config for fewer steps, and how it differs

@@ -33,6 +33,11 @@ def presets() -> dict[str, Callable[[], RunConfig]]:
     return found
 
 
+def methods_that_take(obs: str) -> str:
+    """Names of the methods that learn from these observations, "frame" or "state", for a message."""
+    return ", ".join(name for name in MODULES if obs in get_method(name).observations) or "none yet"
+
+
 def read_config(path: Path) -> RunConfig:
     """The config that a run was started with.
 

@@ -37,8 +37,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 class ReplayBuffer:
     """The last `capacity` steps of each of K tasks; once full, the oldest step makes room.
 
-    All tasks step together. Frames lie in a store, raw, packed or on a GPU, which gives the same bytes; all other
-    fields in rings [K, capacity, ...]. Windows may cross the borders of episodes; `is_first` and `is_last` mark them.
+    All tasks step together. Frames lie in a store, raw, packed or on a GPU, which gives the same bytes, and states in a
+    raw one; all other fields in rings [K, capacity, ...]. Windows may cross the borders of episodes; `is_first` and
+    `is_last` mark them.
     One thread may add while others sample: they take turns, and the unpacking of packed frames needs no turn.
     """
 
@@ -49,6 +50,7 @@ class ReplayBuffer:
         frame_shape: Sequence[int],
         action_size: int,
         *,
+        frame_dtype: str = "uint8",
         seed: int,
         draw: Draw = "uniform",
         store: StoreKind = "auto",
@@ -62,8 +64,9 @@ class ReplayBuffer:
         Args:
             num_tasks: K.
             capacity: steps per task.
-            frame_shape: of one observation, (height, width, 3).
+            frame_shape: of one observation, (height, width, 3), or (D,) of states.
             action_size: A.
+            frame_dtype: "uint8", or "float32" of states.
             seed: of all draws, 0 to 2^64 - 1.
             draw: uniform over the windows held, or recent: the newer of two such draws.
             store: of the frames; "auto" keeps them on `device` where they fit into a third of its free memory, and
@@ -79,12 +82,12 @@ class ReplayBuffer:
             raise ValueError(f"extra column {', '.join(taken)} has the name of a field: take another one")
         self._free_bytes = free_memory() if free_bytes is None else free_bytes  # before the first step
         self._has_warned = False
-        self._frames = make_store(store, num_tasks, capacity, frame_shape, free_bytes=self._free_bytes,
-                                  disk=disk, device=device)
+        self._frames = make_store(store, num_tasks, capacity, frame_shape, dtype=frame_dtype,
+                                  free_bytes=self._free_bytes, disk=disk, device=device)
         self._step_shapes: dict[str, tuple[int, ...]] = {
             **dict.fromkeys(_DTYPES, ()), "frame": tuple(frame_shape), "action": (action_size,), **self._extra
         }  # fmt: skip
-        self._dtypes = {**_DTYPES, **dict.fromkeys(self._extra, np.dtype(np.float32))}
+        self._dtypes = {**_DTYPES, "frame": self._frames.dtype, **dict.fromkeys(self._extra, np.dtype(np.float32))}
         self._columns: dict[str, NDArray[Any]] = {
             # np.zeros takes a page of memory only once a step is written to it.
             name: np.zeros((num_tasks, capacity, *self._step_shapes[name]), dtype)
@@ -139,7 +142,7 @@ class ReplayBuffer:
 
     def add(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[Any],
         action: NDArray[np.float32],
         reward: NDArray[np.float32],
         terminated: NDArray[np.bool_],
@@ -150,9 +153,9 @@ class ReplayBuffer:
     ) -> None:
         """Add one step of every task; TransitionBatch has the meaning of the fields.
 
-        Args: frame uint8 [K, H, W, 3], action float32 [K, A], reward float32 [K], the others bool [K]; of each extra
-            column float32 [K, n], zeros where it is left out.
-        Raises: ValueError for another shape or dtype, or a reward or action that is not finite; nothing is added then.
+        Args: frame uint8 [K, H, W, 3] or float32 [K, D], action float32 [K, A], reward float32 [K], the others bool
+            [K]; of each extra column float32 [K, n], zeros where it is left out.
+        Raises: ValueError for another shape or dtype, or a float that is not finite; nothing is added then.
             OSError where the disk does not take what memory has no room for; the step is in, in memory.
         """
         columns: dict[str, NDArray[Any]] = {
@@ -249,7 +252,7 @@ class ReplayBuffer:
             if value.shape != expected or value.dtype != dtype:
                 raise ValueError(f"{name} of one step: expected {dtype} {[*expected]}, got {value.dtype} "
                                  f"{[*value.shape]}: pass one entry per task, in the buffer's dtype")
-        for name in ("reward", "action", *self._extra):
+        for name in (name for name, dtype in self._dtypes.items() if dtype == np.float32):
             if not np.isfinite(step[name]).all():
                 finite = np.isfinite(step[name]).reshape(len(self._rows), -1).all(axis=1)  # [K]
                 task = int(finite.argmin())

@@ -109,10 +109,10 @@ def _layout(buffer: ReplayBuffer) -> dict[str, Any]:
 
 def _raw_steps(store: FrameStore, first: int, end: int) -> Frames:
     """Frames of all rows: [R, end - first, H, W, 3]; those that are no longer held are black."""
-    frames = np.zeros((store.num_rows, end - first, *store.frame_shape), dtype=np.uint8)
+    frames = np.zeros((store.num_rows, end - first, *store.frame_shape), store.dtype)
     held = max(first, store.oldest)
     if held < end:
-        windows = np.empty((store.num_rows, 1, end - held, *store.frame_shape), dtype=np.uint8)
+        windows = np.empty((store.num_rows, 1, end - held, *store.frame_shape), store.dtype)
         store.gather(np.arange(store.num_rows), np.full((store.num_rows, 1), held), end - held, windows)
         frames[:, held - first :] = windows[:, 0]
     return frames
@@ -204,7 +204,7 @@ def _fill(buffer: ReplayBuffer, folder: Path, manifest: Manifest) -> None:
             if number >= first:
                 _append_block(store, blocks)
     content, num_open = io.BytesIO(read_checked(folder, manifest.open_steps)), manifest.num_steps % BLOCK_STEPS
-    frames = _read(content, "u1", (num_rows, num_open, *store.frame_shape))
+    frames = _read(content, store.dtype.str, (num_rows, num_open, *store.frame_shape))
     for step in range(num_open):
         store.append(frames[:, step])
     _fill_columns(buffer, BLOCK_STEPS * end_block, num_open, content, oldest)
@@ -224,7 +224,7 @@ def _append_block(store: FrameStore, blocks: list[bytes]) -> None:
         store.append_block([(stored, len(stored) == size, _C.crc32c(stored)) for stored in blocks])
         return
     raw = b"".join(stored if len(stored) == size else unpack(stored, size) for stored in blocks)
-    frames = np.frombuffer(raw, np.uint8).reshape(len(blocks), BLOCK_STEPS, *store.frame_shape)
+    frames = np.frombuffer(raw, store.dtype).reshape(len(blocks), BLOCK_STEPS, *store.frame_shape)
     for step in range(BLOCK_STEPS):
         store.append(frames[:, step])
 

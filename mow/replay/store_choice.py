@@ -22,6 +22,7 @@ def make_store(
     capacity: int,
     frame_shape: Sequence[int],
     *,
+    dtype: str = "uint8",
     free_bytes: int | None = None,
     disk: Path | None = None,
     device: torch.device | None = None,
@@ -33,19 +34,26 @@ def make_store(
     Where frames cannot be packed, "auto" takes raw and warns. Packed frames that outgrow the half go to `disk`.
 
     Args:
-        num_rows, capacity, frame_shape: R, steps per row, (H, W, 3).
+        num_rows, capacity, frame_shape: R, steps per row, (H, W, 3), or (D,) of states.
+        dtype: of the frames; states, of another one than uint8, are kept raw in main memory.
         free_bytes: memory to decide by; None takes what is free now.
         disk: a folder, made where it is missing; None keeps all in memory.
         device: the learner's; None, or a CPU, has no memory for "gpu".
-    Raises: ValueError for an unknown kind, a size below 1, frames of another kind than packed with a disk, or "gpu"
-        without a CUDA device or without CUDA in the extension; ImportError for "packed" without extension or liblz4;
-        MemoryError for "gpu" where the device has less memory free; OSError where `disk` takes no file.
+    Raises: ValueError for an unknown kind, a size below 1, states with another kind than raw, frames of another kind
+        than packed with a disk, or "gpu" without a CUDA device or without CUDA in the extension; ImportError for
+        "packed" without extension or liblz4; MemoryError for "gpu" where the device has less memory free; OSError
+        where `disk` takes no file.
     """
     sizes = (num_rows, capacity, frame_shape)
     if kind not in get_args(StoreKind):
         raise ValueError(f"store must be one of {', '.join(get_args(StoreKind))}, got {kind!r}")
     if kind in ("raw", "gpu") and disk is not None:
         raise ValueError(f"only packed frames go to a disk, got store {kind!r} and disk {disk}: use store 'packed'")
+    if dtype != "uint8":
+        if kind in ("packed", "gpu") or disk is not None:
+            raise ValueError(f"states stay in main memory as they are, got store {kind!r} and disk {disk}: use store "
+                             "'auto' without a disk")
+        return RawStore(*sizes, dtype)
     free = free_memory() if free_bytes is None else free_bytes
     spill = None if disk is None else Spill(disk, free // 2)
     # By arithmetic and not by trying: a system may refuse a ring far larger than its memory, though it starts empty.

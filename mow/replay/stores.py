@@ -1,4 +1,4 @@
-"""Interface of a store of replay frames, and the plain store, a ring of raw frames.
+"""Interface of a store of replay frames, and the plain store, a ring of raw frames or of states.
 
 A frame is named by the ring row r of its task and its absolute step t = 0, 1, 2, ... since the start of the run. Of
 each row the last min(num_steps, capacity) steps are held.
@@ -8,12 +8,13 @@ Letters: R rows, K tasks, B windows per task, L steps per window, H and W the si
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Frames = NDArray[np.uint8]
+Frames = NDArray[Any]  # uint8 [..., H, W, 3]; in a plain store also states float32 [..., D]
 Int64Array = NDArray[np.int64]
 
 BLOCK_STEPS = 8  # that are packed together, in memory and in files
@@ -23,6 +24,7 @@ class FrameStore(ABC):
     """The last `capacity` frames of R rows; all stores give the same bytes."""
 
     disk_bytes: int = 0  # occupied now on a disk, by frames that memory has no room for
+    dtype: np.dtype[Any] = np.dtype(np.uint8)  # of a pixel, or of a number of a state
     ratio: float = 1.0  # raw bytes of the frames held over the bytes that they take
 
     def __init__(self, num_rows: int, capacity: int, frame_shape: Sequence[int]) -> None:
@@ -32,7 +34,7 @@ class FrameStore(ABC):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.num_rows, self.capacity, self.frame_shape = num_rows, capacity, tuple(frame_shape)  # R, steps, (H, W, 3)
-        self.frame_bytes = math.prod(self.frame_shape)
+        self.frame_bytes = math.prod(self.frame_shape) * self.dtype.itemsize
         self.num_steps = 0  # per row ever appended
 
     @property
@@ -85,9 +87,9 @@ class FrameStore(ABC):
 
     def _check_frames(self, frame: Frames) -> None:
         expected = (self.num_rows, *self.frame_shape)
-        if frame.shape != expected or frame.dtype != np.uint8:
-            raise ValueError(f"frame of one step: expected uint8 {[*expected]}, got {frame.dtype} {[*frame.shape]}: "
-                             "pass them for every row, unscaled")
+        if frame.shape != expected or frame.dtype != self.dtype:
+            raise ValueError(f"frame of one step: expected {self.dtype} {[*expected]}, got {frame.dtype} "
+                             f"{[*frame.shape]}: pass them for every row, unscaled")
 
     def _check_windows(self, rows: Int64Array, first: Int64Array, length: int, out: Frames | None = None) -> None:
         """Raises: ValueError where an argument of gather does not fit, or a window is not held whole."""
@@ -101,20 +103,22 @@ class FrameStore(ABC):
             raise ValueError(f"first must be in {oldest} to {newest} for windows of {length} steps, got {first.min()} "
                              f"to {first.max()}: the others are no longer held, or not yet")
         expected = (*first.shape, length, *self.frame_shape)
-        if out is not None and (out.shape != expected or out.dtype != np.uint8 or not out.flags.carray):
-            raise ValueError(f"out must be contiguous, writeable uint8 {[*expected]}, got {out.dtype} {[*out.shape]}")
+        if out is not None and (out.shape != expected or out.dtype != self.dtype or not out.flags.carray):
+            raise ValueError(f"out must be contiguous, writeable {self.dtype} {[*expected]}, got {out.dtype} "
+                             f"{[*out.shape]}")
 
 
 class RawStore(FrameStore):
-    """A ring of raw frames, row-major, so that a window is one block of memory, or two where it wraps.
+    """A ring of raw frames or states, row-major, so that a window is one block of memory, or two where it wraps.
 
     Needs no compiler; the other stores are compared with it. One thread at a time.
     """
 
-    def __init__(self, num_rows: int, capacity: int, frame_shape: Sequence[int]) -> None:
+    def __init__(self, num_rows: int, capacity: int, frame_shape: Sequence[int], dtype: str = "uint8") -> None:
+        self.dtype = np.dtype(dtype)
         super().__init__(num_rows, capacity, frame_shape)
         # np.zeros takes a page of memory only once a step is written to it.
-        self._ring = np.zeros((num_rows, capacity, *self.frame_shape), dtype=np.uint8)
+        self._ring = np.zeros((num_rows, capacity, *self.frame_shape), self.dtype)
 
     @property
     def memory_bytes(self) -> int:
@@ -133,9 +137,9 @@ class RawStore(FrameStore):
         self._check_windows(rows, first, length, out)  # all is done now: places of the ring are written again
         position = (first[:, :, None] + np.arange(length)) % self.capacity  # [K, B, L]
         index = torch.from_numpy((rows[:, None, None] * self.capacity + position).reshape(-1))  # [K * B * L]
-        ring = torch.from_numpy(self._ring.reshape(-1, self.frame_bytes))
+        ring = torch.from_numpy(self._ring).flatten(0, 1).flatten(1)  # [R * capacity, numbers of a frame]
         # Into the caller's memory: a fresh array costs as much again in page faults as the copy itself.
-        torch.index_select(ring, 0, index, out=torch.from_numpy(out.reshape(-1, self.frame_bytes)))
+        torch.index_select(ring, 0, index, out=torch.from_numpy(out.reshape(-1, ring.shape[1])))
         return nothing_left
 
 

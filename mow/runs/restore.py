@@ -116,7 +116,7 @@ def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.dev
     from mow.runs.checkpoint import load_checkpoint
     from mow.runs.weights import give_weights, read_weights
 
-    learner: Any = get_method(config.method).build(config, TaskSet(tuple(envs.specs), envs.layout), device)
+    learner: Any = get_method(config.method).build(config, TaskSet.of(envs.specs), device)
     is_export = path.suffix == ".safetensors"
     try:
         tensors, content = read_weights(path) if is_export else ({}, load_checkpoint(path, torch.device("cpu")))

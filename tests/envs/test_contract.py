@@ -27,12 +27,19 @@ ATARI = [("atari:Pong", SHORT), ("atari:Breakout", SHORT), ("atari:MsPacman", ST
 # Shorter still, as a picture of a robot takes a CPU ten times as long as one of a game.
 BRIEF = {"time_limit": 8}
 METAWORLD = [("metaworld:reach-v3", BRIEF), ("metaworld:basketball-v3", {"metaworld_repeat": 2, **BRIEF})]
+STATE = {"obs": "state"}
+VEC = [(f"vec:{name}", STATE) for name in ("lq", "button", "reach", "pendulum")]
+STATE_METAWORLD = [("metaworld:button-press-v3", {**STATE, **BRIEF})]
+STATE_DMC = [("dmc:walker-walk", {**STATE, **BRIEF})]
+STATE_GYM = [("gym:Pendulum-v1", STATE)]
 DMC = [("dmc:reacher-easy", BRIEF), ("dmc:cartpole-swingup", {"dmc_repeat": 1, **BRIEF})]
 CASES = [
     *(pytest.param((name, {}), id=name) for name in BUILT_IN),
     *(pytest.param(case, id=case[0], marks=needs("gymnasium", "ale_py", "cv2")) for case in ATARI),
-    *(pytest.param(case, id=case[0], marks=needs("metaworld", "mujoco")) for case in METAWORLD),
-    *(pytest.param(case, id=case[0], marks=needs("dm_control", "mujoco")) for case in DMC),
+    *(pytest.param(case, id=case[0], marks=needs("metaworld", "mujoco")) for case in (*METAWORLD, *STATE_METAWORLD)),
+    *(pytest.param(case, id=case[0], marks=needs("dm_control", "mujoco")) for case in (*DMC, *STATE_DMC)),
+    *(pytest.param(case, id=case[0]) for case in VEC),
+    *(pytest.param(case, id=case[0], marks=needs("gymnasium", "cv2")) for case in STATE_GYM),
 ]
 needs_pygame = pytest.mark.skipif(find_spec("pygame") is None, reason="gym:CartPole-v1 draws with pygame: extra gym")
 CASES.append(pytest.param(("gym:CartPole-v1", {}), id="gym:CartPole-v1", marks=needs_pygame))
@@ -59,8 +66,13 @@ def random_actions(env: Env, seed: int) -> Iterator[Action]:
         yield layout.decode(0, layout.random(rng)[0])
 
 
-def check_frame(frame: np.ndarray) -> None:
+def check_frame(frame: np.ndarray, state_size: int | None = None) -> None:
     assert isinstance(frame, np.ndarray)
+    if state_size is not None:
+        assert frame.dtype == np.float32
+        assert frame.shape == (state_size,)
+        assert np.isfinite(frame).all()
+        return
     assert frame.dtype == np.uint8
     assert frame.shape == FRAME_SHAPE
     assert frame.max() > frame.min()  # shows something
@@ -70,15 +82,16 @@ def test_the_spec_names_the_task(case: tuple[str, Mapping[str, object]], env: En
     assert env.task.name == case[0]
     assert env.task.frame_skip >= 1
     assert env.task.protocol
+    assert (env.task.state_size is None) == ("obs" not in case[1])
 
 
 def test_reset_and_step_are_those_of_gymnasium(env: Env) -> None:
     frame, info = env.reset(seed=1)
-    check_frame(frame)
+    check_frame(frame, env.task.state_size)
     assert isinstance(info, Mapping)
     for _, action in zip(range(6), random_actions(env, seed=0), strict=False):
         frame, reward, terminated, truncated, info = env.step(action)
-        check_frame(frame)
+        check_frame(frame, env.task.state_size)
         assert type(reward) is float
         assert np.isfinite(reward)
         assert type(terminated) is bool
@@ -125,7 +138,7 @@ def test_episodes_end_once_and_start_anew(case: tuple[str, Mapping[str, object]]
         while not (terminated or truncated):
             _, _, terminated, truncated, _ = env.step(next(actions))
             length += 1
-            assert length <= 100  # the longest time limit of these cases, that of tiny:pole
+            assert length <= 200  # the longest time limit of these cases, that of the pendulums
         assert terminated != truncated
         if env.task.name.startswith(("atari:", "metaworld:", "dmc:")):
             assert truncated  # by the time limit, which is not an end of the game
@@ -154,7 +167,7 @@ def test_an_end_shows_the_next_episode_and_its_seed_is_another(case: tuple[str, 
                 assert (step.terminated[0], step.truncated[0], step.is_first[0]) == (terminated, truncated, ended)
                 assert step.reward[0] == np.float32(reward)
                 assert ended or np.array_equal(step.frame[0], last)
-            check_frame(last)  # the end itself can be seen by who steps the environment alone
+            check_frame(last, alone.task.state_size)  # the end itself can be seen by who steps the environment alone
             assert [finished.task for finished in step.finished] == [name]
             shown.add(last.tobytes())
             frame = step.frame

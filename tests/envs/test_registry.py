@@ -54,7 +54,7 @@ def test_unknown_tasks_name_the_nearest(name: str, nearest: str) -> None:
 
 
 def test_sets_stand_for_their_tasks() -> None:
-    sizes = {"atari26": 26, "tiny5": 5, "tiny7": 7, "mt10": 10, "mt50": 50, "dmc18": 18}
+    sizes = {"atari26": 26, "tiny5": 5, "tiny7": 7, "vec4": 4, "mt10": 10, "mt50": 50, "dmc18": 18}
     assert {name: len(tasks) for name, tasks in SETS.items()} == sizes
     for tasks in SETS.values():
         assert set(tasks) <= set(task_names())

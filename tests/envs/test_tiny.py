@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from mow.envs.base import Action, Frame
+from mow.envs.measured import EPISODES, measure, random_policy
 from mow.envs.suites import SUITES
 from mow.envs.task_sets import TINY7
-from mow.envs.tiny import EPISODES, TASKS, expert_action, main, make, measure, random_policy
+from mow.envs.tiny import TASKS, expert_action, main, make
 from mow.envs.tiny_tasks import MOVES, Catch, Dodge, Goal, Pole, Slide, TinyEnv, paint_upright, push_cart
 
 NAMES = [name.removeprefix("tiny:") for name in TINY7]
@@ -301,7 +302,7 @@ def test_goal_and_walker_never_start_together() -> None:
 def test_policies_reach_the_stated_returns(name: str, kind: str) -> None:
     stated = SUITES["tiny"].references[f"tiny:{name}"][kind == "expert"]
     policy = random_policy(17) if kind == "random" else expert_action
-    returns = measure(name, policy, episodes=200, seed=23)  # other draws than those of the constants
+    returns = measure(make(name, seed=23), policy, episodes=200)  # other draws than those of the constants
     # Both means are samples; 4 standard errors of their difference, and the constants' rounding to 3 decimals.
     tolerance = 4 * returns.std(ddof=1) * math.sqrt(1 / 200 + 1 / EPISODES) + 0.0005 + 1e-9
     assert abs(returns.mean() - stated) <= tolerance
@@ -314,7 +315,7 @@ def test_the_table_tells_a_wrong_constant(
     for task in TINY7[1:]:
         monkeypatch.delitem(references, task)
     assert main() == 0  # the constants of catch, measured again
-    assert "tiny:catch  random" in capsys.readouterr().out
+    assert "tiny:catch    random" in capsys.readouterr().out
     monkeypatch.setitem(references, "tiny:catch", (-0.77, 1.0))
     assert main() == 1
     assert "tiny:catch, random: measured -0.778, stated -0.77" in capsys.readouterr().err

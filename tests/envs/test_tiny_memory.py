@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from mow.envs.measured import measure, random_policy
 from mow.envs.suites import reference_returns
-from mow.envs.tiny import TASKS, expert_action, make, measure, random_policy
+from mow.envs.tiny import TASKS, expert_action, make
 from mow.envs.tiny_memory import PUSHES, Bounce, Chase, fly, nearer, walk
 
 LEFT, STAY, RIGHT = 0, 1, 2
@@ -118,7 +119,7 @@ def test_what_is_hidden_is_worth_much():
 
     for name, policy in (("bounce", follow), ("chase", standing_still)):
         random, expert = reference_returns(f"tiny:{name}")
-        score = measure(name, policy, episodes=50, seed=0).mean()
+        score = measure(make(name, seed=0), policy, episodes=50).mean()
         assert score < random + 0.2 * (expert - random)
 
 

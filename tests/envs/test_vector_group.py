@@ -4,7 +4,7 @@ import numpy as np
 
 from mow.envs import make
 from mow.envs.dummy import read_counter
-from mow.envs.vector_group import RECORD, TaskGroup, derived_seed
+from mow.envs.vector_group import TaskGroup, derived_seed, record_of
 
 
 def test_seeds_differ_by_run_slot_and_episode() -> None:
@@ -15,7 +15,7 @@ def test_seeds_differ_by_run_slot_and_episode() -> None:
 
 
 def test_a_group_leaves_other_slots_alone() -> None:
-    board = np.zeros(4, RECORD)
+    board = np.zeros(4, record_of({}))
     group = TaskGroup({1: "dummy:count-1", 3: "dummy:count-3"}, board, seed=0, options={})
     assert {slot: spec.name for slot, spec in group.build().items()} == {1: "dummy:count-1", 3: "dummy:count-3"}
     group.reset()
@@ -30,13 +30,13 @@ def test_a_group_leaves_other_slots_alone() -> None:
 
 
 def test_each_episode_gets_its_derived_seed() -> None:
-    board = np.zeros(1, RECORD)
+    board = np.zeros(1, record_of({}))
     group = TaskGroup({0: "dummy:count"}, board, seed=4, options={})
     group.build()
     group.reset()
     lengths: list[int] = []
     while len(lengths) < 5:
-        lengths += [length for _, _, length, _ in group.step({0: 0})[0]]
+        lengths += [length for _, _, length, *_ in group.step({0: 0})[0]]
     expected = []
     for episode in range(5):
         env = make("dummy:count", seed=0, options={})

@@ -61,6 +61,7 @@ def test_one_run(copied, capsys):
     for task in TASKS:
         played = run["tasks"][task]
         assert len(played["returns"]) == len(played["lengths"]) == len(played["successes"]) == 3
+        assert len(played["final_successes"]) == 3
         assert content["tasks"][task]["value"] == pytest.approx(np.mean(played["returns"]))
     # Only some tasks know success, and only catch has references.
     assert content["tasks"]["dummy:slide"]["success"] is not None

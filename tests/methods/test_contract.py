@@ -22,13 +22,15 @@ from tests.test_train import DUMMY
 # The arguments of a run of seconds, and its updates by kind at the end.
 RUNS: dict[str, list[str]] = {
     "toy": ["toy"],
+    "toy_states": ["toy_states"],
     "mow": ["quickstart", *DUMMY, "--checkpoint-every", "3", "--keep-checkpoints", "9"],
 }
 
 
 @pytest.fixture(autouse=True)
 def with_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODULES, "toy", "tests.methods.toy")
+    for name in ("toy", "toy_states"):
+        monkeypatch.setitem(MODULES, name, f"tests.methods.{name}")
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -39,7 +41,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", ["toy", *registry.MODULES])
+@pytest.mark.parametrize("name", ["toy", "toy_states", *registry.MODULES])
 def test_a_method_trains_and_goes_on_from_a_checkpoint(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +73,7 @@ def test_a_method_trains_and_goes_on_from_a_checkpoint(
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", ["toy", *registry.MODULES])
+@pytest.mark.parametrize("name", ["toy", "toy_states", *registry.MODULES])
 def test_actors_act_in_one_episode_and_in_many(name: str, tmp_path: Path) -> None:
     run = train.run(_config(name, tmp_path))
     assert run is not None
@@ -79,7 +81,8 @@ def test_actors_act_in_one_episode_and_in_many(name: str, tmp_path: Path) -> Non
     for shape in ((num_tasks,), (num_tasks, 3)):
         actor = run.learner.actor()
         for is_first in (True, False):
-            frame = torch.zeros(*shape, 64, 64, 3, dtype=torch.uint8)
+            seen = TaskSet.of(run.collector.envs.specs).observation
+            frame = torch.zeros(*shape, *seen.shape, dtype=getattr(torch, seen.dtype))
             chosen = actor.act(frame, torch.full(shape, is_first))
             assert chosen.action.shape == (*shape, size)
             for column, width in run.method.columns(run.config, run.collector.envs.layout).items():
@@ -105,6 +108,29 @@ def test_the_column_of_a_method_is_in_replay_in_the_new_order(tmp_path: Path) ->
     assert run.tasks == [*reversed(run.config.tasks)]
 
 
+def test_replay_of_states_is_what_the_environments_showed(tmp_path: Path) -> None:
+    """Zero-padded to the longest state, final states as rows of their own, in the new order of the tasks."""
+    run = train.run(_config("toy_states", tmp_path))
+    assert run is not None
+    replay, envs = run.collector.replay, run.collector.envs
+    assert run.tasks == ["vec:pendulum", "vec:reach", "vec:lq"]
+    sizes = [spec.state_size for spec in envs.specs]
+    assert sizes == [3, 4, 2]
+    batch = replay.sample(4, run.step, counter=0, stream=9)  # all that there is
+    assert batch.frame.dtype == torch.float32
+    assert batch.frame.shape == (3, 4, 120, 4)
+    for k, size in enumerate(sizes):
+        assert not batch.frame[k, :, :, size:].any()
+        assert batch.frame[k, :, :, :size].any(-1).all()
+    assert batch.is_last[1, 0].nonzero().flatten().tolist() == [50, 101]  # reach: 50 steps and the final state
+    goal = batch.frame[1, 0, :, 2:]
+    assert torch.equal(goal[0], goal[50])
+    assert not torch.equal(goal[50], goal[51])
+    on = ~batch.is_last[1, 0, :-1]
+    moved = (batch.frame[1, 0, :-1, :2] + 0.1 * batch.action[1, 0, :-1, :2]).clamp(-1, 1)
+    assert torch.allclose(moved[on], batch.frame[1, 0, 1:, :2][on], atol=1e-6)
+
+
 def test_an_event_moves_environments_and_replay() -> None:
     method = get_method("toy")
     config = method.presets["toy"]()
@@ -112,7 +138,7 @@ def test_an_event_moves_environments_and_replay() -> None:
     from mow.runs.restore import environments
 
     with environments(config, seed=config.seed, workers=0) as envs:
-        tasks = TaskSet(tuple(envs.specs), envs.layout)
+        tasks = TaskSet.of(envs.specs)
         learner = method.build(config, tasks, torch.device("cpu"))
         replay = make_replay(config, tasks)
         frame, is_first = envs.reset()
@@ -139,6 +165,12 @@ def test_presets_of_two_methods_must_differ(monkeypatch: pytest.MonkeyPatch) -> 
         (["--method", "pmw"], "--method: unknown method 'pmw': did you mean "),
         (["quickstart", "--method", "toy"], "quickstart is a preset of mow, not of toy: leave --method out, or"),
         (["toy", "--model.width", "8"], "unknown field --model.width: did you mean "),
+        (["quickstart", "--env.obs", "state"], "mow learns from frames, got env.obs state: leave it out, or take a "
+         "method that learns from states (toy_states)"),
+        (["toy_states", "--tasks", "tiny:slide"], "task 'tiny:slide' has no state observations: set env.obs to frame, "
+         "or take tasks of dmc, gym, metaworld, vec"),
+        (["toy", "--tasks", "vec4"], "task 'vec:lq' has no frame observations: set env.obs to state, or take "),
+        (["toy_states", "--replay.store", "packed"], "states stay in main memory as they are, got store 'packed'"),
         (["toy", "--batching", "storm"], "--batching must be one of none, got 'storm'"),
     ],
 )
@@ -159,12 +191,13 @@ def test_a_method_is_enough_to_name_its_first_preset(tmp_path: Path) -> None:
     assert train.main(["--method", "toy", "--folder", str(tmp_path / "run")]) == 0
 
 
+@pytest.mark.parametrize("name", ["toy", "toy_states"])
 def test_a_run_of_another_method_is_scored_and_all_else_ends_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Films, reports, exports and mow.load are made for the world model of mow."""
     folder = tmp_path / "run"
-    assert train.main(["toy", "--folder", str(folder)]) == 0
+    assert train.main([name, "--folder", str(folder)]) == 0
     scores = []
     for _ in range(2):
         assert main(["evaluate", str(folder), "--episodes", "2", "--device", "cpu"]) == 0
@@ -175,10 +208,13 @@ def test_a_run_of_another_method_is_scored_and_all_else_ends_in_one_line(
     for command in ("film", "report", "export"):
         assert main([command, str(folder)]) == 2, command
         error = capsys.readouterr().err
-        assert "this run is of the method toy, and this needs one of mow" in error
+        assert f"this run is of the method {name}, and this needs one of mow" in error
         assert error.count("\n") == 1
-    with pytest.raises(ValueError, match="this run is of the method toy"):
+    with pytest.raises(ValueError, match=f"this run is of the method {name}"):
         mow.load(folder, device="cpu")
+    if name == "toy_states":
+        assert main(["evaluate", str(folder), "--video", "1"]) == 2
+        assert capsys.readouterr().err.endswith("learns from states, of which there are no videos: leave --video out\n")
 
 
 def test_an_actor_begins_anew_where_tasks_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,13 @@ class ToyLearner:
         self.order = tuple(range(len(config.tasks)))
         rng = self.rng = torch.Generator().manual_seed(config.seed)
         self.projection = torch.randn(12 * 64, config.features, generator=rng) / 64**0.5
-        self.mask = torch.from_numpy(tasks.layout.discrete_mask)  # [K, A]
-        self.policy = nn.Linear(config.features, len(config.tasks) * self.mask.shape[1])
+        self.mask, inputs = self.sizes(tasks)
+        self.policy = nn.Linear(inputs, len(config.tasks) * self.mask.shape[1])
         self.optimiser = torch.optim.SGD(self.policy.parameters(), lr=config.lr)
+
+    def sizes(self, tasks: TaskSet) -> tuple[Tensor, int]:
+        """Mask of the actions [K, A], and the inputs of the policy."""
+        return torch.from_numpy(tasks.layout.discrete_mask), self.config.features
 
     @property
     def tasks(self) -> list[str]:

@@ -9,6 +9,7 @@ from mow.config.checks import at_most, fraction, not_negative, positive, require
 from mow.errors import UsageError
 from mow.methods.mow.config_agent import ActorCriticConfig, ImaginationConfig
 from mow.methods.mow.config_model import WorldModelConfig
+from mow.methods.registry import methods_that_take
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,9 @@ class MowConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.env.obs != "frame":
+            raise ValueError(f"mow learns from frames, got env.obs {self.env.obs}: leave it out, or take a method that "
+                             f"learns from states ({methods_that_take(self.env.obs)})")
         for names in (
             ("actor_critic.rollout_parts", "imagination.num_sequences"), ("loss.reconstruct_every", "batch.length"),
         ):  # fmt: skip
