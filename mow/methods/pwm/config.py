@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from mow.config import EnvConfig, RunConfig
+from mow.config.run import Recorded
 from mow.config.checks import fraction, not_negative, positive, require, usable
 
 
@@ -114,6 +115,8 @@ class PolicyConfig:
     """Sum rewards in the units of the reward head, as published, or in those of the task."""
     behaviour: float = 0.0
     """Weight of the squared distance to the actions of the data, for narrow data."""
+    width: int = 0
+    """Hidden units of every layer of actors and critics; 0: the published 400, 200, 100 and 400, 200."""
     critics: int = 3
     passes: int = 8
     """Times that the critics see a rollout."""
@@ -133,7 +136,7 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         usable(self)
         positive(self, "starts", "horizon", "critics", "passes", "parts", "lr", "actor_clip", "critic_clip")
-        not_negative(self, "behaviour", "final_lr")
+        not_negative(self, "behaviour", "final_lr", "width")
         fraction(self, "discount", "lam")
         require(all(0.0 <= beta < 1.0 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
         require(self.parts <= self.starts * self.horizon, f"parts must be at most starts * horizon, got {self.parts}")
@@ -142,9 +145,11 @@ class PolicyConfig:
 @dataclass(frozen=True)
 class ScheduleConfig:
     pretrain_updates: int = 10_000
-    """Updates of the world model, all of them where a run learns from stored data; else the first ones."""
+    """Updates of the world model on recorded episodes."""
     policy_updates: int = 10_000
-    """Updates of the policies on the frozen world model, where a run learns from stored data."""
+    """Updates of the policies on the frozen world model, after them."""
+    first_updates: int = 1_000
+    """Updates of the world model after the prefill, where a run acts."""
     prefill_steps: int = 1_000
     """Random steps of each task before any learning, where a run acts (counted in total_steps)."""
     world_model_every: int = 2
@@ -154,7 +159,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         usable(self)
-        not_negative(self, "pretrain_updates", "policy_updates", "prefill_steps")
+        not_negative(self, "pretrain_updates", "policy_updates", "first_updates", "prefill_steps")
         positive(self, "world_model_every", "policy_every")
 
 
@@ -165,12 +170,12 @@ class PwmConfig(RunConfig):
     method: Literal["pwm"] = "pwm"
     """The algorithm: a folder of mow/methods."""
     data: str = ""
-    """Folder of stored episodes to learn from, without acting; empty: the run acts, or collects them first."""
+    """Folder of recorded episodes to learn from, without acting; empty: the run acts, or collects them first."""
     collect_episodes: int = 0
     """Episodes per task that are collected into the run folder first, to learn from them alone; 0: none."""
     collect_policy: str = "mixed"
     """Behaviour of those episodes, as `mow collect --policy` takes it."""
-    env: EnvConfig = field(default_factory=EnvConfig)
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(obs="state"))
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -179,8 +184,11 @@ class PwmConfig(RunConfig):
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
+        if self.offline:
+            object.__setattr__(self, "total_steps", 0)
         super().__post_init__()
         not_negative(self, "collect_episodes")
+        require(self.env.obs == "state", f"pwm learns from states, got env.obs {self.env.obs}: leave it out")
         require(self.offline or self.total_steps > self.prefill_steps,
                 f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
                 f"got {self.total_steps}: lower schedule.prefill_steps, or raise total_steps")  # fmt: skip
@@ -189,6 +197,11 @@ class PwmConfig(RunConfig):
     def offline(self) -> bool:
         """True if the run learns from stored episodes alone."""
         return bool(self.data) or self.collect_episodes > 0
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """The episodes of an offline run."""
+        return Recorded(self.data, self.collect_episodes, self.collect_policy) if self.offline else None
 
     @property
     def final_frames(self) -> bool:

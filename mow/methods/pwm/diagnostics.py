@@ -21,7 +21,7 @@ def measure(learner: Learner, batch: TransitionBatch) -> Metrics:
 
         rank              effective rank of the encoded observations
         rollout_error_n   mean |z_n - E(o_n)|^2 / mean |E(o_0) - E(o_n)|^2: above 1, "z stays" predicts better
-        reward_r2         1 - sum (rhat - r)^2 / sum (r - mean r)^2 along the rollout; nan where all rewards are equal
+        reward_r2         1 - sum (rhat - r)^2 / sum (r - mean r)^2 along the rollout; 0 where all rewards are equal
 
     Source: Roy and Vetterli 2007 for the rank; the others are ours.
     """
@@ -35,10 +35,10 @@ def measure(learner: Learner, batch: TransitionBatch) -> Metrics:
         here = arrived[:, :, n - 1]  # [K, B]
         missed, moved = ((one - encoded[:, :, n]).square().sum(dim=-1).mul(here).sum(dim=1)
                          for one in (latent[:, :, n], encoded[:, :, 0]))  # fmt: skip
-        found[f"rollout_error_{n}"] = missed / moved
+        found[f"rollout_error_{n}"] = missed / torch.where(moved > 0, moved, 1.0)
     count = taken.sum(dim=(1, 2), keepdim=True).clamp_min(1)
     mean = (reward * taken).sum(dim=(1, 2), keepdim=True) / count
     error = model.predict_reward(latent[:, :, :-1], action) - reward
     left, spread = ((one * taken).square().sum(dim=(1, 2)) for one in (error, reward - mean))
-    found["reward_r2"] = 1.0 - left / torch.where(spread > 0, spread, torch.nan)
+    found["reward_r2"] = torch.where(spread > 0, 1.0 - left / torch.where(spread > 0, spread, 1.0), 0.0)
     return {f"insight/{name}": value for name, value in found.items()}

@@ -63,8 +63,8 @@ class Learner:
         if shared and self.world_model.embedding is not None:
             inputs += self.world_model.embedding.shape[1]
         self.shared, self.rows = shared, len(rows)
-        self.actors = Actors(inputs, mask, rows, config.seed).to(device)
-        self.critics = Critics(inputs, policy.critics, rows, config.seed).to(device)
+        self.actors = Actors(inputs, mask, rows, config.seed, width=policy.width).to(device)
+        self.critics = Critics(inputs, policy.critics, rows, config.seed, width=policy.width).to(device)
         self.variance = RunningVariance(len(self.tasks), device)
         lr, encoder = config.optim.world_model_lr, list(self.world_model.encoder.parameters())
         moved = {id(parameter) for parameter in encoder}

@@ -20,8 +20,9 @@ def phases(config: PwmConfig) -> tuple[Phase, ...]:
     schedule, tasks = config.schedule, len(config.tasks)
     world_model = partial(Update, "world_model", config.batch.num_sequences, config.length, WORLD_MODEL_STREAM)
     policy = partial(Update, "policy", config.policy.starts, 1, POLICY_STREAM)
-    pretrain = Phase("pretrain", updates=(world_model(count=schedule.pretrain_updates),),
-                     note=f"pretrain: {schedule.pretrain_updates:,} updates of one world model of {tasks} tasks")  # fmt: skip
+    number = schedule.pretrain_updates if config.offline else schedule.first_updates
+    pretrain = Phase("pretrain", updates=(world_model(count=number),),
+                     note=f"pretrain: {number:,} updates of one world model of {tasks} tasks")  # fmt: skip
     if config.offline:
         of = "one policy" if config.policy.form == "shared" else f"{tasks} policies"
         extract = Phase("extract", updates=(policy(count=config.policy_updates),),

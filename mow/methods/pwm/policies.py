@@ -79,10 +79,12 @@ class Actors(nn.Module):
     Source: PWM. Differs: padded entries of an action are held at 0.
     """
 
-    def __init__(self, inputs: int, mask: Tensor, names: Sequence[str], seed: int) -> None:
-        """Args: mask: [K, A] bool, entries that each task uses. names: of the rows, K tasks or one."""
+    def __init__(self, inputs: int, mask: Tensor, names: Sequence[str], seed: int, *, width: int = 0) -> None:
+        """Args: mask: [K, A] bool, entries that each task uses. names: of the rows, K tasks or one. width: of all hidden
+        layers; 0: the published ones.
+        """
         super().__init__()
-        self.mlp = stacked_mlp(len(names), inputs, ACTOR, mask.shape[1])
+        self.mlp = stacked_mlp(len(names), inputs, [width or one for one in ACTOR], mask.shape[1])
         self.log_std = nn.Parameter(torch.full((len(names), 1, mask.shape[1]), FIRST_LOG_STD))
         self.register_buffer("mask", mask.float().unsqueeze(1), persistent=False)  # [K, 1, A]
         for row, name in enumerate(names):
@@ -103,10 +105,10 @@ class Actors(nn.Module):
 class Critics(nn.Module):
     """C value functions per row; they differ by their initial weights. Source: PWM."""
 
-    def __init__(self, inputs: int, count: int, names: Sequence[str], seed: int) -> None:
+    def __init__(self, inputs: int, count: int, names: Sequence[str], seed: int, *, width: int = 0) -> None:
         super().__init__()
         self.count = count
-        self.mlp = stacked_mlp(len(names) * count, inputs, CRITIC, 1)
+        self.mlp = stacked_mlp(len(names) * count, inputs, [width or one for one in CRITIC], 1)
         for row, (name, c) in enumerate((name, c) for name in names for c in range(count)):
             draw_row(self.mlp, row, seed_of(seed, "critic", name, str(c)), orthogonal=True)
 

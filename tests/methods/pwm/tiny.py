@@ -24,7 +24,7 @@ def task_set(tasks: Sequence[tuple[str, int]], observation_size: int) -> TaskSet
 
 def config_of(names: Sequence[str], **fields: Any) -> PwmConfig:
     """A config of stored data whose widths are 16; `policy`: fields of PolicyConfig, all others of PwmConfig."""
-    policy = PolicyConfig(**{"starts": 8, "horizon": 4, "passes": 1, "parts": 2, **fields.pop("policy", {})})
+    policy = PolicyConfig(**{"starts": 8, "horizon": 4, "passes": 1, "parts": 2, "width": 32, **fields.pop("policy", {})})
     model = ModelConfig(**{"width": 16, "latent_size": 16, "embedding_size": 4, **fields.pop("model", {})})
     return PwmConfig(
         **{"preset": "test", "tasks": tuple(names), "total_steps": 1, "collect_episodes": 1, "model": model,
