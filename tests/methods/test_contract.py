@@ -219,7 +219,7 @@ def test_a_run_of_another_method_is_scored_and_all_else_ends_in_one_line(
 
 def test_an_actor_begins_anew_where_tasks_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[ToyActor] = []
-    monkeypatch.setattr(ToyLearner, "actor", lambda self: made.append(ToyActor(self)) or made[-1])
+    monkeypatch.setattr(ToyLearner, "actor", lambda self, **_: made.append(ToyActor(self)) or made[-1])
     run = train.run(_config("toy", tmp_path))
     assert run is not None
     assert len(made) == 2, "one before the tasks change places, one after"
