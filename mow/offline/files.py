@@ -163,6 +163,8 @@ class Writer:
 
     def append(self, name: str, episodes: Sequence[RecordedEpisode]) -> None:
         """Add episodes of a task as one change. Raises: ValueError for one that cannot be stored; nothing is added."""
+        if not episodes:
+            return
         task = self.tasks[name]
         rows = [_rows(task, episode, task.episodes + i) for i, episode in enumerate(episodes)]
         behaviours = tuple(dict.fromkeys((*task.behaviours, *(episode.behaviour for episode in episodes))))
