@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from mow import collect as command
+from mow import train
 from mow.envs.base import ActionLayout, TaskSpec
 from mow.envs.guarded import GuardedEnv
 from mow.errors import UsageError
 from mow.methods.base import ActorOutput
+from mow.methods.registry import MODULES
 from mow.offline.behaviours import Behaviour, behaviours, make_policy
 from mow.offline.collect import collect, no_runs
 from mow.offline.files import read_episodes, read_manifest
@@ -203,3 +205,14 @@ def test_a_folder_of_other_tasks_is_left_alone(tmp_path: Path, capsys: pytest.Ca
     assert command.main(["--from", "minari:a-v0", "--out", str(tmp_path)]) == 2
     assert "name a new folder" in capsys.readouterr().err
     assert content(tmp_path) == before
+
+
+def test_a_run_that_was_trained_on_states_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "toy_states", "tests.methods.toy_states")
+    assert train.main(["toy_states", "--folder", str(tmp_path / "run")]) == 0
+    for name in ("one", "two"):
+        words = ["vec:pendulum", "vec:lq", "--policy", f"run:{tmp_path}/run@step_00000100.pt,random", "--episodes", "2"]
+        assert command.main([*words, "--out", str(tmp_path / name)]) == 0
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    held = read_manifest(tmp_path / "one")["vec:pendulum"]
+    assert held.behaviours == (f"run:{tmp_path}/run@step_00000100.pt", "random")
