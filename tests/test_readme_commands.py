@@ -59,6 +59,9 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "mow export RUN": (RUN,),
     "mow doctor": (),
+    "mow collect vec:lq vec:reach --out data --episodes 300 --policy mixed": (
+        "vec:lq", "vec:reach", "--out", "data", "--episodes", "2", "--policy", "mixed",
+    ),
     "mow report runs/NAME": (RUN, "--windows", "0"),
 }  # fmt: skip
 

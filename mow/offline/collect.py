@@ -65,8 +65,8 @@ def collect(
         raise UsageError("a task is named twice: name each once")
     with closing(player), _plain_errors():
         specs = [player.open(task).task for task in tasks]
-        check_experts(player.pattern, specs)
         stored = [stored_task(spec, reference_returns(spec.name)) for spec in specs]
+        check_experts(player.pattern, specs)
         with closing(Writer(folder, stored)) as writer:
             begin = {name: task.episodes for name, task in writer.tasks.items()}
             jobs = [(task, begin[task] + i) for task in tasks for i in range(episodes)]

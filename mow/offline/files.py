@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> dict[str, StoredTask]:
         version, crc32, tasks = content["version"], content["crc32"], content["tasks"]
         if version != VERSION:
             raise UsageError(f"{path} is of version {version}, this mow reads {VERSION}: use the mow that wrote it")
-        if _checksum(tasks) != crc32:
+        if checksum(tasks) != crc32:
             raise ValueError("its checksum does not fit")
         lists = ("references", "behaviours", "returns")
         stored = [StoredTask(**{**task, **{name: tuple(task[name]) for name in lists}}) for task in tasks]
@@ -118,8 +118,18 @@ def read_manifest(folder: Path) -> dict[str, StoredTask]:
     return {task.name: task for task in stored}
 
 
-def _checksum(tasks: list[dict[str, Any]]) -> int:
+def checksum(tasks: list[dict[str, Any]]) -> int:
+    """CRC-32 of StoredTasks, which hold those of their files."""
     return zlib.crc32(json.dumps(tasks, sort_keys=True).encode())
+
+
+def rows_path(folder: Path, task: StoredTask) -> Path:
+    """The file of a task's rows. Raises: UsageError if it is missing or cut."""
+    path, size = folder / task.rows_file, 4 * task.rows * task.width
+    held = path.stat().st_size if path.exists() else 0
+    if held < size:
+        raise UsageError(f"{path} is cut by {size - held:,} bytes: restore it from a copy, or record {task.name} anew")
+    return path
 
 
 def read_episodes(folder: Path, task: StoredTask) -> NDArray[Any]:
@@ -153,6 +163,8 @@ class Writer:
                         raise UsageError(f"{folder} holds {name} with {field} {was}, now it is {now}: name another one")
             self.tasks = held
             self._index = {name: read_episodes(folder, task) for name, task in held.items()}
+            for task in held.values():
+                rows_path(folder, task)
         elif os.path.exists(folder) and (not os.path.isdir(folder) or self._foreign()):
             raise UsageError(f"{folder} holds other files: name a new folder, or one of recorded episodes")
 
@@ -163,6 +175,8 @@ class Writer:
 
     def append(self, name: str, episodes: Sequence[RecordedEpisode]) -> None:
         """Add episodes of a task as one change. Raises: ValueError for one that cannot be stored; nothing is added."""
+        if not episodes:
+            return
         task = self.tasks[name]
         rows = [_rows(task, episode, task.episodes + i) for i, episode in enumerate(episodes)]
         behaviours = tuple(dict.fromkeys((*task.behaviours, *(episode.behaviour for episode in episodes))))
@@ -187,7 +201,7 @@ class Writer:
         self._index[name] = index
         tasks = [asdict(each) for each in self.tasks.values()]
         flush_folder(self._folder)
-        text = json.dumps({"version": VERSION, "crc32": _checksum(tasks), "tasks": tasks}, indent=1)
+        text = json.dumps({"version": VERSION, "crc32": checksum(tasks), "tasks": tasks}, indent=1)
         write_whole(self._folder / MANIFEST, text + "\n")
         flush_folder(self._folder)
 

@@ -5,9 +5,9 @@ The system keeps what is read often in free memory and drops it when memory is s
 
 import logging
 import mmap
-import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mow.batch import TransitionBatch
 from mow.envs.base import TaskSpec
 from mow.errors import UsageError, nearest
 from mow.offline.draw import FloatArray, draw_slices, gather_rows
-from mow.offline.files import MANIFEST, StoredTask, read_episodes, read_manifest
+from mow.offline.files import StoredTask, checksum, read_episodes, read_manifest, rows_path
 from mow.replay.sampler import Int64Array
 
 _PART = 1 << 24  # bytes read at once by the check of a file
@@ -71,8 +71,8 @@ class OfflineStore:
         return max(task.action_size for task in self.tasks)
 
     def identity(self) -> str:
-        """Checksum of the manifest, which holds those of all files."""
-        return f"{zlib.crc32((self.folder / MANIFEST).read_bytes()):08x}"
+        """Checksum of what the manifest holds of these tasks, with the checksums of their files; in any order."""
+        return f"{checksum([asdict(task) for task in sorted(self.tasks, key=lambda task: task.name)]):08x}"
 
     def check_specs(self, specs: Sequence[TaskSpec]) -> None:
         """Compare the tasks with those that a run plays. Raises: UsageError for other tasks or bodies."""
@@ -104,8 +104,7 @@ class OfflineStore:
         Returns: frame [K, B, L, D] float32, the states; all fields in main memory, entries beyond a task's own sizes 0.
         Raises: UsageError for a task without an episode of L rows, or a drawn row that is not finite.
         """
-        starts = [self._starts(int(place), length) for place in self._order]
-        rows = [self._rows[place] for place in self._order]
+        starts, rows = self._sums(length)
         start, left = draw_slices(self._seed, counter, stream, starts, rows, num_sequences)
         return self._gather(np.repeat(self._order, num_sequences), start, left, length)
 
@@ -117,13 +116,16 @@ class OfflineStore:
         Args: num_windows: N. The others: as in `sample`.
         Returns: fields [1, N, L, ...], and int64 [N], the task of each window.
         """
-        starts = [self._starts(int(place), length) for place in self._order]
-        rows = [self._rows[place] for place in self._order]
+        starts, rows = self._sums(length)
         begin = _sums([sums[-1] for sums in rows])  # [K + 1] rows of the tasks before
         drawn, left = draw_slices(self._seed, counter, stream, [_join(starts)], [_join(rows)], num_windows)
         task = np.searchsorted(begin, drawn, side="right") - 1  # [1, N]
         batch = self._gather(self._order[task[0]], drawn - begin[task], left, length)
         return batch, torch.from_numpy(task[0])
+
+    def _sums(self, length: int) -> tuple[list[Int64Array], list[Int64Array]]:
+        """Window starts and rows before each episode, per task, as draw_slices takes them."""
+        return [self._starts(int(place), length) for place in self._order], [self._rows[k] for k in self._order]
 
     def _gather(self, file: Int64Array, start: Int64Array, left: Int64Array, length: int) -> TransitionBatch:
         """Windows. Args: file: [K * B], place in `files`. start, left: [K, B], as draw_slices returns them."""
@@ -170,11 +172,8 @@ def _join(sums: Sequence[Int64Array]) -> Int64Array:
 
 def _map_rows(folder: Path, task: StoredTask) -> FloatArray:
     """float32 [rows, W], read only, whose pages the system reads when they are needed. Raises: UsageError."""
-    path, size = folder / task.rows_file, 4 * task.rows * task.width
-    if not path.exists() or os.path.getsize(path) < size:
-        raise UsageError(f"{path} is cut: it must have {size:,} bytes, restore it from a copy")
-    with open(path, "rb") as file:
-        pages = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    with open(rows_path(folder, task), "rb") as file:
+        pages = mmap.mmap(file.fileno(), 4 * task.rows * task.width, access=mmap.ACCESS_READ)
     pages.madvise(mmap.MADV_RANDOM)  # windows are short and lie anywhere: reading ahead would be in vain
     rows: NDArray[np.float32] = np.frombuffer(pages, "<f4").reshape(task.rows, task.width)
     return rows
@@ -182,11 +181,11 @@ def _map_rows(folder: Path, task: StoredTask) -> FloatArray:
 
 def _check_rows(folder: Path, task: StoredTask) -> None:
     """Read all rows once. Raises: UsageError if they are cut, damaged or not finite."""
-    path, left, crc32, finite = folder / task.rows_file, 4 * task.rows * task.width, 0, True
-    with open(path, "rb") if path.exists() else open(os.devnull, "rb") as file:
-        while left and (part := file.read(min(left, _PART))):
+    path, left, crc32, finite = rows_path(folder, task), 4 * task.rows * task.width, 0, True
+    with open(path, "rb") as file:
+        while part := file.read(min(left, _PART)):
             left, crc32 = left - len(part), zlib.crc32(part, crc32)
-            finite = finite and bool(np.isfinite(np.frombuffer(part[: len(part) // 4 * 4], "<f4")).all())
-    if left or crc32 != task.rows_crc32 or not finite:
-        fault = f"cut by {left:,} bytes" if left else "not finite" if not finite else "damaged (its checksum differs)"
+            finite = finite and bool(np.isfinite(np.frombuffer(part, "<f4")).all())
+    if crc32 != task.rows_crc32 or not finite:
+        fault = "damaged (its checksum differs)" if finite else "not finite"
         raise UsageError(f"{path} is {fault}: restore it from a copy, or record {task.name} anew")
