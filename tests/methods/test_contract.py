@@ -23,6 +23,11 @@ from tests.test_train import DUMMY
 RUNS: dict[str, list[str]] = {
     "toy": ["toy"],
     "toy_states": ["toy_states"],
+    "pwm": ["pwm", "--tasks", "vec:lq", "vec:reach", "--total-steps", "120", "--schedule.prefill-steps", "60",
+            "--schedule.first-updates", "3", "--schedule.world-model-every", "10", "--model.width", "16",
+            "--model.latent-size", "16", "--batch.num-sequences", "2", "--batch.horizon", "4", "--policy.starts", "4",
+            "--policy.horizon", "2", "--policy.width", "16", "--log-every", "20", "--checkpoint-every", "30",
+            "--keep-checkpoints", "9", "--evaluation-episodes", "0", "--insight-every", "2"],
     "mow": ["quickstart", *DUMMY, "--checkpoint-every", "3", "--keep-checkpoints", "9"],
 }
 
