@@ -5,6 +5,7 @@ torch is imported where a trained run plays, or where a file of torch is read.
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,13 @@ from mow.config import EnvConfig
 from mow.config.checks import LARGEST_SEED
 from mow.errors import UsageError
 from mow.offline.behaviours import POLICIES, Numbers, Policy
-from mow.offline.collect import collect
-from mow.offline.files import StoredTask, read_episodes
+from mow.offline.collect import Job, collect
+from mow.offline.files import MANIFEST, StoredTask, read_episodes
 from mow.runs.failures import exit_code
 from mow.system.console import program, say
 from mow.system.shell import typed_path
+
+PROGRESS_S = 10.0  # seconds between two lines while episodes are recorded
 
 
 @program("mow collect")
@@ -49,6 +52,10 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(f"--env.{name.replace('_', '-')}", dest=name, type=int, default=default,
                             help="steps of the simulator per action (%(default)s)")  # fmt: skip
     parser.add_argument("--time-limit", type=int, help="agent steps of an episode at most; default: the task's own")
+    parser.add_argument("--from", dest="source", nargs="+", default=[], metavar="KIND:NAME",
+                        help="read episodes instead: minari:ID ... (datasets of this machine), or tdmpc2:FOLDER")
+    parser.add_argument("--to-minari", metavar="NAME", help="write --out as Minari datasets SUITE/TASK/NAME-v0 too; "
+                        "without tasks: only this")
     found = parser.parse_args(arguments)
     check_range(found, 1, 100_000_000, "episodes")
     check_range(found, 0, LARGEST_SEED, "seed")
@@ -59,8 +66,36 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Record and report. Raises: UsageError if something cannot be recorded."""
     tasks = envs.expand(options.tasks)
-    if not tasks:
+    if options.source:
+        report(options.out, _convert(options.source, options.out, tasks))
+    elif tasks:
+        report(options.out, _record(options, tasks))
+    elif not options.to_minari:
         raise UsageError("name the tasks to record: mow collect TASK... --out FOLDER")
+    if options.to_minari:
+        from mow.offline.minari_door import write_minari
+
+        say(f"written: {', '.join(write_minari(options.out, options.to_minari))}")
+
+
+def _convert(sources: Sequence[str], out: Path, tasks: Sequence[str]) -> tuple[StoredTask, ...]:
+    """Read the episodes of others into a new folder. Raises: UsageError."""
+    kinds, names = zip(*(source.partition(":")[::2] for source in sources), strict=True)
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out} holds episodes: name a new folder for those of {sources[0]}")
+    if set(kinds) == {"minari"} and not tasks:
+        from mow.offline.minari_door import read_minari
+
+        return read_minari(names, out)
+    if kinds == ("tdmpc2",):
+        from mow.offline.tdmpc2_door import read_tdmpc2
+
+        return read_tdmpc2(typed_path(names[0]), out, tasks, lambda name: say(f"read: {name}"))
+    raise UsageError(f"--from takes minari:ID ... without tasks, or one tdmpc2:FOLDER, got {' '.join(sources)}")
+
+
+def _record(options: argparse.Namespace, tasks: Sequence[str]) -> tuple[StoredTask, ...]:
+    """Play. Raises: UsageError."""
     try:
         noise = [float(each) for each in options.noise.split(",") if each]
     except ValueError as error:
@@ -68,9 +103,16 @@ def run(options: argparse.Namespace) -> None:
     settings: dict[str, object] = {name: getattr(options, name) for name in ("metaworld_repeat", "dmc_repeat")}
     if options.time_limit is not None:
         settings["time_limit"] = options.time_limit
-    stored = collect(tasks, options.out, options.episodes, options.policy, noise=noise, seed=options.seed,
-                     workers=options.workers, options=settings, open_run=open_run)  # fmt: skip
-    report(options.out, stored)
+    shown = time.monotonic()
+
+    def progress(job: Job) -> None:
+        nonlocal shown
+        if time.monotonic() > shown + PROGRESS_S:
+            shown = time.monotonic()
+            say(f"{job[0]}: episode {job[1] + 1:,}")
+
+    return collect(tasks, options.out, options.episodes, options.policy, noise=noise, seed=options.seed,
+                   workers=options.workers, options=settings, open_run=open_run, progress=progress)  # fmt: skip
 
 
 def report(folder: Path, stored: Sequence[StoredTask]) -> None:

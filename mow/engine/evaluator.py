@@ -93,7 +93,7 @@ def evaluate(
     frame, is_first = envs.reset()
     for _ in range(max_steps):
         check_stop()
-        seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, 64, 64, 3]
+        seen = torch.from_numpy(frame).to(device).unflatten(0, (num_tasks, copies))  # [K, B, ...]
         opens = torch.from_numpy(is_first).to(device).unflatten(0, (num_tasks, copies))
         action = actor.act(seen, opens).action  # [K, B, A]
         actor.record(action)

@@ -72,9 +72,11 @@ class GymEnv:
 
     def reset(self, *, seed: int | None = None) -> tuple[Observation, dict[str, object]]:
         """Open an episode: frame [64, 64, 3], or state. Without a seed the randomness of the episode before goes on."""
-        own = parts_of(self.task.name, self._env.reset(seed=seed), ("observation", "info"))[0]
+        answer = self._env.reset(seed=seed)
         self._running = True
-        return self._observation(own), {}
+        if self.task.state_size is None:
+            return self._picture(), {}
+        return self._state(parts_of(self.task.name, answer, ("observation", "info"))[0]), {}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, object]]:
         """One step of the environment. Raises: RuntimeError if no episode is running; ValueError if its answer cannot
@@ -89,7 +91,8 @@ class GymEnv:
         self._running = not (terminated or truncated)
         used = [*info_of(name, info, ("success", "is_success")).values()]
         success: dict[str, object] = {"success": used[-1]} if used else {}
-        return self._observation(own), reward_of(name, reward), terminated, truncated, success
+        observation = self._picture() if self.task.state_size is None else self._state(own)
+        return observation, reward_of(name, reward), terminated, truncated, success
 
     def close(self) -> None:
         """Free the simulator."""
@@ -105,9 +108,7 @@ class GymEnv:
         share = (np.asarray(action, np.float64).reshape(space.shape) + 1.0) / 2.0  # in [0, 1]
         return (low + share * (high - low)).astype(space.dtype)
 
-    def _observation(self, own: Any) -> Observation:
-        if self.task.state_size is None:
-            return self._picture()
+    def _state(self, own: Any) -> Observation:
         return gymnasium.spaces.flatten(self._env.observation_space, own).astype(np.float32)
 
     def _picture(self) -> Frame:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from mow.envs.base import Frame
 from mow.envs.mujoco_env import RobotEnv
-from mow.envs.mujoco_render import Renderer
 
 HORIZON = 500  # steps of the simulator
 CAMERA = "corner4"
@@ -81,11 +80,11 @@ class MetaworldEnv(RobotEnv):
     def _parts(self) -> list[NDArray[np.float64]]:
         return [self._state]
 
-    def _draw(self, renderer: Renderer) -> Frame:
+    def _draw(self) -> Frame:
         for marker, position in self._sim._target_site_config:
             # pick-out-of-hole draws its goal at the start of the object, so that no picture shows the goal.
             self._sim._set_pos_site(marker, self._sim._target_pos if marker == "goal" else position)
-        return np.ascontiguousarray(super()._draw(renderer)[::-1, ::-1])  # the camera hangs upside down
+        return np.ascontiguousarray(super()._draw()[::-1, ::-1])  # the camera hangs upside down
 
 
 make = MetaworldEnv

@@ -85,10 +85,11 @@ class RobotEnv(ABC):
     def _observation(self) -> Observation:
         if self._renderer is None:
             return np.concatenate([np.ravel(part) for part in self._parts()]).astype(np.float32)
-        return self._draw(self._renderer)
+        return self._draw()
 
-    def _draw(self, renderer: Renderer) -> Frame:
-        return renderer.draw(self._data)
+    def _draw(self) -> Frame:
+        assert self._renderer is not None
+        return self._renderer.draw(self._data)
 
     @abstractmethod
     def _parts(self) -> Iterable[Any]:

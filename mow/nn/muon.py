@@ -14,6 +14,7 @@ batch has chosen; and c shortens the steps of a matrix whose A is below a tenth 
 c was 0.2 to 0.8 all through the first 300 updates of `quickstart`, where gradients fall because something is learnt.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -26,18 +27,22 @@ _SIZE_DECAY = 0.99  # beta
 _SMALL = 0.1  # share of the running mean below which steps are shortened
 
 
-def orthogonalised(matrices: Tensor, num_steps: int = STEPS) -> Tensor:
+def orthogonalised(matrices: Tensor, size: Tensor | None = None, num_steps: int = STEPS) -> Tensor:
     """Newton-Schulz steps towards U V^T of each matrix [..., n, m]; zero stays zero.
 
         X <- a X + (b A + c A^2) X,   A = X X^T,   begun at X / |X|
+
+    Args: size: |X| [...], where it is there already.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mT if tall else matrices  # the smaller A
     x = wide.reshape(-1, *wide.shape[-2:])
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-12)
+    scale = 1.0 / (torch.linalg.matrix_norm(x) if size is None else size.flatten()).clamp_min(1e-12).view(-1, 1, 1)
+    scale = scale.to(x.dtype)
     if x.shape[-1] > _WIDE * x.shape[-2] and x.dtype != torch.bfloat16:
-        x = _product_of_steps(x @ x.mT, num_steps) @ x
+        x = (_product_of_steps((x @ x.mT).mul_(scale).mul_(scale), num_steps).mul_(scale)) @ x
     else:
+        x = x * scale
         for _ in range(num_steps):
             x = torch.baddbmm(x, _factor(x @ x.mT), x, beta=QUINTIC[0])
     x = x.view(wide.shape)
@@ -99,11 +104,15 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     alike.setdefault(parameter.flatten(2).shape[1:], []).append(parameter)
             for (n, m), parameters in alike.items():
-                ahead = [self._ahead(parameter, group["momentum"]) for parameter in parameters]
-                share = torch.cat([self._share(*each, group["eps"]) for each in zip(parameters, ahead, strict=True)])
-                steps = orthogonalised(torch.cat(ahead).to(self.dtype)).mul_(share.view(-1, 1, 1))
-                for parameter, step in zip(parameters, steps.split([len(p) for p in parameters]), strict=True):
-                    parameter.mul_(1.0 - group["lr"] * group["decay"])
+                counts = [len(parameter) for parameter in parameters]
+                ahead = torch.cat([self._ahead(parameter, group["momentum"]) for parameter in parameters])  # [M, n, m]
+                size = torch.linalg.matrix_norm(ahead)  # [M]
+                least = group["eps"] * (n * m) ** 0.5
+                shares = [self._share(*each, least) for each in zip(parameters, size.split(counts), strict=True)]
+                steps = orthogonalised(ahead.to(self.dtype), size).mul_(torch.cat(shares).view(-1, 1, 1))
+                for parameter, step in zip(parameters, steps.split(counts), strict=True):
+                    if group["decay"]:
+                        parameter.mul_(1.0 - group["lr"] * group["decay"])
                     parameter.add_(step.to(parameter.dtype).view_as(parameter), alpha=-group["lr"] * max(n, m) ** 0.5)
 
     def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
@@ -113,13 +122,12 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         gradient = parameter.grad.flatten(2)
-        live = gradient.ne(0).any(dim=2, keepdim=True)  # [M, n, 1]
+        live = torch.linalg.vector_norm(gradient, ord=math.inf, dim=2, keepdim=True) > 0  # [M, n, 1]
         mean = state["momentum"].flatten(2).lerp_(gradient, (1.0 - momentum) * live)
-        return gradient.lerp(mean, momentum) * live
+        return gradient.lerp(mean, momentum).mul_(live)
 
-    def _share(self, parameter: Tensor, ahead: Tensor, eps: float) -> Tensor:
-        """c of each matrix of a parameter: [M]; the running mean of a matrix without a gradient stays."""
-        state, size = self.state[parameter], torch.linalg.matrix_norm(ahead)  # [M]
-        usual = state.setdefault("usual_size", size.clone())
+    def _share(self, parameter: Tensor, size: Tensor, least: float) -> Tensor:
+        """c of each matrix of a parameter from |A| [M]: [M]; the running mean of a matrix without a gradient stays."""
+        usual = self.state[parameter].setdefault("usual_size", size.clone())
         usual.copy_(torch.where(usual == 0, size, usual.lerp(size, (1.0 - _SIZE_DECAY) * (size > 0))))
-        return (size / (_SMALL * usual + eps * ahead[0].numel() ** 0.5)).clamp(max=1.0)
+        return (size / (_SMALL * usual + least)).clamp(max=1.0)

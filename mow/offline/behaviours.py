@@ -1,5 +1,6 @@
 """Policies that record data: random play, scripted experts, trained runs, each with or without added noise."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +61,13 @@ def expert_of(task: str) -> Policy:
     suite, _, name = task.partition(":")
     if suite == "metaworld":
         made: Any = import_module("metaworld.policies").ENV_POLICY_MAP[name]()
-        return lambda state: made.get_action(state.astype(np.float64))  # type: ignore[no-any-return]
+
+        def act(state: Numbers) -> Numbers:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # about actions beyond [-1, 1], which are clipped
+                return made.get_action(state.astype(np.float64))  # type: ignore[no-any-return]
+
+        return act
     if suite == "vec":
         return partial(import_module("mow.envs.vec").expert, task)
     raise UsageError(f"{task} has no scripted expert: collect it with --policy random, ou or run:RUN")

@@ -1,10 +1,13 @@
 """Stopping a run from outside, in order: at the next moment when everything can be saved."""
 
+import math
 import signal
+import time
 from types import FrameType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME_S = 1.0  # two SIGTERMs closer than this are one: launchers send it to a process and to its group
 
 
 class Stopped(Exception):
@@ -14,12 +17,14 @@ class Stopped(Exception):
 class StopSwitch:
     """Within `with`, the first SIGINT, SIGTERM or SIGHUP only sets `requested`; a second one ends the process at once.
 
-    A SIGHUP never is the second one: the end of a terminal may raise two. A signal that was ignored before,
+    A SIGHUP never is the second one: the end of a terminal may raise two. Nor is a SIGTERM within a second of another:
+    `timeout`, `torchrun` and Slurm send it to a process and to its group. A signal that was ignored before,
     as SIGINT is in a shell's background jobs, stays so. Belongs to the main thread, as signals do.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._terminated = -math.inf  # time of the first SIGTERM
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
@@ -37,7 +42,10 @@ class StopSwitch:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number != signal.SIGHUP:
+        doubled = number == signal.SIGTERM and time.monotonic() - self._terminated < _SAME_S
+        if self.requested and number != signal.SIGHUP and not doubled:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.requested = True
+        if number == signal.SIGTERM and not doubled:
+            self._terminated = time.monotonic()

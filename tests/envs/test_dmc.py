@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from mow.envs import make
-from mow.envs.mujoco_render import Renderer
+from mow.envs.mujoco_render import Renderer, prepare
 from mow.envs.task_sets import DMC, DMC18
 
 if not find_spec("dm_control"):
     pytest.skip("needs dm_control: pip install -e '.[dmc]'", allow_module_level=True)
+
+prepare()  # dm_control draws itself in a test below, and could not, were it loaded first for states
+import dm_control.suite  # noqa: E402, F401
 
 
 def test_the_tasks_are_those_of_the_suite() -> None:
@@ -28,6 +31,21 @@ def test_the_full_picture_is_that_of_dm_control(task: str) -> None:
     frame, _ = env.reset(seed=1)
     camera = 2 if "quadruped" in task else 0
     assert np.array_equal(frame, env._sim.physics.render(64, 64, camera_id=camera))
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "sizes"),
+    [("walker-walk", (24, 6)), ("finger-turn_easy", (12, 2)), ("hopper-hop", (15, 4)), ("pendulum-swingup", (3, 1))],
+)
+def test_a_state_holds_the_values_in_their_own_order(task: str, sizes: tuple[int, int]) -> None:
+    env = make(f"dmc:{task}", seed=0, options={"obs": "state"})
+    assert (env.task.state_size, env.task.num_actions) == sizes
+    state, _ = env.reset(seed=1)
+    values = env._sim.task.get_observation(env._sim.physics).values()
+    assert np.array_equal(state, np.concatenate([np.ravel(value) for value in values]).astype(np.float32))
+    other, _ = env.reset(seed=1)
+    assert np.array_equal(state, other)
     env.close()
 
 

@@ -53,6 +53,27 @@ class Dark(Walk):
     metadata = {"render_modes": ["human"]}  # noqa: RUF012
 
 
+class Sensed(Walk):
+    """Observed by other spaces; draws nothing."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, actions: spaces.Space, space: spaces.Space, render_mode: None = None) -> None:
+        super().__init__("", actions)
+        self.observation_space = space
+
+    def reset(self, **given: Any) -> tuple[Any, dict]:
+        super().reset(**given)
+        return self.sensed(), {}
+
+    def step(self, action: Any) -> tuple[Any, ...]:
+        return self.sensed(), *super().step(action)[1:]
+
+    def sensed(self) -> Any:
+        by_key = {"place": np.array([[self.place, 0.5]]), "end": np.array(15.0)}
+        return by_key if isinstance(self.observation_space, spaces.Dict) else np.array([self.place, -1])
+
+
 KINDS = {
     "Walk": (Walk, spaces.Discrete(3, start=-1)),
     "Push": (Walk, spaces.Box(np.array([[-2, 0]], np.float32), np.array([[2, 10]], np.float32))),
@@ -60,14 +81,22 @@ KINDS = {
     "Free": (Walk, spaces.Box(-np.inf, np.inf, (2,))),
     "Dark": (Dark, spaces.Discrete(3)),
 }
+LINE, ROW, POINT = spaces.Box(-1, 16, (2,), np.int64), spaces.Box(0, 16, (1, 2)), spaces.Box(0, 16, ())
+SENSED = {
+    "Line": LINE, "Parts": spaces.Dict([("place", ROW), ("end", POINT)]),
+    "Grid": ROW, "Mixed": spaces.Dict(place=LINE, end=spaces.Discrete(3)), "Wide": spaces.Box(0, 1, (4000,)),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     for name, (kind, actions) in KINDS.items():
         gymnasium.register(f"Here/{name}-v0", kind, max_episode_steps=12, kwargs={"actions": actions})
+    for name, space in SENSED.items():
+        more = {"actions": spaces.Discrete(3), "space": space}
+        gymnasium.register(f"Here/{name}-v0", Sensed, max_episode_steps=12, kwargs=more)
     yield
-    for name in KINDS:
+    for name in (*KINDS, *SENSED):
         del gymnasium.registry[f"Here/{name}-v0"]
 
 
@@ -82,6 +111,42 @@ def test_the_picture_is_what_it_draws_averaged() -> None:
     place = int(reward)
     assert (place - lit) % 16 in (1, 2, 3)
     assert env.task.protocol == "gymnasium, drawn 256x128"
+
+
+@pytest.mark.parametrize(("name", "rest"), [("Line", [-1]), ("Parts", [0.5, 15])])
+def test_a_state_is_its_own_observation_flattened(name: str, rest: list[float]) -> None:
+    env = make(f"gym:Here/{name}-v0", seed=0, options={"obs": "state"})
+    assert env.task.state_size == 1 + len(rest)
+    assert env.task.protocol == "gymnasium, states"
+    state, _ = env.reset(seed=3)
+    assert state.dtype == np.float32
+    assert state[1:].tolist() == rest
+    later = env.step(0)[0]
+    assert later[0] == state[0], "it shows where the marker was before the step"
+    assert env.step(0)[0][0] != state[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Walk", r"gym:Here/Walk-v0 has no state: its observations are Discrete\(16\), expected a 1-D Box or a"),
+        ("Grid", "has no state: its observations are Box"),
+        ("Mixed", "has no state: its observations are Dict"),
+        ("Wide", "a state has 1 to 3072 numbers, got 4000: take its frames"),
+    ],
+)
+def test_other_observations_are_no_state(name: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        make_vector([f"gym:Here/{name}-v0"], seed=0, num_workers=0, options={"obs": "state"})
+    assert "\n" not in str(caught.value)
+
+
+@needs_mujoco
+def test_a_robot_of_gymnasium_is_observed_without_being_drawn() -> None:
+    env: Any = make("gym:Hopper-v5", seed=0, options={"obs": "state"})
+    assert env.task.state_size == 11
+    assert env.reset(seed=1)[0].shape == (11,)
+    assert env._renderer is None
 
 
 def test_actions_are_those_of_the_space() -> None:

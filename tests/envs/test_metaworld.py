@@ -51,6 +51,20 @@ def test_the_tasks_are_those_of_the_simulator() -> None:
     assert [task.removeprefix("metaworld:") for task in MT10] == list(MT10_V3)
 
 
+@pytest.mark.parametrize("task", ["metaworld:reach-v3", "metaworld:button-press-v3"])
+def test_a_state_is_of_the_reset_and_shows_the_goal(task: str) -> None:
+    env = make(task, seed=0, options={"obs": "state", "metaworld_repeat": 2})
+    state, _ = env.reset(seed=4)
+    assert (env.task.state_size, state.dtype) == (39, np.float32)
+    assert np.array_equal(state[36:], env._sim._target_pos.astype(np.float32))
+    assert np.array_equal(state[:18], state[18:36])
+    assert np.allclose(state[:3], env._sim.get_endeff_pos())
+    later, *_ = env.step(np.ones(4, np.float32))
+    assert np.array_equal(later, env.state.astype(np.float32))
+    assert np.allclose(later[:3], env._sim.get_endeff_pos())
+    assert not np.array_equal(later[:3], state[:3])
+
+
 @pytest.mark.parametrize("task", ["metaworld:reach-v3", "metaworld:drawer-close-v3", "metaworld:window-open-v3"])
 def test_scripted_policies_succeed(task: str) -> None:
     assert scripted_success(task, episodes=1) == 1.0

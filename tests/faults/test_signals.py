@@ -16,6 +16,7 @@ from mow.envs.vector import make_vector
 from mow.replay import ReplayBuffer, load
 from mow.runs.checkpoint import load_checkpoint
 from mow.runs.paths import checkpoints
+from mow.runs.signals import StopSwitch
 from tests.test_train import DUMMY
 
 
@@ -99,6 +100,19 @@ def test_a_signal_ends_a_run_in_order(ended: dict[str, tuple[Path, int, str]], n
     assert f"stopped at step {step:,}; checkpoint: {path}" in said
     assert f"to go on: python -m mow.train --resume {folder}" in said
     assert load_checkpoint(path, torch.device("cpu"))["step"] == step
+
+
+def test_a_doubled_sigterm_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `timeout` sends it, to the process and to its group; a later one ends the process."""
+    now, ended = [0.0], list[int]()
+    monkeypatch.setattr("mow.runs.signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mow.runs.signals.signal.raise_signal", ended.append)
+    with StopSwitch() as switch:
+        for now[0], requested in ((1.0, True), (1.1, True), (2.2, True)):
+            assert not ended
+            switch._note(signal.SIGTERM, None)
+            assert switch.requested is requested
+    assert ended == [signal.SIGTERM]
 
 
 def test_a_second_signal_ends_it_at_once_and_the_last_save_is_whole(ended: dict[str, tuple[Path, int, str]]) -> None:
