@@ -64,9 +64,8 @@ def test_a_run_collects_pretrains_extracts_and_goes_on(
         shutil.copy(last, kept)
         assert train.main(["--resume", str(middle)]) == 0
         assert same(last, kept)
-    (folder / "data" / "manifest.json").write_text(
-        (folder / "data" / "manifest.json").read_text().replace('"episodes": 2', '"episodes":2')
-    )
+    manifest = folder / "data" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
     assert "holds other episodes than the run was trained on" in refused(["--resume", str(folder)], capsys)
 
 
@@ -105,7 +104,7 @@ def test_a_named_folder_of_episodes_is_learnt_from(tmp_path: Path, capsys: pytes
     error = refused(["--resume", str(middle), "--data", str(other)], capsys)
     assert "holds other episodes than the run was trained on" in error
     data.rename(tmp_path / "moved")
-    assert "holds no recorded episodes" in refused(["--resume", str(middle)], capsys) or True
+    assert str(data) in refused(["--resume", str(middle)], capsys)
     assert train.main(["--resume", str(middle), "--data", str(tmp_path / "moved")]) == 0
 
 
