@@ -132,7 +132,8 @@ class RunConfig:
         require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
         require(not double, f"tasks must differ, got {', '.join(double)} more than once")
-        require(self.total_steps > 0 or self.recorded is not None, f"total_steps must be above 0, got {self.total_steps}")
+        least = 0 if self.recorded else 1
+        require(self.total_steps >= least, f"total_steps must be above {least - 1}, got {self.total_steps}")
         positive(self, "log_every", "checkpoint_every", "keep_checkpoints", "evaluation_copies")
         not_negative(self, "evaluation_episodes", "insight_every", "seed")
         at_most(self, 1000, "evaluation_copies")

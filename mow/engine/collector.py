@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mow.engine.recorded import RecordedEpisodes
 from mow.envs.base import EnvStep
 from mow.envs.vector import VectorEnv
 from mow.methods.base import Actor
 from mow.nn.finite import check_actions
-from mow.engine.recorded import RecordedEpisodes
 from mow.replay import ReplayBuffer
 
 

@@ -44,7 +44,7 @@ class RecordedEpisodes:
         return "" if self._store is None else self._store.identity()
 
     def collect_first(self, say: Callable[[str], None], check_stop: Callable[[], None]) -> None:
-        """Collect episodes into the run's folder, unless all are there; what an interrupted run left of them is removed.
+        """Collect episodes into the run's folder, unless all are there; remove what an interrupted run left of them.
 
         Raises: UsageError if they cannot be collected; what `check_stop` raises.
         """
@@ -75,7 +75,7 @@ class RecordedEpisodes:
         self, num_sequences: int, length: int, *, counter: int, stream: int, as_of: int | None = None,
         pin: bool = False, out: TransitionBatch | None = None,
     ) -> TransitionBatch:  # fmt: skip
-        """Windows as OfflineStore.sample draws them, in page-locked memory if `pin`; `as_of` and `out` change nothing."""
+        """Windows as OfflineStore.sample draws them, in page-locked memory if `pin`; `as_of` and `out` are not used."""
         batch = self.store.sample(num_sequences, length, counter=counter, stream=stream)
         return batch.map(torch.Tensor.pin_memory) if pin else batch
 

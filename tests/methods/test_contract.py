@@ -23,6 +23,11 @@ from tests.test_train import DUMMY
 RUNS: dict[str, list[str]] = {
     "toy": ["toy"],
     "toy_states": ["toy_states"],
+    "pwm": ["pwm", "--tasks", "vec:lq", "vec:reach", "--total-steps", "120", "--schedule.prefill-steps", "60",
+            "--schedule.first-updates", "3", "--schedule.world-model-every", "10", "--model.width", "16",
+            "--model.latent-size", "16", "--batch.num-sequences", "2", "--batch.horizon", "4", "--policy.starts", "4",
+            "--policy.horizon", "2", "--policy.width", "16", "--log-every", "20", "--checkpoint-every", "30",
+            "--keep-checkpoints", "9", "--evaluation-episodes", "0", "--insight-every", "2"],
     "mow": ["quickstart", *DUMMY, "--checkpoint-every", "3", "--keep-checkpoints", "9"],
 }
 
@@ -166,7 +171,7 @@ def test_presets_of_two_methods_must_differ(monkeypatch: pytest.MonkeyPatch) -> 
         (["quickstart", "--method", "toy"], "quickstart is a preset of mow, not of toy: leave --method out, or"),
         (["toy", "--model.width", "8"], "unknown field --model.width: did you mean "),
         (["quickstart", "--env.obs", "state"], "mow learns from frames, got env.obs state: leave it out, or take a "
-         "method that learns from states (toy_states)"),
+         "method that learns from states (pwm, toy_states)"),
         (["toy_states", "--tasks", "tiny:slide"], "task 'tiny:slide' has no state observations: set env.obs to frame, "
          "or take tasks of dmc, gym, metaworld, vec"),
         (["toy", "--tasks", "vec4"], "task 'vec:lq' has no frame observations: set env.obs to state, or take "),

@@ -8,7 +8,6 @@ from torch import Tensor
 from mow.methods.base import ActorOutput, State
 
 
-
 class PwmActor:
     """Acts with the present weights of a learner; it has no memory."""
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from mow.config import EnvConfig, RunConfig
-from mow.config.run import Recorded
 from mow.config.checks import fraction, not_negative, positive, require, usable
+from mow.config.run import Recorded
 
 
 class Size(NamedTuple):

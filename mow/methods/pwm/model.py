@@ -2,7 +2,7 @@
 
     z_t = E(o_t, e_k)        z_{t+1} = F(z_t, a_t, e_k)        r_t ~ R(z_t, a_t, e_k)        c_{t+1} = c(z_{t+1}, e_k)
 
-Letters beside those of mow/batch.py: O size of an observation. Observations and actions of a narrower task end in zeros.
+Letters beside those of mow/batch.py: O size of an observation. What a narrower task sees and does ends in zeros.
 Source: TD-MPC2 (arXiv 2310.16828). Differs: rows of the task table are projected after each step of the optimiser; a
 table that rescales them in its look-up changes when it is only read.
 """

@@ -3,7 +3,7 @@
     offline:  updates of the world model on stored episodes; then it is frozen, and policies are extracted from it
     online:   random steps, first updates of the world model; then each step acts, with updates of both in between
 
-Source: PWM. Differs: its single-task loop acts on imagined latents for 16 steps; here every action reads an observation.
+Source: PWM. Differs: its single-task loop acts on imagined latents for 16 steps, ours reads every observation.
 """
 
 from functools import partial
@@ -21,13 +21,12 @@ def phases(config: PwmConfig) -> tuple[Phase, ...]:
     world_model = partial(Update, "world_model", config.batch.num_sequences, config.length, WORLD_MODEL_STREAM)
     policy = partial(Update, "policy", config.policy.starts, 1, POLICY_STREAM)
     number = schedule.pretrain_updates if config.offline else schedule.first_updates
-    pretrain = Phase("pretrain", updates=(world_model(count=number),),
-                     note=f"pretrain: {number:,} updates of one world model of {tasks} tasks")  # fmt: skip
+    note = f"pretrain: {number:,} updates of one world model of {tasks} tasks"
+    pretrain = Phase("pretrain", updates=(world_model(count=number),), note=note)
     if config.offline:
         of = "one policy" if config.policy.form == "shared" else f"{tasks} policies"
-        extract = Phase("extract", updates=(policy(count=config.policy_updates),),
-                        note=f"extract: {config.policy_updates:,} updates of {of} on the frozen world model")  # fmt: skip
-        return pretrain, extract
+        note = f"extract: {config.policy_updates:,} updates of {of} on the frozen world model"
+        return pretrain, Phase("extract", updates=(policy(count=config.policy_updates),), note=note)
     return (
         Phase("prefill", config.prefill_steps, "random",
               note=f"prefill: {config.prefill_steps:,} random steps per task"),

@@ -80,8 +80,8 @@ class Actors(nn.Module):
     """
 
     def __init__(self, inputs: int, mask: Tensor, names: Sequence[str], seed: int, *, width: int = 0) -> None:
-        """Args: mask: [K, A] bool, entries that each task uses. names: of the rows, K tasks or one. width: of all hidden
-        layers; 0: the published ones.
+        """Args: mask: [K, A] bool, entries that each task uses. names: of the rows, K tasks or one. width: of every
+        hidden layer; 0: the published ones.
         """
         super().__init__()
         self.mlp = stacked_mlp(len(names), inputs, [width or one for one in ACTOR], mask.shape[1])

@@ -96,7 +96,7 @@ def test_switches_change_the_layers(norm: str, activation: str) -> None:
     torch.testing.assert_close(model.continuation(z), 1 - model.termination_logit(z).sigmoid())
     without = WorldModel(replace(config, termination=False), num_tasks=2, observation_size=3, action_size=2)
     assert without.continuation(z).eq(1).all()
-    with pytest.raises(TypeError, match="model.termination"):
+    with pytest.raises(TypeError, match="predicts no ends"):
         without.termination_logit(z)
 
 

@@ -23,8 +23,9 @@ def task_set(tasks: Sequence[tuple[str, int]], observation_size: int) -> TaskSet
 
 
 def config_of(names: Sequence[str], **fields: Any) -> PwmConfig:
-    """A config of stored data whose widths are 16; `policy`: fields of PolicyConfig, all others of PwmConfig."""
-    policy = PolicyConfig(**{"starts": 8, "horizon": 4, "passes": 1, "parts": 2, "width": 32, **fields.pop("policy", {})})
+    """A config of recorded data whose widths are 16; `policy`, `model`: fields of those parts."""
+    small = {"starts": 8, "horizon": 4, "passes": 1, "parts": 2, "width": 32}
+    policy = PolicyConfig(**{**small, **fields.pop("policy", {})})
     model = ModelConfig(**{"width": 16, "latent_size": 16, "embedding_size": 4, **fields.pop("model", {})})
     return PwmConfig(
         **{"preset": "test", "tasks": tuple(names), "total_steps": 1, "collect_episodes": 1, "model": model,
@@ -43,7 +44,8 @@ def learner_of(
 
 
 def batch_of(
-    num_tasks: int = 2, windows: int = 4, length: int = 5, observation_size: int = 5, action_size: int = 3, seed: int = 0
+    num_tasks: int = 2, windows: int = 4, length: int = 5, observation_size: int = 5, action_size: int = 3,
+    seed: int = 0,
 ) -> TransitionBatch:
     """Random windows in the middle of episodes; an index of the first axis gives a task's own numbers."""
     rng = torch.Generator().manual_seed(seed)
