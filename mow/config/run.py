@@ -83,6 +83,7 @@ class Recorded(NamedTuple):
     folder: str  # of mow collect; empty: `data` in the run's own folder, collected first
     episodes: int  # per task, if they are collected first
     policy: str  # that collects them
+    best: float = 1.0  # share of each task's episodes that is drawn from: those with the highest returns
 
 
 @dataclass(frozen=True)

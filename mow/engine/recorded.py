@@ -29,7 +29,7 @@ class RecordedEpisodes:
         self._store = self._open() if recorded.folder or self._is_complete() else None
 
     def _open(self) -> OfflineStore:
-        store = OfflineStore.open(self.folder, self._config.tasks, seed=self._config.seed)
+        store = OfflineStore.open(self.folder, self._config.tasks, seed=self._config.seed, best=self._recorded.best)
         store.check_specs(self._specs)
         return store
 

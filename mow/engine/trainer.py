@@ -303,12 +303,14 @@ class Trainer:
         loss = means.get(self.method.loss)
         if isinstance(loss, list):
             self.last_loss = loss
-            parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
+            parts.append("loss " + " ".join(f"{value:.3g}" for value in loss))
         if self.show is not None:
             return
-        scores = {task.rpartition(":")[2]: self.collector.scores[task].mean() for task in self.tasks}
-        returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
-        self.say(" | ".join([*parts, "return " + ", ".join(returns)]))
+        if not self.config.recorded:
+            scores = {task.rpartition(":")[2]: self.collector.scores[task].mean() for task in self.tasks}
+            returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
+            parts.append("return " + ", ".join(returns))
+        self.say(" | ".join(parts))
 
     def progress(self) -> Progress:
         """The state of the run now, for the panel. Reads nothing from the device."""
