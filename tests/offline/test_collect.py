@@ -171,7 +171,7 @@ def test_what_was_recorded_before_an_error_is_kept(tmp_path: Path) -> None:
 WRONG = {
     "a discrete task": (["gym:CartPole-v1"], "gym:CartPole-v1 has discrete actions: only continuous tasks are"),
     "no states": (["tiny:catch"], "has no state observations"),
-    "no expert": (["gym:Pendulum-v1", "--policy", "scripted"], "gym:Pendulum-v1 has no scripted expert: collect it with --policy random"),
+    "no expert": (["gym:Pendulum-v1", "--policy", "scripted"], "no scripted expert: collect it with --policy random"),
     "unknown policy": (["vec:lq", "--policy", "clever"], "unknown policy 'clever': take random, ou, scripted"),
     "no run": (["vec:lq", "--policy", "run:nowhere"], "nowhere is no run: name a run folder"),
     "unknown task": (["vec:lqq"], "unknown task 'vec:lqq'"),
