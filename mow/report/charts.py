@@ -107,15 +107,51 @@ def curves(
     axes.xaxis.set_major_formatter(lambda x, _: _tick(x))
     if log:
         axes.set_yscale("log")
-    else:
-        axes.yaxis.set_major_formatter(lambda y, _: _tick(y))
+        decades = np.log10(values.max()) - np.log10(values.min())
+        labelled = "123456789" if decades < 1 else "25" if decades < 2 else ""
+        axes.yaxis.set_minor_formatter(lambda y, _: _tick(y) if f"{y:e}"[0] in labelled else "")
+    axes.yaxis.set_major_formatter(lambda y, _: _tick(y))
     if from_zero:
         axes.set_ylim(bottom=0.0)
-    axes.tick_params(labelsize=8, colors=_GREY)
+    axes.tick_params(which="both", labelsize=8, colors=_GREY)
     axes.grid(axis="y", color="#d6dbe1")
     axes.spines[:].set_visible(False)
     axes.set_xlabel(x_label, loc="right", fontsize=8, color=_GREY)
     axes.set_title(y_label, loc="left", fontsize=8, color=_GREY)
+    return figure
+
+
+def bars(names: Sequence[str], values: Sequence[float], spread: Sequence[float], label: str) -> "Figure":
+    """Draw numbers as horizontal bars under their names, the last one in another colour.
+
+    Args:
+        spread: half the length of the whisker at the end of each bar; 0: none.
+        label: of the numbers.
+    """
+    from matplotlib.figure import Figure
+
+    high = 0.5 + 0.45 * len(names)  # inches
+    figure = Figure(figsize=(4.0, high))
+    axes = figure.add_axes((0.02, 0.4 / high, 0.84, 1 - 0.45 / high))
+    value, half = np.clip(values, -_LARGEST, _LARGEST), np.array(spread)
+    colours = [*[STYLES["s6"][0]] * (len(names) - 1), STYLES["s1"][0]]
+    at = np.arange(len(names))
+    axes.barh(at, value, 0.4, color=colours)
+    axes.errorbar(value[half > 0], at[half > 0], xerr=half[half > 0], fmt="none", ecolor=_GREY, capsize=3)
+    for y, name, v in zip(at, names, value, strict=True):
+        axes.text(0.01, y - 0.22, name, transform=axes.get_yaxis_transform(), fontsize=8, color=_GREY, va="bottom",
+                  parse_math=False)
+        axes.annotate(html.digits(v), (1, y), xycoords=axes.get_yaxis_transform(), fontsize=8, xytext=(4, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+    axes.axvline(0.0, color=_GREY, linewidth=0.8)
+    axes.xaxis.set_major_formatter(lambda x, _: _tick(x))
+    axes.set_yticks([])
+    axes.set_ylim(len(names) - 0.6, -0.8)
+    axes.tick_params(labelsize=8, colors=_GREY)
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="x", color="#d6dbe1")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(label, loc="right", fontsize=8, color=_GREY)
     return figure
 
 

@@ -1,11 +1,13 @@
 """The page of a report: one HTML file that needs no network, in the reader's light or dark mode."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from html import escape
 
+from mow.methods.mow.config import MowConfig
+from mow.report import method_mow, method_pwm, recorded, sections
 from mow.report.data import Report
 from mow.report.html import digits, note, table
-from mow.report.sections import SECTIONS
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d6dbe1; --box: #f5f7f9; }
@@ -40,21 +42,66 @@ pre { background: var(--box); padding: 12px; overflow-x: auto; font-size: 12.5px
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def _always(report: Report) -> bool:
+    return True
+
+
+def _acts(report: Report) -> bool:
+    return report.run.config.recorded is None
+
+
+def _is_recorded(report: Report) -> bool:
+    return not _acts(report)
+
+
+def _compares(report: Report) -> bool:
+    return bool(report.beside) or _is_recorded(report)
+
+
+def _is_mow(report: Report) -> bool:
+    return isinstance(report.run.config, MowConfig)
+
+
+def _is_not_mow(report: Report) -> bool:
+    return not _is_mow(report)
+
+
+# Anchor, title, HTML of the section, and True for the runs that have it; in the order of the page.
+SECTIONS: tuple[tuple[str, str, Callable[[Report], str], Callable[[Report], bool]], ...] = (
+    ("scores", "Scores", sections.scores, _always),
+    ("beside", "Side by side", recorded.side_by_side, _compares),
+    ("data", "Recorded episodes", recorded.recorded, _is_recorded),
+    ("returns", "Learning curves", sections.learning_curves, _acts),
+    ("losses", "World-model losses", method_mow.losses, _is_mow),
+    ("agent", "Agent", method_mow.agent, _is_mow),
+    ("films", "Real and imagined", method_mow.films, _is_mow),
+    ("experts", "Experts and modules", method_mow.experts, _is_mow),
+    ("similarity", "Similarity of the tasks", method_mow.similarity, _is_mow),
+    ("metrics", "Losses and metrics", sections.metrics, _is_not_mow),
+    ("rollouts", "Diagnostics of the world model", method_pwm.rollouts, method_pwm.has_rollouts),
+    ("time", "Speed and time", sections.time_spent, _always),
+    ("harmony", "Harmony weights", method_mow.harmony, _is_mow),
+    ("config", "Config and versions", sections.files, _always),
+)
+
+
 def page(report: Report) -> str:
     """The whole HTML document."""
     title = escape(f"{report.run.config.preset}: {report.run.folder.name}")
-    sections = (
+    shown = [(anchor, name, make) for anchor, name, make, has in SECTIONS if has(report)]
+    parts = (
         f'<section id="{anchor}">\n<h2>{escape(name)}</h2>\n{make(report)}\n</section>'
-        for anchor, (name, make) in SECTIONS.items()
+        for anchor, name, make in shown
     )
+    links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, name, _ in shown)
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>",
-            _head(report),
-            *sections,
+            f"{_head(report)}\n<nav><ul>{links}</ul></nav>",
+            *parts,
             "</body>\n</html>\n",
         ]
     )
@@ -62,27 +109,32 @@ def page(report: Report) -> str:
 
 def status(report: Report) -> str:
     """Progress of the run, judged by its files."""
-    total = report.run.config.total_steps
-    step = max(report.run.metrics.step, report.model.step if report.model else 0)
-    if step >= total:
-        return f"finished: {total:,} steps"
-    return f"stopped at step {step:,} of {total:,}, or still running"
+    config, metrics = report.run.config, report.run.metrics
+    unit, total, done = "step", config.total_steps, max(metrics.step, report.model.step if report.model else 0)
+    if config.recorded:
+        unit, total, done = "update", config.recorded.updates, metrics.updates
+    if done >= total:
+        return f"finished: {total:,} {unit}s"
+    return f"stopped at {unit} {done:,} of {total:,}, or still running"
 
 
 def _head(report: Report) -> str:
     run, skip, seconds = report.run, report.run.metrics.frame_skip, report.run.metrics.seconds
+    length = {"steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else "")}
+    if run.config.recorded:
+        episodes = sum(found.stored.episodes for found in run.episodes.values())
+        length = {"updates": f"{run.config.recorded.updates:,}", "recorded episodes": f"{episodes:,}"}
     facts = {
         "status": status(report),
         "tasks": str(len(run.config.tasks)),
-        "steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else ""),
+        **length,
         "seed": str(run.config.seed),
         "time logged": "-" if seconds is None else str(timedelta(seconds=round(seconds))),
     }
     if run.scores is not None:
         facts["mean normalised score"] = digits(run.scores.mean_normalised)
         facts["parameters learned"] = digits(run.scores.parameters)
-    links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, (name, _) in SECTIONS.items())
     remarks = "".join(note(remark) for remark in run.remarks)
     tasks = escape(", ".join(run.config.tasks))
     shown = table(list(facts), [list(map(escape, facts.values()))])
-    return f"{note(str(run.folder))}\n{shown}\n<p>Tasks: {tasks}</p>\n{remarks}\n<nav><ul>{links}</ul></nav>"
+    return f"{note(str(run.folder))}\n{shown}\n<p>Tasks: {tasks}</p>\n{remarks}"

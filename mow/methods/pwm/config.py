@@ -201,7 +201,10 @@ class PwmConfig(RunConfig):
     @property
     def recorded(self) -> Recorded | None:
         """The episodes of an offline run."""
-        return Recorded(self.data, self.collect_episodes, self.collect_policy) if self.offline else None
+        if not self.offline:
+            return None
+        updates = self.schedule.pretrain_updates + self.policy_updates
+        return Recorded(self.data, self.collect_episodes, self.collect_policy, updates)
 
     @property
     def final_frames(self) -> bool:
