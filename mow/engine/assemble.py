@@ -42,6 +42,7 @@ def assemble(
     Raises: UsageError if the machine cannot run it.
     """
     from mow.engine.collector import Collector
+    from mow.engine.recorded import RecordedEpisodes
     from mow.engine.trainer import Trainer
     from mow.estimate.memory import check_memory
     from mow.estimate.plan import plan_of, short
@@ -57,7 +58,8 @@ def assemble(
             lines += [short(planned), check_memory(config, planned, tasks.layout.size, device)]
     except MemoryError as error:
         raise UsageError(str(error)) from error
-    replay = make_replay(config, tasks, device)
+    recorded = config.recorded
+    replay = RecordedEpisodes(recorded, config, folder, tasks.specs) if recorded else make_replay(config, tasks, device)
     lines += [stack.enter_context(method.context(config, device)), str(threads), f"run folder: {folder}"]
     learner = method.build(config, tasks, device)
     if is_new:
@@ -82,7 +84,8 @@ def assemble(
 def describe(config: RunConfig, device: "torch.device") -> str:
     """The line that opens a run."""
     about = get_method(config.method).summary(config)
-    return f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps on {device}" + (
+    data = "from recorded episodes" if config.recorded else f"x {config.total_steps:,} steps"
+    return f"{config.preset}: {len(config.tasks)} tasks {data} on {device}" + (
         f"; {about}" if about else ""
     )
 

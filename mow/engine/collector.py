@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mow.engine.recorded import RecordedEpisodes
 from mow.envs.base import EnvStep
 from mow.envs.vector import VectorEnv
 from mow.methods.base import Actor
@@ -31,7 +32,7 @@ class Collector:
     Atari's lost lives are stored as terminations; the episode itself goes on. Source: STORM.
     """
 
-    def __init__(self, envs: VectorEnv, replay: ReplayBuffer, *, seed: int) -> None:
+    def __init__(self, envs: VectorEnv, replay: ReplayBuffer | RecordedEpisodes, *, seed: int) -> None:
         self.envs, self.replay = envs, replay
         self.rng = np.random.default_rng(seed)
         self.scores = {spec.name: RecentReturns() for spec in envs.specs}
@@ -76,6 +77,7 @@ class Collector:
         step = self.envs.receive()
         action = np.where(self.is_last[:, None], np.float32(0), action)
         terminated = step.terminated | step.life_lost
+        assert isinstance(self.replay, ReplayBuffer), "nothing is added to recorded episodes"
         self.replay.add(
             self.frame, action, step.reward, terminated, step.truncated, self.is_first, self.is_last, **self._extra
         )

@@ -74,7 +74,7 @@ def evaluate(
     on_episode: Callable[[int], None] = lambda k: None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[TaskEvaluation]:
-    """Play until every task has finished `episodes` episodes; actions are drawn from the policy.
+    """Play until every task has finished `episodes` episodes; actions are those of the learner's actor for evaluation.
 
     Args:
         envs: fresh environments in the learner's task order, each task as many times in a row as the others: copies,
@@ -85,7 +85,7 @@ def evaluate(
     Raises: what `check_stop` raises.
     Source: STORM (sampled actions).
     """
-    actor, device = learner.actor(), learner.device
+    actor, device = learner.actor(explore=False), learner.device
     num_tasks = len(learner.tasks)
     copies = len(envs.specs) // num_tasks
     wanted = [episodes // copies + (copy < episodes % copies) for _ in learner.tasks for copy in range(copies)]

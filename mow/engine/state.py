@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mow.engine.collector import RecentReturns
+from mow.engine.recorded import RecordedEpisodes
 from mow.nn.finite import check_weights
 from mow.replay import Request
 from mow.replay import save as save_replay
@@ -50,6 +51,7 @@ def run_state(run: Any) -> dict[str, object]:
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": run.means.state_dict(),
         "log": run.logger.state_dict(),
+        "data": collector.replay.identity if isinstance(collector.replay, RecordedEpisodes) else "",
         "torch_rng": torch.random.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state(run.learner.device) if run.learner.device.type == "cuda" else None,
     }
@@ -62,10 +64,10 @@ def save_run(run: Any) -> Path:
     that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
     """
     folder = run.logger.folder
-    path = checkpoint_path(folder, run.step)
+    path, replay = checkpoint_path(folder, run.clock), run.collector.replay
     kept = checkpoints(folder)[-max(1, run.config.keep_checkpoints - 1) :]
-    save = partial(save_replay, run.collector.replay, folder / "replay", keep_steps=[step_of(path) for path in kept])
-    save_checkpoint(path, run_state(run), once_written=save)
+    save = partial(save_replay, replay, folder / "replay", keep_steps=[step_of(path) for path in kept])
+    save_checkpoint(path, run_state(run), once_written=(lambda: None) if run.config.recorded else save)
     try:
         prune(folder, run.config.keep_checkpoints)
         score = run.score

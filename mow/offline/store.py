@@ -29,8 +29,8 @@ _PART = 1 << 24  # bytes read at once by the check of a file
 class OfflineStore:
     """Recorded episodes of K tasks. `OfflineStore.open` makes one."""
 
-    def __init__(self, folder: Path, tasks: Sequence[StoredTask], seed: int) -> None:
-        self.folder, self.tasks, self._seed = folder, tuple(tasks), seed
+    def __init__(self, folder: Path, tasks: Sequence[StoredTask], seed: int, best: float = 1.0) -> None:
+        self.folder, self.tasks, self._seed, self._best = folder, tuple(tasks), seed, best
         self.files = [_map_rows(folder, task) for task in self.tasks]
         self.episodes = [read_episodes(folder, task) for task in self.tasks]
         self._starts = cache(self._count_starts)
@@ -38,13 +38,16 @@ class OfflineStore:
         self._order = np.arange(len(self.tasks))  # [K] place of task k in `files`
 
     @classmethod
-    def open(cls, folder: Path, tasks: Sequence[str], *, seed: int = 0, check: bool = True) -> "OfflineStore":
+    def open(
+        cls, folder: Path, tasks: Sequence[str], *, seed: int = 0, best: float = 1.0, check: bool = True
+    ) -> "OfflineStore":
         """The named tasks of a folder.
 
         Args:
             folder: as mow collect wrote it.
             tasks: their order is that of the batches.
             seed: of all draws, 0 to 2^64 - 1.
+            best: share of each task's episodes that is drawn from: those with the highest returns.
             check: read all rows once and compare their checksums, about a second per GB; without, a damaged row is
                 found when it is drawn, if it is not finite.
         Raises: UsageError for a missing or damaged folder or file, a row that is not finite, or a task that is not in
@@ -58,7 +61,7 @@ class OfflineStore:
         if check:
             for name in tasks:
                 _check_rows(folder, held[name])
-        return cls(folder, [held[name] for name in tasks], seed)
+        return cls(folder, [held[name] for name in tasks], seed, best)
 
     @property
     def state_size(self) -> int:
@@ -157,7 +160,11 @@ class OfflineStore:
             if short == len(rows):
                 raise UsageError(f"{line}: shorten the windows, or record longer episodes")
             logging.getLogger("mow").warning(line)
-        return _sums(np.maximum(rows - length + 1, 0))
+        returns = self.episodes[place]["episode_return"]
+        chosen = np.argsort(-returns, kind="stable")[: max(1, round(self._best * len(returns)))]
+        starts = np.zeros_like(rows)
+        starts[chosen] = np.maximum(rows[chosen] - length + 1, 0)
+        return _sums(starts)
 
 
 def _sums(counts: Any) -> Int64Array:

@@ -1,0 +1,127 @@
+"""Runs of pwm from recorded episodes: train, resume, score, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mow import train
+from mow.engine.trainer import Trainer
+from mow.offline.collect import collect
+from mow.runs.checkpoint import load_checkpoint
+from mow.runs.paths import checkpoints
+from mow.runs.signals import Stopped
+
+SMALL = [
+    "--tasks", "vec:lq", "vec:reach", "--model.width", "16", "--model.latent-size", "16", "--batch.num-sequences", "2",
+    "--batch.horizon", "4", "--policy.starts", "4", "--policy.horizon", "2", "--policy.width", "16",
+    "--schedule.pretrain-updates", "6", "--schedule.policy-updates", "4", "--checkpoint-every", "4", "--log-every", "2",
+    "--keep-checkpoints", "9", "--insight-every", "3", "--evaluation-episodes", "2", "--evaluation-copies", "2",
+]  # fmt: skip
+
+
+def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    learner = load_checkpoint(checkpoint, torch.device("cpu"))["learner"]
+    return {f"{part}.{name}": tensor for part in ("world_model", "actors", "critics")
+            for name, tensor in learner[part].items()}  # fmt: skip
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights_of(one), weights_of(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The only line of a command that ends with 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train.main(words)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_run_collects_pretrains_extracts_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert train.main(["pwm_vec", *SMALL, "--collect-episodes", "2", "--folder", str(folder)]) == 0
+    assert [path.name for path in checkpoints(folder)] == [f"step_{n:08d}.pt" for n in (4, 6, 8, 10)]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["updates"] for record in records] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert {"loss/world_model/vec:lq", "insight/rank/vec:reach"} <= records[3].keys() | records[2].keys()
+    assert "loss/critic/vec:reach" in records[-1]
+    scores = json.loads((folder / "scores.json").read_text())
+    assert len(scores["tasks"]["vec:reach"]["returns"]) == 2
+    assert json.loads((folder / "config.json").read_text())["total_steps"] == 0
+    last = checkpoints(folder)[-1]
+    for number in (4, 8):  # in the middle of the world model's updates, and of the policies'
+        middle = folder / "checkpoints" / f"step_{number:08d}.pt"
+        kept = tmp_path / f"last-{number}.pt"
+        shutil.copy(last, kept)
+        assert train.main(["--resume", str(middle)]) == 0
+        assert same(last, kept)
+    manifest = folder / "data" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    assert "holds other episodes than the run was trained on" in refused(["--resume", str(folder)], capsys)
+
+
+def test_episodes_of_a_run_that_was_stopped_are_collected_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pwm_vec", *SMALL, "--collect-episodes", "2"]
+    assert train.main([*words, "--folder", str(tmp_path / "whole")]) == 0
+    folder, calls = tmp_path / "run", []
+
+    def stop() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stopped
+
+    made = Trainer.__init__
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Trainer, "__init__", lambda self, *args, check_stop, **more: made(self, *args, check_stop=stop, **more)
+        )
+        assert train.main([*words, "--folder", str(folder)]) == 0
+    assert [path.name for path in checkpoints(folder)] == ["step_00000000.pt"]
+    assert train.main(["--resume", str(folder)]) == 0
+    assert same(checkpoints(folder)[-1], checkpoints(tmp_path / "whole")[-1])
+
+
+def test_a_named_folder_of_episodes_is_learnt_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    collect(["vec:lq", "vec:reach"], data, 2, "random")
+    collect(["vec:lq", "vec:reach"], other, 2, "random", seed=1)
+    folder = tmp_path / "run"
+    words = ["pwm", *SMALL, "--data", str(data), "--folder", str(folder)]
+    assert train.main(words) == 0
+    assert not (folder / "data").exists()
+    middle = folder / "checkpoints" / "step_00000004.pt"
+    error = refused(["--resume", str(middle), "--data", str(other)], capsys)
+    assert "holds other episodes than the run was trained on" in error
+    data.rename(tmp_path / "moved")
+    assert str(data) in refused(["--resume", str(middle)], capsys)
+    assert train.main(["--resume", str(middle), "--data", str(tmp_path / "moved")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pwm", "--env.obs", "frame"], "pwm learns from states, got env.obs frame: leave it out"),
+        (["pwm", "--tasks", "tiny:slide"], "task 'tiny:slide' has no state observations"),
+        (["pwm_vec", "--data", "nowhere"], "nowhere"),
+        (["pwm", "--total-steps", "10"], "total_steps must exceed the prefill of 1000 steps"),
+        (["pwm_vec", "--policy.betas", "0.7", "1.5"], "betas must lie in [0, 1), got (0.7, 1.5)"),
+        (["pwm_vec", "--model.latent-size", "12"], "latent_size must be a multiple of 8, got 12"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_leave_no_folder(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(words, capsys)
+    assert [*tmp_path.iterdir()] == []
