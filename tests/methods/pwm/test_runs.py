@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mow import train
+from mow.cli.command import main
 from mow.engine.trainer import Trainer
 from mow.offline.collect import collect
 from mow.runs.checkpoint import load_checkpoint
@@ -22,8 +23,11 @@ SMALL = [
 ]  # fmt: skip
 
 
+CPU = torch.device("cpu")
+
+
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    learner = load_checkpoint(checkpoint, torch.device("cpu"))["learner"]
+    learner = load_checkpoint(checkpoint, CPU)["learner"]
     return {f"{part}.{name}": tensor for part in ("world_model", "actors", "critics")
             for name, tensor in learner[part].items()}  # fmt: skip
 
@@ -64,8 +68,22 @@ def test_a_run_collects_pretrains_extracts_and_goes_on(
         shutil.copy(last, kept)
         assert train.main(["--resume", str(middle)]) == 0
         assert same(last, kept)
-    manifest = folder / "data" / "manifest.json"
-    manifest.write_text(manifest.read_text() + " ")
+    new = tmp_path / "new"
+    monkeypatch.setattr("mow.extract._TIMED", 0.01)
+    words = [str(folder), "--folder", str(new), "--policy.lam", "0", "--seed", "3", "--minutes", "0.001"]
+    assert main(["extract", *words]) == 0
+    config = json.loads((new / "config.json").read_text())
+    assert config["schedule"]["policy_updates"] == load_checkpoint(checkpoints(new)[-1], CPU)["counts"]["policy"] > 0
+    first, second = weights_of(last), weights_of(checkpoints(new)[-1])
+    moved = {name.split(".")[0] for name in first if not torch.equal(first[name], second[name])}
+    assert moved == {"actors", "critics"}
+    assert json.loads((new / "source.json").read_text())["world_model"] == str(last)
+    for mistake, says in ((["--model.width", "8"], "the model of a world model cannot be changed"),
+                          (["--minutes", "x"], "--minutes needs a number")):  # fmt: skip
+        capsys.readouterr()
+        assert main(["extract", str(folder), *mistake]) == 2
+        assert says in capsys.readouterr().err
+    collect(["vec:lq", "vec:reach"], folder / "data", 1, "random")
     assert "holds other episodes than the run was trained on" in refused(["--resume", str(folder)], capsys)
 
 
