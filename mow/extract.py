@@ -51,9 +51,7 @@ def _command(words: list[str]) -> None:
 
 def read_arguments(words: list[str]) -> tuple[SavedRun, PwmConfig, float | None]:
     """The run, the config of the new one, and its minutes if they are given. Raises: UsageError in one line."""
-    saved, rest, minutes = find_run(typed_path(words[0])), words[1:], None
-    if not isinstance(saved.config, PwmConfig):
-        raise UsageError(f"{saved.folder} is a run of the method {saved.config.method}: name one of pwm")
+    (saved, before), rest, minutes = find_trained(words), words[1:], None
     if "--minutes" in rest:
         at = rest.index("--minutes")
         try:
@@ -63,12 +61,7 @@ def read_arguments(words: list[str]) -> tuple[SavedRun, PwmConfig, float | None]
         if not 0.0 < minutes < 1e6:
             raise UsageError(f"--minutes must be above 0, got {minutes:g}")
         del rest[at : at + 2]
-    own = saved.folder / "data"
-    data = saved.config.data or (str(own) if os.path.isdir(own) else "")
-    if not data and not any(word.startswith("--data") for word in rest):
-        raise UsageError(f"{saved.folder} acted and holds no recorded episodes: add --data FOLDER of mow collect")
-    schedule = dataclasses.replace(saved.config.schedule, pretrain_updates=0)
-    before = dataclasses.replace(saved.config, folder="", data=data or ".", collect_episodes=0, schedule=schedule)
+    before = dataclasses.replace(before, schedule=dataclasses.replace(before.schedule, pretrain_updates=0))
     config = override(before, rest)
     for part in ("tasks", "model"):
         if getattr(config, part) != getattr(before, part):
@@ -77,16 +70,29 @@ def read_arguments(words: list[str]) -> tuple[SavedRun, PwmConfig, float | None]
     return saved, config, minutes
 
 
+def find_trained(words: list[str]) -> tuple[SavedRun, PwmConfig]:
+    """The run that is named first, and its config for another run on its recorded episodes. Raises: UsageError."""
+    saved = find_run(typed_path(words[0]))
+    if not isinstance(saved.config, PwmConfig):
+        raise UsageError(f"{saved.folder} is a run of the method {saved.config.method}: name one of pwm")
+    own = saved.folder / "data"
+    data = saved.config.data or (str(own) if os.path.isdir(own) else "")
+    if not data and not any(word.startswith("--data") for word in words):
+        raise UsageError(f"{saved.folder} acted and holds no recorded episodes: add --data FOLDER of mow collect")
+    return saved, dataclasses.replace(saved.config, folder="", data=data or ".", collect_episodes=0)
+
+
 def take_world_model(trainer: "Trainer", saved: SavedRun) -> None:
     """Give the weights of a run's world model to a new one, whose folder keeps where they are from."""
     learner: Any = trainer.learner
-    learner.world_model.load_state_dict(_world_model(saved))
+    learner.world_model.load_state_dict(world_model_of(saved))
     source = {"world_model": str(saved.checkpoint), "data": trainer.config.data}  # type: ignore[attr-defined]
     write_json(Path(trainer.logger.folder) / "source.json", source)
     say(f"world model of {saved.checkpoint}")
 
 
-def _world_model(saved: SavedRun) -> Any:
+def world_model_of(saved: SavedRun) -> Any:
+    """Its weights, as WorldModel.state_dict."""
     import torch
 
     from mow.runs.checkpoint import load_checkpoint
@@ -104,7 +110,7 @@ def _with_updates(config: PwmConfig, saved: SavedRun, minutes: float) -> PwmConf
 
     with environments(config, seed=config.seed, workers=0) as envs:
         learner = Learner(config, TaskSet.of(envs.specs), pick_device(config.device))
-    learner.world_model.load_state_dict(_world_model(saved))
+    learner.world_model.load_state_dict(world_model_of(saved))
     batch = OfflineStore.open(Path(config.data), config.tasks).sample(config.policy.starts, 1, counter=0, stream=0)
     learner.update("policy", batch)  # the first allocates
     started, count = time.monotonic(), 0
