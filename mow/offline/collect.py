@@ -51,7 +51,7 @@ def collect(
 
     Args:
         tasks: "suite:Task", with continuous actions and state observations.
-        folder: new, or of the same tasks.
+        folder: new, or of recorded episodes, of these tasks or of others.
         episodes: of each task.
         policy, noise: see behaviours.
         workers: processes; 0 plays here.
@@ -120,7 +120,7 @@ class Player:
     def play(self, job: Job) -> RecordedEpisode:
         """One episode. Raises: SimulatorFailure, UsageError."""
         task, number = job
-        env, behaviour = self.open(task), self.pattern[number % len(self.pattern)]
+        env, behaviour = self.open(task), self.pattern[number % len(self.pattern)].of(task)
         sequence = np.random.SeedSequence((self.seed, zlib.crc32(task.encode()), number))
         reset_seed, rng = int(sequence.generate_state(1)[0]) >> 1, np.random.default_rng(sequence)
         policy = make_policy(behaviour, env.task, rng, self.open_run)

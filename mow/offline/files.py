@@ -146,23 +146,22 @@ class Writer:
     """Appends episodes to a folder, which is made with the first of them; one process at a time."""
 
     def __init__(self, folder: Path, tasks: Sequence[StoredTask]) -> None:
-        """Compare what there is with `tasks`, and go on behind it.
+        """Compare what there is with `tasks`, and go on behind it; tasks that are not there yet are added.
 
-        Raises: UsageError for a folder of other tasks, sizes or protocols, or with other files in it.
+        Raises: UsageError for a task of another size or protocol, or a folder with other files in it.
         """
         self._folder, self._lock = folder, -1
         self.tasks = {task.name: task for task in tasks}
+        self._held: dict[str, StoredTask] = {}
         self._index: dict[str, NDArray[Any]] = {name: np.zeros(0, EPISODE) for name in self.tasks}
         if os.path.exists(folder / MANIFEST):
-            held = read_manifest(folder)
-            if held.keys() != self.tasks.keys():
-                raise UsageError(f"{folder} holds other tasks ({', '.join(held)}): name the same, or another folder")
+            held = self._held = read_manifest(folder)
             for name, task in self.tasks.items():
                 for field in ("state_size", "action_size", "protocol"):
-                    if (was := getattr(held[name], field)) != (now := getattr(task, field)):
+                    if name in held and (was := getattr(held[name], field)) != (now := getattr(task, field)):
                         raise UsageError(f"{folder} holds {name} with {field} {was}, now it is {now}: name another one")
-            self.tasks = held
-            self._index = {name: read_episodes(folder, task) for name, task in held.items()}
+            self.tasks = held | {name: task for name, task in self.tasks.items() if name not in held}
+            self._index |= {name: read_episodes(folder, task) for name, task in held.items()}
             for task in held.values():
                 rows_path(folder, task)
         elif os.path.exists(folder) and (not os.path.isdir(folder) or self._foreign()):
@@ -216,7 +215,7 @@ class Writer:
         except BlockingIOError as error:
             self.close()
             raise UsageError(f"another process appends to {self._folder}: wait for it, or name another one") from error
-        if os.path.exists(self._folder / MANIFEST) and read_manifest(self._folder) != self.tasks:
+        if os.path.exists(self._folder / MANIFEST) and read_manifest(self._folder) != self._held:
             self.close()
             raise UsageError(f"another process has appended to {self._folder} meanwhile: start again")
 

@@ -103,7 +103,7 @@ def test_every_policy_has_every_noise_equally_often() -> None:
         Behaviour("random"), Behaviour("scripted", 1.0), Behaviour("random"), Behaviour("scripted", 2.0),
     )  # fmt: skip
     pattern = behaviours("mixed")
-    assert [pattern.count(Behaviour("scripted", level)) for level in (0.5, 1.0, 2.0)] == [3, 3, 3]
+    assert [pattern.count(Behaviour("scripted", level, or_ou=True)) for level in (0.5, 1.0, 2.0)] == [3, 3, 3]
     assert len(pattern) == 15
 
 
@@ -171,7 +171,7 @@ def test_what_was_recorded_before_an_error_is_kept(tmp_path: Path) -> None:
 WRONG = {
     "a discrete task": (["gym:CartPole-v1"], "gym:CartPole-v1 has discrete actions: only continuous tasks are"),
     "no states": (["tiny:catch"], "has no state observations"),
-    "no expert": (["gym:Pendulum-v1"], "gym:Pendulum-v1 has no scripted expert: collect it with --policy random"),
+    "no expert": (["gym:Pendulum-v1", "--policy", "scripted"], "no scripted expert: collect it with --policy random"),
     "unknown policy": (["vec:lq", "--policy", "clever"], "unknown policy 'clever': take random, ou, scripted"),
     "no run": (["vec:lq", "--policy", "run:nowhere"], "nowhere is no run: name a run folder"),
     "unknown task": (["vec:lqq"], "unknown task 'vec:lqq'"),
@@ -194,17 +194,26 @@ def test_what_cannot_be_recorded_is_one_line(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_folder_of_other_tasks_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_are_added_to_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path), "--episodes", "1"]
     assert command.main(["vec:lq", *out]) == 0
     printed, before = capsys.readouterr().out, content(tmp_path)
     assert "vec:lq: 1 episodes, 101 rows (100% of all), state 2, action 1" in printed
     assert "scripted with noise 0.5" in printed
-    assert command.main(["vec:reach", *out]) == 2
-    assert "holds other tasks (vec:lq)" in capsys.readouterr().err
+    assert command.main(["vec:reach", *out]) == 0
+    assert [*read_manifest(tmp_path)] == ["vec:lq", "vec:reach"]
+    after = content(tmp_path)
+    assert all(after[name] == data for name, data in before.items() if name != "manifest.json")
+    capsys.readouterr()
     assert command.main(["--from", "minari:a-v0", "--out", str(tmp_path)]) == 2
     assert "name a new folder" in capsys.readouterr().err
-    assert content(tmp_path) == before
+    assert content(tmp_path) == after
+
+
+def test_mixed_explores_where_a_task_has_no_expert() -> None:
+    pattern = behaviours("mixed")
+    assert {each.of("gym:Pendulum-v1").policy for each in pattern} == {"ou", "random"}
+    assert {each.of("vec:lq").policy for each in pattern} == {"scripted", "random"}
 
 
 def test_a_run_that_was_trained_on_states_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
