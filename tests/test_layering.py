@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"batch", "cli", "config", "engine", "envs", "errors", "kernels", "methods", "runs", "system"},
     "report": {"cli", "engine", "envs", "errors", "evaluate", "kernels", "methods", "runs", "system"},
     "collect": {"cli", "config", "envs", "errors", "offline", "runs", "system"},
+    "distill": {"cli", "engine", "extract", "methods", "runs", "system", "train"},
+    "extract": {"cli", "engine", "errors", "methods", "offline", "runs", "system", "train"},
     "train": {"cli", "config", "engine", "envs", "errors", "estimate", "report", "runs", "system"},
     "__init__": {"inference"},
     "__main__": {"cli"},
