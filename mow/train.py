@@ -5,7 +5,7 @@ Nothing heavy is imported before the command line is understood, so that a mista
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mow.cli.dry_run import dry_run
@@ -50,10 +50,12 @@ def _command(words: list[str]) -> None:
         run(parse(words))
 
 
-def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | None":
+def run(
+    config: RunConfig, resumption: Resumption | None = None, begin: Callable[["Trainer"], None] = lambda trainer: None
+) -> "Trainer | None":
     """Make environments, replay, learner and logger, train, score and report.
 
-    Args: resumption: where to go on; None starts from nothing.
+    Args: resumption: where to go on; None starts from nothing. begin: called once with a new run before it trains.
     Returns: the trainer as it is in the end; None if the run was stopped.
     Raises: UsageError if the machine cannot run it. The traceback of any other error is in failure.txt of the folder.
     """
@@ -88,6 +90,8 @@ def run(config: RunConfig, resumption: Resumption | None = None) -> "Trainer | N
             for line in go_on(trainer, resumption, state):
                 say(line)
             state = None  # as large as the model and its optimisers
+        else:
+            begin(trainer)
         try:
             with watched(trainer):
                 trainer.train()

@@ -32,6 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"cli", "config", "engine", "envs", "errors", "evaluate", "kernels", "methods", "offline",
                "runs", "system"},
     "collect": {"cli", "config", "envs", "errors", "offline", "runs", "system"},
+    "distill": {"cli", "engine", "extract", "methods", "runs", "system", "train"},
+    "extract": {"cli", "engine", "errors", "methods", "offline", "runs", "system", "train"},
     "train": {"cli", "config", "engine", "envs", "errors", "estimate", "report", "runs", "system"},
     "__init__": {"inference"},
     "__main__": {"cli"},

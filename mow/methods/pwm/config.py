@@ -87,6 +87,28 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    alpha: float = 0.0
+    """Weight of the squared distance between the rewards of this world model and of a larger one; 0: none."""
+    space: Literal["symlog", "raw"] = "symlog"
+    """Units of those rewards: of the bins, alike for all tasks, or of the task, as published."""
+    run: str = ""
+    """Run of the larger model, set by mow distill."""
+    teacher: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes of the larger model, set by mow distill."""
+
+    def __post_init__(self) -> None:
+        usable(self)
+        not_negative(self, "alpha")
+        require(not self.alpha or bool(self.run), "distill.alpha needs a larger model: use mow distill RUN")
+
+    @property
+    def objective(self) -> str:
+        """The space, as WorldModel.predict_reward names it."""
+        return "symexp" if self.space == "raw" else "symlog"
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     world_model_lr: float = 3e-4
     encoder_lr: float = 0.3
@@ -179,6 +201,7 @@ class PwmConfig(RunConfig):
     model: ModelConfig = field(default_factory=ModelConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

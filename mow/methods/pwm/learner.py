@@ -27,7 +27,7 @@ from mow.methods.pwm.first_order import (
     permutation,
     roll_out,
 )
-from mow.methods.pwm.losses import world_model_losses
+from mow.methods.pwm.losses import distillation_loss, world_model_losses
 from mow.methods.pwm.model import WorldModel
 from mow.methods.pwm.phases import phases
 from mow.methods.pwm.policies import Actors, Critics, clip_per_row, seed_of
@@ -57,6 +57,7 @@ class Learner:
         self.action_sizes = mask.sum(dim=1).tolist()
         self.world_model = WorldModel(config.model, num_tasks=len(self.tasks), action_size=mask.shape[1],
                                       observation_size=tasks.observation.shape[0]).to(device)  # fmt: skip
+        self.teacher = self._new_teacher() if config.distill.alpha else None
         policy, shared = config.policy, config.policy.form == "shared"
         rows = ["shared"] if shared else self.tasks
         inputs = self.world_model.latent_size
@@ -78,6 +79,15 @@ class Learner:
         )
         self.policy_updates = 0
         self.reseed(config.seed)
+
+    def _new_teacher(self) -> WorldModel:
+        """The larger model to learn from; all nan, which ends a run, until its weights are loaded."""
+        model = self.world_model
+        teacher = WorldModel(self.config.distill.teacher, num_tasks=model.num_tasks, action_size=model.action_size,
+                             observation_size=model.observation_size)  # fmt: skip
+        for parameter in teacher.requires_grad_(False).parameters():
+            parameter.fill_(torch.nan)
+        return teacher.to(self.device)
 
     @property
     def groups(self) -> None:
@@ -122,10 +132,13 @@ class Learner:
         config, model, optimiser = self.config, self.world_model, self.world_model_optimiser
         losses = world_model_losses(model, batch, rho=config.loss.rho)
         total = losses.weighted(config.loss).mean()
+        metrics = losses.metrics(config.loss)
+        if self.teacher is not None:
+            apart = distillation_loss(model, self.teacher, batch, config.distill.objective)
+            metrics["loss/distillation"], total = apart.detach(), total + config.distill.alpha * apart.mean()
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.world_model_clip)
-        metrics = losses.metrics(config.loss)
         check_finite("world model", total, norm, metrics, self.tasks, model.named_parameters())
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
@@ -216,6 +229,7 @@ class Learner:
             "critics": self.critics.state_dict(), "variance": self.variance.state_dict(),
             "optimisers": [one.state_dict() for one in self._optimisers], "policy_updates": self.policy_updates,
             "rngs": {task: rng.state() for task, rng in self.rngs.items()},
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
         }  # fmt: skip
 
     def load_state_dict(self, state: State) -> None:
@@ -224,6 +238,8 @@ class Learner:
         self.actors.load_state_dict(state["actors"])
         self.critics.load_state_dict(state["critics"])
         self.variance.load_state_dict(state["variance"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
         for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.policy_updates = int(state["policy_updates"])

@@ -83,6 +83,23 @@ def world_model_losses(model: WorldModel, batch: TransitionBatch, *, rho: float)
     return WorldModelLosses(discounted_mean(distance, arrived, rho), discounted_mean(code, taken, rho), termination)
 
 
+def distillation_loss(model: WorldModel, teacher: WorldModel, batch: TransitionBatch, objective: str) -> Tensor:
+    """Squared distance between the rewards that two models predict for the first step of every window: [K].
+
+        mean_B (rhat(E(o_0), a_0) - rhat_teacher(E_teacher(o_0), a_0))^2
+
+    The teacher carries no gradient; a window whose first row is an episode's last has no action and counts nothing.
+    Args: objective: `symlog` or `symexp`, units of the rewards.
+    Source: TD-MPC-Opt (arXiv 2507.01823). Differs: symlog units by default, in which no task outweighs the others.
+    """
+    observation, action = batch.frame[:, :, 0], batch.action[:, :, 0]
+    with torch.no_grad():
+        aim = teacher.predict_reward(teacher.encode(observation), action, objective=objective)
+    found = model.predict_reward(model.encode(observation), action, objective=objective)
+    counted = (~batch.is_last[:, :, 0]).to(found.dtype)
+    return ((found - aim).square() * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1.0)
+
+
 def discounted_mean(value: Tensor, counted: Tensor, rho: float) -> Tensor:
     """1/T sum_t rho^t mean_B of steps that all count; where some do not, the others keep their relative weights.
 

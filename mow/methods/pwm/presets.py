@@ -19,8 +19,8 @@ def pwm_vec() -> PwmConfig:
         insight_every=500,
         model=ModelConfig(width=64, latent_size=64),
         batch=BatchConfig(num_sequences=32, horizon=8),
-        policy=PolicyConfig(starts=128, horizon=8, passes=2),
-        schedule=ScheduleConfig(pretrain_updates=3_000, policy_updates=1_000),
+        policy=PolicyConfig(starts=128, horizon=8, passes=2, width=64),
+        schedule=ScheduleConfig(pretrain_updates=3_000, policy_updates=800),
     )  # fmt: skip
 
 

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from mow.batch import TransitionBatch
 from mow.methods.pwm.config import LossConfig, ModelConfig
-from mow.methods.pwm.losses import WorldModelLosses, counted_steps, discounted_mean, world_model_losses
+from mow.methods.pwm.losses import (
+    WorldModelLosses,
+    counted_steps,
+    discounted_mean,
+    distillation_loss,
+    world_model_losses,
+)
 from mow.methods.pwm.model import WorldModel
 from tests.methods.pwm.tiny import batch_of, double, with_end
 
@@ -122,6 +128,23 @@ def test_terminations_by_hand() -> None:
     assert world_model_losses(Ends(), batch, rho=0.5).termination.item() == pytest.approx(25.0)  # type: ignore
     ended = torch.tensor([False, True, False]).view(1, 1, 3)
     assert world_model_losses(Ends(), replace(batch, terminated=ended), rho=0.5).termination.item() < 1e-9  # type: ignore
+
+
+def test_distillation_by_hand() -> None:
+    """Rewards of 0 and of e^2 - 1, 2 in symlog units; an episode's last row counts nothing."""
+    config = ModelConfig(width=16, latent_size=16)
+    student, teacher = (WorldModel(config, num_tasks=1, observation_size=5, action_size=3) for _ in range(2))
+    batch = batch_of(num_tasks=1)
+    batch = replace(batch, is_last=torch.tensor([[True, False, False, False]]).unsqueeze(-1) & batch.is_first)
+    assert distillation_loss(student, teacher, batch, "symlog").abs().max() < 1e-9
+    teacher.reward[-1].bias.data[60] = 100.0
+    found = distillation_loss(student, teacher, batch, "symlog")
+    assert found.tolist() == pytest.approx([4.0], abs=1e-4)
+    raw = distillation_loss(student, teacher, batch, "symexp")
+    assert raw.tolist() == pytest.approx([(math.e**2 - 1) ** 2], abs=1e-3)
+    found.sum().backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert student.encoder[0][0].weight.grad is not None
 
 
 def test_terms_are_added_with_their_weights() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mow import train
+from mow.cli.command import main
 from mow.engine.trainer import Trainer
 from mow.offline.collect import collect
 from mow.runs.checkpoint import load_checkpoint
@@ -22,8 +23,11 @@ SMALL = [
 ]  # fmt: skip
 
 
+CPU = torch.device("cpu")
+
+
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    learner = load_checkpoint(checkpoint, torch.device("cpu"))["learner"]
+    learner = load_checkpoint(checkpoint, CPU)["learner"]
     return {f"{part}.{name}": tensor for part in ("world_model", "actors", "critics")
             for name, tensor in learner[part].items()}  # fmt: skip
 
@@ -64,8 +68,22 @@ def test_a_run_collects_pretrains_extracts_and_goes_on(
         shutil.copy(last, kept)
         assert train.main(["--resume", str(middle)]) == 0
         assert same(last, kept)
-    manifest = folder / "data" / "manifest.json"
-    manifest.write_text(manifest.read_text() + " ")
+    new = tmp_path / "new"
+    monkeypatch.setattr("mow.extract._TIMED", 0.01)
+    words = [str(folder), "--folder", str(new), "--policy.lam", "0", "--seed", "3", "--minutes", "0.001"]
+    assert main(["extract", *words]) == 0
+    config = json.loads((new / "config.json").read_text())
+    assert config["schedule"]["policy_updates"] == load_checkpoint(checkpoints(new)[-1], CPU)["counts"]["policy"] > 0
+    first, second = weights_of(last), weights_of(checkpoints(new)[-1])
+    moved = {name.split(".")[0] for name in first if not torch.equal(first[name], second[name])}
+    assert moved == {"actors", "critics"}
+    assert json.loads((new / "source.json").read_text())["world_model"] == str(last)
+    for mistake, says in ((["--model.width", "8"], "the model of a world model cannot be changed"),
+                          (["--minutes", "x"], "--minutes needs a number")):  # fmt: skip
+        capsys.readouterr()
+        assert main(["extract", str(folder), *mistake]) == 2
+        assert says in capsys.readouterr().err
+    collect(["vec:lq", "vec:reach"], folder / "data", 1, "random")
     assert "holds other episodes than the run was trained on" in refused(["--resume", str(folder)], capsys)
 
 
@@ -108,9 +126,29 @@ def test_a_named_folder_of_episodes_is_learnt_from(tmp_path: Path, capsys: pytes
     assert train.main(["--resume", str(middle), "--data", str(tmp_path / "moved")]) == 0
 
 
+def test_a_smaller_model_learns_from_a_larger_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    assert train.main(["pwm_vec", *SMALL, "--collect-episodes", "2", "--folder", str(large)]) == 0
+    assert main(["distill", str(large), "--model.width", "8", "--model.latent-size", "8", "--folder", str(small)]) == 0
+    config = json.loads((small / "config.json").read_text())
+    assert config["distill"]["alpha"] == 0.4
+    assert config["distill"]["teacher"]["width"] == 16
+    state = load_checkpoint(checkpoints(small)[0], CPU)["learner"]
+    held = load_checkpoint(checkpoints(large)[-1], CPU)["learner"]["world_model"]
+    assert all(torch.equal(state["teacher"][name], held[name]) for name in held)
+    assert state["world_model"]["encoder.0.0.weight"].shape[0] == 8
+    records = [json.loads(line) for line in (small / "metrics.jsonl").read_text().splitlines()]
+    assert records[0]["loss/distillation/vec:lq"] < 1e-6, "both heads start at zero; the teacher's has hardly moved"
+    kept = tmp_path / "last.pt"
+    shutil.copy(checkpoints(small)[-1], kept)
+    assert train.main(["--resume", str(checkpoints(small)[0])]) == 0
+    assert same(checkpoints(small)[-1], kept)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["pwm_vec", "--distill.alpha", "0.4"], "distill.alpha needs a larger model: use mow distill RUN"),
         (["pwm", "--env.obs", "frame"], "pwm learns from states, got env.obs frame: leave it out"),
         (["pwm", "--tasks", "tiny:slide"], "task 'tiny:slide' has no state observations"),
         (["pwm_vec", "--data", "nowhere"], "nowhere"),
