@@ -97,7 +97,7 @@ def write_report(
             raise UsageError(f"--beside {other.folder} has another protocol or action set than {folder}: leave it out")
     model, no_model = None, ""
     if checkpoint is not None and not isinstance(run.config, MowConfig):
-        raise UsageError(f"--checkpoint {checkpoint}: a page on {run.config.method} needs none: leave it out")
+        raise UsageError(f"--checkpoint {checkpoint}: a page on {run.config.method} needs none, leave it out")
     try:
         if isinstance(run.config, MowConfig):
             model = read_model(

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -113,46 +113,44 @@ def curves(
     axes.yaxis.set_major_formatter(lambda y, _: _tick(y))
     if from_zero:
         axes.set_ylim(bottom=0.0)
-    axes.tick_params(which="both", labelsize=8, colors=_GREY)
     axes.grid(axis="y", color="#d6dbe1")
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(x_label, loc="right", fontsize=8, color=_GREY)
+    _plain(axes, x_label)
     axes.set_title(y_label, loc="left", fontsize=8, color=_GREY)
     return figure
 
 
-def bars(names: Sequence[str], values: Sequence[float], spread: Sequence[float], label: str) -> "Figure":
-    """Draw numbers as horizontal bars under their names, the last one in another colour.
+def bars(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
+    """Draw the means of numbers as horizontal bars under their names, the last one in another colour.
 
-    Args:
-        spread: half the length of the whisker at the end of each bar; 0: none.
-        label: of the numbers.
+    A whisker shows the standard deviation of several numbers. Args: label: of the numbers.
     """
     from matplotlib.figure import Figure
 
-    high = 0.5 + 0.45 * len(names)  # inches
+    high = 0.5 + 0.45 * len(values)  # inches
     figure = Figure(figsize=(4.0, high))
     axes = figure.add_axes((0.02, 0.4 / high, 0.84, 1 - 0.45 / high))
-    value, half = np.clip(values, -_LARGEST, _LARGEST), np.array(spread)
-    colours = [*[STYLES["s6"][0]] * (len(names) - 1), STYLES["s1"][0]]
-    at = np.arange(len(names))
-    axes.barh(at, value, 0.4, color=colours)
-    axes.errorbar(value[half > 0], at[half > 0], xerr=half[half > 0], fmt="none", ecolor=_GREY, capsize=3)
-    for y, name, v in zip(at, names, value, strict=True):
-        axes.text(0.01, y - 0.22, name, transform=axes.get_yaxis_transform(), fontsize=8, color=_GREY, va="bottom",
-                  parse_math=False)
-        axes.annotate(html.digits(v), (1, y), xycoords=axes.get_yaxis_transform(), fontsize=8, xytext=(4, 0),
-                      textcoords="offset points", va="center")  # fmt: skip
+    for y, (name, numbers) in enumerate(values.items()):
+        mean, spread = np.mean(numbers).clip(-_LARGEST, _LARGEST), np.std(numbers) if len(numbers) > 1 else None
+        colour = STYLES["s1" if y == len(values) - 1 else "s6"][0]
+        axes.barh(y, mean, 0.4, color=colour, xerr=spread, error_kw={"ecolor": _GREY, "capsize": 3})
+        style = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "parse_math": False}
+        axes.text(0.01, y - 0.22, name, color=_GREY, va="bottom", **style)
+        axes.text(1.02, y, html.digits(float(mean)), va="center", **style)
     axes.axvline(0.0, color=_GREY, linewidth=0.8)
-    axes.xaxis.set_major_formatter(lambda x, _: _tick(x))
+    axes.set_ylim(len(values) - 0.6, -0.8)
     axes.set_yticks([])
-    axes.set_ylim(len(names) - 0.6, -0.8)
-    axes.tick_params(labelsize=8, colors=_GREY)
-    axes.spines[:].set_visible(False)
-    axes.grid(axis="x", color="#d6dbe1")
     axes.set_axisbelow(True)
-    axes.set_xlabel(label, loc="right", fontsize=8, color=_GREY)
+    axes.grid(axis="x", color="#d6dbe1")
+    axes.xaxis.set_major_formatter(lambda x, _: _tick(x))
+    _plain(axes, label)
     return figure
+
+
+def _plain(axes: "Axes", x_label: str) -> None:
+    """No frame, small grey numbers, the name of the x axis at its right end."""
+    axes.tick_params(which="both", labelsize=8, colors=_GREY)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(x_label, loc="right", fontsize=8, color=_GREY)
 
 
 def _tick(value: float) -> str:

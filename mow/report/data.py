@@ -64,7 +64,8 @@ class RunData:
     scores: Scores | None
     metrics: Metrics
     remarks: tuple[str, ...]  # what could not be read, in sentences
-    episodes: Mapping[str, "TaskEpisodes"] = field(default_factory=dict)  # task -> the recorded ones
+    episodes: Mapping[str, tuple[StoredTask, float]] = field(default_factory=dict)
+    """Of each task: the recorded episodes, and the mean return of the tenth (one at least) with the highest."""
 
     def curve(self, name: str, task: str) -> Curve | None:
         """A metric that is logged per task; None where it is missing."""
@@ -76,14 +77,6 @@ class RunData:
         ends = [f"/{task}" for task in self.config.tasks]
         found = (label.removesuffix(end) for end in ends for label in self.metrics.curves if label.endswith(end))
         return tuple(dict.fromkeys(found))
-
-
-@dataclass(frozen=True)
-class TaskEpisodes:
-    """Recorded episodes of one task."""
-
-    stored: StoredTask
-    best_tenth: float  # mean return of the tenth with the highest ones, one episode at least
 
 
 @dataclass(frozen=True)
@@ -135,20 +128,19 @@ def read_run(folder: Path) -> RunData:
     return RunData(folder, config, scores, metrics, tuple(remarks), episodes)
 
 
-def _episodes(folder: Path, config: RunConfig, remarks: list[str]) -> dict[str, TaskEpisodes]:
+def _episodes(folder: Path, config: RunConfig, remarks: list[str]) -> dict[str, tuple[StoredTask, float]]:
     """Recorded episodes of the run's tasks; empty for a run that acts, or if they cannot be read."""
     if config.recorded is None:
         return {}
     path, found = config.recorded.path(folder), {}
     try:
-        for name, task in read_manifest(path).items():
-            if name in config.tasks:
-                returns = np.sort(read_episodes(path, task)["episode_return"])
-                found[name] = TaskEpisodes(task, float(returns[-max(1, len(returns) // 10) :].mean()))
+        stored = read_manifest(path)
+        for name in filter(stored.__contains__, config.tasks):
+            returns = np.sort(read_episodes(path, stored[name])["episode_return"])
+            found[name] = stored[name], float(returns[-max(1, len(returns) // 10) :].mean())
     except (UsageError, OSError) as error:
         remarks.append(f"The recorded episodes cannot be read: {error}.")
-        return {}
-    return {name: found[name] for name in config.tasks if name in found}
+    return found
 
 
 def text_of(path: Path) -> str | None:

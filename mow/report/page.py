@@ -5,7 +5,8 @@ from datetime import timedelta
 from html import escape
 
 from mow.methods.mow.config import MowConfig
-from mow.report import method_mow, method_pwm, recorded, sections
+from mow.report import method_mow, method_pwm, sections
+from mow.report import recorded as episodes
 from mow.report.data import Report
 from mow.report.html import digits, note, table
 
@@ -42,53 +43,33 @@ pre { background: var(--box); padding: 12px; overflow-x: auto; font-size: 12.5px
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def _always(report: Report) -> bool:
-    return True
-
-
-def _acts(report: Report) -> bool:
-    return report.run.config.recorded is None
-
-
-def _is_recorded(report: Report) -> bool:
-    return not _acts(report)
-
-
-def _compares(report: Report) -> bool:
-    return bool(report.beside) or _is_recorded(report)
-
-
-def _is_mow(report: Report) -> bool:
-    return isinstance(report.run.config, MowConfig)
-
-
-def _is_not_mow(report: Report) -> bool:
-    return not _is_mow(report)
-
-
-# Anchor, title, HTML of the section, and True for the runs that have it; in the order of the page.
-SECTIONS: tuple[tuple[str, str, Callable[[Report], str], Callable[[Report], bool]], ...] = (
-    ("scores", "Scores", sections.scores, _always),
-    ("beside", "Side by side", recorded.side_by_side, _compares),
-    ("data", "Recorded episodes", recorded.recorded, _is_recorded),
-    ("returns", "Learning curves", sections.learning_curves, _acts),
-    ("losses", "World-model losses", method_mow.losses, _is_mow),
-    ("agent", "Agent", method_mow.agent, _is_mow),
-    ("films", "Real and imagined", method_mow.films, _is_mow),
-    ("experts", "Experts and modules", method_mow.experts, _is_mow),
-    ("similarity", "Similarity of the tasks", method_mow.similarity, _is_mow),
-    ("metrics", "Losses and metrics", sections.metrics, _is_not_mow),
-    ("rollouts", "Diagnostics of the world model", method_pwm.rollouts, method_pwm.has_rollouts),
-    ("time", "Speed and time", sections.time_spent, _always),
-    ("harmony", "Harmony weights", method_mow.harmony, _is_mow),
-    ("config", "Config and versions", sections.files, _always),
-)
+def sections_of(report: Report) -> list[tuple[str, str, Callable[[Report], str]]]:
+    """Anchor, title and maker of the sections that the run has something for, in the order of the page."""
+    run = report.run
+    mow, recorded = isinstance(run.config, MowConfig), run.config.recorded is not None
+    found: list[tuple[bool, str, str, Callable[[Report], str]]] = [
+        (True, "scores", "Scores", sections.scores),
+        (recorded or bool(report.beside), "beside", "Side by side", episodes.side_by_side),
+        (recorded, "data", "Recorded episodes", episodes.recorded),
+        (not recorded, "returns", "Learning curves", sections.learning_curves),
+        (mow, "losses", "World-model losses", method_mow.losses),
+        (mow, "agent", "Agent", method_mow.agent),
+        (mow, "films", "Real and imagined", method_mow.films),
+        (mow, "experts", "Experts and modules", method_mow.experts),
+        (mow, "similarity", "Similarity of the tasks", method_mow.similarity),
+        (not mow, "metrics", "Losses and metrics", sections.metrics),
+        (f"{method_pwm.ERROR}1" in run.per_task, "rollouts", "World model of states", method_pwm.rollouts),
+        (True, "time", "Speed and time", sections.time_spent),
+        (mow, "harmony", "Harmony weights", method_mow.harmony),
+        (True, "config", "Config and versions", sections.files),
+    ]
+    return [(anchor, title, make) for has, anchor, title, make in found if has]
 
 
 def page(report: Report) -> str:
     """The whole HTML document."""
     title = escape(f"{report.run.config.preset}: {report.run.folder.name}")
-    shown = [(anchor, name, make) for anchor, name, make, has in SECTIONS if has(report)]
+    shown = sections_of(report)
     parts = (
         f'<section id="{anchor}">\n<h2>{escape(name)}</h2>\n{make(report)}\n</section>'
         for anchor, name, make in shown
@@ -122,8 +103,8 @@ def _head(report: Report) -> str:
     run, skip, seconds = report.run, report.run.metrics.frame_skip, report.run.metrics.seconds
     length = {"steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else "")}
     if run.config.recorded:
-        episodes = sum(found.stored.episodes for found in run.episodes.values())
-        length = {"updates": f"{run.config.recorded.updates:,}", "recorded episodes": f"{episodes:,}"}
+        number = sum(task.episodes for task, _ in run.episodes.values())
+        length = {"updates": f"{run.config.recorded.updates:,}", "recorded episodes": f"{number:,}"}
     facts = {
         "status": status(report),
         "tasks": str(len(run.config.tasks)),

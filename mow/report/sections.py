@@ -1,6 +1,5 @@
 """The sections of a report for runs of every method. Missing records are named in a sentence."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 
@@ -98,12 +97,9 @@ def panel(report: Report, name: str) -> str:
     tasks = report.run.config.tasks
     series = [one for i, task in enumerate(tasks, start=1) for one in updates_of(report, task, name, f"s{i}")]
     if len(tasks) > _MOST_LINES:
-        at = defaultdict[float, list[float]](list)
-        for one in series:
-            for x, y in zip(one.x, one.y, strict=True):
-                at[x].append(y)
-        series = [Series(list(at), [of(values) for values in at.values()], style)  # type: ignore[operator]
-                  for style, of in zip(_SPREAD, (np.mean, max, min), strict=True)]  # fmt: skip
+        at = sorted({x for one in series for x in one.x})
+        values = [[one.y[one.x.index(x)] for one in series if x in one.x] for x in at]
+        series = [Series(at, list(map(of, values)), style) for style, of in zip(_SPREAD, (np.mean, max, min))]
     low, high = min(min(one.y) for one in series), max(max(one.y) for one in series)
     log = name.startswith("loss/") and high > 10 * low > 0
     return chart(name, updates_axis(report), "log scale" if log else "value", series, log=log)

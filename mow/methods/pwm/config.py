@@ -224,10 +224,8 @@ class PwmConfig(RunConfig):
     @property
     def recorded(self) -> Recorded | None:
         """The episodes of an offline run."""
-        if not self.offline:
-            return None
-        updates = self.schedule.pretrain_updates + self.policy_updates
-        return Recorded(self.data, self.collect_episodes, self.collect_policy, updates)
+        updates = self.schedule.pretrain_updates + self.schedule.policy_updates
+        return Recorded(self.data, self.collect_episodes, self.collect_policy, updates) if self.offline else None
 
     @property
     def final_frames(self) -> bool:
