@@ -99,7 +99,8 @@ def panel(report: Report, name: str) -> str:
     if len(tasks) > _MOST_LINES:
         at = sorted({x for one in series for x in one.x})
         values = [[one.y[one.x.index(x)] for one in series if x in one.x] for x in at]
-        series = [Series(at, list(map(of, values)), style) for style, of in zip(_SPREAD, (np.mean, max, min))]
+        drawn = zip(_SPREAD, (np.mean, max, min), strict=True)
+        series = [Series(at, [float(of(one)) for one in values], style) for style, of in drawn]  # type: ignore[operator]
     low, high = min(min(one.y) for one in series), max(max(one.y) for one in series)
     log = name.startswith("loss/") and high > 10 * low > 0
     return chart(name, updates_axis(report), "log scale" if log else "value", series, log=log)
