@@ -121,7 +121,7 @@ def test_others_are_played_again_with_frames(monkeypatch):
 def test_vec_beside_other_tasks_is_one_line():
     config = BcConfig(preset="bc", tasks=("vec:lq", "dummy:count-0"), total_steps=0)
     with (
-        pytest.raises(UsageError, match="no videos, leave --video out: .*'vec:lq' has no frame observations"),
+        pytest.raises(UsageError, match="no videos, leave --video out: task 'vec:lq' has no"),
         pictures.drawing(config, seed=3, workers=0),
     ):
         pass
