@@ -103,6 +103,10 @@ def _record(options: argparse.Namespace, tasks: Sequence[str]) -> tuple[StoredTa
     settings: dict[str, object] = {name: getattr(options, name) for name in ("metaworld_repeat", "dmc_repeat")}
     if options.time_limit is not None:
         settings["time_limit"] = options.time_limit
+        for task in tasks:
+            suite = envs.SUITES.get(task.partition(":")[0])
+            if suite is not None and "time_limit" not in suite.options:
+                raise UsageError(f"{task} takes no --time-limit: leave it out, or record it alone")
     shown = time.monotonic()
 
     def progress(job: Job) -> None:

@@ -208,8 +208,11 @@ class Writer:
         """Make the folder and lock it, once."""
         if self._lock >= 0:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder, os.O_RDONLY)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._folder, os.O_RDONLY)
+        except OSError as error:
+            raise UsageError(f"cannot make {self._folder} ({error.strerror}): name another folder") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

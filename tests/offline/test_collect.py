@@ -1,5 +1,6 @@
 """mow collect: what is recorded, by whom, the same for any number of workers; what cannot be recorded is one line."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -177,6 +178,7 @@ WRONG = {
     "unknown task": (["vec:lqq"], "unknown task 'vec:lqq'"),
     "noise below 0": (["vec:lq", "--noise", "-1"], "--noise must be 0 or more"),
     "noise in words": (["vec:lq", "--noise", "much"], "--noise must be numbers separated by commas"),
+    "time limit": (["vec:lq", "--time-limit", "5"], "vec:lq takes no --time-limit"),
     "no task": ([], "name the tasks to record"),
     "no episodes": (["vec:lq", "--episodes", "0"], "--episodes must be 1 or more"),
     "unknown source": (["--from", "hdf5:x"], "--from takes minari:ID"),
@@ -192,6 +194,31 @@ def test_what_cannot_be_recorded_is_one_line(
     assert words[1] in error
     assert error.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert command.main(["vec:lq", "--episodes", "1", "--out", str(tmp_path / "file/data")]) == 2
+    assert "cannot make" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+    def kill_a_worker(job: tuple[str, int]) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(UsageError, match=r"a worker has died.*fewer --workers"):
+        collect(["vec:reach"], tmp_path, 100, "random", workers=2, progress=kill_a_worker)
+    assert 0 < read_manifest(tmp_path)["vec:reach"].episodes < 100
+
+
+def test_experts_of_metaworld_succeed_without_noise(tmp_path: Path) -> None:
+    pytest.importorskip("metaworld")
+    options = {"metaworld_repeat": 2, "time_limit": 100}
+    (task,) = collect(["metaworld:reach-v3"], tmp_path, 10, "scripted", options=options)
+    assert (task.rows, task.state_size, task.action_size) == (1010, 39, 4)
+    assert task.final_success is not None
+    assert task.final_success >= 0.9
 
 
 def test_tasks_are_added_to_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
