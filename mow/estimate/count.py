@@ -139,7 +139,7 @@ class Counter(TorchDispatchMode):
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of the numbers that lie in memory: an expanded axis counts once."""
+    """Size of what lies in memory: an expanded axis counts once."""
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return math.prod(size for size, stride in sizes if stride) * tensor.itemsize
 
