@@ -21,6 +21,17 @@ def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-1.0, 1.0) / math.sqrt(fan_in))
 
 
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matmul or a convolution reads x: that of autocast where it is on, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def for_matmul(x: Tensor) -> Tensor:
+    """x in its matmul_dtype: converted once for all that read it."""
+    return x.to(matmul_dtype(x))
+
+
 class ModularLinear(nn.Module):
     """y = act(W_i [x, e_k] + b_i) for the module i of each (task, slot) pair."""
 

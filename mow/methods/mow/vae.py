@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import PerceptionConfig
 from mow.nn.activation_checkpoint import Call, plain_call, recomputing
-from mow.nn.modular import ModularLinear, uniform_parameter
+from mow.nn.modular import ModularLinear, for_matmul, uniform_parameter
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,10 @@ class Encoder(ConvNet):
         background: Tensor | None,
     ) -> Tensor:  # fmt: skip
         # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
-        seen = frame.float().div_(255.0)
+        if background is None and torch.is_autocast_enabled(frame.device.type):
+            seen = for_matmul(frame).div_(255.0)  # bfloat16 holds all of 0 to 255: same bits as by way of float32
+        else:
+            seen = frame.float().div_(255.0)
         if background is not None:
             seen.sub_(background[group.tasks].unsqueeze(1) / 255.0)
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]

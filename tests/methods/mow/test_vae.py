@@ -193,3 +193,16 @@ def test_frames_are_scaled_to_one():
     encoder.convs[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     encoder.features(torch.full((3, 1, 64, 64, 3), 255, dtype=torch.uint8))
     assert all(x.max() == 1.0 for x in seen)
+
+
+def test_under_autocast_frames_have_the_bits_that_a_convolution_reads():
+    encoder, _ = make("group")
+    seen = []
+    encoder.convs[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    frame = torch.arange(256, dtype=torch.uint8).repeat(48).view(1, 1, 64, 64, 3).expand(3, -1, -1, -1, -1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder.features(frame)
+    for x in seen:
+        want = (frame[0, 0].permute(2, 0, 1).float() / 255.0).bfloat16()
+        assert x.dtype == torch.bfloat16
+        assert all(torch.equal(each, want) for each in x)
