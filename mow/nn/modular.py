@@ -115,7 +115,7 @@ class ModularMLP(nn.Module):
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None) -> Tensor:
         """[K, 1, R, I] -> [K, 1, R, O]."""
         for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            x = norm(linear(x, plan, embedding if index == 0 else None), plan).relu_()
+            x = for_matmul(norm(linear(x, plan, embedding if index == 0 else None), plan)).relu_()
         return self.output(x, plan)
 
 
@@ -134,7 +134,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """[K, 1, R, I] -> [K, J, R, D]."""
-        x = self.input_norm(self.input(x, plan, embedding), plan).relu_()
+        x = for_matmul(self.input_norm(self.input(x, plan, embedding), plan)).relu_()
         return self.output_norm(self.output(x, plan), plan)
 
 

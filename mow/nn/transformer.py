@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mow.kernels import RoutePlan, decode_attention
 from mow.nn.activation_checkpoint import Call, plain_call
-from mow.nn.modular import ModularLayerNorm, ModularLinear
+from mow.nn.modular import ModularLayerNorm, ModularLinear, for_matmul
 
 Sizes = Any  # a config with width (D), num_heads, feedforward, dropout and max_positions
 
@@ -100,6 +100,7 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
     def _attend(self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
+        rows = for_matmul(rows)
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
         projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
