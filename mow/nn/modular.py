@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.kernels import Activation, RoutePlan, expert_linear, gathered, rows_of
-from mow.nn.weight_cache import cached, is_active
+from mow.nn.weight_cache import cached, gathers, is_active
 
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
@@ -52,15 +52,15 @@ class ModularLinear(nn.Module):
         return expert_linear(x, weight, plan, bias=bias, task_bias=task_bias, activation=activation)
 
     def _ready(self, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Any, Any, RoutePlan]:
-        """Weight, bias, task bias and plan for expert_linear; where they are cached, gathered and added up."""
+        """Weight, bias, task bias and plan for expert_linear; where they are cached, converted, or gathered and added."""
         weight, of_embedding = self.weight[:, :, : self.in_features], self.weight[:, :, self.in_features :]
         task_bias = None
         if embedding is not None and plan.single_expert is not None:
             task_bias = torch.mv(of_embedding[plan.single_expert], embedding[0]).view(1, 1, -1)
         elif embedding is not None:
             task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
-        if not is_active():
-            return weight, self.bias, task_bias, plan
+        if not gathers():
+            return for_matmul(weight) if is_active() else weight, self.bias, task_bias, plan
         if self.bias is not None:
             bias = rows_of(self.bias, plan)
             task_bias = bias if task_bias is None else bias + task_bias
