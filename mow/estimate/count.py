@@ -3,8 +3,7 @@
 The learner's own code runs under FakeTensorMode on the CPU, with what differs on a GPU set as it is there: kernels in
 place of references, tiled for sm_90; autocast to bfloat16, with CUDA's list of ops in float32; no cache of weights;
 gradients clipped by foreach ops. An op of PyTorch is one launch that reads its inputs and writes its outputs once. A
-kernel of mow.kernels is one launch with the bytes of its arguments (of decode_attention the whole cache); copies made
-around it are counted as ops.
+kernel of mow.kernels is one launch with the bytes of its arguments; copies made around it are counted as ops.
 
 Milliseconds are a lower bound: per op the largest of bytes over bandwidth, FLOP over the matmul rate, and launches.
 """
@@ -123,9 +122,11 @@ class Counter(TorchDispatchMode):
 
     def _launch(self, kernel: Any, arguments: Any) -> None:
         """Counted in place of being run. Sums over parts of an axis, which few calls need, are not counted."""
-        named = zip(kernel.arg_names, arguments, strict=False)
-        tensors = [value if isinstance(value, Tensor) else getattr(value, "base", None)  # of a TensorDescriptor
-                   for name, value in named if name != "partial_ptr"]  # fmt: skip
+        named = dict(zip(kernel.arg_names, arguments, strict=False))
+        named.pop("partial_ptr", None)
+        for cache in {"keys_ptr", "values_ptr"} & named.keys():
+            named[cache] = named[cache][..., : named["position"] + 1, :]
+        tensors = [value if isinstance(value, Tensor) else getattr(value, "base", None) for value in named.values()]
         flop, self._flop = self._flop, 0
         self._add(kernel.__name__, tensors, flop)
 
