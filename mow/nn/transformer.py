@@ -92,9 +92,9 @@ class Block(nn.Module):
         """x [K, J, B, L, D], mask [K, B, L, L + cached] -> [K, J, B, L, D]."""
         rows = x.flatten(2, 3)  # [K, J, B * L, D]
         attended = self._drop(self.output(self._attend(rows, plan, mask, cache, layer), plan))
-        rows = self.attention_norm(rows + attended, plan)
+        rows = self.attention_norm(attended, plan, residual=rows)
         forward = self._drop(self.contract(self.expand(rows, plan, activation="relu"), plan))
-        return self.feedforward_norm(rows + forward, plan).view(x.shape)
+        return self.feedforward_norm(forward, plan, residual=rows).view(x.shape)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
         """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens of the window's mask."""
         num_positions = self.positions.shape[1]
         row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
-        x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
+        x = self.norm(x, plan, residual=F.embedding(row, self.positions.flatten(0, 1)))
         for layer, block in enumerate(self.blocks):
             x = self.invoke(block, x, plan, window.mask, cache, layer)
         return x

@@ -51,7 +51,7 @@ def init_rollout(
     """Encode the context, fill the memory with it, and return the state of the first imagined action."""
     latent = for_matmul(model.sample(model.encode(context.frame), rng))  # [K, B, C, Z]
     num_context = context_steps(context, start)
-    hidden = context.reward.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past: what an episode's first state has
+    hidden = context.reward.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past, as an episode's first state
     if num_context:
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
         hidden = model.sequence_model(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from mow.kernels import RoutePlan, rows_of, softmax
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.records import HeadInput
-from mow.nn.modular import ModularLayerNorm, ModularLinear, for_matmul, rows_in
+from mow.nn.modular import ModularLayerNorm, ModularLinear, rows_in
 from mow.nn.weight_cache import cached
 
 
@@ -82,8 +82,8 @@ class LocalPrior(nn.Module):
         far = self.action(action, plan) + self.hidden(rows_in(head_input.hidden), plan, embedding)
         place = cached(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
         near = self._near(self._cells(head_input), plan)  # [K, 1, B * L, cells, W]
-        first = for_matmul(self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan)).relu_()
-        return for_matmul(self.second_norm(self.second(first, plan), plan)).relu_()
+        first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan, relu=True)
+        return self.second_norm(self.second(first, plan), plan, relu=True)
 
     def _cells(self, head_input: HeadInput) -> Tensor:
         """z_t, and z_{t-1} behind it: [K, N, cells, Z / cells * frames]."""
