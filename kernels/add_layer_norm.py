@@ -24,8 +24,7 @@ def add_layer_norm(
         eps: added to the variance.
         relu: act is max(., 0), else nothing.
         dtype: of the result; None: that of PyTorch's layer norm, on a GPU under autocast float32.
-        backend: "auto", or the name of an implementation. While gradients are recorded and in float64 there is the
-            reference alone.
+        backend: "auto", or the name of an implementation. In float64 there is the reference alone.
     Returns: shape of the input.
     Raises: ValueError if a shape does not fit the plan.
     Source: Ba et al. 2016; the affine per expert is this package's.
@@ -39,9 +38,8 @@ def add_layer_norm(
             f"{list(plan.routes.shape)}: give [K, J, ..., W] with [E, W]"
         )
     tensors = [tensor for tensor in (input, weight, bias, residual) if tensor is not None]
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     wide = any(tensor.dtype == torch.float64 for tensor in tensors)
-    if choose("add_layer_norm", backend, ("reference",) if recorded or wide else backends(input)) == "triton":
+    if choose("add_layer_norm", backend, ("reference",) if wide else backends(input)) == "triton":
         from mow.kernels.add_layer_norm_triton import add_layer_norm_triton
 
         return add_layer_norm_triton(input, weight, bias, plan, residual, eps, relu, dtype)

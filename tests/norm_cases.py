@@ -18,12 +18,13 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, device: str, *, experts: i
     routes = torch.randint(0, experts, shape[:2], generator=generator)
     x, rest, weight, bias = x.to(device, dtype), 3 + rest.to(device), weight.to(device), bias.to(device)
     plan = route_plan(routes.to(device), experts)
-    results = []
+    results, cotangent = [], torch.randn(shape, generator=generator).to(device, dtype if relu else torch.float32)
     for backend, kind in (("triton", None), ("reference", torch.float64)):
-        tensors = [tensor if kind is None else tensor.to(kind) for tensor in (x, weight, bias, rest)]
-        more = {"residual": tensors.pop() if residual else None, "relu": relu, "dtype": dtype if relu else kind}
-        results.append(add_layer_norm(*tensors[:3], plan, **more, backend=backend))
-    got, want = results
-    assert got.dtype == (dtype if relu else torch.float32)
-    assert got.shape == shape
-    assert relative_error(got, want) <= TOLERANCE[got.dtype]
+        given = (x, weight, bias, rest) if residual else (x, weight, bias)
+        tensors = [tensor.to(kind or tensor.dtype).requires_grad_() for tensor in given]
+        more = {"residual": tensors[3] if residual else None, "relu": relu, "dtype": kind or cotangent.dtype}
+        y = add_layer_norm(*tensors[:3], plan, **more, backend=backend)
+        results.append([y, *torch.autograd.grad(y, tensors, cotangent.to(y.dtype))])
+    for got, want, like in zip(*results, (cotangent, *given), strict=True):
+        assert (got.dtype, got.shape) == (like.dtype, like.shape)
+        assert relative_error(got, want) <= TOLERANCE[got.dtype]

@@ -25,3 +25,11 @@ def test_machine_code(output: str, cc: int) -> None:
     assert loads >= numbers * (2 + 4 + 4 + 4) // 16
     assert stores == numbers * (4 if output == "fp32" else 2) // 16
     assert cubin.registers <= 128
+
+    types = pointers | {"routes_ptr": "*i64", "grad_ptr": f"*{output}", "dx_ptr": "*bf16", "dresidual_ptr": "*fp32"}
+    types |= {"sums_ptr": "*fp32", "rows_of_pair": "i32:16", "chunks": "i32:16", "rows_of_chunk": "i32:16"}
+    kernel = norm.add_layer_norm_backward_kernel
+    cubin = compile_cubin(kernel, types | {"eps": "fp32"}, constants, cc, norm._NUM_WARPS, 3)
+    cubin.check_resources(cc)
+    stores = len(re.findall(r"\bSTG\.[\w.]*128", cubin.sass))
+    assert stores >= numbers * (2 + 4) // 16
