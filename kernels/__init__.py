@@ -118,6 +118,7 @@ if __name__ != "mow.kernels":
     raise ImportError(f"imported as {__name__!r}: write 'from mow.kernels import ...' (this folder is that package)")
 
 from mow.kernels.add_layer_norm import add_layer_norm
+from mow.kernels.batch_norm_relu import batch_norm_relu
 from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.decode_attention import decode_attention
 from mow.kernels.dispatch import Backend, check_default_backend, choose
@@ -136,6 +137,7 @@ __all__ = [
     "RoutePlan",
     "TwoHotForm",
     "add_layer_norm",
+    "batch_norm_relu",
     "categorical_kl",
     "check_default_backend",
     "choose",

@@ -56,7 +56,7 @@ _CLASSES = {  # of ops; all others are "elementwise, sums"
                   "_scaled_dot_product_flash_attention_for_cpu_backward", "decode_attention_kernel"),
     "norm": ("native_layer_norm", "native_layer_norm_backward", "native_batch_norm", "native_batch_norm_backward",
              "native_group_norm", "native_group_norm_backward", "addcmul", "add_layer_norm_kernel",
-             "add_layer_norm_backward_kernel"),
+             "add_layer_norm_backward_kernel", "batch_norm_relu_kernel"),
     "cast": ("_to_copy",),
     "copy": ("cat", "clone", "copy_", "index_select", "slice_backward", "select_backward", "new_zeros", "zeros"),
     "optimiser": ("_fused_adam_", "_foreach_norm", "_foreach_mul_", "_foreach_lerp_"),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import RoutePlan
+from mow.kernels import RoutePlan, batch_norm_relu
 from mow.methods.mow.config_model import PerceptionConfig
 from mow.nn.activation_checkpoint import Call, plain_call, recomputing
 from mow.nn.modular import ModularLinear, for_matmul, uniform_parameter
@@ -56,7 +56,7 @@ def normalisation_groups(module_of_task: Sequence[int], norm: str) -> tuple[Grou
 
 
 class Norm(nn.Module):
-    """Base of norms with an affine per row, of a task or a module: they map [n, C, H, W] to the same shape."""
+    """Base of norms with an affine per row, of a task or a module, and ReLU: [n, C, H, W] to the same shape."""
 
     def __init__(self, num_rows: int, channels: int) -> None:
         super().__init__()
@@ -83,18 +83,20 @@ class BatchNorm(Norm):
 
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         mean, var = self.running_mean[row], self.running_var[row]
-        if self.training and recomputing():  # counted already; the copies are dropped
+        if not self.training:
+            return batch_norm_relu(x, mean, var, *affine)
+        if recomputing():  # counted already; the copies are dropped
             mean, var = mean.clone(), var.clone()
-        elif self.training:
+        else:
             self.num_batches[row] += 1
-        return F.batch_norm(x, mean, var, *affine, self.training, momentum=0.1)
+        return F.batch_norm(x, mean, var, *affine, True, momentum=0.1).relu_()
 
 
 class GroupNorm(Norm):
     """Group norm, 16 channels to a group once there are 32: needs no statistics of other frames."""
 
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
-        return F.group_norm(x, max(1, x.shape[1] // 16), *affine)
+        return F.group_norm(x, max(1, x.shape[1] // 16), *affine).relu_()
 
 
 class ChannelNorm(Norm):
@@ -102,7 +104,7 @@ class ChannelNorm(Norm):
 
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         rows = x.permute(0, 2, 3, 1)  # [n, H, W, C], as convolutions of stored frames leave it in memory
-        return F.layer_norm(rows, rows.shape[-1:], *affine).permute(0, 3, 1, 2)
+        return F.layer_norm(rows, rows.shape[-1:], *affine).relu_().permute(0, 3, 1, 2)
 
 
 class Conv(nn.Module):
@@ -228,7 +230,7 @@ class Encoder(ConvNet):
             seen.sub_(background[group.tasks].unsqueeze(1) / 255.0)
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
         for conv, kernel, norm, affine in zip(self.convs, kernels, self.norms, affines, strict=True):
-            x = norm(conv(x, kernel), group.norm_row, affine).relu_()
+            x = norm(conv(x, kernel), group.norm_row, affine)
         if self.cells > 1:
             x = x.permute(0, 2, 3, 1)  # as it lies in memory
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
@@ -270,8 +272,8 @@ class Decoder(ConvNet):
             x = x.unflatten(1, (self.side, self.side, -1)).permute(0, 3, 1, 2)
         else:
             x = x.unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
-        x = self.norms[0](x, group.norm_row, affines[0]).relu_()
+        x = self.norms[0](x, group.norm_row, affines[0])
         for conv, kernel, norm, affine in zip(self.convs, kernels[:-1], list(self.norms)[1:], affines[1:], strict=True):
-            x = norm(conv(x, kernel), group.norm_row, affine).relu_()
+            x = norm(conv(x, kernel), group.norm_row, affine)
         x = self.output(x, kernels[-1])  # [k * N, 3, 64, 64]
         return x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:2])
