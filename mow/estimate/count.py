@@ -115,7 +115,7 @@ class Counter(TorchDispatchMode):
                 return launches[name](*args, **kwargs)
         out = func(*args, **kwargs)
         if not (func.is_view or name in _FREE):
-            formula = flop_registry.get(func.overloadpacket)
+            formula: Any = flop_registry.get(func.overloadpacket)
             flop = formula(*args, **kwargs, out_val=out) if formula else _ATTENTION.get(name, lambda *_: 0)(*args)
             read = args[1:] if name in _OVERWRITES else args
             self._add(name, tree_leaves((read, kwargs, out)), flop)
