@@ -35,7 +35,13 @@ class Kernel:
     bias: Tensor | None  # [O]
 
 
-Affine = tuple[Tensor, Tensor]  # weight and bias of one row of a norm, [C] each
+@dataclass(frozen=True)
+class Affine:
+    """Weights of one row of a norm."""
+
+    weight: Tensor  # [C]
+    bias: Tensor  # [C]
+
 
 
 class Group(NamedTuple):
@@ -65,7 +71,7 @@ class Norm(nn.Module):
 
     def affines(self) -> list[Affine]:
         """Weight and bias of every row, taken apart at once as Conv.kernels does."""
-        return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
+        return list(map(Affine, self.weight.unbind(), self.bias.unbind()))
 
 
 class BatchNorm(Norm):
@@ -84,19 +90,19 @@ class BatchNorm(Norm):
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         mean, var = self.running_mean[row], self.running_var[row]
         if not self.training:
-            return batch_norm_relu(x, mean, var, *affine)
+            return batch_norm_relu(x, mean, var, affine.weight, affine.bias)
         if recomputing():  # counted already; the copies are dropped
             mean, var = mean.clone(), var.clone()
         else:
             self.num_batches[row] += 1
-        return F.batch_norm(x, mean, var, *affine, True, momentum=0.1).relu_()
+        return F.batch_norm(x, mean, var, affine.weight, affine.bias, True, momentum=0.1).relu_()
 
 
 class GroupNorm(Norm):
     """Group norm, 16 channels to a group once there are 32: needs no statistics of other frames."""
 
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
-        return F.group_norm(x, max(1, x.shape[1] // 16), *affine).relu_()
+        return F.group_norm(x, max(1, x.shape[1] // 16), affine.weight, affine.bias).relu_()
 
 
 class ChannelNorm(Norm):
@@ -104,7 +110,7 @@ class ChannelNorm(Norm):
 
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         rows = x.permute(0, 2, 3, 1)  # [n, H, W, C], as convolutions of stored frames leave it in memory
-        return F.layer_norm(rows, rows.shape[-1:], *affine).relu_().permute(0, 3, 1, 2)
+        return F.layer_norm(rows, rows.shape[-1:], affine.weight, affine.bias).relu_().permute(0, 3, 1, 2)
 
 
 class Conv(nn.Module):
