@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
             "system"},
     "inference": {"cli", "config", "engine", "envs", "errors", "kernels", "methods", "runs", "system"},
     "evaluate": {"batch", "cli", "config", "engine", "envs", "errors", "kernels", "methods", "runs", "system"},
-    "report": {"cli", "engine", "envs", "errors", "evaluate", "kernels", "methods", "runs", "system"},
+    "report": {"cli", "config", "engine", "envs", "errors", "evaluate", "kernels", "methods", "offline",
+               "runs", "system"},
     "collect": {"cli", "config", "envs", "errors", "offline", "runs", "system"},
     "distill": {"cli", "engine", "extract", "methods", "runs", "system", "train"},
     "extract": {"cli", "engine", "errors", "methods", "offline", "runs", "system", "train"},
@@ -47,8 +48,9 @@ FILES_WITHOUT_TORCH = {
     "mow/methods/mow/presets.py", "mow/collect.py", "mow/offline/behaviours.py", "mow/offline/collect.py",
     "mow/offline/files.py", "mow/offline/minari_door.py", "mow/report/__main__.py", "mow/report/charts.py",
     "mow/report/data.py",
-    "mow/report/html.py", "mow/report/insides.py", "mow/report/page.py",
-    "mow/report/sections.py", "mow/runs/disk.py", "mow/runs/failures.py", "mow/runs/folder.py", "mow/runs/paths.py",
+    "mow/report/html.py", "mow/report/method_mow.py", "mow/report/method_pwm.py", "mow/report/page.py",
+    "mow/report/recorded.py", "mow/report/sections.py",
+    "mow/runs/disk.py", "mow/runs/failures.py", "mow/runs/folder.py", "mow/runs/paths.py",
     "mow/runs/provenance.py", "mow/runs/restore.py",
 }  # fmt: skip
 

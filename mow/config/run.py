@@ -5,6 +5,7 @@ command line ends at once. A component receives its own config and never the who
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mow.config.checks import at_most, not_negative, positive, require, usable
@@ -76,6 +77,9 @@ RUNTIME_FIELDS = frozenset((
     "optim.checkpoint_activations", "optim.compile", "optim.cuda_graph",
 ))  # fmt: skip
 
+# Fields that may differ between seeds of one method.
+SEED_FIELDS = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
+
 
 class Recorded(NamedTuple):
     """Recorded episodes that a run learns from without acting."""
@@ -83,7 +87,12 @@ class Recorded(NamedTuple):
     folder: str  # of mow collect; empty: `data` in the run's own folder, collected first
     episodes: int  # per task, if they are collected first
     policy: str  # that collects them
+    updates: int  # of the whole run
     best: float = 1.0  # share of each task's episodes that is drawn from: those with the highest returns
+
+    def path(self, run_folder: Path) -> Path:
+        """Folder of the episodes."""
+        return Path(self.folder) if self.folder else run_folder / "data"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class RecordedEpisodes:
     def __init__(self, recorded: Recorded, config: RunConfig, run_folder: Path, specs: Sequence[TaskSpec]) -> None:
         """Open what there is. Raises: UsageError if a named folder is missing, damaged, or of other tasks or bodies."""
         self._recorded, self._config, self._specs = recorded, config, specs
-        self.folder = Path(recorded.folder) if recorded.folder else run_folder / "data"
+        self.folder = recorded.path(run_folder)
         self._store = self._open() if recorded.folder or self._is_complete() else None
 
     def _open(self) -> OfflineStore:

@@ -201,7 +201,7 @@ def test_a_method_is_enough_to_name_its_first_preset(tmp_path: Path) -> None:
 def test_a_run_of_another_method_is_scored_and_all_else_ends_in_one_line(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Films, reports, exports and mow.load are made for the world model of mow."""
+    """Films, exports and mow.load are made for the world model of mow; a report holds what the run has."""
     folder = tmp_path / "run"
     assert train.main([name, "--folder", str(folder)]) == 0
     scores = []
@@ -211,7 +211,10 @@ def test_a_run_of_another_method_is_scored_and_all_else_ends_in_one_line(
         (folder / "evaluation.json").unlink()
     assert scores[0] == scores[1], "the draws depend on --seed alone"
     capsys.readouterr()
-    for command in ("film", "report", "export"):
+    assert main(["report", str(folder)]) == 0
+    assert '<section id="metrics">' in (folder / "report.html").read_text()
+    capsys.readouterr()
+    for command in ("film", "export"):
         assert main([command, str(folder)]) == 2, command
         error = capsys.readouterr().err
         assert f"this run is of the method {name}, and this needs one of mow" in error

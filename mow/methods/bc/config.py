@@ -40,14 +40,14 @@ class BcConfig(RunConfig):
     @property
     def recorded(self) -> Recorded:
         """The episodes that are cloned."""
-        return Recorded(self.data, self.collect_episodes, self.collect_policy, self.best)
+        return Recorded(self.data, self.collect_episodes, self.collect_policy, self.updates, self.best)
 
 
 def bc() -> BcConfig:
     """Clone all recorded episodes of four small bodies; `--best 0.2` those with the highest returns."""
     return BcConfig(
         preset="bc", tasks=("vec:lq", "vec:button", "vec:reach", "vec:pendulum"), total_steps=0,
-        evaluation_episodes=20, evaluation_copies=10, log_every=500, report=False,
+        evaluation_episodes=20, evaluation_copies=10, log_every=500,
     )  # fmt: skip
 
 

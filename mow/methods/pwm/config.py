@@ -224,7 +224,8 @@ class PwmConfig(RunConfig):
     @property
     def recorded(self) -> Recorded | None:
         """The episodes of an offline run."""
-        return Recorded(self.data, self.collect_episodes, self.collect_policy) if self.offline else None
+        updates = self.schedule.pretrain_updates + self.schedule.policy_updates
+        return Recorded(self.data, self.collect_episodes, self.collect_policy, updates) if self.offline else None
 
     @property
     def final_frames(self) -> bool:

@@ -16,7 +16,7 @@ def pwm_vec() -> PwmConfig:
     """Four small bodies: collect episodes, train one world model on them, extract four policies. Minutes of a CPU."""
     return PwmConfig(
         preset="pwm_vec", tasks=VEC, total_steps=0, collect_episodes=200, evaluation_episodes=20, evaluation_copies=10,
-        insight_every=500, report=False,
+        insight_every=500,
         model=ModelConfig(width=64, latent_size=64),
         batch=BatchConfig(num_sequences=32, horizon=8),
         policy=PolicyConfig(starts=128, horizon=8, passes=2, width=64),
@@ -31,7 +31,6 @@ def pwm() -> PwmConfig:
     """
     return PwmConfig(
         preset="pwm", tasks=("dmc:walker-walk",), total_steps=100_000, evaluation_episodes=10, insight_every=1_000,
-        report=False,
         model=ModelConfig(size="5M"),
         batch=BatchConfig(num_sequences=256),
     )  # fmt: skip
@@ -41,7 +40,7 @@ def pwm_mt6() -> PwmConfig:
     """Six tasks of three bodies from stored episodes, `--data FOLDER` of `mow collect`: 15 minutes of two cores."""
     return PwmConfig(
         preset="pwm_mt6", tasks=MT6, total_steps=0, collect_episodes=300, evaluation_episodes=20, evaluation_copies=5,
-        insight_every=1_000, report=False,
+        insight_every=1_000,
         env=EnvConfig(obs="state", metaworld_repeat=2),
         batch=BatchConfig(num_sequences=21, horizon=8),
         policy=PolicyConfig(starts=128, horizon=8, passes=2),

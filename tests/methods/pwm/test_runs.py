@@ -20,6 +20,7 @@ SMALL = [
     "--batch.horizon", "4", "--policy.starts", "4", "--policy.horizon", "2", "--policy.width", "16",
     "--schedule.pretrain-updates", "6", "--schedule.policy-updates", "4", "--checkpoint-every", "4", "--log-every", "2",
     "--keep-checkpoints", "9", "--insight-every", "3", "--evaluation-episodes", "2", "--evaluation-copies", "2",
+    "--no-report",
 ]  # fmt: skip
 
 
