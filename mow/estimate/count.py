@@ -68,7 +68,7 @@ _FLOP: dict[str, Callable[..., int]] = {  # of the ops of mow.kernels, from thei
     "expert_linear_dw": lambda dy, x, *_: 2 * dy.numel() * x.shape[3],
     "decode_attention": lambda q, k, v, keys, values, mask, *_: 4 * q.numel() * mask.shape[-1],
 }
-_ATTENTION = {
+_ATTENTION: dict[str, Callable[..., int]] = {
     "_scaled_dot_product_flash_attention_for_cpu": lambda q, k, v, *_: sdpa_flop_count(q.shape, k.shape, v.shape),
     "_scaled_dot_product_flash_attention_for_cpu_backward": lambda grad, q, k, v, *_: sdpa_backward_flop_count(
         grad.shape, q.shape, k.shape, v.shape
@@ -115,7 +115,7 @@ class Counter(TorchDispatchMode):
                 return launches[name](*args, **kwargs)
         out = func(*args, **kwargs)
         if not (func.is_view or name in _FREE):
-            formula: Any = flop_registry.get(func.overloadpacket)
+            formula = flop_registry.get(func.overloadpacket)
             flop = formula(*args, **kwargs, out_val=out) if formula else _ATTENTION.get(name, lambda *_: 0)(*args)
             read = args[1:] if name in _OVERWRITES else args
             self._add(name, tree_leaves((read, kwargs, out)), flop)
