@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"envs", "kernels"},
     "methods": {"batch", "config", "envs", "errors", "kernels", "losses", "nn", "system"},
     "runs": {"__version__", "config", "envs", "errors", "methods", "nn", "replay", "system"},
-    "estimate": {"batch", "config", "methods", "nn", "replay", "runs", "system"},
+    "estimate": {"batch", "config", "kernels", "methods", "nn", "replay", "runs", "system"},
     "engine": {"batch", "config", "envs", "errors", "estimate", "kernels", "methods", "nn", "offline", "replay", "runs",
                "system"},
     "cli": {"__version__", "_C", "config", "engine", "envs", "errors", "estimate", "methods", "replay", "runs",

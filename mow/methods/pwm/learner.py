@@ -8,6 +8,7 @@ Source: PWM (arXiv 2407.02466). Differs: minibatches of the critics are shuffled
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +71,8 @@ class Learner:
         lr, encoder = config.optim.world_model_lr, list(self.world_model.encoder.parameters())
         moved = {id(parameter) for parameter in encoder}
         others = [parameter for parameter in self.world_model.parameters() if id(parameter) not in moved]
-        self.world_model_optimiser = torch.optim.Adam(
-            [{"params": encoder, "lr": config.optim.encoder_lr * lr}, {"params": others}], lr=lr, fused=True
-        )
+        groups: list[dict[str, Any]] = [{"params": encoder, "lr": config.optim.encoder_lr * lr}, {"params": others}]
+        self.world_model_optimiser = torch.optim.Adam(groups, lr=lr, fused=True)
         self.actor_optimiser, self.critic_optimiser = (
             torch.optim.Adam(part.parameters(), lr=policy.lr, betas=policy.betas, fused=True)
             for part in (self.actors, self.critics)

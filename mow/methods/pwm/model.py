@@ -54,6 +54,8 @@ def initialise(module: nn.Module) -> None:
 class WorldModel(nn.Module):
     """Encoder E, dynamics F, reward R and, if configured, termination c; a table of K task embeddings."""
 
+    bins: Tensor  # [V] float32
+
     def __init__(self, config: ModelConfig, *, num_tasks: int, observation_size: int, action_size: int) -> None:
         super().__init__()
         self.config, self.num_tasks = config, num_tasks

@@ -79,20 +79,24 @@ class Actors(nn.Module):
     Source: PWM. Differs: padded entries of an action are held at 0.
     """
 
+    mask: Tensor  # [K, 1, A] float32, 0 in padded entries
+
     def __init__(self, inputs: int, mask: Tensor, names: Sequence[str], seed: int, *, width: int = 0) -> None:
         """Args: mask: [K, A] bool, entries that each task uses. names: of the rows, K tasks or one. width: of every
         hidden layer; 0: the published ones.
         """
         super().__init__()
-        self.mlp = stacked_mlp(len(names), inputs, [width or one for one in ACTOR], mask.shape[1])
+        self.rows = len(names)
+        self.mlp = stacked_mlp(self.rows, inputs, [width or one for one in ACTOR], mask.shape[1])
         self.log_std = nn.Parameter(torch.full((len(names), 1, mask.shape[1]), FIRST_LOG_STD))
-        self.register_buffer("mask", mask.float().unsqueeze(1), persistent=False)  # [K, 1, A]
+        self.register_buffer("mask", mask.float().unsqueeze(1), persistent=False)
         for row, name in enumerate(names):
             draw_row(self.mlp, row, seed_of(seed, "actor", name), orthogonal=False)
 
     def forward(self, state: Tensor, noise: Tensor | None = None) -> Tensor:
         """Actions [K, B, A] in [-1, 1] at states [K, B, I], with noise eps [K, B, A]; None: tanh(mu)."""
-        mean = per_task(self.mlp, state)
+        flat = state.reshape(self.rows, -1, state.shape[-1])  # [K, B, I], or [1, K * B, I]
+        mean = self.mlp(flat).view(*state.shape[:-1], -1)
         raw = mean if noise is None else mean + self.log_std.exp() * noise
         return self.mask.to(raw.dtype) * raw.tanh()
 
@@ -107,28 +111,21 @@ class Critics(nn.Module):
 
     def __init__(self, inputs: int, count: int, names: Sequence[str], seed: int, *, width: int = 0) -> None:
         super().__init__()
-        self.count = count
-        self.mlp = stacked_mlp(len(names) * count, inputs, [width or one for one in CRITIC], 1)
+        self.rows, self.count = len(names), count
+        self.mlp = stacked_mlp(self.rows * count, inputs, [width or one for one in CRITIC], 1)
         for row, (name, c) in enumerate((name, c) for name in names for c in range(count)):
             draw_row(self.mlp, row, seed_of(seed, "critic", name, str(c)), orthogonal=True)
 
     def forward(self, state: Tensor) -> Tensor:
         """Values [K, C, B] at states [K, B, I]."""
-        rows = len(self.mlp[0].weight) // self.count  # K, or 1 that all tasks share
-        flat = state.reshape(rows, -1, state.shape[-1])  # [rows, R, I]
-        wide = flat.unsqueeze(1).expand(-1, self.count, -1, -1).flatten(0, 1)  # [rows * C, R, I]
-        value = self.mlp(wide).view(rows, self.count, -1, state.shape[1])  # [rows, C, K / rows, B]
+        flat = state.reshape(self.rows, 1, -1, state.shape[-1])  # [rows, 1, R, I], a row per task or one for all
+        wide = flat.expand(-1, self.count, -1, -1).flatten(0, 1)  # [rows * C, R, I]
+        value = self.mlp(wide).view(self.rows, self.count, -1, state.shape[1])  # [rows, C, K / rows, B]
         return value.transpose(1, 2).reshape(len(state), self.count, -1)
 
     def least(self, state: Tensor) -> Tensor:
         """min_c V_c at states [K, B, I]: [K, B]."""
         return self(state).amin(dim=1)
-
-
-def per_task(mlp: nn.Sequential, x: Tensor) -> Tensor:
-    """[K, B, I] -> [K, B, O] by K rows of weights, or by a single one."""
-    rows = len(mlp[0].weight)
-    return mlp(x.reshape(rows, -1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def clip_per_row(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor], rows: int, most: float) -> Tensor:

@@ -44,7 +44,7 @@ def pwm_mt6() -> PwmConfig:
         env=EnvConfig(obs="state", metaworld_repeat=2),
         batch=BatchConfig(num_sequences=21, horizon=8),
         policy=PolicyConfig(starts=128, horizon=8, passes=2),
-        schedule=ScheduleConfig(pretrain_updates=15_000, policy_updates=1_000),
+        schedule=ScheduleConfig(pretrain_updates=6_000, policy_updates=1_000),
     )  # fmt: skip
 
 

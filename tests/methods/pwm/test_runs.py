@@ -69,6 +69,7 @@ def test_a_run_collects_pretrains_extracts_and_goes_on(
         shutil.copy(last, kept)
         assert train.main(["--resume", str(middle)]) == 0
         assert same(last, kept)
+    assert main(["evaluate", str(folder), "--episodes", "1", "--device", "cpu"]) == 0
     new = tmp_path / "new"
     monkeypatch.setattr("mow.extract._TIMED", 0.01)
     words = [str(folder), "--folder", str(new), "--policy.lam", "0", "--seed", "3", "--minutes", "0.001"]
@@ -144,6 +145,17 @@ def test_a_smaller_model_learns_from_a_larger_one(tmp_path: Path, capsys: pytest
     shutil.copy(checkpoints(small)[-1], kept)
     assert train.main(["--resume", str(checkpoints(small)[0])]) == 0
     assert same(checkpoints(small)[-1], kept)
+
+
+def test_a_dry_run_makes_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["pwm_vec", "--dry-run"]) == 0
+    assert "replay: none, windows are read from the files of recorded episodes" in capsys.readouterr().out
+    assert train.main(["pwm", "--tasks", "vec:lq", "--dry-run"]) == 0
+    assert "replay: raw" in capsys.readouterr().out
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
