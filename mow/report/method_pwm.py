@@ -22,7 +22,7 @@ def rollouts(report: Report) -> str:
             axes = updates_axis(report), "relative error, log scale"
             figures.append(chart(task, *axes, series, levels=[1.0], log=True))
         curves = [report.run.curve(name, task) for name in last.values()]
-        rows.append([escape(task), *(digits(curve and curve.value[-1]) for curve in curves)])
+        rows.append([escape(task), *(digits(curve.value[-1] if curve else None) for curve in curves)])
     text = (
         "On batches of recorded windows. Error at n: squared distance between the latent rolled out n steps along the "
         "recorded actions and the encoding of the observation there, divided by that of the first latent; above 1, a "
