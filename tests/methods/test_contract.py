@@ -172,7 +172,7 @@ def test_presets_of_two_methods_must_differ(monkeypatch: pytest.MonkeyPatch) -> 
         (["quickstart", "--method", "toy"], "quickstart is a preset of mow, not of toy: leave --method out, or"),
         (["toy", "--model.width", "8"], "unknown field --model.width: did you mean "),
         (["quickstart", "--env.obs", "state"], "mow learns from frames, got env.obs state: leave it out, or take a "
-         "method that learns from states (pwm, toy_states)"),
+         "method that learns from states (pwm, bc, toy_states)"),
         (["toy_states", "--tasks", "tiny:slide"], "task 'tiny:slide' has no state observations: set env.obs to frame, "
          "or take tasks of dmc, gym, metaworld, vec"),
         (["toy", "--tasks", "vec4"], "task 'vec:lq' has no frame observations: set env.obs to state, or take "),
