@@ -42,6 +42,8 @@ class ModelConfig:
     norm: Literal["simnorm", "none"] = "simnorm"
     """Latents in groups of 8 that sum to 1, or with the activation of the hidden layers."""
     activation: Literal["mish", "relu"] = "mish"
+    observations: Literal["raw", "standard"] = "raw"
+    """raw: as they come, as published; standard: less the mean of each task's data, over its deviation."""
     termination: bool = False
     """Predict the ends of episodes; imagined rewards after an end count less."""
     td_head: bool = False

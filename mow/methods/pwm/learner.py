@@ -30,11 +30,14 @@ from mow.methods.pwm.first_order import (
 )
 from mow.methods.pwm.losses import counted_steps, discounted_mean, distillation_loss, unroll, world_model_losses
 from mow.methods.pwm.model import WorldModel
-from mow.methods.pwm.phases import phases
+from mow.methods.pwm.phases import MEASURE_STREAM, phases
 from mow.methods.pwm.policies import Actors, Critics, clip_per_row, seed_of
 from mow.methods.pwm.td_head import TdHead
 from mow.nn.finite import check_finite
 from mow.nn.policy import normal
+
+
+_MEASURED = 4096  # observations of each task
 
 
 def check_tasks(tasks: TaskSet) -> None:
@@ -133,6 +136,10 @@ class Learner:
             return self.update_world_model(batch) if kind == "world_model" else self.update_policy(batch)
 
     def end_phase(self, name: str, sample: Sampler) -> tuple[Event, ...]:
+        """Before the first update mean and deviation of the observations are measured, where the model uses them."""
+        if name in ("measure", "prefill") and self.config.model.observations == "standard":
+            seen = sample(_MEASURED, 1, counter=0, stream=MEASURE_STREAM).frame.flatten(1, 2)  # [K, N, O]
+            self.world_model.measure(seen.to(self.device))
         return ()
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
