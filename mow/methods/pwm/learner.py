@@ -36,7 +36,6 @@ from mow.methods.pwm.td_head import TdHead
 from mow.nn.finite import check_finite
 from mow.nn.policy import normal
 
-
 _MEASURED = 4096  # observations of each task
 
 

@@ -1,6 +1,7 @@
 """The phases of a run.
 
-    offline:  a look at the data; updates of the world model on stored episodes; then it is frozen, and policies are extracted from it
+    offline:  a look at the stored episodes; updates of the world model on them; then it is frozen, and policies are
+              extracted from it
     online:   random steps, first updates of the world model; then each step acts, with updates of both in between
 
 Source: PWM. Differs: its single-task loop acts on imagined latents for 16 steps, ours reads every observation.
