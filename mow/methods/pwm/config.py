@@ -82,7 +82,7 @@ class LossConfig:
     rho: float = 0.99
     """Weight of a step of the window relative to the one before it."""
     value: float = 0.1
-    """Of the TD head."""
+    """Weight of the loss of the TD head."""
     episode_steps: tuple[int, ...] = (500,)
     """Agent steps of an episode of each task, or one number for all: the discounts of the TD head follow from it."""
 
