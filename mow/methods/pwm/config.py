@@ -94,28 +94,6 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    alpha: float = 0.0
-    """Weight of the squared distance between the rewards of this world model and of a larger one; 0: none."""
-    space: Literal["symlog", "raw"] = "symlog"
-    """Units of those rewards: of the bins, alike for all tasks, or of the task, as published."""
-    run: str = ""
-    """Run of the larger model, set by mow distill."""
-    teacher: ModelConfig = field(default_factory=ModelConfig)
-    """Sizes of the larger model, set by mow distill."""
-
-    def __post_init__(self) -> None:
-        usable(self)
-        not_negative(self, "alpha")
-        require(not self.alpha or bool(self.run), "distill.alpha needs a larger model: use mow distill RUN")
-
-    @property
-    def objective(self) -> str:
-        """The space, as WorldModel.predict_reward names it."""
-        return "symexp" if self.space == "raw" else "symlog"
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     world_model_lr: float = 3e-4
     encoder_lr: float = 0.3
@@ -169,6 +147,34 @@ class PolicyConfig:
         fraction(self, "discount", "lam")
         require(all(0.0 <= beta < 1.0 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
         require(self.parts <= self.starts * self.horizon, f"parts must be at most starts * horizon, got {self.parts}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    alpha: float = 0.0
+    """Weight of the squared distance between the rewards of this world model and of a larger one; 0: none."""
+    space: Literal["symlog", "raw"] = "symlog"
+    """Units of those rewards: of the bins, alike for all tasks, or of the task, as published."""
+    run: str = ""
+    """Run of the larger model, set by mow distill."""
+    teacher: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes of the larger model, set by mow distill."""
+    policy: float = 0.0
+    """Weight of the squared distance between the actions of these policies and of those of the larger run; 0: none."""
+    teacher_policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Policies of the larger run, set by mow distill."""
+
+    def __post_init__(self) -> None:
+        usable(self)
+        not_negative(self, "alpha", "policy")
+        for name in ("alpha", "policy"):
+            set_alone = getattr(self, name) and not self.run
+            require(not set_alone, f"distill.{name} needs a larger model: use mow distill RUN")
+
+    @property
+    def objective(self) -> str:
+        """The space, as WorldModel.predict_reward names it."""
+        return "symexp" if self.space == "raw" else "symlog"
 
 
 @dataclass(frozen=True)
