@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mow.cli.parse import check_words, override
-from mow.extract import find_trained, world_model_of
+from mow.extract import find_trained, weights_of, world_model_of
 from mow.methods.pwm.config import DistillConfig
 from mow.runs.failures import exit_code
 from mow.system.console import program, tell
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _USAGE = """usage: mow distill RUN --model.size SIZE [--distill.alpha 0.4] [--data FOLDER] [--field VALUE ...]
 
 Trains a world model of another size on the recorded episodes of RUN, a run of pwm, or on those of FOLDER: on its own
-losses and, by alpha, toward the rewards that the world model of RUN predicts; then policies on it. Other fields are
-those of mow train.
+losses and, by alpha, toward the rewards that the world model of RUN predicts; then policies on it, by --distill.policy
+also toward the actions of those of RUN (one for all tasks: --policy.form shared). Other fields are those of mow train.
 """
 ALPHA = 0.4  # the best of those that TD-MPC-Opt (arXiv 2507.01823) compares
 
@@ -38,13 +38,16 @@ def _command(words: list[str]) -> None:
 
     check_words(words)
     saved, before = find_trained(words)
-    distill = DistillConfig(alpha=ALPHA, run=str(saved.checkpoint), teacher=before.model)
+    distill = DistillConfig(alpha=ALPHA, run=str(saved.checkpoint), teacher=before.model,
+                            teacher_policy=before.policy)  # fmt: skip
     config = override(dataclasses.replace(before, distill=distill), words[1:])
 
     def give_teacher(trainer: "Trainer") -> None:
         learner: Any = trainer.learner
         if learner.teacher is not None:  # alpha 0
             learner.teacher.load_state_dict(world_model_of(saved))
+        if learner.teacher_actors is not None:
+            learner.teacher_actors.load_state_dict(weights_of(saved, "actors"))
 
     run(config, begin=give_teacher)
 

@@ -93,6 +93,11 @@ def take_world_model(trainer: "Trainer", saved: SavedRun) -> None:
 
 def world_model_of(saved: SavedRun) -> Any:
     """Its weights, as WorldModel.state_dict. Raises: UsageError for an export that is damaged."""
+    return weights_of(saved, "world model")
+
+
+def weights_of(saved: SavedRun, part: str) -> Any:
+    """Weights of a network of a run, or of what was exported of it. Raises: as world_model_of."""
     import torch
 
     from mow.runs.checkpoint import load_checkpoint
@@ -100,10 +105,10 @@ def world_model_of(saved: SavedRun) -> Any:
 
     if saved.checkpoint.name == WEIGHTS:
         try:
-            return part_of(read_weights(saved.checkpoint)[0], "world model")
+            return part_of(read_weights(saved.checkpoint)[0], part)
         except ValueError as error:
             raise UsageError(str(error)) from error
-    return load_checkpoint(saved.checkpoint, torch.device("cpu"))["learner"]["world_model"]
+    return load_checkpoint(saved.checkpoint, torch.device("cpu"))["learner"][part.replace(" ", "_")]
 
 
 def _with_updates(config: PwmConfig, saved: SavedRun, minutes: float) -> PwmConfig:

@@ -14,7 +14,7 @@ from mow.system.whole_file import read_object
 _ASIDE = RUNTIME_FIELDS | {"preset", "folder", "insight_every"}
 
 class Texts(NamedTuple):
-    """What a card holds of one method."""
+    """Texts of a card that depend on the method."""
 
     name: str
     usage: str  # Markdown, with {task}

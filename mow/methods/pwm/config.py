@@ -84,7 +84,7 @@ class LossConfig:
     rho: float = 0.99
     """Weight of a step of the window relative to the one before it."""
     value: float = 0.1
-    """Of the TD head."""
+    """Weight of the loss of the TD head."""
     episode_steps: tuple[int, ...] = (500,)
     """Agent steps of an episode of each task, or one number for all: the discounts of the TD head follow from it."""
 
@@ -93,28 +93,6 @@ class LossConfig:
         not_negative(self, "consistency", "reward", "termination", "value")
         require(min(self.episode_steps, default=0) > 0, f"episode_steps must be above 0, got {self.episode_steps}")
         fraction(self, "rho")
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    alpha: float = 0.0
-    """Weight of the squared distance between the rewards of this world model and of a larger one; 0: none."""
-    space: Literal["symlog", "raw"] = "symlog"
-    """Units of those rewards: of the bins, alike for all tasks, or of the task, as published."""
-    run: str = ""
-    """Run of the larger model, set by mow distill."""
-    teacher: ModelConfig = field(default_factory=ModelConfig)
-    """Sizes of the larger model, set by mow distill."""
-
-    def __post_init__(self) -> None:
-        usable(self)
-        not_negative(self, "alpha")
-        require(not self.alpha or bool(self.run), "distill.alpha needs a larger model: use mow distill RUN")
-
-    @property
-    def objective(self) -> str:
-        """The space, as WorldModel.predict_reward names it."""
-        return "symexp" if self.space == "raw" else "symlog"
 
 
 @dataclass(frozen=True)
@@ -171,6 +149,34 @@ class PolicyConfig:
         fraction(self, "discount", "lam")
         require(all(0.0 <= beta < 1.0 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
         require(self.parts <= self.starts * self.horizon, f"parts must be at most starts * horizon, got {self.parts}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    alpha: float = 0.0
+    """Weight of the squared distance between the rewards of this world model and of a larger one; 0: none."""
+    space: Literal["symlog", "raw"] = "symlog"
+    """Units of those rewards: of the bins, alike for all tasks, or of the task, as published."""
+    run: str = ""
+    """Run of the larger model, set by mow distill."""
+    teacher: ModelConfig = field(default_factory=ModelConfig)
+    """Sizes of the larger model, set by mow distill."""
+    policy: float = 0.0
+    """Weight of the squared distance between the actions of these policies and of those of the larger run; 0: none."""
+    teacher_policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """Policies of the larger run, set by mow distill."""
+
+    def __post_init__(self) -> None:
+        usable(self)
+        not_negative(self, "alpha", "policy")
+        for name in ("alpha", "policy"):
+            set_alone = getattr(self, name) and not self.run
+            require(not set_alone, f"distill.{name} needs a larger model: use mow distill RUN")
+
+    @property
+    def objective(self) -> str:
+        """The space, as WorldModel.predict_reward names it."""
+        return "symexp" if self.space == "raw" else "symlog"
 
 
 @dataclass(frozen=True)

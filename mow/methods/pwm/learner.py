@@ -31,7 +31,7 @@ from mow.methods.pwm.first_order import (
 from mow.methods.pwm.losses import counted_steps, discounted_mean, distillation_loss, unroll, world_model_losses
 from mow.methods.pwm.model import WorldModel
 from mow.methods.pwm.phases import MEASURE_STREAM, phases
-from mow.methods.pwm.policies import Actors, Critics, clip_per_row, seed_of
+from mow.methods.pwm.policies import Actors, Critics, clip_per_row, inputs_of, seed_of
 from mow.methods.pwm.td_head import TdHead
 from mow.nn.finite import check_finite
 from mow.nn.policy import normal
@@ -61,12 +61,10 @@ class Learner:
         self.action_sizes = mask.sum(dim=1).tolist()
         self.world_model = WorldModel(config.model, num_tasks=len(self.tasks), action_size=mask.shape[1],
                                       observation_size=tasks.observation.shape[0]).to(device)  # fmt: skip
-        self.teacher = self._new_teacher() if config.distill.alpha else None
+        self.teacher, self.teacher_actors = self._new_teacher(mask)
         policy, shared = config.policy, config.policy.form == "shared"
         rows = ["shared"] if shared else self.tasks
-        inputs = self.world_model.latent_size
-        if shared and self.world_model.embedding is not None:
-            inputs += self.world_model.embedding.shape[1]
+        inputs = inputs_of(self.world_model, policy)
         self.shared, self.rows = shared, len(rows)
         self.actors = Actors(inputs, mask, rows, config.seed, width=policy.width).to(device)
         self.critics = Critics(inputs, policy.critics, rows, config.seed, width=policy.width).to(device)
@@ -88,14 +86,18 @@ class Learner:
         self.policy_updates = 0
         self.reseed(config.seed)
 
-    def _new_teacher(self) -> WorldModel:
-        """The larger model to learn from; all nan, which ends a run, until its weights are loaded."""
-        model = self.world_model
-        teacher = WorldModel(self.config.distill.teacher, num_tasks=model.num_tasks, action_size=model.action_size,
+    def _new_teacher(self, mask: Tensor) -> tuple[WorldModel | None, Actors | None]:
+        """The larger model and its policies; all nan, which ends a run, until their weights are loaded."""
+        distill, model = self.config.distill, self.world_model
+        if not (distill.alpha or distill.policy):
+            return None, None
+        teacher = WorldModel(distill.teacher, num_tasks=model.num_tasks, action_size=model.action_size,
                              observation_size=model.observation_size)  # fmt: skip
-        for parameter in teacher.requires_grad_(False).parameters():
+        names = ["shared"] if distill.teacher_policy.form == "shared" else self.tasks
+        actors = Actors(inputs_of(teacher, distill.teacher_policy), mask, names, 0, width=distill.teacher_policy.width)
+        for parameter in (*teacher.requires_grad_(False).parameters(), *actors.requires_grad_(False).parameters()):
             parameter.fill_(torch.nan)
-        return teacher.to(self.device)
+        return teacher.to(self.device), actors.to(self.device) if distill.policy else None
 
     @property
     def groups(self) -> None:
@@ -148,7 +150,7 @@ class Learner:
         losses = world_model_losses(model, batch, rho=config.loss.rho, td=td)
         total = losses.weighted(config.loss).mean()
         metrics = losses.metrics(config.loss)
-        if self.teacher is not None:
+        if self.teacher is not None and config.distill.alpha:
             apart = distillation_loss(model, self.teacher, batch, config.distill.objective)
             metrics["loss/distillation"], total = apart.detach(), total + config.distill.alpha * apart.mean()
         optimiser.zero_grad(set_to_none=True)
@@ -196,6 +198,8 @@ class Learner:
             loss = -objective.mean(dim=1) / self.variance.update(objective)  # [K]
             if config.behaviour:
                 loss = loss + config.behaviour * self.distance_to_data(rollout, batch)
+            if self.config.distill.policy:
+                loss = loss + self.config.distill.policy * self.distance_to_teacher(rollout, batch)
             parameters = list(self.actors.parameters())
             total = loss.mean() if self.shared else loss.sum()  # a task's own actor is reached by its own loss alone
             gradients = torch.autograd.grad(total, parameters)
@@ -234,6 +238,17 @@ class Learner:
         apart = (rollout.action[:, :, 0] - batch.action[:, :, 0]).square()
         return (valid * apart).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1.0)
 
+    def distance_to_teacher(self, rollout: Rollout, batch: TransitionBatch) -> Tensor:
+        """Mean over windows and a task's own dimensions of (tanh mu - tanh mu of the larger run)^2 at o_0: [K]."""
+        teacher, actors = self.teacher, self.teacher_actors
+        assert teacher is not None
+        assert actors is not None
+        with torch.no_grad():
+            latent = teacher.encode(batch.frame[:, :, 0])
+            aim = actors(teacher.join(latent) if self.config.distill.teacher_policy.form == "shared" else latent)
+        found = self.actors(self.seen(rollout.latent[:, :, 0]))  # [K, B, A], 0 in padded entries of both
+        return (found - aim).square().sum(dim=(1, 2)) / (self.actors.mask.sum(dim=(1, 2)) * found.shape[1])
+
     def _update_critics(self, rollout: Rollout) -> Tensor:
         """Some passes over the rollout's states, in shuffled minibatches; returns the mean loss of each task [K]."""
         config, states = self.config.policy, rollout.latent.detach()  # [K, B, T + 1, Z]
@@ -265,6 +280,7 @@ class Learner:
             "optimisers": [one.state_dict() for one in self._optimisers], "policy_updates": self.policy_updates,
             "rngs": {task: rng.state() for task, rng in self.rngs.items()},
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "teacher_actors": None if self.teacher_actors is None else self.teacher_actors.state_dict(),
             **({} if self.td_head is None else {"td_head": self.td_head.state_dict(), "td_rng": self.td_rng.state()}),
         }  # fmt: skip
 
@@ -276,6 +292,8 @@ class Learner:
         self.variance.load_state_dict(state["variance"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
+        if self.teacher_actors is not None:
+            self.teacher_actors.load_state_dict(state["teacher_actors"])
         if self.td_head is not None:
             self.td_head.load_state_dict(state["td_head"])
             self.td_rng.load(state["td_rng"])

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mow.methods.pwm.config import PolicyConfig
+from mow.methods.pwm.model import WorldModel
+
 ACTOR, CRITIC = (400, 200, 100), (400, 200)  # hidden units
 FIRST_LOG_STD = -1.0
 
@@ -104,6 +107,12 @@ class Actors(nn.Module):
     def bound_spread(self, least: float) -> None:
         """Raise every log-std below `least` to it; after each step of the optimiser."""
         self.log_std.clamp_(min=least)
+
+
+def inputs_of(model: WorldModel, policy: PolicyConfig) -> int:
+    """Numbers that actors and critics read: z, or z and e_k where all tasks share them."""
+    table = model.embedding if policy.form == "shared" else None
+    return model.latent_size + (0 if table is None else table.shape[1])
 
 
 class Critics(nn.Module):

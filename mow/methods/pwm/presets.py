@@ -16,7 +16,7 @@ def pwm_vec() -> PwmConfig:
     """Four small bodies: collect episodes, train one world model on them, extract four policies. Minutes of a CPU."""
     return PwmConfig(
         preset="pwm_vec", tasks=VEC, total_steps=0, collect_episodes=200, evaluation_episodes=20, evaluation_copies=10,
-        insight_every=500,
+        insight_every=500, checkpoint_every=100,  # a run that is killed loses less than a minute
         model=ModelConfig(width=64, latent_size=64),
         batch=BatchConfig(num_sequences=32, horizon=8),
         policy=PolicyConfig(starts=128, horizon=8, passes=2, width=64),

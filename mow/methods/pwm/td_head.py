@@ -88,7 +88,7 @@ class TdHead(nn.Module):
         return action * mask, (log_density * mask).sum(dim=-1)
 
     def two_values(self, q: QEnsemble, joined: Tensor, rng: PhiloxState) -> Tensor:
-        """Of 2 random members of an ensemble at [z, e, a] [..., I], in units of the task: [2, ...]."""
+        """Values of 2 random members of an ensemble at [z, e, a] [..., I], in units of the task: [2, ...]."""
         order = uniform(rng, q.count).argsort(stable=True)[:2]
         rng.advance()
         return two_hot_decode(q(joined)[order], low=LOW, high=HIGH)

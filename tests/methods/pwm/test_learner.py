@@ -10,6 +10,7 @@ from torch import Tensor
 from mow.envs.base import ActionLayout, TaskSpec
 from mow.errors import UsageError
 from mow.methods.base import ObservationSpec, TaskSet
+from mow.methods.pwm.config import DistillConfig
 from mow.methods.pwm.diagnostics import measure
 from mow.methods.pwm.learner import Learner
 from mow.methods.pwm.policies import clip_per_row
@@ -244,3 +245,38 @@ def test_the_model_fits_eight_windows() -> None:
     shuffled = learner.update("world_model", replace(batch, action=batch.action.flip(1)))
     assert shuffled["loss/consistency"] > 3 * last["loss/consistency"]
     assert measure(learner, batch)["insight/rank"].item() > 1.5
+
+
+@pytest.mark.parametrize("form", ["per_task", "shared"])
+def test_policies_are_drawn_to_those_of_a_larger_run(form: str) -> None:
+    """One policy for all toward one per task, or one; the same policies are at distance 0, and none draws none."""
+    large = learner_of(policy={"form": form, "width": 24}, model={"latent_size": 32})
+    distill = DistillConfig(run="large", policy=30.0, teacher=large.config.model, teacher_policy=large.config.policy)
+    shape = {"form": "shared", "lr": 0.003, "final_lr": 0.003}
+    learner, without = learner_of(distill=distill, policy=shape), learner_of(policy=shape)
+    batch = batch_of(windows=16, length=1)
+    with pytest.raises(NotFinite):  # until the weights are given
+        learner.update("policy", batch)
+    assert learner.teacher is not None
+    assert learner.teacher_actors is not None
+    learner.teacher.load_state_dict(large.world_model.state_dict())
+    learner.teacher_actors.load_state_dict(large.actors.state_dict())
+    far = [learner.distance_to_teacher(learner.imagine(batch), batch)]
+    aim = large.actor(explore=False).act(batch.frame[:, :, 0], batch.is_first[:, :, 0]).action
+    own = learner.actor(explore=False).act(batch.frame[:, :, 0], batch.is_first[:, :, 0]).action
+    torch.testing.assert_close(far[0], (aim - own).square().sum(dim=(1, 2)) / torch.tensor([16.0, 48.0]))
+    for _ in range(30):
+        learner.update("policy", batch)
+    far.append(learner.distance_to_teacher(learner.imagine(batch), batch))
+    assert (far[1] < 0.5 * far[0]).all()
+    assert all(torch.equal(one, other) for one, other in zip(large.actors.parameters(),
+               learner.teacher_actors.parameters(), strict=True))  # fmt: skip
+    assert "teacher_actors" in learner.state_dict()
+    assert without.teacher is None
+    same_one = learner_of(distill=replace(distill, teacher=without.config.model, teacher_policy=without.config.policy),
+                          policy=shape)  # fmt: skip
+    assert same_one.teacher is not None
+    assert same_one.teacher_actors is not None
+    same_one.teacher.load_state_dict(same_one.world_model.state_dict())
+    same_one.teacher_actors.load_state_dict(same_one.actors.state_dict())
+    assert same_one.distance_to_teacher(same_one.imagine(batch), batch).abs().max() < 1e-10

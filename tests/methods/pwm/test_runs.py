@@ -131,13 +131,15 @@ def test_a_named_folder_of_episodes_is_learnt_from(tmp_path: Path, capsys: pytes
 def test_a_smaller_model_learns_from_a_larger_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     large, small = tmp_path / "large", tmp_path / "small"
     assert train.main(["pwm_vec", *SMALL, "--collect-episodes", "2", "--folder", str(large)]) == 0
-    assert main(["distill", str(large), "--model.width", "8", "--model.latent-size", "8", "--folder", str(small)]) == 0
+    words = ["--model.width", "8", "--model.latent-size", "8", "--distill.policy", "1", "--policy.form", "shared"]
+    assert main(["distill", str(large), *words, "--folder", str(small)]) == 0
     config = json.loads((small / "config.json").read_text())
     assert config["distill"]["alpha"] == 0.4
     assert config["distill"]["teacher"]["width"] == 16
     state = load_checkpoint(checkpoints(small)[0], CPU)["learner"]
-    held = load_checkpoint(checkpoints(large)[-1], CPU)["learner"]["world_model"]
-    assert all(torch.equal(state["teacher"][name], held[name]) for name in held)
+    held = load_checkpoint(checkpoints(large)[-1], CPU)["learner"]
+    for part, network in (("teacher", "world_model"), ("teacher_actors", "actors")):
+        assert all(torch.equal(state[part][name], held[network][name]) for name in held[network])
     assert state["world_model"]["encoder.0.0.weight"].shape[0] == 8
     records = [json.loads(line) for line in (small / "metrics.jsonl").read_text().splitlines()]
     assert records[0]["loss/distillation/vec:lq"] < 1e-6, "both heads start at zero; the teacher's has hardly moved"
@@ -162,6 +164,7 @@ def test_a_dry_run_makes_no_folder(
     ("words", "says"),
     [
         (["pwm_vec", "--distill.alpha", "0.4"], "distill.alpha needs a larger model: use mow distill RUN"),
+        (["pwm_vec", "--distill.policy", "1"], "distill.policy needs a larger model: use mow distill RUN"),
         (["pwm", "--env.obs", "frame"], "pwm learns from states, got env.obs frame: leave it out"),
         (["pwm", "--tasks", "tiny:slide"], "task 'tiny:slide' has no state observations"),
         (["pwm_vec", "--data", "nowhere"], "nowhere"),
