@@ -24,12 +24,16 @@ class OrderedVectorEnv(ABC):
     """
 
     specs: tuple[TaskSpec, ...]  # [K]
-    layout: ActionLayout
+    layout: ActionLayout  # of these tasks; a caller may put their rows of a larger one in its place
 
-    def __init__(self, tasks: Sequence[str], board: NDArray[np.void], seed: int, max_restarts: int) -> None:
+    def __init__(
+        self, tasks: Sequence[str], board: NDArray[np.void], seed: int, max_restarts: int,
+        places: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         if max_restarts < 0:
             raise ValueError(f"max_restarts counts restarts in a row, got {max_restarts}: pass 0 for none")
         self._names = tuple(tasks)  # by slot
+        self.places = tuple(range(len(tasks)) if places is None else places)  # by slot, see `make_vector`
         self._board = board  # [K], by slot
         self._seed = seed  # that all seeds of simulators follow from
         self._slots: NDArray[np.integer] = np.arange(len(tasks))  # [K] the slot that task k shows
@@ -105,7 +109,7 @@ class OrderedVectorEnv(ABC):
             raise ValueError(f"expected a permutation of 0..{len(self._slots) - 1}, got {index}: name every task once")
         self._slots = self._slots[index]
         self.specs = tuple(self.specs[old] for old in index)
-        self.layout = ActionLayout.from_tasks(self.specs)
+        self.layout = self.layout.rows(index)
 
     def state_dict(self) -> dict[str, Any]:
         """State of all tasks in their present order, as JSON; after an EnvFailure: only the order.

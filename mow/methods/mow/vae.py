@@ -12,7 +12,7 @@ each way, where a dense one puts a single large Linear between all features and 
 are found sooner.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -74,6 +74,7 @@ class BatchNorm(Norm):
         self.register_buffer("running_mean", torch.zeros(num_rows, channels))
         self.register_buffer("running_var", torch.ones(num_rows, channels))
         self.register_buffer("num_batches", torch.zeros(num_rows, dtype=torch.long))
+        self.sums: dict[int, Callable[[Tensor], Tensor]] = {}  # row -> sum over all processes that have frames of it
 
     def forward(self, x: Tensor, row: int) -> Tensor:
         mean, var = self.running_mean[row], self.running_var[row]
@@ -81,7 +82,22 @@ class BatchNorm(Norm):
             mean, var = mean.clone(), var.clone()
         elif self.training:
             self.num_batches[row] += 1
+        if self.training and row in self.sums:
+            return self._over_processes(x, mean, var, row)
         return F.batch_norm(x, mean, var, self.weight[row], self.bias[row], self.training, momentum=0.1)
+
+    def _over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor, row: int) -> Tensor:
+        """The same with the statistics of all frames, of which x [n, C, H, W] are some; means first, then variances."""
+        frames, add = x.float(), self.sums[row]
+        number = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32)
+        *sums, count = add(torch.cat([frames.sum(dim=(0, 2, 3)), number])).split([x.shape[1], 1])
+        mean = sums[0] / count  # [C]
+        centred = frames - mean.view(-1, 1, 1)
+        var = add(centred.square().sum(dim=(0, 2, 3))) / count
+        running_mean.lerp_(mean.detach(), 0.1)
+        running_var.lerp_(var.detach() * count.detach() / (count.detach() - 1.0), 0.1)
+        y = centred * ((var + 1e-5).rsqrt() * self.weight[row]).view(-1, 1, 1) + self.bias[row].view(-1, 1, 1)
+        return y.to(x.dtype)
 
 
 class GroupNorm(Norm):
