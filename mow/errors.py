@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """A mistake of the user; the message is one line with the remedy."""
 
 
+class RankFailure(RuntimeError):
+    """Another rank of the run has ended or does not answer; the message is one line with its name."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean a, b, c?` out of what there is."""
     known = list(known)

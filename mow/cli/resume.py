@@ -121,13 +121,10 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
         run; the folder is as before then.
     """
     from mow.engine.state import load_run_state
-    from mow.replay import load
     from mow.runs.checkpoint import read_best
 
     folder = resumption.folder
     lines = [f"changed: {change}" for change in resumption.changes]
-    with _fitting(folder / "replay"):
-        load(folder / "replay", trainer.collector.replay, num_steps=int(state["step"]))
     with _fitting(resumption.checkpoint):
         renewed = load_run_state(trainer, state)
         if (folder / "metrics.jsonl").stat().st_size < state["log"]["bytes"]:

@@ -174,7 +174,8 @@ class ActionLayout:
 
     def rows(self, tasks: slice | Sequence[int]) -> "ActionLayout":
         """The same layout for some of the tasks, or for all of them in another order."""
-        own = (mask[tasks] for mask in (self.discrete, self.discrete_mask, self.continuous_mask))
+        index = tasks if isinstance(tasks, slice) else [*tasks]
+        own = (mask[index] for mask in (self.discrete, self.discrete_mask, self.continuous_mask))
         return ActionLayout(self.num_discrete, self.num_continuous, *own)
 
     def decode(self, k: int, vector: NDArray[np.floating]) -> Action:

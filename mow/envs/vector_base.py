@@ -143,6 +143,11 @@ class OrderedVectorEnv(ABC):
         shown = self._observations()
         return {k: shown[k] for k, slot in enumerate(self._slots) if slot in renewed}
 
+    def abandon(self) -> None:
+        """Close all, as after an EnvFailure: no task has a state to go on from."""
+        self.close()
+        self._given_up = True
+
     def __enter__(self) -> Self:
         return self
 
@@ -196,8 +201,7 @@ class OrderedVectorEnv(ABC):
 
     def _failure(self, crash: Crash, often: str = "", where: str = "") -> EnvFailure:
         """Close everything. Returns: the error to raise."""
-        self.close()
-        self._given_up = True
+        self.abandon()
         return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}", crash.traceback)
 
     def _tasks(self, slots: Iterable[int]) -> tuple[str, ...]:

@@ -221,7 +221,8 @@ class Learner:
             optimiser.step()
         self._anneal()
         self._freeze_routes()
-        metrics = {**losses.metrics(config.loss), **self.task_weights.metrics()}
+        weights = {name: weight[self.own] for name, weight in self.task_weights.metrics().items()}
+        metrics = {**losses.metrics(config.loss), **weights}
         return {**metrics, "optim/world_model_total": total.detach(), "optim/world_model_grad_norm": norm}
 
     def _clip(self, model: nn.Module, total: Tensor, clip: float) -> tuple[Tensor, Tensor]:
