@@ -134,6 +134,10 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
     best = read_best(folder)
     is_ahead = best is not None and best[0] > trainer.step
     trainer.best_score = best[1] if best is not None and not is_ahead else None
+    before, now = len(state.get("rank_rng", [None])), trainer.ranks.size
+    lines += [f"changed: ranks {before} -> {now}; dropout draws other masks"] if before != now else []
+    if trainer.ranks.rank > 0:
+        return lines
     versions, changes = resumed_versions(folder, trainer.learner.device, trainer.step)
     write_json(folder / "versions.json", versions)
     ahead = [path for path in checkpoints(folder) if step_of(path) > trainer.step]
