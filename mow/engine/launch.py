@@ -58,12 +58,12 @@ def open_store(seconds: float) -> dist.Store:
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except KeyError as error:
-        raise UsageError(f"WORLD_SIZE is {ranks.size()} and {error.args[0]} is not set: start with torchrun") from error
+        raise _here_only(f"WORLD_SIZE is {ranks.size()} and {error.args[0]} is not set: start with torchrun") from error
     hosts = ranks.rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         return dist.TCPStore(address, port, ranks.size(), hosts, timedelta(seconds=seconds), wait_for_workers=False)
     except (RuntimeError, dist.DistError) as error:
-        raise UsageError(f"no answer from rank 0 at {address}:{port} within {seconds:g} s: check MASTER_ADDR and "
+        raise _here_only(f"no answer from rank 0 at {address}:{port} within {seconds:g} s: check MASTER_ADDR and "
                          "MASTER_PORT, and that rank 0 runs") from error
 
 
@@ -113,6 +113,13 @@ def join(config: RunConfig, folder: Path | None, checkpoint: Path | None) -> Ite
     joined.close()
 
 
+def _here_only(text: str) -> UsageError:
+    """An error that rank 0 does not report."""
+    error = UsageError(text)
+    error.is_everywhere = False
+    return error
+
+
 def record(config: RunConfig, going_on_from: Path | None) -> dict[str, Any]:
     """What must be the same on all ranks, as name -> value."""
     fields = _flat(dataclasses.asdict(config))
@@ -138,7 +145,7 @@ def roll_call(
                 store.set(f"mow/ack/{answer['attempt']}/{rank}", me)
                 return _checked(answer)
         if time.monotonic() > end + seconds:
-            raise UsageError(f"no answer from rank 0 within {2 * seconds:g} s: look at its output")
+            raise _here_only(f"no answer from rank 0 within {2 * seconds:g} s: look at its output")
         time.sleep(_PAUSE_S)
     while True:
         here = _here(store, size)

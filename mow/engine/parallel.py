@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -174,13 +174,20 @@ class Ranks:
         except Exception as error:
             ours = not (isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error))
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
-            self.store.set(f"last/{self.rank}", json.dumps([ours, line]))
+            with suppress(RuntimeError, dist.DistError):  # the store has ended with rank 0
+                self.store.set(f"last/{self.rank}", json.dumps([ours, line]))
             if ours:
                 raise
             raise RankFailure(self._lost()) from error
 
     def _lost(self) -> str:
         """The ranks that have ended and why, where this is the lowest of those that are left; else nothing."""
+        try:
+            return self._told_by_store()
+        except (RuntimeError, dist.DistError):
+            return f"{self._name(0)}, which has the store, is gone" if self.rank == 1 else ""
+
+    def _told_by_store(self) -> str:
         end, others = time.monotonic() + _PATIENCE_S, [rank for rank in range(self.size) if rank != self.rank]
         while not self.store.check([f"last/{rank}" for rank in others]) and time.monotonic() < end:
             time.sleep(0.1)

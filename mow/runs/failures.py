@@ -30,7 +30,7 @@ def exit_code(program: str, command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UsageError as error:
-        if rank() == 0 or not getattr(error, "is_everywhere", True):
+        if rank() == 0 or not error.is_everywhere:
             complain(f"{program}: {error}")
         return 2
     except RankFailure as error:
