@@ -55,7 +55,8 @@ class Step:
 _PYTEST = "python -m pytest -W default"
 _GPU = f"{_PYTEST} -m gpu -rfE"
 _SIMULATORS = ("module:gymnasium", "module:ale_py", "module:tyro")
-KERNEL_TESTS = " ".join(f"tests/kernels/test_{op}_gpu.py" for op in ("expert_linear", "latents", "decode_attention"))
+_KERNELS = ("expert_linear", "latents", "decode_attention", "add_layer_norm", "batch_norm_relu")
+KERNEL_TESTS = " ".join(f"tests/kernels/test_{op}_gpu.py" for op in _KERNELS)
 _OTHER = "replay/test_sampler replay/test_gpu_store replay/test_buffer replay/test_prefetch engine/test_no_waiting"
 OTHER_TESTS = " ".join(f"tests/{name}.py" for name in f"{_OTHER} methods/mow/test_cuda_graph test_bench".split())
 # One case of each kernel, forward, backward and decoding, at sizes that leave tiles half empty.

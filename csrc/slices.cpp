@@ -12,14 +12,6 @@ namespace {
 // Below this, waking the pool takes longer than the copy itself.
 constexpr int64_t kInlineFloats = 1 << 18;
 
-void check_episodes(const Episodes& episodes) {
-  for (const int64_t* sums : {episodes.starts, episodes.rows}) {
-    check_range("sums", 0, 0, 0, sums[0]);
-    for (int64_t e = 0; e < episodes.num; ++e) check_range("sums", e + 1, sums[e], INT64_MAX, sums[e + 1]);
-  }
-  check_at_least("starts", 1, episodes.starts[episodes.num]);
-}
-
 void copy_window(const RowFile& file, int64_t f, const std::vector<Column>& columns, int64_t start, int64_t window,
                  int64_t length) {
   for (const Column& column : columns) {
@@ -37,7 +29,7 @@ void draw_slices(const DrawName& name, const std::vector<Episodes>& files, int64
                  int64_t* left) {
   uint32_t window = 0;
   for (const Episodes& episodes : files) {
-    check_episodes(episodes);
+    check_at_least("starts[E]", 1, episodes.starts[episodes.num]);
     const int64_t* end = episodes.starts + episodes.num + 1;
     for (int64_t b = 0; b < num_windows; ++b, ++window) {
       const PhiloxWords words = philox({window, name.stream, static_cast<uint32_t>(name.counter),
@@ -45,6 +37,7 @@ void draw_slices(const DrawName& name, const std::vector<Episodes>& files, int64
                                        name.seed);
       const int64_t index = scale_to(uint64_t{words.x} << 32 | words.y, end[-1]);
       const int64_t e = std::upper_bound(episodes.starts, end, index) - episodes.starts - 1;
+      check_between("episode", 0, episodes.num - 1, e);  // sums that do not ascend lead anywhere
       start[window] = episodes.rows[e] + index - episodes.starts[e];
       left[window] = episodes.rows[e + 1] - start[window];
     }

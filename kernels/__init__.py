@@ -117,6 +117,8 @@ Last bench/bench_soft_threshold.py times it against its peers; it stays if it be
 if __name__ != "mow.kernels":
     raise ImportError(f"imported as {__name__!r}: write 'from mow.kernels import ...' (this folder is that package)")
 
+from mow.kernels.add_layer_norm import add_layer_norm
+from mow.kernels.batch_norm_relu import batch_norm_relu
 from mow.kernels.categorical_kl import categorical_kl
 from mow.kernels.decode_attention import decode_attention
 from mow.kernels.dispatch import Backend, check_default_backend, choose
@@ -134,6 +136,8 @@ __all__ = [
     "PhiloxState",
     "RoutePlan",
     "TwoHotForm",
+    "add_layer_norm",
+    "batch_norm_relu",
     "categorical_kl",
     "check_default_backend",
     "choose",

@@ -13,6 +13,7 @@ from mow.kernels.dispatch import INTERPRETED
 
 _LIBRARY = torch.library.Library("mow", "FRAGMENT")
 _KEY = "CPU" if INTERPRETED else "CUDA"
+launches: dict[str, Callable[..., Any]] = {}  # by the name of the op
 
 
 def custom_op(
@@ -33,6 +34,7 @@ def custom_op(
     name, _, _ = schema.partition("(")
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, launch, _KEY)
+    launches[name] = launch
     torch.library.register_fake(f"mow::{name}", fake, lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"mow::{name}", backward, setup_context=setup_context, lib=_LIBRARY)

@@ -61,7 +61,8 @@ def expert_linear(
     if activation not in _ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}: choose one of {sorted(_ACTIVATIONS)}")
     dtype = torch.get_autocast_dtype(input.device.type) if autocast else input.dtype
-    if choose(*_offer(input, weight, plan, dtype, backend)) == "reference":
+    plain = activation == "none" and bias is None and task_bias is None and residual is None
+    if choose(*_offer(input, weight, plan, dtype, backend, plain)) == "reference":
         return _reference(input, weight, plan, bias, task_bias, _ACTIVATIONS[activation], residual)
     # Loaded only here: without a GPU nobody should wait for triton.
     from mow.kernels.expert_linear_triton import launch
@@ -70,7 +71,7 @@ def expert_linear(
 
 
 def _offer(
-    input: Tensor, weight: Tensor, plan: RoutePlan, dtype: torch.dtype, backend: Backend
+    input: Tensor, weight: Tensor, plan: RoutePlan, dtype: torch.dtype, backend: Backend, plain: bool
 ) -> tuple[str, Backend, tuple[str, ...]]:
     """The arguments of choose for this call: on a GPU a table says for which sizes cuBLAS comes before our kernels."""
     available = backends(input)
@@ -79,9 +80,11 @@ def _offer(
     if torch.float64 in (input.dtype, weight.dtype, dtype):
         return "expert_linear in float64", backend, ("reference",)
     if available[0] == "triton" and backend == "auto":
-        # A lone expert is one plain matmul, which nobody does better.
+        # A single expert without terms is one matmul, which cuBLAS does best; terms would be passes of their own. So is
+        # one with few outputs, which the kernels store number by number.
         sizes = input.shape[2], weight.shape[1], weight.shape[2]
-        if plan.num_experts == 1 or tiling("forward", input.device, dtype, *sizes).implementation == "bmm":
+        single = plan.num_experts == 1 and (plain or sizes[1] % 16 > 0)
+        if single or tiling("forward", input.device, dtype, *sizes).implementation == "bmm":
             return "expert_linear of sizes that suit cuBLAS", backend, ("reference", "triton")
     return "expert_linear", backend, available
 

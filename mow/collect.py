@@ -40,7 +40,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="mow collect", description="Record episodes of continuous tasks, as states.",
                     allow_abbrev=False)  # fmt: skip
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="like metaworld:reach-v3, or a set of tasks")
-    parser.add_argument("--out", type=typed_path, required=True, help="folder, new or of the same tasks")
+    parser.add_argument("--out", type=typed_path, required=True, help="folder, new or of recorded episodes")
     parser.add_argument("--episodes", type=int, default=100, help="to add per task (%(default)s)")
     parser.add_argument("--policy", default="mixed", metavar="P[,P]",
                         help=f"{POLICIES} (%(default)s: 60 %% scripted with noise, 40 %% random)")  # fmt: skip
@@ -103,6 +103,10 @@ def _record(options: argparse.Namespace, tasks: Sequence[str]) -> tuple[StoredTa
     settings: dict[str, object] = {name: getattr(options, name) for name in ("metaworld_repeat", "dmc_repeat")}
     if options.time_limit is not None:
         settings["time_limit"] = options.time_limit
+        for task in tasks:
+            suite = envs.SUITES.get(task.partition(":")[0])
+            if suite is not None and "time_limit" not in suite.options:
+                raise UsageError(f"{task} takes no --time-limit: leave it out, or record it alone")
     shown = time.monotonic()
 
     def progress(job: Job) -> None:

@@ -6,7 +6,7 @@ Nothing heavy is imported before the command line is understood, so that a mista
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,13 +64,17 @@ def run_on_ranks(config: RunConfig, resumption: Resumption | None) -> None:
     with join(config, folder, checkpoint) as joined:
         if joined.goes_on_from is not None and resumption is None:  # the launcher has started the ranks again
             resumption = find_resumption(["--resume", str(joined.goes_on_from)])
-        run(dataclasses.replace(config, folder=joined.folder), resumption, joined.ranks)
+        run(dataclasses.replace(config, folder=joined.folder), resumption, ranks=joined.ranks)
 
 
-def run(config: RunConfig, resumption: Resumption | None = None, ranks: "Ranks | None" = None) -> "Trainer | None":
+def run(
+    config: RunConfig, resumption: Resumption | None = None, begin: Callable[["Trainer"], None] = lambda trainer: None,
+    ranks: "Ranks | None" = None,
+) -> "Trainer | None":  # fmt: skip
     """Make environments, replay, learner and logger, train, score and report.
 
-    Args: resumption: where to go on; None starts from nothing. ranks: where this is one of several.
+    Args: resumption: where to go on; None starts from nothing. begin: called once with a new run before it trains.
+        ranks: where this is one of several.
     Returns: the trainer as it is in the end; None if the run was stopped.
     Raises: UsageError if the machine cannot run it. The traceback of any other error is in failure.txt of the folder.
     """
@@ -114,6 +118,8 @@ def run(config: RunConfig, resumption: Resumption | None = None, ranks: "Ranks |
             for line in go_on(trainer, resumption, state):
                 say(line)
             state = None  # as large as the model and its optimisers
+        else:
+            begin(trainer)
         try:
             with watched(trainer):
                 trainer.train()

@@ -45,6 +45,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "mow envs --preview atari26 out.png": ("--preview", "dummy:count", "out.png"),
     "mow envs --protocol": ("--protocol",),
     "python -m mow.envs.tiny": (),
+    "python -m mow.envs.vec": (),
     f"mow film {RUN}": (RUN, "--windows", "1"),
     "mow ablate --methods mow storm_multitask_wide no_experts --seeds 3": (
         "--methods", "mow", "storm_multitask_wide", "no_experts", "--seeds", "1", *GRID,
@@ -59,6 +60,9 @@ SMALL: dict[str, tuple[str, ...]] = {
     ),
     "mow export RUN": (RUN,),
     "mow doctor": (),
+    "mow collect vec:lq vec:reach --out data --episodes 300 --policy mixed": (
+        "vec:lq", "vec:reach", "--out", "data", "--episodes", "2", "--policy", "mixed",
+    ),
     "mow report runs/NAME": (RUN, "--windows", "0"),
 }  # fmt: skip
 

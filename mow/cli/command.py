@@ -10,6 +10,8 @@ from mow.system.console import complain, program, tell
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("mow.train", "train one agent on many tasks, or go on with a run"),
     "collect": ("mow.collect", "record episodes to train from, or convert those of others"),
+    "extract": ("mow.extract", "new policies from the world model of a run of pwm"),
+    "distill": ("mow.distill", "a smaller world model that learns from that of a run of pwm"),
     "evaluate": ("mow.evaluate.__main__", "score trained runs in fresh episodes, with intervals over seeds"),
     "report": ("mow.report.__main__", "one HTML page about a run: curves, films, clusters"),
     "film": ("mow.evaluate.film", "real and imagined frames of a trained world model, side by side"),

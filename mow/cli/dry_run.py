@@ -28,13 +28,17 @@ def dry_run(words: Sequence[str]) -> None:
             tasks = TaskSet.of(envs.specs)
         say(f"{describe(config, device)}\n{how}")
         say(str(threads_of(config)))
-        in_memory = dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk=""))
-        replay = make_replay(in_memory, tasks, device)
-        size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
-        where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
-        packed = f"packed, at most {size}, less as far as frames pack{where}"
-        lines = {"PackedStore": packed, "RawStore": f"raw, {size}", "GpuStore": f"frames on {device}, all else {size}"}
-        say(f"replay: {lines[type(replay.store).__name__]}")
+        if config.recorded:
+            say("replay: none, windows are read from the files of recorded episodes")
+        else:
+            in_memory = dataclasses.replace(config, replay=dataclasses.replace(config.replay, disk=""))
+            replay = make_replay(in_memory, tasks, device)
+            size = f"{replay.memory_bytes / 1e9:.2f} GB once full"
+            where = f", what outgrows memory in {config.replay.disk}" if config.replay.disk else ""
+            packed = f"packed, at most {size}, less as far as frames pack{where}"
+            lines = {"PackedStore": packed, "RawStore": f"raw, {size}",
+                     "GpuStore": f"frames on {device}, all else {size}"}  # fmt: skip
+            say(f"replay: {lines[type(replay.store).__name__]}")
         try:
             planned = plan_of(config, tasks, device)
         except MemoryError as error:

@@ -46,7 +46,7 @@ class Trends:
         self.of: dict[str, list[float | None]] = {}
 
     def note(self, progress: "Progress") -> None:
-        part = min(BINS - 1, BINS * progress.step // progress.total_steps)
+        part = min(BINS - 1, BINS * progress.step // max(1, progress.total_steps))
         for task in progress.tasks:
             self.of.setdefault(task.name, [None] * BINS)[part] = task.recent
 

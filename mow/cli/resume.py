@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mow.engine.trainer import Trainer
 
 # What may differ from the run so far.
-FREE = RUNTIME_FIELDS | {"evaluation_episodes", "evaluation_copies"}
+FREE = RUNTIME_FIELDS | {"evaluation_episodes", "evaluation_copies", "data"}
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,15 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
     Raises: UsageError if the replay that belongs to the checkpoint is not there, or if the checkpoint does not fit the
         run; the folder is as before then.
     """
+    from mow.engine.recorded import RecordedEpisodes
     from mow.engine.state import load_run_state
     from mow.runs.checkpoint import read_best
 
     folder = resumption.folder
     lines = [f"changed: {change}" for change in resumption.changes]
+    replay = trainer.collector.replay
+    if isinstance(replay, RecordedEpisodes):
+        replay.check_identity(state["data"])
     with _fitting(resumption.checkpoint):
         renewed = load_run_state(trainer, state)
         if (folder / "metrics.jsonl").stat().st_size < state["log"]["bytes"]:
@@ -132,7 +136,7 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
         trainer.logger.load_state_dict(state["log"])
     lines += [f"{task}: its simulator cannot be put back where it was, a new episode begins" for task in renewed]
     best = read_best(folder)
-    is_ahead = best is not None and best[0] > trainer.step
+    is_ahead = best is not None and best[0] > trainer.clock
     trainer.best_score = best[1] if best is not None and not is_ahead else None
     before, now = len(state.get("rank_rng", [None])), trainer.ranks.size
     lines += [f"changed: ranks {before} -> {now}; dropout draws other masks"] if before != now else []
@@ -140,7 +144,7 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
         return lines
     versions, changes = resumed_versions(folder, trainer.learner.device, trainer.step)
     write_json(folder / "versions.json", versions)
-    ahead = [path for path in checkpoints(folder) if step_of(path) > trainer.step]
+    ahead = [path for path in checkpoints(folder) if step_of(path) > trainer.clock]
     ahead += [best_path(folder), best_path(folder).with_suffix(".json")] if is_ahead else []
     lines += [*_set_aside(folder, ahead), *(f"versions: {change}" for change in changes)]
     return [*lines, f"going on from {resumption.checkpoint}"]

@@ -5,7 +5,8 @@ command line ends at once. A component receives its own config and never the who
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from mow.config.checks import at_most, not_negative, positive, require, usable
 
@@ -88,6 +89,23 @@ RUNTIME_FIELDS = frozenset((
     "optim.checkpoint_activations", "optim.compile", "optim.cuda_graph",
 ))  # fmt: skip
 
+# Fields that may differ between seeds of one method.
+SEED_FIELDS = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
+
+
+class Recorded(NamedTuple):
+    """Recorded episodes that a run learns from without acting."""
+
+    folder: str  # of mow collect; empty: `data` in the run's own folder, collected first
+    episodes: int  # per task, if they are collected first
+    policy: str  # that collects them
+    updates: int  # of the whole run
+    best: float = 1.0  # share of each task's episodes that is drawn from: those with the highest returns
+
+    def path(self, run_folder: Path) -> Path:
+        """Folder of the episodes."""
+        return Path(self.folder) if self.folder else run_folder / "data"
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -96,7 +114,7 @@ class RunConfig:
     tasks: tuple[str, ...]
     """Names like atari:Pong."""
     total_steps: int
-    """Environment steps (agent decisions) per task, the random prefill included."""
+    """Environment steps (agent decisions) per task, the random prefill included; 0 in a run that never acts."""
     preset: str
     """The recipe that this config started from."""
     method: str = "mow"
@@ -107,9 +125,9 @@ class RunConfig:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     log_every: int = 100
-    """Environment steps per task between two progress lines."""
+    """Environment steps per task, or updates in a run that never acts, between two progress lines."""
     checkpoint_every: int = 5000
-    """Environment steps per task between two checkpoints; the last step always writes one."""
+    """Steps (updates in a run that never acts) between two checkpoints; the last step always writes one."""
     keep_checkpoints: int = 2
     """Older ones are deleted. A run can go on from each that is kept."""
     keep_best: bool = True
@@ -137,7 +155,9 @@ class RunConfig:
         require(len(self.tasks) > 0, "tasks must name at least one task, like atari:Pong")
         double = sorted({t for t in self.tasks if self.tasks.count(t) > 1})
         require(not double, f"tasks must differ, got {', '.join(double)} more than once")
-        positive(self, "total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "evaluation_copies")
+        least = 0 if self.recorded else 1
+        require(self.total_steps >= least, f"total_steps must be above {least - 1}, got {self.total_steps}")
+        positive(self, "log_every", "checkpoint_every", "keep_checkpoints", "evaluation_copies")
         not_negative(self, "evaluation_episodes", "insight_every", "seed")
         at_most(self, 1000, "evaluation_copies")
         at_most(self, 1_000_000, "evaluation_episodes")
@@ -146,3 +166,8 @@ class RunConfig:
     def final_frames(self) -> bool:
         """True if replay keeps the final frame of an episode, for a method that learns from it."""
         return False
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """The episodes that the run learns from, if it never acts."""
+        return None

@@ -47,6 +47,7 @@ def assemble(
     Raises: UsageError if the machine cannot run it.
     """
     from mow.engine.collector import Collector
+    from mow.engine.recorded import RecordedEpisodes
     from mow.engine.shared_log import SharedLogger
     from mow.engine.trainer import Trainer
     from mow.estimate.memory import check_memory
@@ -65,7 +66,9 @@ def assemble(
             lines += [short(planned), check_memory(config, planned, tasks.layout.size, device)]
     except MemoryError as error:
         raise UsageError(str(error)) from error
-    replay = make_replay(config, tasks, device, own)
+    recorded = config.recorded
+    made_replay = make_replay(config, tasks, device, own) if not recorded else None
+    replay = made_replay or RecordedEpisodes(recorded, config, folder, tasks.specs)
     lines += [stack.enter_context(method.context(config, device)), str(threads), f"run folder: {folder}"]
     if ranks is None:
         learner = method.build(config, tasks, device)
@@ -118,7 +121,8 @@ def all_specs(envs: "VectorEnv", ranks: "Ranks | None") -> "tuple[TaskSpec, ...]
 def describe(config: RunConfig, device: "torch.device") -> str:
     """The line that opens a run."""
     about = get_method(config.method).summary(config)
-    return f"{config.preset}: {len(config.tasks)} tasks x {config.total_steps:,} steps on {device}" + (
+    data = "from recorded episodes" if config.recorded else f"x {config.total_steps:,} steps"
+    return f"{config.preset}: {len(config.tasks)} tasks {data} on {device}" + (
         f"; {about}" if about else ""
     )
 

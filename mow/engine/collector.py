@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mow.engine.recorded import RecordedEpisodes
 from mow.envs.base import ActionLayout, EnvFailure, EnvStep
 from mow.envs.vector import VectorEnv
 from mow.methods.base import Actor
@@ -32,8 +33,8 @@ class Collector:
     """
 
     def __init__(
-        self, envs: VectorEnv, replay: ReplayBuffer, *, seed: int, layout: ActionLayout | None = None,
-        own: slice = slice(None),
+        self, envs: VectorEnv, replay: ReplayBuffer | RecordedEpisodes, *, seed: int,
+        layout: ActionLayout | None = None, own: slice = slice(None),
     ) -> None:  # fmt: skip
         """Args: layout, own: of all tasks of the run, and which of them these are; random actions are drawn for all."""
         self.envs, self.replay = envs, replay
@@ -91,6 +92,7 @@ class Collector:
             raise EnvFailure("a simulator of another rank fails for good")
         action = np.where(self.is_last[:, None], np.float32(0), action)
         terminated = step.terminated | step.life_lost
+        assert isinstance(self.replay, ReplayBuffer), "nothing is added to recorded episodes"
         self.replay.add(
             self.frame, action, step.reward, terminated, step.truncated, self.is_first, self.is_last, **self._extra
         )

@@ -75,7 +75,7 @@ def evaluate(
     check_stop: Callable[[], None] = lambda: None,
     own: slice = slice(None),
 ) -> list[TaskEvaluation]:
-    """Play until every task has finished `episodes` episodes; actions are drawn from the policy.
+    """Play until every task has finished `episodes` episodes; actions are those of the learner's actor for evaluation.
 
     Args:
         envs: fresh environments in the learner's task order, each task as many times in a row as the others: copies,
@@ -87,7 +87,7 @@ def evaluate(
     Raises: what `check_stop` raises.
     Source: STORM (sampled actions).
     """
-    actor, device = learner.actor(), learner.device
+    actor, device = learner.actor(explore=False), learner.device
     num_tasks = len(learner.tasks[own])
     copies = len(envs.specs) // num_tasks
     wanted = [episodes // copies + (copy < episodes % copies) for _ in range(num_tasks) for copy in range(copies)]

@@ -30,7 +30,7 @@ def score_run(trainer: Trainer, stack: ExitStack, check_stop: Callable[[], None]
     Raises: EnvFailure if the environments cannot be made or fail for good.
     """
     config, folder = trainer.config, trainer.logger.folder
-    saved, episodes = checkpoint_path(folder, trainer.step), config.evaluation_episodes
+    saved, episodes = checkpoint_path(folder, trainer.clock), config.evaluation_episodes
     done = f"training is complete: {saved}\nto score it later: {command('mow', 'evaluate', folder)}"
     say(f"scoring {episodes} episodes per task")
     ranks, own = trainer.ranks, trainer.ranks.own
@@ -62,6 +62,6 @@ def score_run(trainer: Trainer, stack: ExitStack, check_stop: Callable[[], None]
         say(f"not scored; {done}")
         raise error if isinstance(error, EnvFailure) else EnvFailure(str(error)) from error
     clocks = trainer.logger.seconds, trainer.logger.cpu_seconds
-    cost = Cost(num_parameters(trainer.learner), trainer.step, trainer.updates, *clocks)
+    cost = Cost(num_parameters(trainer.learner), trainer.step, next(iter(trainer.counts.values())), *clocks)
     say(write_scores(folder / "scores.json", results, cost))
     return True

@@ -112,6 +112,8 @@ def replay_name(state: Mapping[str, Any], tasks: Sequence[str]) -> str | None:
 def save_own_replay(run: Any, keep_steps: Sequence[int]) -> None:
     """Save the replay of this rank; a new buffer gets a folder of its own, as older saves may still be needed."""
     folder, ranks = run.logger.folder / "replay", run.ranks
+    if run.config.recorded:
+        return
     if run.replay_name is None:
         lives = [int(path.name.split("-")[0]) for path in folder.glob("*-rank-*")]
         life = ranks.texts(str(1 + max(lives, default=0)))[0]
@@ -129,7 +131,7 @@ def prune_replay(run: Any, keep: int) -> None:
     """Once all checkpoints that are kept go with the present parts: delete those of before."""
     run.saves += 1
     folder = run.logger.folder / "replay"
-    if run.ranks.rank > 0 or run.saves < keep:
+    if run.config.recorded or run.saves < keep:
         return
     life = run.replay_name.split("-")[0]
     for path in folder.iterdir():

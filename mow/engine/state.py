@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mow.engine.collector import RecentReturns
+from mow.engine.recorded import RecordedEpisodes
 from mow.engine.sharding import (
     adopt,
     load_replay,
@@ -57,6 +58,7 @@ def run_state(run: Any) -> dict[str, object]:
         "batches": [[*astuple(request), step] for request, step in run.prefetch.saved()],
         "means": _all_rows(run.means.state_dict(), ranks),
         "log": run.logger.state_dict(),
+        "data": collector.replay.identity if isinstance(collector.replay, RecordedEpisodes) else "",
         "torch_rng": torch.random.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state(run.learner.device) if run.learner.device.type == "cuda" else None,
         **_of_ranks(run),
@@ -100,7 +102,7 @@ def save_run(run: Any) -> Path:
     that stay: none of them ever lacks the replay it goes with, however often a disk is full or the run is killed.
     """
     folder = run.logger.folder
-    path = checkpoint_path(folder, run.step)
+    path = checkpoint_path(folder, run.clock)
     kept = checkpoints(folder)[-max(1, run.config.keep_checkpoints - 1) :]
     save = partial(save_own_replay, run, [step_of(path) for path in kept])
     if run.ranks.size > 1:
@@ -166,7 +168,8 @@ def load_run_state(run: Any, state: dict[str, Any]) -> tuple[str, ...]:
         collector = run.collector
     else:
         collector, run.replay_name = run.collector, name
-        load_replay(collector.replay, [sources[task] for task in run.tasks], run.step, whole=name is not None)
+        if not run.config.recorded:
+            load_replay(collector.replay, [sources[task] for task in run.tasks], run.step, whole=name is not None)
         opened = collector.envs.load_state_dict(json.loads(state["envs"]))
         collector.layout = collector.envs.layout
         shown = (state[name].cpu().numpy() for name in ("frame", "is_first", "is_last"))

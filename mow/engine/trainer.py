@@ -19,6 +19,7 @@ from mow.engine.parallel import Alone, Ranks
 from mow.engine.profile import Trace
 from mow.engine.progress import Phase as PhaseProgress
 from mow.engine.progress import Progress, TaskProgress
+from mow.engine.recorded import RecordedEpisodes
 from mow.engine.scores import recent_score
 from mow.engine.sharding import MakeTasks, move
 from mow.engine.shared_log import SharedLogger
@@ -90,11 +91,18 @@ class Trainer:
 
     @property
     def updates(self) -> int:
-        """Number of updates of the first kind."""
-        return next(iter(self.counts.values()), 0)
+        """Number of updates of the first kind; of all kinds in a run that never acts."""
+        return sum(self.counts.values()) if self.config.recorded else next(iter(self.counts.values()), 0)
+
+    @property
+    def clock(self) -> int:
+        """Place in the run that names its checkpoint: environment steps, or updates if it never acts."""
+        return self.updates if self.config.recorded else self.step
 
     def train(self) -> None:
         """Run to the end, from wherever it is. Raises: FloatingPointError if a loss or score is not finite."""
+        if isinstance(self.collector.replay, RecordedEpisodes):
+            self.collector.replay.collect_first(self.say, self.check_stop)
         try:
             while self.phase_index < len(self.learner.phases):
                 self.run_phase()
@@ -123,13 +131,15 @@ class Trainer:
         """`count` updates of each kind, in turn, without acting."""
         for update in phase.updates:
             begun, end = self.counts[update.kind], self.counts_before[update.kind] + update.count
-            every = max(1, update.count // 5)
+            every = max(1, min(update.count // 5, self.config.log_every) if self.config.recorded else update.count // 5)
             while self.counts[update.kind] < end:
                 self._draw_and_update(update)
                 number = self.counts[update.kind] - self.counts_before[update.kind]
                 if number % every == 0 or number == update.count:
                     self._report(f"{phase.name} {number:,}/{update.count:,}",
                                  done=self.counts[update.kind] - begun, total=end - begun)  # fmt: skip
+                if self.config.recorded and (self.clock % self.config.checkpoint_every == 0 or number == update.count):
+                    self._try_to_save()
                 self._pause()
 
     def _act_and_update(self, phase: Phase) -> None:
@@ -333,20 +343,22 @@ class Trainer:
         now, (then, updates_then) = time.monotonic(), self._marked
         self._marked = (now, self.updates)
         skip = self.logger.frame_skip
-        parts = [where] if skip is None else [where, f"frames {self.step * skip:,}"]
+        parts = [where] if skip is None or self.config.recorded else [where, f"frames {self.step * skip:,}"]
         parts.append(f"{(self.updates - updates_then) / max(1e-9, now - then):.2f} updates/s")
         parts.append(f"ETA {duration((now - self.phase.started) * (total - done) / done)}")
         loss = means.get(self.method.loss)
         if isinstance(loss, list):
             self.last_loss = loss
-            parts.append("loss " + " ".join(f"{value:.1f}" for value in loss))
+            parts.append("loss " + " ".join(f"{value:.3g}" for value in loss))
         if self.show is not None:
             return
         if self._slowest:
             parts.append(self._slowest)
-        scores = {task.rpartition(":")[2]: self.recent.get(task) for task in self.tasks}
-        returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
-        self.say(" | ".join([*parts, "return " + ", ".join(returns)]))
+        if not self.config.recorded:
+            scores = {task.rpartition(":")[2]: self.recent.get(task) for task in self.tasks}
+            returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
+            parts.append("return " + ", ".join(returns))
+        self.say(" | ".join(parts))
 
     def progress(self) -> Progress:
         """The state of the run now, for the panel. Reads nothing from the device."""

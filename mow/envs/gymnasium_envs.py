@@ -109,7 +109,7 @@ class GymEnv:
         return (low + share * (high - low)).astype(space.dtype)
 
     def _state(self, own: Any) -> Observation:
-        return gymnasium.spaces.flatten(self._env.observation_space, own).astype(np.float32)
+        return np.array(gymnasium.spaces.flatten(self._env.observation_space, own), np.float32)
 
     def _picture(self) -> Frame:
         if self._renderer is not None:

@@ -5,7 +5,8 @@ weight and once for its input, except where no input needs a gradient. What does
 (router, task embeddings), elementwise work, optimisers and recomputed activations are left out. No torch.
 
 Rows are what a weight is applied to: K B L replay steps, or K B imagined ones. Source: none, arithmetic;
-tests/estimate/test_flops.py compares with PyTorch's own counter.
+tests/estimate/test_flops.py compares with PyTorch's own counter, test_count.py with count.py, which takes a core 20 s
+for `atari26`: too long for a dry run.
 """
 
 from itertools import pairwise

@@ -2,7 +2,8 @@
 
 Counted are the numbers that a backward pass needs kept (inputs of layers and norms, outputs of ReLUs, latents and their
 probabilities), and those of an imagined rollout. Left out are work space of libraries and short-lived tensors.
-Feature maps are two bytes per number under bf16 autocast, all else four: norms, latents and losses stay float32.
+Feature maps, and latents and states of a rollout, are two bytes per number under bf16 autocast, all else four: norms,
+latents of an update and losses stay float32.
 tests/estimate/test_footprint.py compares with the bytes that autograd keeps.
 """
 
@@ -96,9 +97,10 @@ def _heads(model: WorldModelConfig, num_tasks: int) -> int:
     return numbers
 
 
-def _trajectory(config: MowConfig) -> int:
+def _trajectory(config: MowConfig, map_bytes: int) -> int:
     """Bytes of the latents and hidden states of one imagined trajectory."""
-    return _FLOAT * (config.imagination.horizon + 1) * (config.model.perception.latent_size + config.model.width)
+    step = map_bytes * config.model.perception.latent_size + _FLOAT * config.model.width
+    return (config.imagination.horizon + 1) * step
 
 
 def _rollout(config: MowConfig, map_bytes: int) -> float:
@@ -109,7 +111,7 @@ def _rollout(config: MowConfig, map_bytes: int) -> float:
     layers = model.experts.experts_per_task * model.experts.num_layers
     layers += model.shared.num_layers if model.shared.kind == "transformer" else 0
     cache = 2 * layers * model.width * (imagination.context + imagination.horizon) * map_bytes
-    return context + cache + _trajectory(config)
+    return context + cache + _trajectory(config, map_bytes)
 
 
 def _agent(config: MowConfig, map_bytes: int) -> float:
@@ -117,5 +119,5 @@ def _agent(config: MowConfig, map_bytes: int) -> float:
     agent, horizon = config.actor_critic, config.imagination.horizon
     network = 3 * agent.hidden * agent.num_layers
     state = agent.frames * config.model.perception.latent_size + config.model.width
-    step = _FLOAT * (2 * network + 2 * config.model.num_bins) + (map_bytes * state if map_bytes < _FLOAT else 0)
-    return _trajectory(config) + _FLOAT * (horizon + 1) * state + horizon / agent.rollout_parts * step
+    step = _FLOAT * (2 * network + 2 * config.model.num_bins)
+    return _trajectory(config, map_bytes) + map_bytes * (horizon + 1) * state + horizon / agent.rollout_parts * step

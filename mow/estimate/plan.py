@@ -76,7 +76,7 @@ def make_plan(config: MowConfig, mask: ActionMask, *, bf16: bool) -> Plan:
     """
     try:
         with torch.device("meta"):
-            learner = _grouped_learner(config, mask, torch.device("meta"))
+            learner = grouped_learner(config, mask, torch.device("meta"))
     except RuntimeError as error:
         if "overflow" not in str(error):
             raise
@@ -115,7 +115,7 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _grouped_learner(config: MowConfig, mask: ActionMask, device: torch.device) -> Learner:
+def grouped_learner(config: MowConfig, mask: ActionMask, device: torch.device) -> Learner:
     """A learner as it is once tasks are grouped, here spread evenly over the modules."""
     num_tasks = len(config.tasks)
     modules = np.arange(num_tasks) * config.num_modules // num_tasks
@@ -149,9 +149,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _timed(config: MowConfig, mask: ActionMask, device: torch.device) -> tuple[float, float]:
     """Seconds of an update of the world model and of one of the agent, on random frames."""
     with torch.random.fork_rng():  # the run that follows must not depend on this
-        learner = _grouped_learner(config, mask, device)
-        batch = _random_batch(config, mask, config.batch.num_sequences, config.batch.length)
-        context = _random_batch(config, mask, config.imagination.num_sequences, config.imagination.context)
+        learner = grouped_learner(config, mask, device)
+        batch = random_batch(config, mask, config.batch.num_sequences, config.batch.length)
+        context = random_batch(config, mask, config.imagination.num_sequences, config.imagination.context)
         return (
             # Compiled updates are made in the first ones, one for each turn of the decoder.
             _median_seconds(lambda: learner.update_world_model(batch), device, _TIMED, config.loss.reconstruct_every),
@@ -159,7 +159,7 @@ def _timed(config: MowConfig, mask: ActionMask, device: torch.device) -> tuple[f
         )
 
 
-def _random_batch(config: MowConfig, mask: ActionMask, num_sequences: int, length: int) -> TransitionBatch:
+def random_batch(config: MowConfig, mask: ActionMask, num_sequences: int, length: int) -> TransitionBatch:
     shape = (len(config.tasks), num_sequences, length)
     flags = torch.zeros(shape, dtype=torch.bool)
     is_first = flags.clone()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mow.cli.parse import Parser, check_range
-from mow.config import RUNTIME_FIELDS
 from mow.config.checks import LARGEST_SEED
+from mow.config.run import SEED_FIELDS
 from mow.engine.device import num_workers, pick_device
 from mow.errors import UsageError
 from mow.evaluate.aggregates import summarise
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 # Agent steps of a full Atari episode at most.
 _LONGEST_EPISODE = 27_000
-
-# Fields that may differ between seeds of one method.
-_ASIDE = RUNTIME_FIELDS | {"seed", "folder", "evaluation_episodes", "evaluation_copies", "insight_every"}
 
 
 @program("mow evaluate")
@@ -145,7 +142,7 @@ def remarks(
             "and they treat the tasks of a run as independent"
         )
     configs = [flat(one.config) for one in runs]
-    differing = sorted({name for one in configs for name, value in one.items() if value != configs[0][name]} - _ASIDE)
+    differing = sorted({k for one in configs for k, value in one.items() if value != configs[0][k]} - SEED_FIELDS)
     if differing:
         lines.append(f"the runs are treated as seeds of one method, but they differ in {', '.join(differing)}")
     if compare(rows):

@@ -17,7 +17,7 @@ def reconstruction_loss(decoded: Tensor, frame: Tensor) -> Tensor:
     Returns: [K].
     Source: MoW section 3 (written there as a norm), STORM (the squared sum).
     """
-    error = decoded.float() - frame.float() / 255.0
+    error = decoded - frame / 255.0  # float32, each of the two in one pass
     return sum_of_squares(error.flatten(3)).mean(dim=(1, 2))
 
 

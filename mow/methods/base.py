@@ -203,8 +203,8 @@ class Learner(Protocol):
     def networks(self) -> Mapping[str, "nn.Module"]:
         """By name; all trained numbers are in them."""
 
-    def actor(self) -> Actor:
-        """A new actor, with an empty memory."""
+    def actor(self, *, explore: bool = True) -> Actor:
+        """A new actor, with an empty memory. Without `explore` it may leave out the noise of its actions."""
 
     def reseed(self, seed: int) -> None:
         """Make all later draws depend on `seed` alone."""

@@ -11,7 +11,7 @@ from mow.errors import nearest
 from mow.methods.base import Method
 from mow.system.whole_file import read_json
 
-MODULES = {"mow": "mow.methods.mow"}
+MODULES = {"mow": "mow.methods.mow", "pwm": "mow.methods.pwm", "bc": "mow.methods.bc"}
 
 
 def get_method(name: str) -> Method:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mow.envs.base import ActionLayout
 
 # A run that goes on keeps its step sizes, and would do the same again.
-REMEDY = "start a new run with a lower --optim.world-model-lr, --optim.matrix-lr or --optim.agent-lr"
+REMEDY = "start a new run with a lower step size: the flags of its preset that end in lr (--help lists them)"
 
 
 class NotFinite(FloatingPointError):

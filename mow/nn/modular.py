@@ -10,15 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mow.kernels import Activation, RoutePlan, expert_linear, gathered, rows_of
-from mow.nn.weight_cache import cached, is_active
+from mow.kernels import Activation, RoutePlan, add_layer_norm, expert_linear, gathered, rows_of
+from mow.nn.weight_cache import cached, gathers, is_active
 
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
     """Uniform in +-1/sqrt(fan_in), the default of torch.nn.Linear and of the convolutions."""
     return nn.Parameter(torch.empty(shape).uniform_(-1.0, 1.0) / math.sqrt(fan_in))
+
+
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matmul or a convolution reads x: that of autocast where it is on, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def for_matmul(x: Tensor) -> Tensor:
+    """x in its matmul_dtype: converted once for all that read it."""
+    return x.to(matmul_dtype(x))
 
 
 class ModularLinear(nn.Module):
@@ -41,15 +51,15 @@ class ModularLinear(nn.Module):
         return expert_linear(x, weight, plan, bias=bias, task_bias=task_bias, activation=activation)
 
     def _ready(self, plan: RoutePlan, embedding: Tensor | None) -> tuple[Tensor, Any, Any, RoutePlan]:
-        """Weight, bias, task bias and plan for expert_linear; where they are cached, gathered and added up."""
+        """Weight, bias, task bias and plan for expert_linear; where cached, converted, or gathered and added up."""
         weight, of_embedding = self.weight[:, :, : self.in_features], self.weight[:, :, self.in_features :]
         task_bias = None
         if embedding is not None and plan.single_expert is not None:
             task_bias = torch.mv(of_embedding[plan.single_expert], embedding[0]).view(1, 1, -1)
         elif embedding is not None:
             task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
-        if not is_active():
-            return weight, self.bias, task_bias, plan
+        if not gathers():
+            return for_matmul(weight) if is_active() else weight, self.bias, task_bias, plan
         if self.bias is not None:
             bias = rows_of(self.bias, plan)
             task_bias = bias if task_bias is None else bias + task_bias
@@ -68,15 +78,20 @@ class ModularLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_modules, width))
         self.bias = nn.Parameter(torch.zeros(num_modules, width))
 
-    def forward(self, x: Tensor, plan: RoutePlan) -> Tensor:
-        """[K, J, ..., W] -> the same shape."""
-        only = 0 if self.weight.shape[0] == 1 else plan.single_expert
-        if only is not None:
-            return F.layer_norm(x, x.shape[-1:], self.weight[only], self.bias[only], self.eps)
-        affine = (*plan.routes.shape, *[1] * (x.dim() - 3), x.shape[-1])
-        rows = cached(self, plan, lambda: (rows_of(self.weight, plan), rows_of(self.bias, plan)))
-        weight, bias = (of_pairs.view(affine) for of_pairs in rows)
-        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:], eps=self.eps), weight)
+    def forward(
+        self, x: Tensor, plan: RoutePlan, *, residual: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """x, plus a residual, [K, J, ..., W] -> the same shape; with `relu` rectified, in the dtype of a matmul."""
+        weight, bias, plan = cached(self, plan, lambda: self._ready(plan))
+        dtype = matmul_dtype(x) if relu else None
+        return add_layer_norm(x, weight, bias, plan, residual=residual, eps=self.eps, relu=relu, dtype=dtype)
+
+    def _ready(self, plan: RoutePlan) -> tuple[Tensor, Tensor, RoutePlan]:
+        """Weight, bias and plan for add_layer_norm; gathered where weights are."""
+        if not gathers() or len(self.weight) == 1 or plan.routes.numel() == 1:
+            return self.weight, self.bias, plan
+        weight, in_order = gathered(self.weight, plan)
+        return weight, gathered(self.bias, plan)[0], in_order
 
 
 class ModularMLP(nn.Module):
@@ -104,7 +119,7 @@ class ModularMLP(nn.Module):
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None = None) -> Tensor:
         """[K, 1, R, I] -> [K, 1, R, O]."""
         for index, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
-            x = norm(linear(x, plan, embedding if index == 0 else None), plan).relu_()
+            x = norm(linear(x, plan, embedding if index == 0 else None), plan, relu=True)
         return self.output(x, plan)
 
 
@@ -123,7 +138,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor, plan: RoutePlan, embedding: Tensor | None) -> Tensor:
         """[K, 1, R, I] -> [K, J, R, D]."""
-        x = self.input_norm(self.input(x, plan, embedding), plan).relu_()
+        x = self.input_norm(self.input(x, plan, embedding), plan, relu=True)
         return self.output_norm(self.output(x, plan), plan)
 
 

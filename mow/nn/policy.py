@@ -76,7 +76,7 @@ class Policy:
                 parts.append(onehot.squeeze(-2) * self._over(self.mask.discrete.any(dim=1, keepdim=True)))
             if self.mask.continuous.shape[1]:
                 mean, std = self._gaussian
-                parts.append((mean + std * _normal(mean.shape, rng)) * self._over(self.mask.continuous))
+                parts.append((mean + std * normal(mean.shape, rng)) * self._over(self.mask.continuous))
         raw = torch.cat(parts, dim=-1)
         return raw.clamp(-1.0, 1.0), raw
 
@@ -124,8 +124,8 @@ class Policy:
         return total
 
 
-def _normal(shape: torch.Size, rng: PhiloxState) -> Tensor:
-    """Standard normal numbers from two uniforms each (Box and Muller, 1958)."""
+def normal(shape: torch.Size, rng: PhiloxState) -> Tensor:
+    """Standard normal numbers from two uniforms each (Box and Muller, 1958); advances."""
     u = uniform(rng, 2 * math.prod(shape)).reshape(2, *shape)
     rng.advance()
     return (-2.0 * torch.log1p(-u[0])).sqrt() * torch.cos(2 * math.pi * u[1])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mow.kernels import RoutePlan, decode_attention
 from mow.nn.activation_checkpoint import Call, plain_call
-from mow.nn.modular import ModularLayerNorm, ModularLinear
+from mow.nn.modular import ModularLayerNorm, ModularLinear, for_matmul
 
 Sizes = Any  # a config with width (D), num_heads, feedforward, dropout and max_positions
 
@@ -92,14 +92,15 @@ class Block(nn.Module):
         """x [K, J, B, L, D], mask [K, B, L, L + cached] -> [K, J, B, L, D]."""
         rows = x.flatten(2, 3)  # [K, J, B * L, D]
         attended = self._drop(self.output(self._attend(rows, plan, mask, cache, layer), plan))
-        rows = self.attention_norm(rows + attended, plan)
+        rows = self.attention_norm(attended, plan, residual=rows)
         forward = self._drop(self.contract(self.expand(rows, plan, activation="relu"), plan))
-        return self.feedforward_norm(rows + forward, plan).view(x.shape)
+        return self.feedforward_norm(forward, plan, residual=rows).view(x.shape)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
     def _attend(self, rows: Tensor, plan: RoutePlan, mask: Tensor, cache: AttentionCache | None, layer: int) -> Tensor:
+        rows = for_matmul(rows)
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
         projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
         """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens of the window's mask."""
         num_positions = self.positions.shape[1]
         row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
-        x = self.norm(x + F.embedding(row, self.positions.flatten(0, 1)), plan)
+        x = self.norm(x, plan, residual=F.embedding(row, self.positions.flatten(0, 1)))
         for layer, block in enumerate(self.blocks):
             x = self.invoke(block, x, plan, window.mask, cache, layer)
         return x

@@ -19,7 +19,8 @@ Policy = Callable[[Numbers], Numbers]  # of one episode: state [D] -> action [A]
 RunOpener = Callable[[str, str, int], Policy]  # (run, task, seed) -> a trained policy, at the start of an episode
 
 POLICIES = "random, ou, scripted, mixed or run:RUN[@CHECKPOINT]"
-MIXED = ("scripted", "random", "scripted", "scripted", "random")  # 60 % and 40 %
+MIXED = ("scripted", "random", "scripted", "scripted", "random")  # 60 % and 40 %; ou where a task has no expert
+EXPERTS = ("metaworld", "vec")  # suites whose tasks have a scripted expert
 MIXED_NOISE = (0.5, 1.0, 2.0)
 OU_THETA, OU_SIGMA = 0.15, 0.3  # pull to 0 and spread, per step
 
@@ -30,6 +31,11 @@ class Behaviour:
 
     policy: str  # random, ou, scripted or run:RUN
     noise: float = 0.0  # standard deviation of the normal noise added to every action; none for random and ou
+    or_ou: bool = False  # where a task has no expert, ou takes its place
+
+    def of(self, task: str) -> "Behaviour":
+        """The behaviour in a task."""
+        return Behaviour("ou") if self.or_ou and task.partition(":")[0] not in EXPERTS else self
 
 
 def behaviours(policy: str, noise: Sequence[float] = ()) -> tuple[Behaviour, ...]:
@@ -38,21 +44,25 @@ def behaviours(policy: str, noise: Sequence[float] = ()) -> tuple[Behaviour, ...
     Args: policy: names separated by commas. noise: standard deviations; empty: those of the policy, 0 or MIXED_NOISE.
     Raises: UsageError for an unknown policy or a noise below 0.
     """
-    names = [each for name in policy.split(",") for each in (MIXED if name == "mixed" else (name,))]
-    for name in names:
+    named = policy.split(",")
+    names = [(each, name == "mixed") for name in named for each in (MIXED if name == "mixed" else (name,))]
+    for name, _ in names:
         if name not in ("random", "ou", "scripted") and not name.startswith("run:"):
             raise UsageError(f"unknown policy {name!r}: take {POLICIES}")
-    levels = tuple(noise) or (MIXED_NOISE if "mixed" in policy.split(",") else (0.0,))
+    levels = tuple(noise) or (MIXED_NOISE if "mixed" in named else (0.0,))
     if bad := [level for level in levels if not 0.0 <= level < float("inf")]:
         raise UsageError(f"--noise must be 0 or more, got {bad[0]}")
-    levels_of = {name: cycle((0.0,) if name in ("random", "ou") else levels) for name in names}
-    return tuple(Behaviour(name, next(levels_of[name])) for name in names * len(levels))
+    levels_of = {name: cycle((0.0,) if name in ("random", "ou") else levels) for name, _ in names}
+    return tuple(
+        Behaviour(name, next(levels_of[name]), or_ou=mixed and name == "scripted")
+        for name, mixed in names * len(levels)
+    )
 
 
 def check_experts(pattern: Sequence[Behaviour], specs: Sequence[TaskSpec]) -> None:
     """Raises: UsageError for a task without an expert, if the pattern needs one."""
-    if any(each.policy == "scripted" for each in pattern):
-        for spec in specs:
+    for spec in specs:
+        if any(each.of(spec.name).policy == "scripted" for each in pattern):
             expert_of(spec.name)
 
 

@@ -5,8 +5,9 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from mow.errors import UsageError
 from mow.offline.behaviours import Behaviour, Policy, RunOpener, behaviours, check_experts, make_policy
 from mow.offline.files import RecordedEpisode, StoredTask, Writer, stored_task
 
+EPISODES_AHEAD = 4  # per worker
 COMMIT_S = 1.0  # seconds between two changes of the folder, each of which waits for the disk
 
 Job = tuple[str, int]  # task, number of the episode
@@ -51,7 +53,7 @@ def collect(
 
     Args:
         tasks: "suite:Task", with continuous actions and state observations.
-        folder: new, or of the same tasks.
+        folder: new, or of recorded episodes, of these tasks or of others.
         episodes: of each task.
         policy, noise: see behaviours.
         workers: processes; 0 plays here.
@@ -65,12 +67,12 @@ def collect(
         raise UsageError("a task is named twice: name each once")
     with closing(player), _plain_errors():
         specs = [player.open(task).task for task in tasks]
-        check_experts(player.pattern, specs)
         stored = [stored_task(spec, reference_returns(spec.name)) for spec in specs]
+        check_experts(player.pattern, specs)
         with closing(Writer(folder, stored)) as writer:
             begin = {name: task.episodes for name, task in writer.tasks.items()}
             jobs = [(task, begin[task] + i) for task in tasks for i in range(episodes)]
-            with _played(player, jobs, workers) as played:
+            with closing(_played(player, jobs, workers)) as played:
                 _append(writer, jobs, played, progress)
             return tuple(writer.tasks[task] for task in tasks)
 
@@ -120,7 +122,7 @@ class Player:
     def play(self, job: Job) -> RecordedEpisode:
         """One episode. Raises: SimulatorFailure, UsageError."""
         task, number = job
-        env, behaviour = self.open(task), self.pattern[number % len(self.pattern)]
+        env, behaviour = self.open(task), self.pattern[number % len(self.pattern)].of(task)
         sequence = np.random.SeedSequence((self.seed, zlib.crc32(task.encode()), number))
         reset_seed, rng = int(sequence.generate_state(1)[0]) >> 1, np.random.default_rng(sequence)
         policy = make_policy(behaviour, env.task, rng, self.open_run)
@@ -155,19 +157,22 @@ def _play(job: Job) -> RecordedEpisode:
         return _player.play(job)
 
 
-@contextmanager
-def _played(player: Player, jobs: Sequence[Job], workers: int) -> Iterator[Iterator[RecordedEpisode]]:
-    """The episodes in the order of the jobs."""
+def _played(player: Player, jobs: Sequence[Job], workers: int) -> Generator[RecordedEpisode]:
+    """The episodes in the order of the jobs; workers play a few ahead."""
     if workers == 0:
-        yield map(player.play, jobs)
+        yield from map(player.play, jobs)
         return
     player.close()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (player,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (player,))
+    ahead: deque[Future[RecordedEpisode]] = deque()
     try:
-        with quiet_start():
-            played = pool.map(_play, jobs)
-        yield played
+        for job in jobs:
+            with quiet_start():  # a process starts where none is idle
+                ahead.append(pool.submit(_play, job))
+            if len(ahead) > EPISODES_AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     except BrokenProcessPool as error:
         raise UsageError("a worker has died, perhaps for lack of memory: collect again with fewer --workers") from error
     finally:

@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> dict[str, StoredTask]:
         version, crc32, tasks = content["version"], content["crc32"], content["tasks"]
         if version != VERSION:
             raise UsageError(f"{path} is of version {version}, this mow reads {VERSION}: use the mow that wrote it")
-        if _checksum(tasks) != crc32:
+        if checksum(tasks) != crc32:
             raise ValueError("its checksum does not fit")
         lists = ("references", "behaviours", "returns")
         stored = [StoredTask(**{**task, **{name: tuple(task[name]) for name in lists}}) for task in tasks]
@@ -118,8 +118,18 @@ def read_manifest(folder: Path) -> dict[str, StoredTask]:
     return {task.name: task for task in stored}
 
 
-def _checksum(tasks: list[dict[str, Any]]) -> int:
+def checksum(tasks: list[dict[str, Any]]) -> int:
+    """CRC-32 of StoredTasks, which hold those of their files."""
     return zlib.crc32(json.dumps(tasks, sort_keys=True).encode())
+
+
+def rows_path(folder: Path, task: StoredTask) -> Path:
+    """The file of a task's rows. Raises: UsageError if it is missing or cut."""
+    path, size = folder / task.rows_file, 4 * task.rows * task.width
+    held = path.stat().st_size if path.exists() else 0
+    if held < size:
+        raise UsageError(f"{path} is cut by {size - held:,} bytes: restore it from a copy, or record {task.name} anew")
+    return path
 
 
 def read_episodes(folder: Path, task: StoredTask) -> NDArray[Any]:
@@ -136,23 +146,24 @@ class Writer:
     """Appends episodes to a folder, which is made with the first of them; one process at a time."""
 
     def __init__(self, folder: Path, tasks: Sequence[StoredTask]) -> None:
-        """Compare what there is with `tasks`, and go on behind it.
+        """Compare what there is with `tasks`, and go on behind it; tasks that are not there yet are added.
 
-        Raises: UsageError for a folder of other tasks, sizes or protocols, or with other files in it.
+        Raises: UsageError for a task of another size or protocol, or a folder with other files in it.
         """
         self._folder, self._lock = folder, -1
         self.tasks = {task.name: task for task in tasks}
+        self._held: dict[str, StoredTask] = {}
         self._index: dict[str, NDArray[Any]] = {name: np.zeros(0, EPISODE) for name in self.tasks}
         if os.path.exists(folder / MANIFEST):
-            held = read_manifest(folder)
-            if held.keys() != self.tasks.keys():
-                raise UsageError(f"{folder} holds other tasks ({', '.join(held)}): name the same, or another folder")
+            held = self._held = read_manifest(folder)
             for name, task in self.tasks.items():
                 for field in ("state_size", "action_size", "protocol"):
-                    if (was := getattr(held[name], field)) != (now := getattr(task, field)):
+                    if name in held and (was := getattr(held[name], field)) != (now := getattr(task, field)):
                         raise UsageError(f"{folder} holds {name} with {field} {was}, now it is {now}: name another one")
-            self.tasks = held
-            self._index = {name: read_episodes(folder, task) for name, task in held.items()}
+            self.tasks = held | {name: task for name, task in self.tasks.items() if name not in held}
+            self._index |= {name: read_episodes(folder, task) for name, task in held.items()}
+            for task in held.values():
+                rows_path(folder, task)
         elif os.path.exists(folder) and (not os.path.isdir(folder) or self._foreign()):
             raise UsageError(f"{folder} holds other files: name a new folder, or one of recorded episodes")
 
@@ -163,6 +174,8 @@ class Writer:
 
     def append(self, name: str, episodes: Sequence[RecordedEpisode]) -> None:
         """Add episodes of a task as one change. Raises: ValueError for one that cannot be stored; nothing is added."""
+        if not episodes:
+            return
         task = self.tasks[name]
         rows = [_rows(task, episode, task.episodes + i) for i, episode in enumerate(episodes)]
         behaviours = tuple(dict.fromkeys((*task.behaviours, *(episode.behaviour for episode in episodes))))
@@ -187,7 +200,7 @@ class Writer:
         self._index[name] = index
         tasks = [asdict(each) for each in self.tasks.values()]
         flush_folder(self._folder)
-        text = json.dumps({"version": VERSION, "crc32": _checksum(tasks), "tasks": tasks}, indent=1)
+        text = json.dumps({"version": VERSION, "crc32": checksum(tasks), "tasks": tasks}, indent=1)
         write_whole(self._folder / MANIFEST, text + "\n")
         flush_folder(self._folder)
 
@@ -195,14 +208,17 @@ class Writer:
         """Make the folder and lock it, once."""
         if self._lock >= 0:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder, os.O_RDONLY)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._folder, os.O_RDONLY)
+        except OSError as error:
+            raise UsageError(f"cannot make {self._folder} ({error.strerror}): name another folder") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
             raise UsageError(f"another process appends to {self._folder}: wait for it, or name another one") from error
-        if os.path.exists(self._folder / MANIFEST) and read_manifest(self._folder) != self.tasks:
+        if os.path.exists(self._folder / MANIFEST) and read_manifest(self._folder) != self._held:
             self.close()
             raise UsageError(f"another process has appended to {self._folder} meanwhile: start again")
 

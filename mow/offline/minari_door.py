@@ -28,7 +28,7 @@ def write_minari(folder: Path, name: str) -> tuple[str, ...]:
     """
     tasks = read_manifest(folder)
     with _plain_errors():
-        return tuple(_write_task(folder, task, name) for task in tasks.values())
+        return tuple(_write_task(folder, task, name) for task in tasks.values() if task.episodes)
 
 
 def read_minari(ids: Sequence[str], folder: Path) -> tuple[StoredTask, ...]:

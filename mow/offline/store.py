@@ -5,9 +5,9 @@ The system keeps what is read often in free memory and drops it when memory is s
 
 import logging
 import mmap
-import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mow.batch import TransitionBatch
 from mow.envs.base import TaskSpec
 from mow.errors import UsageError, nearest
 from mow.offline.draw import FloatArray, draw_slices, gather_rows
-from mow.offline.files import MANIFEST, StoredTask, read_episodes, read_manifest
+from mow.offline.files import StoredTask, checksum, read_episodes, read_manifest, rows_path
 from mow.replay.sampler import Int64Array
 
 _PART = 1 << 24  # bytes read at once by the check of a file
@@ -29,8 +29,8 @@ _PART = 1 << 24  # bytes read at once by the check of a file
 class OfflineStore:
     """Recorded episodes of K tasks. `OfflineStore.open` makes one."""
 
-    def __init__(self, folder: Path, tasks: Sequence[StoredTask], seed: int) -> None:
-        self.folder, self.tasks, self._seed = folder, tuple(tasks), seed
+    def __init__(self, folder: Path, tasks: Sequence[StoredTask], seed: int, best: float = 1.0) -> None:
+        self.folder, self.tasks, self._seed, self._best = folder, tuple(tasks), seed, best
         self.files = [_map_rows(folder, task) for task in self.tasks]
         self.episodes = [read_episodes(folder, task) for task in self.tasks]
         self._starts = cache(self._count_starts)
@@ -38,13 +38,16 @@ class OfflineStore:
         self._order = np.arange(len(self.tasks))  # [K] place of task k in `files`
 
     @classmethod
-    def open(cls, folder: Path, tasks: Sequence[str], *, seed: int = 0, check: bool = True) -> "OfflineStore":
+    def open(
+        cls, folder: Path, tasks: Sequence[str], *, seed: int = 0, best: float = 1.0, check: bool = True
+    ) -> "OfflineStore":
         """The named tasks of a folder.
 
         Args:
             folder: as mow collect wrote it.
             tasks: their order is that of the batches.
             seed: of all draws, 0 to 2^64 - 1.
+            best: share of each task's episodes that is drawn from: those with the highest returns.
             check: read all rows once and compare their checksums, about a second per GB; without, a damaged row is
                 found when it is drawn, if it is not finite.
         Raises: UsageError for a missing or damaged folder or file, a row that is not finite, or a task that is not in
@@ -58,7 +61,7 @@ class OfflineStore:
         if check:
             for name in tasks:
                 _check_rows(folder, held[name])
-        return cls(folder, [held[name] for name in tasks], seed)
+        return cls(folder, [held[name] for name in tasks], seed, best)
 
     @property
     def state_size(self) -> int:
@@ -71,8 +74,8 @@ class OfflineStore:
         return max(task.action_size for task in self.tasks)
 
     def identity(self) -> str:
-        """Checksum of the manifest, which holds those of all files."""
-        return f"{zlib.crc32((self.folder / MANIFEST).read_bytes()):08x}"
+        """Checksum of what the manifest holds of these tasks, with the checksums of their files; in any order."""
+        return f"{checksum([asdict(task) for task in sorted(self.tasks, key=lambda task: task.name)]):08x}"
 
     def check_specs(self, specs: Sequence[TaskSpec]) -> None:
         """Compare the tasks with those that a run plays. Raises: UsageError for other tasks or bodies."""
@@ -104,8 +107,7 @@ class OfflineStore:
         Returns: frame [K, B, L, D] float32, the states; all fields in main memory, entries beyond a task's own sizes 0.
         Raises: UsageError for a task without an episode of L rows, or a drawn row that is not finite.
         """
-        starts = [self._starts(int(place), length) for place in self._order]
-        rows = [self._rows[place] for place in self._order]
+        starts, rows = self._sums(length)
         start, left = draw_slices(self._seed, counter, stream, starts, rows, num_sequences)
         return self._gather(np.repeat(self._order, num_sequences), start, left, length)
 
@@ -117,13 +119,16 @@ class OfflineStore:
         Args: num_windows: N. The others: as in `sample`.
         Returns: fields [1, N, L, ...], and int64 [N], the task of each window.
         """
-        starts = [self._starts(int(place), length) for place in self._order]
-        rows = [self._rows[place] for place in self._order]
+        starts, rows = self._sums(length)
         begin = _sums([sums[-1] for sums in rows])  # [K + 1] rows of the tasks before
         drawn, left = draw_slices(self._seed, counter, stream, [_join(starts)], [_join(rows)], num_windows)
         task = np.searchsorted(begin, drawn, side="right") - 1  # [1, N]
         batch = self._gather(self._order[task[0]], drawn - begin[task], left, length)
         return batch, torch.from_numpy(task[0])
+
+    def _sums(self, length: int) -> tuple[list[Int64Array], list[Int64Array]]:
+        """Window starts and rows before each episode, per task, as draw_slices takes them."""
+        return [self._starts(int(place), length) for place in self._order], [self._rows[k] for k in self._order]
 
     def _gather(self, file: Int64Array, start: Int64Array, left: Int64Array, length: int) -> TransitionBatch:
         """Windows. Args: file: [K * B], place in `files`. start, left: [K, B], as draw_slices returns them."""
@@ -155,7 +160,11 @@ class OfflineStore:
             if short == len(rows):
                 raise UsageError(f"{line}: shorten the windows, or record longer episodes")
             logging.getLogger("mow").warning(line)
-        return _sums(np.maximum(rows - length + 1, 0))
+        returns = self.episodes[place]["episode_return"]
+        chosen = np.argsort(-returns, kind="stable")[: max(1, round(self._best * len(returns)))]
+        starts = np.zeros_like(rows)
+        starts[chosen] = np.maximum(rows[chosen] - length + 1, 0)
+        return _sums(starts)
 
 
 def _sums(counts: Any) -> Int64Array:
@@ -170,11 +179,8 @@ def _join(sums: Sequence[Int64Array]) -> Int64Array:
 
 def _map_rows(folder: Path, task: StoredTask) -> FloatArray:
     """float32 [rows, W], read only, whose pages the system reads when they are needed. Raises: UsageError."""
-    path, size = folder / task.rows_file, 4 * task.rows * task.width
-    if not path.exists() or os.path.getsize(path) < size:
-        raise UsageError(f"{path} is cut: it must have {size:,} bytes, restore it from a copy")
-    with open(path, "rb") as file:
-        pages = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    with open(rows_path(folder, task), "rb") as file:
+        pages = mmap.mmap(file.fileno(), 4 * task.rows * task.width, access=mmap.ACCESS_READ)
     pages.madvise(mmap.MADV_RANDOM)  # windows are short and lie anywhere: reading ahead would be in vain
     rows: NDArray[np.float32] = np.frombuffer(pages, "<f4").reshape(task.rows, task.width)
     return rows
@@ -182,11 +188,11 @@ def _map_rows(folder: Path, task: StoredTask) -> FloatArray:
 
 def _check_rows(folder: Path, task: StoredTask) -> None:
     """Read all rows once. Raises: UsageError if they are cut, damaged or not finite."""
-    path, left, crc32, finite = folder / task.rows_file, 4 * task.rows * task.width, 0, True
-    with open(path, "rb") if path.exists() else open(os.devnull, "rb") as file:
-        while left and (part := file.read(min(left, _PART))):
+    path, left, crc32, finite = rows_path(folder, task), 4 * task.rows * task.width, 0, True
+    with open(path, "rb") as file:
+        while part := file.read(min(left, _PART)):
             left, crc32 = left - len(part), zlib.crc32(part, crc32)
-            finite = finite and bool(np.isfinite(np.frombuffer(part[: len(part) // 4 * 4], "<f4")).all())
-    if left or crc32 != task.rows_crc32 or not finite:
-        fault = f"cut by {left:,} bytes" if left else "not finite" if not finite else "damaged (its checksum differs)"
+            finite = finite and bool(np.isfinite(np.frombuffer(part, "<f4")).all())
+    if crc32 != task.rows_crc32 or not finite:
+        fault = "damaged (its checksum differs)" if finite else "not finite"
         raise UsageError(f"{path} is {fault}: restore it from a copy, or record {task.name} anew")

@@ -4,13 +4,12 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch.profiler import record_function
 
 from mow.batch import TransitionBatch
-from mow.replay.buffer import ReplayBuffer
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,20 @@ class Request:
     def following(self) -> "Request":
         """The next batch of the same stream."""
         return replace(self, counter=self.counter + 1)
+
+
+class Source(Protocol):
+    """Windows that a batch is drawn from: a ReplayBuffer, or what stands in its place."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps per task ever added."""
+
+    def sample(
+        self, num_sequences: int, length: int, *, counter: int, stream: int, as_of: int | None = None,
+        pin: bool = False, out: TransitionBatch | None = None,
+    ) -> TransitionBatch:  # fmt: skip
+        """As ReplayBuffer.sample."""
 
 
 class _Pending(NamedTuple):
@@ -46,7 +59,7 @@ class Prefetcher:
     is pending: `discard()` first.
     """
 
-    def __init__(self, buffer: ReplayBuffer, *, depth: int, device: torch.device | None = None) -> None:
+    def __init__(self, buffer: Source, *, depth: int, device: torch.device | None = None) -> None:
         """Start with nothing published; the thread starts with the first batch.
 
         Args:
@@ -135,7 +148,7 @@ class Prefetcher:
         self.wait()
         self._pending.clear()
 
-    def read_from(self, buffer: ReplayBuffer) -> None:
+    def read_from(self, buffer: Source) -> None:
         """Forget what is published, and go on with another buffer."""
         self.discard()
         self._spare.clear()

@@ -1,8 +1,9 @@
-"""One HTML page about a run: mow report RUN [--out FILE]
+"""One HTML page about a run: mow report RUN [--beside RUN2 ...] [--out FILE]
 
-Writes RUN/report.html, which needs no network: scores, learning curves, losses, film strips of real and imagined
-frames, experts, clusters, time and config. Missing records are named on the page. torch and matplotlib are imported
-after the command line is parsed.
+Writes RUN/report.html, which needs no network: scores, learning curves, losses, time and config; for mow film strips of
+real and imagined frames, experts and clusters; for a run from recorded episodes the data, and its scores beside those
+of other runs. Missing records are named on the page. torch and matplotlib are imported after the command line is
+parsed.
 """
 
 import argparse
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from mow.cli.parse import Parser, check_range
 from mow.errors import UsageError
-from mow.report.data import Report, read_run
+from mow.methods.mow.config import MowConfig
+from mow.report.data import Report, RunData, read_run
 from mow.report.page import page
 from mow.runs.failures import exit_code, keep_failure
 from mow.system.console import program, say
@@ -27,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         options = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        given = {"checkpoint": options.checkpoint, "device": options.device, "num_windows": options.windows}
+        given = {"checkpoint": options.checkpoint, "device": options.device, "num_windows": options.windows,
+                 "beside": options.beside}  # fmt: skip
         say(f"report: {write_report(options.run_folder, options.out, **given)}")
 
     return exit_code("mow report", run)
@@ -49,9 +52,12 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     about = "One HTML page about a run, made from its folder."
     parser = Parser(prog="mow report", description=about, allow_abbrev=False)
     parser.add_argument("run_folder", type=typed_path, metavar="RUN", help="folder that mow train wrote")
+    about = "runs whose scores are compared with those of RUN; seeds of one config are averaged"
+    parser.add_argument("--beside", type=typed_path, nargs="+", default=[], metavar="RUN2", help=about)
     parser.add_argument("--out", type=typed_path, help="page to write; default: RUN/report.html")
-    parser.add_argument("--checkpoint", type=typed_path, help="default: the newest in RUN/checkpoints")
-    parser.add_argument("--windows", type=int, default=8, help="of play per task, for the films; 0: none (%(default)s)")
+    parser.add_argument("--checkpoint", type=typed_path, help="of mow; default: the newest in RUN/checkpoints")
+    about = "of play per task, for the films of mow; 0: none (%(default)s)"
+    parser.add_argument("--windows", type=int, default=8, help=about)
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; default: auto")
     found = parser.parse_args(arguments)
     check_range(found, 0, 10_000, "windows")
@@ -67,29 +73,36 @@ def write_report(
     checkpoint: Path | None = None,
     device: str | None = None,
     num_windows: int = 8,
+    beside: Sequence[Path] = (),
 ) -> Path:
     """Write the page of a run to `out` or folder/report.html, and print what it leaves out.
 
     Args:
-        checkpoint: None: the newest one.
+        checkpoint: of mow; None: the newest one.
         device: of the films; None: auto, for the machine may not be that of the run.
         num_windows: of held-out play per task, for the films; 0: no films.
+        beside: folders of runs whose scores are compared with this one's.
     Returns: the path of the page.
-    Raises: UsageError in one line if the folder is no run or the page cannot be written.
+    Raises: UsageError in one line if a folder is no run, one beside has no scores of these tasks, or the page cannot
+        be written.
     """
     from mow.report.model import read_model
 
-    if not os.path.isdir(folder):
-        raise UsageError(f"no folder {folder}: name a run folder, as mow train printed it")
-    try:
-        run = read_run(folder)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    run, *others = (_read(path) for path in (folder, *beside))
+    for other in others:
+        if other.scores is None or not set(other.scores.tasks) & set(run.config.tasks):
+            raise UsageError(f"--beside {other.folder} has no scores of {', '.join(run.config.tasks)}: leave it out, "
+                             "or train it with --evaluation-episodes")
+        if other.config.env.options != run.config.env.options:
+            raise UsageError(f"--beside {other.folder} has another protocol or action set than {folder}: leave it out")
     model, no_model = None, ""
+    if checkpoint is not None and not isinstance(run.config, MowConfig):
+        raise UsageError(f"--checkpoint {checkpoint}: a page on {run.config.method} needs none, leave it out")
     try:
-        model = read_model(
-            folder, run.config, checkpoint=checkpoint, device=device or "auto", num_windows=num_windows
-        )
+        if isinstance(run.config, MowConfig):
+            model = read_model(
+                folder, run.config, checkpoint=checkpoint, device=device or "auto", num_windows=num_windows
+            )
     except UsageError as error:
         # Without its model the page is still of use, but not in place of a checkpoint or device that was named.
         if checkpoint is not None or device is not None:
@@ -99,10 +112,20 @@ def write_report(
         say(remark)
     path = out or folder / "report.html"
     try:
-        write_whole(path, page(Report(run, model, no_model)))
+        write_whole(path, page(Report(run, model, no_model, tuple(others))))
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
     return path
+
+
+def _read(folder: Path) -> RunData:
+    """Raises: UsageError in one line if the folder is no run."""
+    if not os.path.isdir(folder):
+        raise UsageError(f"no folder {folder}: name a run folder, as mow train printed it")
+    try:
+        return read_run(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -107,16 +107,50 @@ def curves(
     axes.xaxis.set_major_formatter(lambda x, _: _tick(x))
     if log:
         axes.set_yscale("log")
-    else:
-        axes.yaxis.set_major_formatter(lambda y, _: _tick(y))
+        decades = np.log10(values.max()) - np.log10(values.min())
+        labelled = "123456789" if decades < 1 else "25" if decades < 2 else ""
+        axes.yaxis.set_minor_formatter(lambda y, _: _tick(y) if f"{y:e}"[0] in labelled else "")
+    axes.yaxis.set_major_formatter(lambda y, _: _tick(y))
     if from_zero:
         axes.set_ylim(bottom=0.0)
-    axes.tick_params(labelsize=8, colors=_GREY)
     axes.grid(axis="y", color="#d6dbe1")
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel(x_label, loc="right", fontsize=8, color=_GREY)
+    _plain(axes, x_label)
     axes.set_title(y_label, loc="left", fontsize=8, color=_GREY)
     return figure
+
+
+def bars(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
+    """Draw the means of numbers as horizontal bars under their names, the last one in another colour.
+
+    A whisker shows the standard deviation of several numbers. Args: label: of the numbers.
+    """
+    from matplotlib.figure import Figure
+
+    high = 0.5 + 0.45 * len(values)  # inches
+    figure = Figure(figsize=(4.0, high))
+    axes = figure.add_axes((0.02, 0.4 / high, 0.84, 1 - 0.45 / high))
+    for y, (name, numbers) in enumerate(values.items()):
+        mean, spread = np.mean(numbers).clip(-_LARGEST, _LARGEST), np.std(numbers) if len(numbers) > 1 else None
+        colour = STYLES["s1" if y == len(values) - 1 else "s6"][0]
+        axes.barh(y, mean, 0.4, color=colour, xerr=spread, error_kw={"ecolor": _GREY, "capsize": 3})
+        style = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "parse_math": False}
+        axes.text(0.01, y - 0.22, name, color=_GREY, va="bottom", **style)
+        axes.text(1.02, y, html.digits(float(mean)), va="center", **style)
+    axes.axvline(0.0, color=_GREY, linewidth=0.8)
+    axes.set_ylim(len(values) - 0.6, -0.8)
+    axes.set_yticks([])
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color="#d6dbe1")
+    axes.xaxis.set_major_formatter(lambda x, _: _tick(x))
+    _plain(axes, label)
+    return figure
+
+
+def _plain(axes: "Axes", x_label: str) -> None:
+    """No frame, small grey numbers, the name of the x axis at its right end."""
+    axes.tick_params(which="both", labelsize=8, colors=_GREY)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(x_label, loc="right", fontsize=8, color=_GREY)
 
 
 def _tick(value: float) -> str:

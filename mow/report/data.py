@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from mow.methods.mow.config import MowConfig, of_mow
+from mow.config import RunConfig
+from mow.errors import UsageError
 from mow.methods.registry import read_config
+from mow.offline.files import StoredTask, read_episodes, read_manifest
 from mow.report.charts import Floats
 from mow.system.whole_file import read_object
 
@@ -27,7 +29,7 @@ class Curve:
     """One metric: its values and the progress of the run at each of them."""
 
     step: tuple[float, ...]  # environment steps per task
-    updates: tuple[float, ...]  # of the world model
+    updates: tuple[float, ...]  # of the first kind of the method; of all kinds in a run that never acts
     value: tuple[float, ...]
 
 
@@ -46,25 +48,35 @@ class Metrics:
 
     episodes: Mapping[str, Curve] = field(default_factory=dict)  # task -> returns; `updates` are 0
     curves: Mapping[str, Curve] = field(default_factory=dict)  # label as logged, name/task or name -> means
-    speed: tuple[tuple[float, float], ...] = ()  # (minutes since the start, world-model updates per second)
+    speed: tuple[tuple[float, float], ...] = ()  # (minutes since the start, updates per second)
     step: int = 0  # the last one that has a line
+    updates: int = 0
     frame_skip: int | None = None  # frames per environment step; None before the first record of metrics
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class RunData:
-    """Config, scores and metrics of a run folder."""
+    """Text files of a run folder, and the recorded episodes that the run learned from."""
 
     folder: Path
-    config: MowConfig
+    config: RunConfig
     scores: Scores | None
     metrics: Metrics
     remarks: tuple[str, ...]  # what could not be read, in sentences
+    episodes: Mapping[str, tuple[StoredTask, float]] = field(default_factory=dict)
+    """Of each task: the recorded episodes, and the mean return of the tenth (one at least) with the highest."""
 
     def curve(self, name: str, task: str) -> Curve | None:
         """A metric that is logged per task; None where it is missing."""
         return self.metrics.curves.get(f"{name}/{task}")
+
+    @property
+    def per_task(self) -> tuple[str, ...]:
+        """Names of the metrics that are logged per task, in the order of the log."""
+        ends = [f"/{task}" for task in self.config.tasks]
+        found = (label.removesuffix(end) for end in ends for label in self.metrics.curves if label.endswith(end))
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -104,14 +116,31 @@ class Report:
     run: RunData
     model: ModelView | None
     no_model: str  # why `model` is None, a sentence; "" if it is not
+    beside: tuple[RunData, ...] = ()  # runs to compare with
 
 
 def read_run(folder: Path) -> RunData:
     """Read the text files of a run folder. Raises: ValueError in one line if its config.json cannot be read."""
-    config, remarks = of_mow(read_config(folder / "config.json")), list[str]()
+    config, remarks = read_config(folder / "config.json"), list[str]()
     metrics = read_metrics(folder / "metrics.jsonl", remarks)
     scores = _scores(folder / "scores.json", remarks)
-    return RunData(folder, config, scores, metrics, tuple(remarks))
+    episodes = _episodes(folder, config, remarks)
+    return RunData(folder, config, scores, metrics, tuple(remarks), episodes)
+
+
+def _episodes(folder: Path, config: RunConfig, remarks: list[str]) -> dict[str, tuple[StoredTask, float]]:
+    """Recorded episodes of the run's tasks; empty for a run that acts, or if they cannot be read."""
+    if config.recorded is None:
+        return {}
+    path, found = config.recorded.path(folder), {}
+    try:
+        stored = read_manifest(path)
+        for name in filter(stored.__contains__, config.tasks):
+            returns = np.sort(read_episodes(path, stored[name])["episode_return"])
+            found[name] = stored[name], float(returns[-max(1, len(returns) // 10) :].mean())
+    except (UsageError, OSError) as error:
+        remarks.append(f"The recorded episodes cannot be read: {error}.")
+    return found
 
 
 def text_of(path: Path) -> str | None:
@@ -132,7 +161,7 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
     episodes: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     clock = [(0.0, 0.0)]  # (seconds, updates)
-    step, frame_skip, spoilt = 0.0, None, 0
+    step, last, frame_skip, spoilt = 0.0, 0.0, None, 0
     for line in filter(str.strip, text.split("\n")):
         record: Any = None
         with contextlib.suppress(ValueError, RecursionError):
@@ -144,7 +173,7 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
             continue
         here, updates = known.pop("step"), known.pop("updates", 0.0)
         seconds, frames = known.pop("seconds", None), known.pop("frames", None)
-        step = max(step, here)
+        step, last = max(step, here), max(last, updates)
         if "task" in record:
             if "episode_return" in known:
                 episodes[str(record["task"])].append((here, 0.0, known["episode_return"]))
@@ -167,6 +196,7 @@ def read_metrics(path: Path, remarks: list[str]) -> Metrics:
             if now > then and after >= before
         ),
         step=int(step),
+        updates=int(last),
         frame_skip=frame_skip,
         seconds=clock[-1][0] if len(clock) > 1 else None,
     )

@@ -1,11 +1,14 @@
 """The page of a report: one HTML file that needs no network, in the reader's light or dark mode."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from html import escape
 
+from mow.methods.mow.config import MowConfig
+from mow.report import method_mow, method_pwm, sections
+from mow.report import recorded as episodes
 from mow.report.data import Report
 from mow.report.html import digits, note, table
-from mow.report.sections import SECTIONS
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #57606a; --rule: #d6dbe1; --box: #f5f7f9; }
@@ -40,21 +43,46 @@ pre { background: var(--box); padding: 12px; overflow-x: auto; font-size: 12.5px
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def sections_of(report: Report) -> list[tuple[str, str, Callable[[Report], str]]]:
+    """Anchor, title and maker of the sections that the run has something for, in the order of the page."""
+    run = report.run
+    mow, recorded = isinstance(run.config, MowConfig), run.config.recorded is not None
+    found: list[tuple[bool, str, str, Callable[[Report], str]]] = [
+        (True, "scores", "Scores", sections.scores),
+        (recorded or bool(report.beside), "beside", "Side by side", episodes.side_by_side),
+        (recorded, "data", "Recorded episodes", episodes.recorded),
+        (not recorded, "returns", "Learning curves", sections.learning_curves),
+        (mow, "losses", "World-model losses", method_mow.losses),
+        (mow, "agent", "Agent", method_mow.agent),
+        (mow, "films", "Real and imagined", method_mow.films),
+        (mow, "experts", "Experts and modules", method_mow.experts),
+        (mow, "similarity", "Similarity of the tasks", method_mow.similarity),
+        (not mow, "metrics", "Losses and metrics", sections.metrics),
+        (f"{method_pwm.ERROR}1" in run.per_task, "rollouts", "World model of states", method_pwm.rollouts),
+        (True, "time", "Speed and time", sections.time_spent),
+        (mow, "harmony", "Harmony weights", method_mow.harmony),
+        (True, "config", "Config and versions", sections.files),
+    ]
+    return [(anchor, title, make) for has, anchor, title, make in found if has]
+
+
 def page(report: Report) -> str:
     """The whole HTML document."""
     title = escape(f"{report.run.config.preset}: {report.run.folder.name}")
-    sections = (
+    shown = sections_of(report)
+    parts = (
         f'<section id="{anchor}">\n<h2>{escape(name)}</h2>\n{make(report)}\n</section>'
-        for anchor, (name, make) in SECTIONS.items()
+        for anchor, name, make in shown
     )
+    links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, name, _ in shown)
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>",
-            _head(report),
-            *sections,
+            f"{_head(report)}\n<nav><ul>{links}</ul></nav>",
+            *parts,
             "</body>\n</html>\n",
         ]
     )
@@ -62,27 +90,32 @@ def page(report: Report) -> str:
 
 def status(report: Report) -> str:
     """Progress of the run, judged by its files."""
-    total = report.run.config.total_steps
-    step = max(report.run.metrics.step, report.model.step if report.model else 0)
-    if step >= total:
-        return f"finished: {total:,} steps"
-    return f"stopped at step {step:,} of {total:,}, or still running"
+    config, metrics = report.run.config, report.run.metrics
+    unit, total, done = "step", config.total_steps, max(metrics.step, report.model.step if report.model else 0)
+    if config.recorded:
+        unit, total, done = "update", config.recorded.updates, metrics.updates
+    if done >= total:
+        return f"finished: {total:,} {unit}s"
+    return f"stopped at {unit} {done:,} of {total:,}, or still running"
 
 
 def _head(report: Report) -> str:
     run, skip, seconds = report.run, report.run.metrics.frame_skip, report.run.metrics.seconds
+    length = {"steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else "")}
+    if run.config.recorded:
+        number = sum(task.episodes for task, _ in run.episodes.values())
+        length = {"updates": f"{run.config.recorded.updates:,}", "recorded episodes": f"{number:,}"}
     facts = {
         "status": status(report),
         "tasks": str(len(run.config.tasks)),
-        "steps per task": f"{run.config.total_steps:,}" + (f" of {skip} frames" if skip not in (None, 1) else ""),
+        **length,
         "seed": str(run.config.seed),
         "time logged": "-" if seconds is None else str(timedelta(seconds=round(seconds))),
     }
     if run.scores is not None:
         facts["mean normalised score"] = digits(run.scores.mean_normalised)
         facts["parameters learned"] = digits(run.scores.parameters)
-    links = "".join(f'<li><a href="#{anchor}">{escape(name)}</a></li>' for anchor, (name, _) in SECTIONS.items())
     remarks = "".join(note(remark) for remark in run.remarks)
     tasks = escape(", ".join(run.config.tasks))
     shown = table(list(facts), [list(map(escape, facts.values()))])
-    return f"{note(str(run.folder))}\n{shown}\n<p>Tasks: {tasks}</p>\n{remarks}\n<nav><ul>{links}</ul></nav>"
+    return f"{note(str(run.folder))}\n{shown}\n<p>Tasks: {tasks}</p>\n{remarks}"

@@ -1,15 +1,14 @@
-"""The sections of a report in order, and those made from the log alone. Missing records are named in a sentence."""
+"""The sections of a report for runs of every method. Missing records are named in a sentence."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
 from mow.envs.suites import reference_returns
-from mow.report.charts import Series, chart, legend
+from mow.report.charts import STYLES, Series, chart, legend
 from mow.report.data import Curve, Report, text_of
 from mow.report.html import absent, digits, figure, folded, grid, note, table
-from mow.report.insides import experts, films, similarity
 
 # Metrics time/environments and so on: seconds since the record before.
 _TIMES = {
@@ -20,13 +19,8 @@ _TIMES = {
     "imagination": "imagination",
     "actor_critic": "actor and critic",
 }
-_LOSSES = {
-    "loss/world_model": "all, weighted",
-    "loss/reconstruction": "reconstruction",
-    "latent/kl": "KL, nats",
-    "loss/reward": "reward",
-    "loss/termination": "termination",
-}
+_MOST_LINES = 6  # tasks that have a line each in a panel of a metric, in the styles s1, s2, ...
+_SPREAD = {"s1": "mean of the tasks", "s2": "highest", "s3": "lowest"}
 
 
 def scores(report: Report) -> str:
@@ -64,7 +58,7 @@ def learning_curves(report: Report) -> str:
             name = "human" if task.startswith("atari:") else "expert"
             detail += f" · {name} {digits(expert)} · random {digits(random)}"
         series = [Series(curve.step, curve.value, "dots"), means]
-        figures.append(chart(task, _steps(report), "return", series, detail, levels=levels))
+        figures.append(chart(task, steps_axis(report), "return", series, detail, levels=levels))
     marks = [("dots", "an episode"), ("s1", "mean of the last episodes")]
     marks += [("level1", "expert or human, if near the curve"), ("level2", "random policy, if near the curve")]
     text = "Returns while the agent collects, in units of the task, exploration and random prefill included."
@@ -81,60 +75,50 @@ def smoothed(curve: Curve) -> tuple[Series, int]:
     return Series(curve.step[window - 1 :], means.tolist()), window
 
 
-def _steps(report: Report) -> str:
+def steps_axis(report: Report) -> str:
+    """Name of the axis of environment steps."""
     skip = report.run.metrics.frame_skip
     return "environment steps" if skip in (None, 1) else f"environment steps of {skip} frames"
 
 
-def _updates_of(report: Report, task: str, name: str, style: str = "s1") -> list[Series]:
-    """The curve of a metric over world-model updates; empty where it is not logged."""
+def updates_axis(report: Report) -> str:
+    """Name of the axis of updates."""
+    return "updates" if report.run.config.recorded else "world-model updates"
+
+
+def updates_of(report: Report, task: str, name: str, style: str = "s1") -> list[Series]:
+    """The curve of a metric over updates; empty where it is not logged."""
     curve = report.run.curve(name, task)
     return [] if curve is None else [Series(curve.updates, curve.value, style)]
 
 
-def losses(report: Report) -> str:
-    """Losses and KL of the world model, one panel per task."""
-    styles = {label: f"s{i}" for i, label in enumerate(_LOSSES, start=1)}
-    figures = []
-    for task in report.run.config.tasks:
-        series = [one for label in _LOSSES for one in _updates_of(report, task, label, styles[label])]
-        if any(value > 0 for one in series for value in one.y):
-            figures.append(chart(task, "world-model updates", "loss, log scale", series, log=True))
-    if not figures:
-        return absent("No update of the world model has been logged.")
-    text = (
-        "Means between two records. The dynamics and representation losses are the KL with its floor of "
-        f"{digits(report.run.config.loss.free_bits)} nats. Values below a hundred-thousandth of a panel's largest are "
-        "drawn at that value."
-    )
-    return note(text) + legend([(styles[label], name) for label, name in _LOSSES.items()]) + grid(figures)
+def panel(report: Report, name: str) -> str:
+    """A metric over updates: a line per task, or mean, highest and lowest where there are many tasks."""
+    tasks = report.run.config.tasks
+    series = [one for i, task in enumerate(tasks, start=1) for one in updates_of(report, task, name, f"s{i}")]
+    if len(tasks) > _MOST_LINES:
+        at = sorted({x for one in series for x in one.x})
+        values = [[one.y[one.x.index(x)] for one in series if x in one.x] for x in at]
+        drawn = zip(_SPREAD, (np.mean, max, min), strict=True)
+        series = [Series(at, [float(of(one)) for one in values], style) for style, of in drawn]  # type: ignore[operator]
+    low, high = min(min(one.y) for one in series), max(max(one.y) for one in series)
+    log = name.startswith("loss/") and high > 10 * low > 0
+    return chart(name, updates_axis(report), "log scale" if log else "value", series, log=log)
 
 
-def agent(report: Report) -> str:
-    """Entropy of the policy; imagined beside real returns."""
-    entropies, returns = [], []
-    for task in report.run.config.tasks:
-        if (entropy := report.run.curve("agent/entropy", task)) is not None:
-            entropies.append(chart(task, _steps(report), "nats", [Series(entropy.step, entropy.value)]))
-        if (imagined := report.run.curve("agent/imagined_return", task)) is not None:
-            real = report.run.metrics.episodes.get(task)
-            series = [*([smoothed(real)[0]] if real else []), Series(imagined.step, imagined.value, "s2")]
-            returns.append(chart(task, _steps(report), "return", series))
-    if not entropies and not returns:
-        return absent("No update of the agent has been logged.")
-    config = report.run.config.actor_critic
-    text = (
-        f"The two are not the same quantity: imagined is the mean lambda-return (discount {config.discount:g}, lambda "
-        f"{config.lam:g}) of imagined states anywhere in an episode, real is the undiscounted return of whole "
-        "episodes, which a time limit may cut. Where the imagined one rises and the real one does not, the policy may "
-        "exploit errors of the world model."
-    )
-    zero = note("0 nats: the agent always takes the same action; a continuous policy may fall below 0.")
-    marks = legend([("s1", "real, mean of the last episodes"), ("s2", "imagined")])
-    return (
-        f"<h3>Entropy of the policy</h3>{zero}{grid(entropies)}"
-        f"<h3>Imagined against real return</h3>{note(text)}{marks}{grid(returns)}"
-    )
+def panels(report: Report, names: Sequence[str]) -> str:
+    """Panels of metrics side by side, under the meaning of their lines."""
+    tasks = report.run.config.tasks
+    lines = dict(zip(STYLES, tasks, strict=False)) if len(tasks) <= _MOST_LINES else _SPREAD
+    return legend(list(lines.items())) + grid([panel(report, name) for name in names])
+
+
+def metrics(report: Report) -> str:
+    """Losses and all other metrics that are logged per task, except those of the section on diagnostics."""
+    names = [name for name in report.run.per_task if not name.startswith("insight/")]
+    if not names:
+        return absent("No update has been logged.")
+    return note("Means between two records.") + panels(report, names)
 
 
 def time_spent(report: Report) -> str:
@@ -143,30 +127,19 @@ def time_spent(report: Report) -> str:
     if report.run.metrics.speed:
         minutes, rates = zip(*report.run.metrics.speed, strict=True)
         text = "World-model updates per second of the whole run, with the environment steps and agent updates between."
+        if report.run.config.recorded:
+            text = "Updates per second of the whole run."
         drawn = chart("Speed", "minutes since the start", "updates/s", [Series(minutes, rates)], from_zero=True)
         speed = note(text) + grid([drawn])
-    found = {name: report.run.metrics.curves.get(f"time/{name}") for name in _TIMES}
+    parts = (label[5:] for label in report.run.metrics.curves if label.startswith("time/"))
+    found = {name: report.run.metrics.curves.get(f"time/{name}") for name in (*_TIMES, *parts)}
     totals = {name: sum(curve.value) for name, curve in found.items() if curve is not None}
     if not totals:
         return speed + absent("The time of each part is not logged (time/PART).")
     everything = sum(totals.values()) or 1.0
-    rows = [[_TIMES[name], f"{100 * total / everything:.0f} %", digits(total)] for name, total in totals.items()]
+    rows = [[_TIMES.get(name, escape(name)), f"{100 * total / everything:.0f} %", digits(total)]
+            for name, total in totals.items()]  # fmt: skip
     return f"{speed}<h3>Where the time went</h3>{table(['part', 'share of these', 'seconds'], rows)}"
-
-
-def harmony(report: Report) -> str:
-    """1 / sigma of every task over time."""
-    weighting = report.run.config.loss.weighting
-    if weighting not in ("harmony", "shared_terms", "per_term"):
-        return absent(f"The run has no harmony weights: loss.weighting is {weighting}.")
-    figures = []
-    for task in report.run.config.tasks:
-        if series := _updates_of(report, task, "harmony/weight"):
-            last = f"last: {digits(series[0].y[-1])}"
-            figures.append(chart(task, "world-model updates", "1 / sigma, log scale", series, last, log=True))
-    if not figures:
-        return absent("The weights over time are not logged (harmony/weight/TASK).")
-    return note("A task's world-model loss is divided by its sigma.") + grid(figures)
 
 
 def files(report: Report) -> str:
@@ -176,18 +149,3 @@ def files(report: Report) -> str:
         text = text_of(report.run.folder / name) or "The run has none."
         found += folded(name, f"<pre>{escape(text)}</pre>")
     return found
-
-
-# Anchor -> (title, HTML of the section), in the order of the page.
-SECTIONS: dict[str, tuple[str, Callable[[Report], str]]] = {
-    "scores": ("Scores", scores),
-    "returns": ("Learning curves", learning_curves),
-    "losses": ("World-model losses", losses),
-    "agent": ("Agent", agent),
-    "films": ("Real and imagined", films),
-    "experts": ("Experts and modules", experts),
-    "similarity": ("Similarity of the tasks", similarity),
-    "time": ("Speed and time", time_spent),
-    "harmony": ("Harmony weights", harmony),
-    "config": ("Config and versions", files),
-}

@@ -42,7 +42,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    assert capsys.readouterr().err == "mow: unknown command 'trian': did you mean train?\n"
+    assert capsys.readouterr().err == "mow: unknown command 'trian': did you mean train, extract?\n"
 
 
 def test_the_list_needs_no_torch() -> None:

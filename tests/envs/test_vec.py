@@ -126,6 +126,34 @@ def test_states_end_in_zeros_and_final_states_are_shown() -> None:
     assert goals[48] == goals[49] != goals[50]
 
 
+def test_a_body_that_fails_is_made_anew_and_one_without_a_state_opens_an_episode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks, fails_at = ("vec:lq", "vec:reach"), 3
+    made = VecEnv.step
+
+    def step(self: VecEnv, action: np.ndarray) -> tuple[object, ...]:
+        if self.task.name == "vec:lq" and self._num_steps == fails_at:
+            raise RuntimeError("broken")
+        return made(self, action)
+
+    monkeypatch.setattr(VecEnv, "step", step)
+    with make_vector(tasks, seed=4, num_workers=0, options=STATE, max_restarts=1) as envs:
+        envs.reset()
+        steps = trace(envs, 4, seed=0)
+        assert [len(each.restarts) for each in steps] == [0, 0, 0, 1]
+        assert (steps[3].truncated.tolist(), steps[3].is_first.tolist()) == ([True, False], [True, False])
+        assert not steps[3].frame[0, 2:].any()
+        assert not np.array_equal(steps[3].frame[0], steps[2].frame[0])
+        kept = envs.state_dict()
+    kept["tasks"]["0"]["env"] = None  # as an environment that is not Resumable leaves it
+    with make_vector(tasks, seed=4, num_workers=0, options=STATE) as envs:
+        (renewed,) = envs.load_state_dict(kept).items()
+    assert renewed[0] == 0
+    assert renewed[1].shape == (4,)
+    assert not renewed[1][2:].any()
+
+
 def test_success_at_any_step_and_at_the_last_one() -> None:
     """The point reaches its goal and is driven away again."""
     with make_vector(["vec:reach"], seed=4, num_workers=0, options=STATE) as envs:

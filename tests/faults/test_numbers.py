@@ -53,7 +53,7 @@ def test_weights_that_blow_up_end_in_one_line_and_are_never_saved(
     assert main(["quickstart", *DUMMY, *flags, "--folder", str(folder)]) == 1
     said = capsys.readouterr().err
     assert says in said
-    assert "; start a new run with a lower --optim.world-model-lr" in said
+    assert "; start a new run with a lower step size" in said
     assert said.count("\n") == 1
     for path in checkpoints(folder):
         learnt = load_checkpoint(path, torch.device("cpu"))["learner"]

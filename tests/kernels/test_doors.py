@@ -28,6 +28,12 @@ CALLS: dict[str, Callable[[Backend], Tensor]] = {
     "expert_linear": lambda backend: kernels.expert_linear(
         torch.ones(2, 1, 3, 4), torch.ones(2, 5, 4), PLAN, backend=backend
     ),
+    "add_layer_norm": lambda backend: kernels.add_layer_norm(
+        torch.arange(48.0).view(2, 2, 3, 4), torch.ones(2, 4), torch.zeros(2, 4), PLAN, backend=backend
+    ),
+    "batch_norm_relu": lambda backend: kernels.batch_norm_relu(
+        torch.arange(8.0).view(1, 2, 2, 2), *torch.ones(4, 2), backend=backend
+    ),
     "decode_attention": lambda backend: kernels.decode_attention(
         *torch.arange(24.0).view(3, 1, 1, 2, 2, 2), *torch.zeros(2, 1, 1, 2, 2, 3, 2), torch.ones(1, 2, 1).bool(), 0,
         backend=backend,

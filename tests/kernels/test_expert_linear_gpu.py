@@ -241,6 +241,8 @@ def test_auto_takes_triton_and_cublas_for_a_lone_expert(monkeypatch: pytest.Monk
     lone = route_plan(torch.zeros(26, 2, dtype=torch.int64, device="cuda"), num_experts=1)
     expert_linear(inputs["input"], inputs["weight"][:1], lone)
     assert len(calls) == 1
+    expert_linear(inputs["input"], inputs["weight"][:1], lone, activation="relu")
+    assert len(calls) == 2
 
 
 def test_no_wait_for_the_device() -> None:

@@ -104,7 +104,7 @@ class ToyLearner:
         own = torch.stack([all_tasks[k, :, task] for k, task in enumerate(self.order)])  # [K, B, A]
         return own.masked_fill(~self.mask[list(self.order)].unsqueeze(1), -1e9)
 
-    def actor(self) -> ToyActor:
+    def actor(self, *, explore: bool = True) -> ToyActor:
         return ToyActor(self)
 
     def reseed(self, seed: int) -> None:

@@ -45,7 +45,7 @@ class ToyStatesLearner(ToyLearner):
         """[K, 1, A] bool, the dimensions of the actions in the present order of the tasks."""
         return self.mask[list(self.order)].unsqueeze(1)
 
-    def actor(self) -> ToyStatesActor:
+    def actor(self, *, explore: bool = True) -> ToyStatesActor:
         return ToyStatesActor(self)
 
     def update(self, kind: str, batch: TransitionBatch, watch: Watch = untimed) -> Metrics:

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from mow.kernels import RoutePlan
-from mow.nn.modular import ModularLayerNorm, ModularLinear, ModularMLP, Stem
+from mow.nn.modular import ModularLayerNorm, ModularLinear, ModularMLP, Stem, for_matmul
 
 PLAN = RoutePlan(torch.tensor([[1, 2], [0, 1], [2, 2]]), 3)
 
@@ -93,3 +93,14 @@ def test_mlp_sends_each_task_through_its_module():
 def test_stem_gives_one_output_per_slot():
     stem = Stem(3, 4, 6, embedding_size=2)
     assert stem(torch.randn(3, 1, 7, 4), PLAN, torch.randn(3, 2)).shape == (3, 2, 7, 6)
+
+
+def test_under_autocast_a_relu_after_the_conversion_gives_the_same_bits():
+    mlp, x = ModularMLP(3, 4, 8, 5), torch.randn(3, 1, 7, 4)
+    plan = RoutePlan(PLAN.routes[:, :1], 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, y = mlp(x, plan), x
+        for linear, norm in zip(mlp.linears, mlp.norms, strict=True):
+            y = norm(linear(y, plan), plan).float().relu()
+        assert torch.equal(got, mlp.output(y, plan))
+    assert for_matmul(x) is x  # outside

@@ -2,17 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from mow.methods.mow.clustering import Grouping
-from mow.methods.mow.config import MowConfig
+from mow.methods.mow.config import MowConfig, OptimConfig
 from mow.methods.mow.imagination import imagine
 from mow.methods.mow.learner import Learner
 from mow.methods.mow.records import Imagination
-from mow.nn.weight_cache import WeightCache, cached, is_active
+from mow.nn.weight_cache import WeightCache, cached, gathers, is_active
 from tests.small import LOCAL, MODEL, action_mask, run_config, transitions
 
 CPU = torch.device("cpu")
@@ -75,6 +76,13 @@ def test_rollouts_are_the_same(config: MowConfig) -> None:
     assert close(dreamt(made, keeping=True), dreamt(made, keeping=False))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rollouts_with_the_cache_of_a_gpu_have_the_same_bits(precision: Literal["fp32", "bf16"]) -> None:
+    made = learner(run_config(model=LOCAL, optim=OptimConfig(precision=precision)))
+    made.weight_cache = WeightCache(torch.device("cuda"))
+    assert all(map(torch.equal, dreamt(made, keeping=True), dreamt(made, keeping=False)))
+
+
 CHANGES: dict[str, Callable[[Learner], object]] = {
     "an update of the world model": lambda made: made.update_world_model(transitions()),
     "an update of the agent": lambda made: made.update_agent(transitions(length=3)),
@@ -121,9 +129,19 @@ def test_it_is_made_once() -> None:
                 assert cached(owner, plan, make) == 6
             cache.invalidate()
             assert cached(owner, plan, make) == 7
-        with WeightCache(torch.device("cuda")).use():
-            assert not is_active()
         assert not is_active()
+
+
+def test_on_a_gpu_it_lasts_for_the_outermost_block() -> None:
+    cache, owner, plan, made = WeightCache(torch.device("cuda")), object(), object(), []
+    with torch.no_grad():
+        for _ in range(2):
+            with cache.use():
+                with cache.use():
+                    first = cached(owner, plan, lambda: made.append(1))
+                assert cached(owner, plan, lambda: made.append(2)) is first
+                assert not gathers()
+    assert made == [1, 1]
 
 
 def test_a_compiler_sees_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

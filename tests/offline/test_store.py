@@ -129,7 +129,9 @@ def test_what_a_folder_tells(folder: Path) -> None:
     writer = Writer(folder, [WIDE, NARROW])
     writer.append(WIDE.name, [episode(WIDE, 2, 3)])
     writer.close()
+    assert held.identity() == before
     assert OfflineStore.open(folder, NAMES).identity() != before
+    assert OfflineStore.open(folder, NAMES).identity() == OfflineStore.open(folder, NAMES[::-1]).identity()
 
 
 def test_one_append_of_many_is_many_appends_of_one(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def damage(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("cut", "rows is cut by 4 bytes"), ("gone", "rows is cut by"), ("bit", "rows is damaged"),
+    [("cut", "rows is cut by 4 bytes"), ("gone", "rows is cut by 200 bytes"), ("bit", "rows is damaged"),
      ("nan", "rows is not finite"), ("index", "episodes is damaged or cut"), ("manifest", "json is damaged"),
      ("json", "json is damaged"), ("version", "version 9")],
 )  # fmt: skip
@@ -220,6 +222,11 @@ def test_damage_is_one_line(folder: Path, kind: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         OfflineStore.open(folder, NAMES)
     assert "\n" not in str(caught.value)
+    if kind not in ("bit", "nan"):  # whose cause a Writer, which reads no rows, cannot see
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(UsageError, match=words):
+            Writer(folder, [WIDE, NARROW])
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_row_that_is_not_finite_is_refused_when_drawn(folder: Path) -> None:
@@ -246,8 +253,6 @@ def test_other_tasks_and_bodies_are_refused(folder: Path, tmp_path: Path) -> Non
         store.check_specs([spec(4, 1)])
     with pytest.raises(UsageError, match="opened without vec:narrow"):
         OfflineStore.open(folder, [WIDE.name]).check_specs([spec(2, 1)])
-    with pytest.raises(UsageError, match=r"holds other tasks \(vec:wide, vec:narrow\)"):
-        Writer(folder, [NARROW])
     with pytest.raises(UsageError, match="holds vec:wide with state_size 3, now it is 4"):
         Writer(folder, [replace(WIDE, state_size=4), NARROW])
     (tmp_path / "mine").mkdir()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mow.kernels import TwoHotForm, two_hot_decode
 from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.config_model import Condition
-from mow.nn.modular import ModularMLP, rows_in
+from mow.nn.modular import ModularMLP, for_matmul, rows_in
 from mow.nn.policy import ActionMask, Policy
 from mow.nn.routes import one_each, same_for_all
 
@@ -63,10 +63,11 @@ class Agent(nn.Module):
             hidden = F.layer_norm(hidden, hidden.shape[-1:])  # where there is no past it stays zero
         if self.memory_gain != 1.0:
             hidden = self.memory_gain * hidden
-        if self.frames == 1:
-            return torch.cat([latent, hidden], dim=-1)
-        assert before is not None, "frames 2 sees z_{t-1}"
-        return torch.cat([latent, before, hidden], dim=-1)
+        parts = [latent, hidden]
+        if self.frames == 2:
+            assert before is not None, "frames 2 sees z_{t-1}"
+            parts.insert(1, before)
+        return torch.cat([for_matmul(part) for part in parts], dim=-1)
 
     def policy(self, state: Tensor, embedding: Tensor | None = None) -> Policy:
         """[K, B, T, X] -> pi(a | s)."""

@@ -60,7 +60,7 @@ def compute_targets(
         if config.survival_weight:
             weight = rollout.alive[:, :, :-1]
         return_range = scale.update(returns, weight)  # [K]
-        state = every_state[:, :, :-1]
+        state = every_state[:, :, :-1].contiguous()  # else each reader of its rows makes a copy
         log_prob = agent.policy(state, embedding).log_prob(rollout.raw_action)
         advantage = (returns - value[:, :, :-1]) / return_range.view(-1, 1, 1)
         targets = ActorCriticTargets(state, rollout.raw_action, log_prob, advantage, returns, slow_target, weight)

@@ -7,7 +7,7 @@ from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.local_prior import LocalPrior
 from mow.methods.mow.records import HeadInput, Prediction
-from mow.nn.modular import ModularLinear, ModularMLP, rows_in
+from mow.nn.modular import ModularLinear, ModularMLP, for_matmul, rows_in
 
 
 class DensePrior(nn.Module):
@@ -75,10 +75,10 @@ class Heads(nn.Module):
         """h_t [K, B, L, D], events [K, B, L, X] and, read in the arrival form alone, z_{t+1} [K, B, L, Z] -> reward
         logits [K, B, L, V] and termination logits [K, B, L].
         """
-        features = [hidden, events]
+        features = [for_matmul(hidden), for_matmul(events)]
         if self.arrival:
             assert arrived is not None, "the arrival form reads z_{t+1}"
-            features.append(arrived)
+            features.append(for_matmul(arrived))
         rows = rows_in(torch.cat(features, dim=-1))  # [K, 1, B * L, D + X (+ Z)]
         shape = hidden.shape[:3]
         reward = self.reward(rows, plan, embedding).view(*shape, -1)

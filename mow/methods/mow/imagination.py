@@ -25,6 +25,7 @@ from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.records import HeadInput, Imagination
 from mow.methods.mow.router import Routing
 from mow.methods.mow.world_model import Memory, WorldModel
+from mow.nn.modular import for_matmul
 from mow.nn.transformer import Window
 
 
@@ -48,9 +49,9 @@ def init_rollout(
     start: str, temperature: float,
 ) -> RolloutState:  # fmt: skip
     """Encode the context, fill the memory with it, and return the state of the first imagined action."""
-    latent = model.sample(model.encode(context.frame), rng)  # [K, B, C, Z]
+    latent = for_matmul(model.sample(model.encode(context.frame), rng))  # [K, B, C, Z]
     num_context = context_steps(context, start)
-    hidden = latent.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past: what an episode's first state has
+    hidden = context.reward.new_zeros(*latent.shape[:2], 1, model.config.width)  # no past, as an episode's first state
     if num_context:
         past = (latent[:, :, :num_context], context.action[:, :, :num_context])
         hidden = model.sequence_model(*past, window.rows(0, num_context), routing, memory)[:, :, -1:].contiguous()
@@ -59,7 +60,8 @@ def init_rollout(
     if start == "prior":
         valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
         last = HeadInput(newest, context.action[:, :, -1:], hidden, before)
-        return RolloutState(newest, model.sample(model.predict_next_latent(last)[0] / temperature, rng), hidden, valid)
+        drawn = model.sample(model.predict_next_latent(last)[0] / temperature, rng)
+        return RolloutState(newest, for_matmul(drawn), hidden, valid)
     hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
     return RolloutState(before.contiguous(), newest, hidden, ~context.is_last[:, :, -1])
 
@@ -74,7 +76,7 @@ def rollout_step(
     action, raw_action = agent.policy(agent.actor_critic_input(latent, hidden, before), embedding).sample(rng)
     hidden = model.sequence_model(latent, action, window, routing, memory)
     logits, events = model.predict_next_latent(HeadInput(latent, action, hidden, before))
-    return Step(model.sample(logits / temperature, rng), hidden, action, raw_action, events)
+    return Step(for_matmul(model.sample(logits / temperature, rng)), hidden, action, raw_action, events)
 
 
 def predict_reward_and_end(

@@ -143,8 +143,8 @@ class Learner:
     def networks(self) -> dict[str, nn.Module]:
         return {"world model": self.world_model, "agent": self.agent}
 
-    def actor(self) -> MowActor:
-        """A new actor, with an empty memory."""
+    def actor(self, *, explore: bool = True) -> MowActor:
+        """A new actor, with an empty memory; its actions are drawn from the policy in any case."""
         return MowActor(self, self.config.schedule.acting_context)
 
     def reseed(self, seed: int) -> None:

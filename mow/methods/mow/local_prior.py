@@ -82,8 +82,8 @@ class LocalPrior(nn.Module):
         far = self.action(action, plan) + self.hidden(rows_in(head_input.hidden), plan, embedding)
         place = cached(self.place, plan, lambda: rows_of(self.place, plan).unsqueeze(2))  # [K, 1, 1, cells, W]
         near = self._near(self._cells(head_input), plan)  # [K, 1, B * L, cells, W]
-        first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan).relu_()
-        return self.second_norm(self.second(first, plan), plan).relu_()
+        first = self.norm((near + far.unsqueeze(3)).add_(place).flatten(2, 3), plan, relu=True)
+        return self.second_norm(self.second(first, plan), plan, relu=True)
 
     def _cells(self, head_input: HeadInput) -> Tensor:
         """z_t, and z_{t-1} behind it: [K, N, cells, Z / cells * frames]."""

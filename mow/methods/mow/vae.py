@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import RoutePlan
+from mow.kernels import RoutePlan, batch_norm_relu
 from mow.methods.mow.config_model import PerceptionConfig
 from mow.nn.activation_checkpoint import Call, plain_call, recomputing
-from mow.nn.modular import ModularLinear, uniform_parameter
+from mow.nn.modular import ModularLinear, for_matmul, uniform_parameter
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,14 @@ class Kernel:
 
     weight: Tensor  # [O, I, 4, 4], or [I, O, 4, 4] when transposed
     bias: Tensor | None  # [O]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Weights of one row of a norm."""
+
+    weight: Tensor  # [C]
+    bias: Tensor  # [C]
 
 
 
@@ -54,12 +62,16 @@ def normalisation_groups(module_of_task: Sequence[int], norm: str) -> tuple[Grou
 
 
 class Norm(nn.Module):
-    """Base of norms with an affine per row, of a task or a module: they map [n, C, H, W] to the same shape."""
+    """Base of norms with an affine per row, of a task or a module, and ReLU: [n, C, H, W] to the same shape."""
 
     def __init__(self, num_rows: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(num_rows, channels))
         self.bias = nn.Parameter(torch.zeros(num_rows, channels))
+
+    def affines(self) -> list[Affine]:
+        """Weight and bias of every row, taken apart at once as Conv.kernels does."""
+        return list(map(Affine, self.weight.unbind(), self.bias.unbind()))
 
 
 class BatchNorm(Norm):
@@ -76,17 +88,21 @@ class BatchNorm(Norm):
         self.register_buffer("num_batches", torch.zeros(num_rows, dtype=torch.long))
         self.sums: dict[int, Callable[[Tensor], Tensor]] = {}  # row -> sum over all processes that have frames of it
 
-    def forward(self, x: Tensor, row: int) -> Tensor:
+    def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         mean, var = self.running_mean[row], self.running_var[row]
-        if self.training and recomputing():  # counted already; the copies are dropped
+        if not self.training:
+            return batch_norm_relu(x, mean, var, affine.weight, affine.bias)
+        if recomputing():  # counted already; the copies are dropped
             mean, var = mean.clone(), var.clone()
-        elif self.training:
+        else:
             self.num_batches[row] += 1
-        if self.training and row in self.sums:
-            return self._over_processes(x, mean, var, row)
-        return F.batch_norm(x, mean, var, self.weight[row], self.bias[row], self.training, momentum=0.1)
+        if row in self.sums:
+            return self._over_processes(x, mean, var, row, affine).relu_()
+        return F.batch_norm(x, mean, var, affine.weight, affine.bias, True, momentum=0.1).relu_()
 
-    def _over_processes(self, x: Tensor, running_mean: Tensor, running_var: Tensor, row: int) -> Tensor:
+    def _over_processes(
+        self, x: Tensor, running_mean: Tensor, running_var: Tensor, row: int, affine: Affine
+    ) -> Tensor:
         """The same with the statistics of all frames, of which x [n, C, H, W] are some; means first, then variances."""
         frames, add = x.float(), self.sums[row]
         number = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32)
@@ -96,23 +112,23 @@ class BatchNorm(Norm):
         var = add(centred.square().sum(dim=(0, 2, 3))) / count
         running_mean.lerp_(mean.detach(), 0.1)
         running_var.lerp_(var.detach() * count.detach() / (count.detach() - 1.0), 0.1)
-        y = centred * ((var + 1e-5).rsqrt() * self.weight[row]).view(-1, 1, 1) + self.bias[row].view(-1, 1, 1)
+        y = centred * ((var + 1e-5).rsqrt() * affine.weight).view(-1, 1, 1) + affine.bias.view(-1, 1, 1)
         return y.to(x.dtype)
 
 
 class GroupNorm(Norm):
     """Group norm, 16 channels to a group once there are 32: needs no statistics of other frames."""
 
-    def forward(self, x: Tensor, row: int) -> Tensor:
-        return F.group_norm(x, max(1, x.shape[1] // 16), self.weight[row], self.bias[row])
+    def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
+        return F.group_norm(x, max(1, x.shape[1] // 16), affine.weight, affine.bias).relu_()
 
 
 class ChannelNorm(Norm):
     """Layer norm over the channels of each place: no place depends on what is far from it. Source: DreamerV3."""
 
-    def forward(self, x: Tensor, row: int) -> Tensor:
+    def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         rows = x.permute(0, 2, 3, 1)  # [n, H, W, C], as convolutions of stored frames leave it in memory
-        return F.layer_norm(rows, rows.shape[-1:], self.weight[row], self.bias[row]).permute(0, 3, 1, 2)
+        return F.layer_norm(rows, rows.shape[-1:], affine.weight, affine.bias).relu_().permute(0, 3, 1, 2)
 
 
 class Conv(nn.Module):
@@ -153,6 +169,11 @@ def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
     return list(zip(*(layer.kernels() for layer in layers if isinstance(layer, Conv)), strict=True))
 
 
+def _affines_by_row(norms: Iterable[nn.Module]) -> list[tuple[Affine, ...]]:
+    """Row of the norms -> its affine of every layer."""
+    return list(zip(*(norm.affines() for norm in norms if isinstance(norm, Norm)), strict=True))
+
+
 def _unfolded_patches(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """conv_transpose2d of stride 4, [n, I, H, W] -> [n, O, 4H, 4W]: no two kernels overlap, so it is one Linear.
 
@@ -173,6 +194,10 @@ class ConvNet(nn.Module):
         self.invoke: Call = plain_call
         self.side = config.side
         self.cells = config.side**2 if config.latent == "spatial" else 1  # places with groups of their own
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """[K, ...] group by group; slices, one by one, would have a gradient of the size of all each."""
+        return rows.split([group.tasks.stop - group.tasks.start for group in self.groups])
 
     def _norms(
         self, config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]
@@ -210,22 +235,26 @@ class Encoder(ConvNet):
 
     def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
         """Frames and backgrounds, as above -> convolution features [K, N, F], cell by cell if the latent is spatial."""
-        by_module = _kernels_by_module(self.convs)
+        by_module, by_row = _kernels_by_module(self.convs), _affines_by_row(self.norms)
         return torch.cat([
-            self.invoke(self._features_of, frame[group.tasks], group, by_module[group.module], background)
-            for group in self.groups
+            self.invoke(self._features_of, some, group, by_module[group.module], by_row[group.norm_row], background)
+            for some, group in zip(self.split(frame), self.groups, strict=True)
         ])  # fmt: skip
 
     def _features_of(
-        self, frame: Tensor, group: Group, kernels: Sequence[Kernel], background: Tensor | None
-    ) -> Tensor:
+        self, frame: Tensor, group: Group, kernels: Sequence[Kernel], affines: Sequence[Affine],
+        background: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         # Height, width, colour as stored is channels_last to the convolution: no copy beyond the conversion.
-        seen = frame.float().div_(255.0)
+        if background is None and torch.is_autocast_enabled(frame.device.type):
+            seen = for_matmul(frame).div_(255.0)  # bfloat16 holds all of 0 to 255: same bits as by way of float32
+        else:
+            seen = frame.float().div_(255.0)
         if background is not None:
             seen.sub_(background[group.tasks].unsqueeze(1) / 255.0)
         x = seen.flatten(0, 1).permute(0, 3, 1, 2)  # [k * N, 3, 64, 64]
-        for conv, kernel, norm in zip(self.convs, kernels, self.norms, strict=True):
-            x = norm(conv(x, kernel), group.norm_row).relu_()
+        for conv, kernel, norm, affine in zip(self.convs, kernels, self.norms, affines, strict=True):
+            x = norm(conv(x, kernel), group.norm_row, affine)
         if self.cells > 1:
             x = x.permute(0, 2, 3, 1)  # as it lies in memory
         return x.flatten(1).unflatten(0, frame.shape[:2])  # [k, N, F]
@@ -252,20 +281,23 @@ class Decoder(ConvNet):
         rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
         feature = feature.unflatten(1, (-1, self.cells)).flatten(2)  # [K, N, F], cell by cell if there are several
-        by_module = _kernels_by_module((*self.convs, self.output))
+        by_module, by_row = _kernels_by_module((*self.convs, self.output)), _affines_by_row(self.norms)
         frame = torch.cat([
-            self.invoke(self._frames_of, feature[group.tasks], group, by_module[group.module]) for group in self.groups
+            self.invoke(self._frames_of, some, group, by_module[group.module], by_row[group.norm_row])
+            for some, group in zip(self.split(feature), self.groups, strict=True)
         ])  # fmt: skip
         return frame if background is None else frame + background.unsqueeze(1) / 255.0
 
-    def _frames_of(self, feature: Tensor, group: Group, kernels: Sequence[Kernel]) -> Tensor:
+    def _frames_of(
+        self, feature: Tensor, group: Group, kernels: Sequence[Kernel], affines: Sequence[Affine]
+    ) -> Tensor:
         x = feature.flatten(0, 1)
         if self.cells > 1:
             x = x.unflatten(1, (self.side, self.side, -1)).permute(0, 3, 1, 2)
         else:
             x = x.unflatten(1, (-1, self.side, self.side))  # [k * N, C, side, side]
-        x = self.norms[0](x, group.norm_row).relu_()
-        for conv, kernel, norm in zip(self.convs, kernels[:-1], list(self.norms)[1:], strict=True):
-            x = norm(conv(x, kernel), group.norm_row).relu_()
+        x = self.norms[0](x, group.norm_row, affines[0])
+        for conv, kernel, norm, affine in zip(self.convs, kernels[:-1], list(self.norms)[1:], affines[1:], strict=True):
+            x = norm(conv(x, kernel), group.norm_row, affine)
         x = self.output(x, kernels[-1])  # [k * N, 3, 64, 64]
         return x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:2])

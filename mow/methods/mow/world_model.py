@@ -127,7 +127,7 @@ class WorldModel(nn.Module):
         self, latent: Tensor, action: Tensor, window: Window, routing: Routing, memory: Memory | None = None
     ) -> Tensor:
         """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow its tokens."""
-        token = torch.cat([latent, action], dim=-1)
+        token = torch.cat([latent, action.to(latent.dtype)], dim=-1)
         expert_cache = None if memory is None else memory.experts
         hidden = self.experts(token, self.embedding("mixer"), routing, window, expert_cache)  # [K, B, L, J * D]
         if self.shared is None:

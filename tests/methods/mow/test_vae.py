@@ -45,7 +45,7 @@ def test_a_grouped_batch_equals_a_loop_over_groups(norm, training):
         x = frame[group.tasks].flatten(0, 1).permute(0, 3, 1, 2) / 255.0
         for conv, bn in zip(encoder.convs, encoder.norms, strict=True):
             x = torch.nn.functional.conv2d(x, conv.weight[group.module], stride=2, padding=1)
-            x = bn(x, group.norm_row).relu()
+            x = bn(x, group.norm_row, bn.affines()[group.norm_row]).relu()
         x = x.flatten(1)
         each = embedding[group.tasks].repeat_interleave(4, dim=0)
         weight, bias = encoder.posterior.weight[group.module], encoder.posterior.bias[group.module]
@@ -54,10 +54,11 @@ def test_a_grouped_batch_equals_a_loop_over_groups(norm, training):
         torch.testing.assert_close(logits[group.tasks].flatten(0, 1).flatten(1), want, rtol=1e-4, atol=1e-5)
 
         y = torch.cat([latent[group.tasks].flatten(0, 1), each], dim=1) @ decoder.input.weight[group.module].T
-        y = decoder.norms[0](y.view(-1, 6, 4, 4), group.norm_row).relu()
+        first = decoder.norms[0]
+        y = first(y.view(-1, 6, 4, 4), group.norm_row, first.affines()[group.norm_row]).relu()
         for conv, bn in zip(decoder.convs, list(decoder.norms)[1:], strict=True):
             y = torch.nn.functional.conv_transpose2d(y, conv.weight[group.module], stride=2, padding=1)
-            y = bn(y, group.norm_row).relu()
+            y = bn(y, group.norm_row, bn.affines()[group.norm_row]).relu()
         last = decoder.output
         y = torch.nn.functional.conv_transpose2d(
             y, last.weight[group.module], last.bias[group.module], stride=2, padding=1
@@ -124,8 +125,8 @@ def test_channel_norm_by_hand():
     norm = ChannelNorm(2, 2)
     norm.weight.data[1], norm.bias.data[1] = torch.tensor([3.0, 1.0]), torch.tensor([0.0, 10.0])
     x = torch.tensor([[[[1.0, 5.0]], [[3.0, 5.0]]]])  # two channels at two places: means 2 and 5, deviations 1 and 0
-    got = norm(x, 1)
-    torch.testing.assert_close(got, torch.tensor([[[[-3.0, 0.0]], [[11.0, 10.0]]]]), rtol=1e-4, atol=1e-4)  # eps
+    got = norm(x, 1, norm.affines()[1])
+    torch.testing.assert_close(got, torch.tensor([[[[0.0, 0.0]], [[11.0, 10.0]]]]), rtol=1e-4, atol=1e-4)  # eps
 
 
 def distances(norm):
@@ -167,12 +168,12 @@ def test_posterior_gain_scales_the_first_logits():
 def test_batch_norm_statistics_follow_each_row_alone():
     norm = BatchNorm(2, 3)
     x = torch.randn(50, 3, 4, 4) * 2 + 5
-    norm(x, 1)
+    norm(x, 1, norm.affines()[1])
     assert norm.running_mean[0].abs().max() == 0
     torch.testing.assert_close(norm.running_mean[1], 0.1 * x.mean(dim=(0, 2, 3)))
     assert norm.num_batches.tolist() == [0, 1]
     norm.eval()
-    norm(x, 1)
+    norm(x, 1, norm.affines()[1])
     assert norm.num_batches.tolist() == [0, 1]
 
 
@@ -192,3 +193,16 @@ def test_frames_are_scaled_to_one():
     encoder.convs[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     encoder.features(torch.full((3, 1, 64, 64, 3), 255, dtype=torch.uint8))
     assert all(x.max() == 1.0 for x in seen)
+
+
+def test_under_autocast_frames_have_the_bits_that_a_convolution_reads():
+    encoder, _ = make("group")
+    seen = []
+    encoder.convs[0].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    frame = torch.arange(256, dtype=torch.uint8).repeat(48).view(1, 1, 64, 64, 3).expand(3, -1, -1, -1, -1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoder.features(frame)
+    for x in seen:
+        want = (frame[0, 0].permute(2, 0, 1).float() / 255.0).bfloat16()
+        assert x.dtype == torch.bfloat16
+        assert all(torch.equal(each, want) for each in x)
