@@ -101,11 +101,12 @@ def join(config: RunConfig, folder: Path | None, checkpoint: Path | None) -> Ite
         store.set(FOLDER, str(where))
         return {"folder": str(where), "checkpoint": None if goes_on is None else str(goes_on)}
 
-    answer = roll_call(store, record(config, checkpoint), decide, seconds)
+    rank, size = ranks.rank(), ranks.size()
+    answer = roll_call(store, rank, size, record(config, checkpoint), decide, seconds)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     prefix = dist.PrefixStore(f"mow/{answer['attempt']}", store)
-    joined = Ranks(prefix, ranks.rank(), ranks.size(), len(config.tasks), device, seconds)
+    joined = Ranks(prefix, rank, size, len(config.tasks), device, seconds)
     joined.names = config.tasks
     with joined.failures_named():
         found = answer["checkpoint"]
@@ -128,14 +129,15 @@ def record(config: RunConfig, going_on_from: Path | None) -> dict[str, Any]:
 
 
 def roll_call(
-    store: dist.Store, own: Mapping[str, Any], decide: Callable[[], Mapping[str, Any]], seconds: float
-) -> dict[str, Any]:
+    store: dist.Store, rank: int, size: int, own: Mapping[str, Any], decide: Callable[[], Mapping[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:  # fmt: skip
     """Wait for all ranks. Returns: what rank 0 decided, and "attempt", a name.
 
     Args: own: as `record` makes it. decide: called on rank 0 once all are here. seconds: to wait for the others.
     Raises: UsageError on all ranks if one is missing or differs, or if `decide` does.
     """
-    rank, size, me = ranks.rank(), ranks.size(), uuid.uuid4().hex
+    me = uuid.uuid4().hex
     store.set(f"mow/here/{rank}", json.dumps({"id": me, "host": socket.gethostname(), "own": dict(own)}))
     end = time.monotonic() + seconds
     while rank > 0:
