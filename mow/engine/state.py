@@ -197,6 +197,6 @@ def _load_dropout(state: dict[str, Any], ranks: Any, device: torch.device, *, se
     on_cpu, on_gpu = state["torch_rng"], state["cuda_rng"]
     if states is not None:
         on_cpu, on_gpu = states[ranks.rank], None if cuda_states is None else cuda_states[ranks.rank]
-    torch.random.set_rng_state(on_cpu.cpu())
+    torch.random.set_rng_state(on_cpu.cpu().clone())  # torch breaks on a row of a larger tensor
     if on_gpu is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(on_gpu.cpu(), device)
+        torch.cuda.set_rng_state(on_gpu.cpu().clone(), device)
