@@ -111,7 +111,7 @@ def assemble(
 
 
 def all_specs(envs: "VectorEnv", ranks: "Ranks | None") -> "tuple[TaskSpec, ...]":
-    """Of all tasks of the run, in the order of the config, where `envs` are those of this rank."""
+    """All tasks of the run, in the order of the config, where `envs` are those of this rank."""
     if ranks is None:
         return envs.specs
     texts = ranks.texts(json.dumps([dataclasses.asdict(spec) for spec in envs.specs]))

@@ -37,7 +37,7 @@ _PAUSE_S = 0.05
 
 
 def check_launch(config: RunConfig) -> None:
-    """What every rank can see by itself. Raises: UsageError."""
+    """Check all that a rank can see by itself. Raises: UsageError."""
     size, num_tasks = ranks.size(), len(config.tasks)
     if size > num_tasks:
         raise UsageError(f"{size} ranks for {num_tasks} tasks, and a task is never cut: start {num_tasks} at most")
@@ -87,7 +87,7 @@ def join(config: RunConfig, folder: Path | None, checkpoint: Path | None) -> Ite
     store = open_store(seconds)
 
     def decide() -> dict[str, str | None]:
-        """Where the run lies, and which checkpoint a restart goes on from."""
+        """Name the run folder, and the checkpoint that a restart goes on from."""
         before = store.get(FOLDER).decode() if store.check([FOLDER]) else None
         goes_on = checkpoint
         if folder is not None:
@@ -122,7 +122,7 @@ def _here_only(text: str) -> UsageError:
 
 
 def record(config: RunConfig, going_on_from: Path | None) -> dict[str, Any]:
-    """What must be the same on all ranks, as name -> value."""
+    """All that must be the same on every rank, as name -> value."""
     fields = _flat(dataclasses.asdict(config))
     kept = {f"config {name}": str(value) for name, value in fields.items() if name not in {*RUNTIME_FIELDS, "folder"}}
     return {**kept, "folder": config.folder, "checkpoint": str(going_on_from), **code_versions()}

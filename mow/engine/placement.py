@@ -1,4 +1,4 @@
-"""Which rank holds which tasks: contiguous ranges of the tasks in their present order, which are sorted by module."""
+"""Division of the tasks among ranks: contiguous ranges of the tasks in their present order, which are sorted by module."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -84,7 +84,7 @@ def _own_rows(value: Any, own: slice) -> Any:
 
 
 def _of_ranks(run: Any) -> dict[str, object]:
-    """What the checkpoint of one process has no need of: the parts of the replay, the random numbers of dropout."""
+    """Entries that one process does not need: the parts of the replay, the random numbers of dropout."""
     parts = parts_of_replay(run)
     found: dict[str, object] = {"replay": parts} if parts[0][0] else {}
     if run.ranks.size > 1:

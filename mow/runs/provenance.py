@@ -66,7 +66,7 @@ def versions(device: "torch.device") -> dict[str, Any]:
 
 
 def code_versions() -> dict[str, str | None]:
-    """What decides which code runs: versions of mow and torch, commit, extension."""
+    """Versions of the code that runs: mow and torch, commit, extension."""
     from mow.replay import build_info
 
     found, built = library_versions(), build_info()

@@ -200,7 +200,7 @@ class ShardedLearner(Learner):
         return losses
 
     def _summed(self, model: nn.Module, forward: Any, total_of: Any) -> Any:
-        """What `forward` returns, after the backward pass of its total."""
+        """Return what `forward` does, after the backward pass of its total."""
         summing = self.sums[id(model)]
         if self.sum_after:
             with summing.no_sync():
@@ -234,7 +234,7 @@ class ShardedLearner(Learner):
         super().regroup(grouping, terms)
 
     def state_dict(self) -> dict[str, object]:
-        """Of the whole run, the same on all ranks, which must all call it."""
+        """State of the whole run, the same on all ranks, which must all call it."""
         self.complete()
         return super().state_dict()
 
@@ -256,7 +256,7 @@ class AgentSlice(Agent):
 
 @dataclass(frozen=True)
 class PolicySlice(Policy):
-    """Of some tasks, drawn as with all the others."""
+    """Policy of some tasks, drawn as with all the others."""
 
     tasks: slice
     every: ActionMask  # of all tasks
