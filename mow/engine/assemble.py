@@ -66,9 +66,11 @@ def assemble(
             lines += [short(planned), check_memory(config, planned, tasks.layout.size, device)]
     except MemoryError as error:
         raise UsageError(str(error)) from error
-    recorded = config.recorded
-    made_replay = make_replay(config, tasks, device, own) if not recorded else None
-    replay = made_replay or RecordedEpisodes(recorded, config, folder, tasks.specs)
+    replay: ReplayBuffer | RecordedEpisodes
+    if config.recorded:
+        replay = RecordedEpisodes(config.recorded, config, folder, tasks.specs)
+    else:
+        replay = make_replay(config, tasks, device, own)
     lines += [stack.enter_context(method.context(config, device)), str(threads), f"run folder: {folder}"]
     if ranks is None:
         learner = method.build(config, tasks, device)

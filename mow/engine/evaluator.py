@@ -109,7 +109,7 @@ def evaluate(
             break
     evaluations = []
     for k in range(num_tasks):
-        own = [episode for slot in range(k * copies, (k + 1) * copies) for episode in played[slot]]
-        returns, lengths = zip(*own, strict=True) if own else ((), ())
+        counted = [episode for slot in range(k * copies, (k + 1) * copies) for episode in played[slot]]
+        returns, lengths = zip(*counted, strict=True) if counted else ((), ())
         evaluations.append(TaskEvaluation(envs.specs[k * copies].name, returns, lengths))
     return evaluations

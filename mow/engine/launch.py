@@ -53,7 +53,7 @@ def check_launch(config: RunConfig) -> None:
         raise UsageError("--profile works on one process only: leave it out")
 
 
-def open_store(seconds: float) -> dist.Store:
+def open_store(seconds: float) -> Any:
     """The launcher's store. Raises: UsageError if there is none."""
     try:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -61,7 +61,9 @@ def open_store(seconds: float) -> dist.Store:
         raise _here_only(f"WORLD_SIZE is {ranks.size()} and {error.args[0]} is not set: start with torchrun") from error
     hosts = ranks.rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        return dist.TCPStore(address, port, ranks.size(), hosts, timedelta(seconds=seconds), wait_for_workers=False)
+        return dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, ranks.size(), hosts, timedelta(seconds=seconds), wait_for_workers=False
+        )
     except (RuntimeError, dist.DistError) as error:
         raise _here_only(f"no answer from rank 0 at {address}:{port} within {seconds:g} s: check MASTER_ADDR and "
                          "MASTER_PORT, and that rank 0 runs") from error
@@ -105,7 +107,7 @@ def join(config: RunConfig, folder: Path | None, checkpoint: Path | None) -> Ite
     answer = roll_call(store, rank, size, record(config, checkpoint), decide, seconds)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    prefix = dist.PrefixStore(f"mow/{answer['attempt']}", store)
+    prefix = dist.PrefixStore(f"mow/{answer['attempt']}", store)  # type: ignore[attr-defined]
     joined = Ranks(prefix, rank, size, len(config.tasks), device, seconds)
     joined.names = config.tasks
     with joined.failures_named():
@@ -129,7 +131,7 @@ def record(config: RunConfig, going_on_from: Path | None) -> dict[str, Any]:
 
 
 def roll_call(
-    store: dist.Store, rank: int, size: int, own: Mapping[str, Any], decide: Callable[[], Mapping[str, Any]],
+    store: Any, rank: int, size: int, own: Mapping[str, Any], decide: Callable[[], Mapping[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Wait for all ranks. Returns: what rank 0 decided, and "attempt", a name.
@@ -174,7 +176,7 @@ def roll_call(
             return _checked(answer)
 
 
-def _here(store: dist.Store, size: int) -> dict[int, dict[str, Any]]:
+def _here(store: Any, size: int) -> dict[int, dict[str, Any]]:
     keys = {rank: f"mow/here/{rank}" for rank in range(size)}
     return {rank: json.loads(store.get(key)) for rank, key in keys.items() if store.check([key])}
 

@@ -41,6 +41,9 @@ class Alone:
     def most(self, number: int) -> int:
         return number
 
+    def collect(self, name: str, own: str, check_stop: Callable[[], None]) -> list[str]:
+        return [own]
+
 
 class Ranks:
     """The process group of all ranks, see mow.methods.base.Parallel.
@@ -50,7 +53,7 @@ class Ranks:
     """
 
     def __init__(
-        self, store: dist.Store, rank: int, size: int, num_tasks: int, device: torch.device, seconds: float
+        self, store: Any, rank: int, size: int, num_tasks: int, device: torch.device, seconds: float
     ) -> None:
         self.rank, self.size, self.store = rank, size, store
         self.waited = 0.0  # seconds, in all calls of `most`
@@ -216,7 +219,9 @@ class _Calls(nn.Module):
         return call()
 
 
-def _sum(group: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _sum(
+    group: object, bucket: dist.GradBucket  # type: ignore[name-defined]
+) -> torch.futures.Future[torch.Tensor]:
     """Sum a bucket of gradients, where DistributedDataParallel by itself takes the mean."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda future: future.value()[0])

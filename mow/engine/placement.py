@@ -1,4 +1,4 @@
-"""Division of the tasks among ranks: contiguous ranges of the tasks in their present order, which are sorted by module."""
+"""Division of the tasks among ranks: contiguous ranges of their present order, which is sorted by module."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -56,13 +56,14 @@ def on_ranks(
     world_model, agent = (max(s * share, least) + traffic * size for s, size in zip(seconds, bytes_each, strict=True))
     hours = (plan.world_model_updates * world_model + plan.agent_updates * agent) / 3600
     memory = plan.fixed + plan.activations.peak * share
+    launches = f", {1e3 * LAUNCHES_S:.0f} ms of launches" if on_gpu else ""
+    one, every = summed.one_module / 1e6, summed.whole_modules / 1e6
     return (
-        f"on {number} ranks (ASSUMED: {BANDWIDTH / 1e9:.0f} GB/s between them"
-        f"{f', {1e3 * LAUNCHES_S:.0f} ms of launches' if on_gpu else ''}; not measured): at most {most} of {num_tasks} "
-        f"tasks each; sums {summed.world_model / 1e6:.0f} MB per world-model update, {summed.one_module / 1e6:.0f} "
-        f"MB in warm-up (all modules: {summed.whole_modules / 1e6:.0f} MB), {bytes_each[1] / 1e6:.1f} MB per agent update; "
-        f"peak {memory / 1e9:.2f} GB per rank beside its replay; {world_model:.3g} s per world-model update, "
-        f"{agent:.3g} s per agent update, {hours:,.2f} hours of updates"
+        f"on {number} ranks (ASSUMED: {BANDWIDTH / 1e9:.0f} GB/s between them{launches}; not measured): at most {most} of "
+        f"{num_tasks} tasks each; sums {summed.world_model / 1e6:.0f} MB per world-model update, {one:.0f} MB in warm-up "
+        f"(all modules: {every:.0f} MB), {bytes_each[1] / 1e6:.1f} MB per agent update; peak {memory / 1e9:.2f} GB per "
+        f"rank beside its replay; {world_model:.3g} s per world-model update, {agent:.3g} s per agent update, "
+        f"{hours:,.2f} hours of updates"
     )
 
 
@@ -70,9 +71,9 @@ def hours_of(plan: Plan, config: RunConfig, tasks: TaskSet, device: torch.device
     """The plan of a run of mow in lines, with the hours that it takes at the pace of this machine."""
     assert isinstance(config, MowConfig), "only this method is estimated"
     mask = mask_of(tasks)
-    *seconds, why = make_pace(plan, config, mask, device, bf16=uses_bf16(config, device))
-    lines = long(plan, *seconds, why)
+    world_model, agent, why = make_pace(plan, config, mask, device, bf16=uses_bf16(config, device))
+    lines = long(plan, world_model, agent, why)
     if ranks == 1:
         return lines
     on_gpu = device.type == "cuda"
-    return f"{lines}\n{on_ranks(plan, config, mask, (seconds[0], seconds[1]), ranks, on_gpu=on_gpu)}"
+    return f"{lines}\n{on_ranks(plan, config, mask, (world_model, agent), ranks, on_gpu=on_gpu)}"

@@ -11,6 +11,7 @@ among all. Clipping follows the sum.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -201,14 +202,10 @@ class ShardedLearner(Learner):
 
     def _summed(self, model: nn.Module, forward: Any, total_of: Any) -> Any:
         """Return what `forward` does, after the backward pass of its total."""
-        summing = self.sums[id(model)]
-        if self.sum_after:
-            with summing.no_sync():
-                result = summing(forward)
-                total_of(result).backward()
-            return result
-        result = summing(forward)
-        total_of(result).backward()
+        summing: Any = self.sums[id(model)]
+        with summing.no_sync() if self.sum_after else nullcontext():
+            result = summing(forward)
+            total_of(result).backward()
         return result
 
     # Clustering and checkpoints --------------------------------------------------------------------------------------
