@@ -59,10 +59,11 @@ def on_ranks(
     launches = f", {1e3 * LAUNCHES_S:.0f} ms of launches" if on_gpu else ""
     one, every = summed.one_module / 1e6, summed.whole_modules / 1e6
     return (
-        f"on {number} ranks (ASSUMED: {BANDWIDTH / 1e9:.0f} GB/s between them{launches}; not measured): at most {most} of "
-        f"{num_tasks} tasks each; sums {summed.world_model / 1e6:.0f} MB per world-model update, {one:.0f} MB in warm-up "
-        f"(all modules: {every:.0f} MB), {bytes_each[1] / 1e6:.1f} MB per agent update; peak {memory / 1e9:.2f} GB per "
-        f"rank beside its replay; {world_model:.3g} s per world-model update, {agent:.3g} s per agent update, "
+        f"on {number} ranks (ASSUMED: {BANDWIDTH / 1e9:.0f} GB/s between them{launches}; not measured): at most {most} "
+        f"of {num_tasks} tasks each; sums {summed.world_model / 1e6:.0f} MB per world-model update, {one:.0f} MB in "
+        f"warm-up (all modules: {every:.0f} MB), {bytes_each[1] / 1e6:.1f} MB per agent update; peak "
+        f"{memory / 1e9:.2f} GB per rank beside its replay; {world_model:.3g} s per world-model update, {agent:.3g} s "
+        "per agent update, "
         f"{hours:,.2f} hours of updates"
     )
 
