@@ -22,12 +22,8 @@ _MOVING = "moving"  # in the run folder, while tasks change ranks
 
 def tasks_state(collector: Collector, ranks: Any) -> dict[str, object]:
     """State of all tasks of the run, in their present order: environments, newest observations, recent returns."""
-    places, kept = collector.envs.places, collector.envs.state_dict()
-    own = {
-        "slots": [places[slot] for slot in kept["slots"]],
-        "tasks": {str(places[int(slot)]): task for slot, task in kept["tasks"].items()},
-        "scores": {task: [*returns] for task, returns in collector.scores.items()},
-    }
+    scores = {task: [*returns] for task, returns in collector.scores.items()}
+    own = {**collector.envs.state_dict(), "scores": scores}
     found = [json.loads(text) for text in ranks.texts(json.dumps(own))]
     slots = [slot for each in found for slot in each["slots"]]
     tasks = {slot: task for each in found for slot, task in each["tasks"].items()}
@@ -52,9 +48,9 @@ def adopt(
     before.envs.close()
     run.ranks.names = names
     made = run.make_tasks(names, own)
-    kept = json.loads(state["envs"])
-    tasks = {str(slot): kept["tasks"][str(place)] for slot, place in enumerate(made.envs.places)}
-    renewed = made.envs.load_state_dict({"slots": [*range(len(tasks))], "tasks": tasks})
+    kept = json.loads(state["envs"])["tasks"]
+    places = [run.config.tasks.index(name) for name in names[own]]
+    renewed = made.envs.load_state_dict({"slots": places, "tasks": {str(place): kept[str(place)] for place in places}})
     for shown in ("frame", "is_first", "is_last"):
         setattr(made, shown, state[shown][own].cpu().numpy().copy())
     for k, frame in renewed.items():

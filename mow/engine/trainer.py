@@ -162,7 +162,7 @@ class Trainer:
                 self._report(f"step {self.step:,}/{end:,}", done=self.step - begun, total=end - begun)
             if phase.updates and (done % config.checkpoint_every == 0 or last):
                 self._try_to_save()
-                self.say(self.collector.replay.describe())
+                self.say(self.collector.replay.describe() + (" on rank 0" if self.ranks.size > 1 else ""))
             if self._trace is not None:
                 self._trace.step()
             self._pause()

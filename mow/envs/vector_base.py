@@ -112,7 +112,7 @@ class OrderedVectorEnv(ABC):
         self.layout = self.layout.rows(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of all tasks in their present order, as JSON; after an EnvFailure: only the order.
+        """State of all tasks in their present order, by their places, as JSON; after an EnvFailure: only the order.
 
         A task without a state begins a new episode when it is loaded.
         """
@@ -123,7 +123,9 @@ class OrderedVectorEnv(ABC):
             self._ask("state_dict")
             for kept in self._answers()[0]:
                 states |= kept
-        return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
+        places = self.places
+        return {"slots": [places[slot] for slot in self._slots],
+                "tasks": {str(places[slot]): kept for slot, kept in states.items()}}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, Observation]:
         """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
@@ -132,8 +134,9 @@ class OrderedVectorEnv(ABC):
         Raises: EnvFailure if a simulator cannot load its state or open an episode.
         """
         self._check_idle()
-        self.reorder([self._slots.tolist().index(slot) for slot in state["slots"]])
-        states = {int(slot): kept for slot, kept in state["tasks"].items()}
+        slot_of = {place: slot for slot, place in enumerate(self.places)}
+        self.reorder([self._slots.tolist().index(slot_of[place]) for place in state["slots"]])
+        states = {slot_of[int(place)]: kept for place, kept in state["tasks"].items()}
         self._restarts.update((slot, kept["restarts"]) for slot, kept in states.items())
         self._ask("load_state_dict", states)
         answers, crashes = self._answers(making=True)
