@@ -12,7 +12,7 @@ from mow.cli.parse import check_words, override
 from mow.errors import UsageError
 from mow.methods.pwm.config import PwmConfig
 from mow.runs.failures import exit_code
-from mow.runs.restore import SavedRun, find_run
+from mow.runs.restore import WEIGHTS, SavedRun, find_run
 from mow.system.console import program, say, tell
 from mow.system.shell import typed_path
 from mow.system.whole_file import write_json
@@ -92,11 +92,17 @@ def take_world_model(trainer: "Trainer", saved: SavedRun) -> None:
 
 
 def world_model_of(saved: SavedRun) -> Any:
-    """Its weights, as WorldModel.state_dict."""
+    """Its weights, as WorldModel.state_dict. Raises: UsageError for an export that is damaged."""
     import torch
 
     from mow.runs.checkpoint import load_checkpoint
+    from mow.runs.weights import part_of, read_weights
 
+    if saved.checkpoint.name == WEIGHTS:
+        try:
+            return part_of(read_weights(saved.checkpoint)[0], "world model")
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     return load_checkpoint(saved.checkpoint, torch.device("cpu"))["learner"]["world_model"]
 
 

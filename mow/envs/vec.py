@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mow.envs.base import Action, Observation, TaskSpec
+from mow.envs.base import FRAME_SHAPE, Action, Frame, Observation, TaskSpec
 from mow.envs.measured import compare
 from mow.system.console import program
 
@@ -110,6 +110,25 @@ def expert(task: str, state: Observation) -> NDArray[np.float32]:
     """Action [n] of a good player of "vec:NAME", from its observation; padding after it does no harm."""
     action = BODIES[task.removeprefix("vec:")].expert(np.asarray(state, np.float64))
     return action.clip(-1.0, 1.0).astype(np.float32)
+
+
+_GREEN, _BLACK = (120, 200, 120), (20, 20, 20)  # of goals, of what moves
+# From an observation: (x, y, radius, colour) of disks in a picture of [-1.2, 1.2]^2, y upwards.
+_DISKS: dict[str, Callable[[Numbers], list[tuple[float, float, float, tuple[int, int, int]]]]] = {
+    "lq": lambda seen: [(0.0, 0.0, 0.2, _GREEN), (seen[0] / 2, 0.0, 0.1, _BLACK)],
+    "button": lambda seen: [(0.75, 0.0, 0.25, _GREEN), (seen[0], 0.0, 0.1, _BLACK)],
+    "reach": lambda seen: [(seen[2], seen[3], 0.15, _GREEN), (seen[0], seen[1], 0.1, _BLACK)],
+    "pendulum": lambda seen: [(0.0, 1.0, 0.2, _GREEN), *((t * seen[1], t * seen[0], 0.08, _BLACK)
+                                                         for t in np.linspace(0.0, 1.0, 20))],
+}  # fmt: skip
+
+
+def draw(task: str, state: Observation) -> Frame:
+    """Picture of "vec:NAME" for videos, from its observation; padding after it does no harm."""
+    frame, side = np.full(FRAME_SHAPE, 255, np.uint8), np.linspace(-1.2, 1.2, FRAME_SHAPE[0])
+    for x, y, radius, colour in _DISKS[task.removeprefix("vec:")](np.asarray(state, np.float64)):
+        frame[(side[::-1, None] - y) ** 2 + (side - x) ** 2 < radius**2] = colour
+    return frame
 
 
 class VecEnv:

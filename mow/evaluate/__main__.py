@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,8 +70,6 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Restore, play, tabulate, write. Raises: UsageError if a checkpoint, simulator or device is missing."""
     runs = comparable([find_run(path, options.checkpoint) for path in options.runs], options.seed)
-    if options.video and runs[0].config.env.obs != "frame":
-        raise UsageError(f"{runs[0].folder} learns from states, of which there are no videos: leave --video out")
     out = options.out or (runs[0].folder if len(runs) == 1 else runs[0].folder.parent)
     device = pick_device(options.device)
     if len(runs) > 1:
@@ -160,6 +159,7 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
         SIGINT or SIGTERM.
     """
     from mow.engine.evaluator import ScoringProgress, evaluate
+    from mow.evaluate.pictures import drawing, same
     from mow.evaluate.video import FilmedEnvs
     from mow.runs.signals import Stopped, StopSwitch
 
@@ -167,11 +167,12 @@ def _play(one: SavedRun, options: argparse.Namespace, device: "torch.device", vi
         folder_to_write(videos, "--out")
     longest = options.episodes * _LONGEST_EPISODE
     workers = num_workers(one.config)
-    with environments(one.config, seed=options.seed, workers=workers) as envs, StopSwitch() as switch:
+    drawn = drawing(one.config, seed=options.seed, workers=workers) if options.video else nullcontext(same)
+    with drawn as draw, environments(one.config, seed=options.seed, workers=workers) as envs, StopSwitch() as switch:
         learner, step = restore(one.checkpoint, one.config, envs, device)
         learner.reseed(options.seed)
         # After restoring, which sorts the tasks by cluster.
-        filmed = FilmedEnvs(envs, [videos / file_name(spec.name) for spec in envs.specs], options.video)
+        filmed = FilmedEnvs(envs, [videos / file_name(spec.name) for spec in envs.specs], options.video, draw)
         progress = ScoringProgress(len(one.config.tasks), options.episodes, say, switch.check)
         try:
             results = evaluate(

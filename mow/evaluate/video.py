@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mow.envs.base import EnvStep, Episode, Frame
 from mow.envs.vector import VectorEnv
+from mow.evaluate.pictures import Draw, same
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,24 +31,28 @@ class FilmedEnvs:
     Args:
         paths: per task, in the order of the environments, without suffix: PATH-1.gif, PATH-2.gif, ... are written.
         num_films: per task.
+        draw: makes the frames, until all films are written.
     """
 
-    def __init__(self, envs: VectorEnv, paths: Sequence[Path], num_films: int) -> None:
-        self._envs, self._paths, self._num_films = envs, paths, num_films
+    def __init__(self, envs: VectorEnv, paths: Sequence[Path], num_films: int, draw: Draw = same) -> None:
+        self._envs, self._paths, self._num_films, self._draw = envs, paths, num_films, draw
         self.episodes: list[list[Episode]] = [[] for _ in envs.specs]
         self._frames: list[list[tuple[Frame, float]]] = [[] for _ in envs.specs]  # of running episodes, with returns
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._envs, name)
 
-    def reset(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        frame, is_first = self._envs.reset()
+    def reset(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        observation, is_first = self._envs.reset()
+        frame = self._draw(None, observation, None) if self._num_films else observation
         for k, frames in enumerate(self._frames):
             frames[:] = [(frame[k].copy(), 0.0)]
-        return frame, is_first
+        return observation, is_first
 
     def step(self, action: NDArray[np.float32]) -> EnvStep:
         step = self._envs.step(action)
+        filming = any(len(episodes) < self._num_films for episodes in self.episodes)
+        frame = self._draw(action, step.frame, step.reward) if filming else step.frame
         ended = {episode.index: episode for episode in step.finished}
         for k, frames in enumerate(self._frames):
             if k in ended:
@@ -56,9 +61,9 @@ class FilmedEnvs:
                     path = self._paths[k]
                     write_gif(path.with_name(f"{path.name}-{len(self.episodes[k])}.gif"), frames, ended[k])
             if step.is_first[k]:
-                frames[:] = [(step.frame[k].copy(), 0.0)]
+                frames[:] = [(frame[k].copy(), 0.0)]
             elif len(frames) < LONGEST and len(self.episodes[k]) < self._num_films:
-                frames.append((step.frame[k].copy(), frames[-1][1] + float(step.reward[k])))
+                frames.append((frame[k].copy(), frames[-1][1] + float(step.reward[k])))
         return step
 
 

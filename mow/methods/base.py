@@ -242,6 +242,7 @@ class Method:
     summary: Callable[[Any], str] = lambda config: ""  # updates and sizes, for the line that opens a run
     batchings: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # --batching NAME
     observations: tuple[str, ...] = ("frame",)  # kinds that it learns from, of env.obs: "frame", "state"
+    exported: tuple[str, ...] = ()  # networks that mow export writes; none: the method mow has a form of its own
     shortened: Callable[[Any, int], tuple[Any, str]] | None = None  # config for fewer steps, and how it differs
     build_on_ranks: Callable[[Any, TaskSet, "torch.device", Parallel], Learner] | None = None
     """As `build`, on several ranks: batches, actors and metrics have rows of the rank's own tasks. None: refused."""

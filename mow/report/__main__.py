@@ -15,7 +15,7 @@ from pathlib import Path
 from mow.cli.parse import Parser, check_range
 from mow.errors import UsageError
 from mow.methods.mow.config import MowConfig
-from mow.report.data import Report, RunData, read_run
+from mow.report.data import Report, read_run
 from mow.report.page import page
 from mow.runs.failures import exit_code, keep_failure
 from mow.system.console import program, say
@@ -88,7 +88,12 @@ def write_report(
     """
     from mow.report.model import read_model
 
-    run, *others = (_read(path) for path in (folder, *beside))
+    if missing := [path for path in (folder, *beside) if not os.path.isdir(path)]:
+        raise UsageError(f"no folder {missing[0]}: name a run folder, as mow train printed it")
+    try:
+        run, *others = map(read_run, (folder, *beside))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     for other in others:
         if other.scores is None or not set(other.scores.tasks) & set(run.config.tasks):
             raise UsageError(f"--beside {other.folder} has no scores of {', '.join(run.config.tasks)}: leave it out, "
@@ -116,16 +121,6 @@ def write_report(
     except OSError as error:
         raise UsageError(f"cannot write {error.filename} ({error.strerror}): name another place with --out") from error
     return path
-
-
-def _read(folder: Path) -> RunData:
-    """Raises: UsageError in one line if the folder is no run."""
-    if not os.path.isdir(folder):
-        raise UsageError(f"no folder {folder}: name a run folder, as mow train printed it")
-    try:
-        return read_run(folder)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 if __name__ == "__main__":

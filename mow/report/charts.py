@@ -133,7 +133,7 @@ def bars(values: Mapping[str, Sequence[float]], label: str) -> "Figure":
         mean, spread = np.mean(numbers).clip(-_LARGEST, _LARGEST), np.std(numbers) if len(numbers) > 1 else None
         colour = STYLES["s1" if y == len(values) - 1 else "s6"][0]
         axes.barh(y, mean, 0.4, color=colour, xerr=spread, error_kw={"ecolor": _GREY, "capsize": 3})
-        style = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "parse_math": False}
+        style: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "fontsize": 8, "parse_math": False}
         axes.text(0.01, y - 0.22, name, color=_GREY, va="bottom", **style)
         axes.text(1.02, y, html.digits(float(mean)), va="center", **style)
     axes.axvline(0.0, color=_GREY, linewidth=0.8)

@@ -65,7 +65,7 @@ class RunData:
     metrics: Metrics
     remarks: tuple[str, ...]  # what could not be read, in sentences
     episodes: Mapping[str, tuple[StoredTask, float]] = field(default_factory=dict)
-    """Of each task: the recorded episodes, and the mean return of the tenth (one at least) with the highest."""
+    """By task: recorded episodes, and the mean return of the tenth of them (one at least) with the highest returns."""
 
     def curve(self, name: str, task: str) -> Curve | None:
         """A metric that is logged per task; None where it is missing."""

@@ -58,7 +58,7 @@ def sections_of(report: Report) -> list[tuple[str, str, Callable[[Report], str]]
         (mow, "experts", "Experts and modules", method_mow.experts),
         (mow, "similarity", "Similarity of the tasks", method_mow.similarity),
         (not mow, "metrics", "Losses and metrics", sections.metrics),
-        (f"{method_pwm.ERROR}1" in run.per_task, "rollouts", "World model of states", method_pwm.rollouts),
+        (f"{sections.ROLLOUT_ERROR}1" in run.per_task, "rollouts", "World model of states", method_pwm.rollouts),
         (True, "time", "Speed and time", sections.time_spent),
         (mow, "harmony", "Harmony weights", method_mow.harmony),
         (True, "config", "Config and versions", sections.files),

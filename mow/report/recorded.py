@@ -54,10 +54,8 @@ def side_by_side(report: Report) -> str:
         "Mean return of whole episodes; in brackets and as bars: normalised, 0 is random, 1 is the expert or human. "
         "Several seeds of one config are averaged; ±, and whiskers: standard deviation between them."
     )
-    paths = {run.config.recorded.path(run.folder): run.folder.name
-             for run in (report.run, *report.beside) if run.config.recorded}  # fmt: skip
-    if len(paths) > 1:
-        text += f" The data differ: {', '.join(f'{name} learned from {path}' for path, name in paths.items())}."
+    if others := [run.folder.name for run in report.beside if run.episodes != report.run.episodes]:
+        text += f" Not from the same episodes as this run: {', '.join(others)}."
     return note(text) + table(["task", *found], rows) + grid(figures)
 
 

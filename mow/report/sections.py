@@ -1,6 +1,5 @@
 """The sections of a report for runs of every method. Missing records are named in a sentence."""
 
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -19,6 +18,7 @@ _TIMES = {
     "imagination": "imagination",
     "actor_critic": "actor and critic",
 }
+ROLLOUT_ERROR = "insight/rollout_error_"  # of a world model of states, and the number of steps
 _MOST_LINES = 6  # tasks that have a line each in a panel of a metric, in the styles s1, s2, ...
 _SPREAD = {"s1": "mean of the tasks", "s2": "highest", "s3": "lowest"}
 
@@ -97,28 +97,24 @@ def panel(report: Report, name: str) -> str:
     tasks = report.run.config.tasks
     series = [one for i, task in enumerate(tasks, start=1) for one in updates_of(report, task, name, f"s{i}")]
     if len(tasks) > _MOST_LINES:
-        at = sorted({x for one in series for x in one.x})
-        values = [[one.y[one.x.index(x)] for one in series if x in one.x] for x in at]
-        drawn = zip(_SPREAD, (np.mean, max, min), strict=True)
-        series = [Series(at, [float(of(one)) for one in values], style) for style, of in drawn]  # type: ignore[operator]
+        at: dict[float, list[float]] = {}
+        for x, y in (point for one in series for point in zip(one.x, one.y, strict=True)):
+            at.setdefault(x, []).append(y)
+        three = zip(_SPREAD, (np.mean, max, min), strict=True)
+        series = [Series([*at], [float(of(y)) for y in at.values()], style) for style, of in three]  # type: ignore[operator]
     low, high = min(min(one.y) for one in series), max(max(one.y) for one in series)
     log = name.startswith("loss/") and high > 10 * low > 0
     return chart(name, updates_axis(report), "log scale" if log else "value", series, log=log)
 
 
-def panels(report: Report, names: Sequence[str]) -> str:
-    """Panels of metrics side by side, under the meaning of their lines."""
+def metrics(report: Report) -> str:
+    """All metrics that are logged per task, except the errors of rollouts, which have a section."""
+    figures = [panel(report, name) for name in report.run.per_task if not name.startswith(ROLLOUT_ERROR)]
+    if not figures:
+        return absent("No update has been logged.")
     tasks = report.run.config.tasks
     lines = dict(zip(STYLES, tasks, strict=False)) if len(tasks) <= _MOST_LINES else _SPREAD
-    return legend(list(lines.items())) + grid([panel(report, name) for name in names])
-
-
-def metrics(report: Report) -> str:
-    """Losses and all other metrics that are logged per task, except those of the section on diagnostics."""
-    names = [name for name in report.run.per_task if not name.startswith("insight/")]
-    if not names:
-        return absent("No update has been logged.")
-    return note("Means between two records.") + panels(report, names)
+    return note("Means between two records.") + legend(list(lines.items())) + grid(figures)
 
 
 def time_spent(report: Report) -> str:

@@ -120,9 +120,10 @@ def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.dev
 
     from mow.methods.base import TaskSet
     from mow.runs.checkpoint import load_checkpoint
-    from mow.runs.weights import give_weights, read_weights
+    from mow.runs.weights import give_networks, give_weights, read_weights
 
-    learner: Any = get_method(config.method).build(config, TaskSet.of(envs.specs), device)
+    method = get_method(config.method)
+    learner: Any = method.build(config, TaskSet.of(envs.specs), device)
     is_export = path.suffix == ".safetensors"
     try:
         tensors, content = read_weights(path) if is_export else ({}, load_checkpoint(path, torch.device("cpu")))
@@ -132,7 +133,9 @@ def restore(path: Path, config: RunConfig, envs: "VectorEnv", device: "torch.dev
         raise UsageError(str(error)) from error
     check_specs(path, content, envs.specs)
     try:
-        if is_export:
+        if is_export and method.exported:
+            give_networks(learner, tensors, method.exported)
+        elif is_export:
             give_weights(learner, tensors, content)
         else:
             learner.load_state_dict(content["learner"])

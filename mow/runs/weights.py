@@ -1,12 +1,12 @@
 """Weights as safetensors: what a trained agent needs to act and to imagine, without optimisers and replay.
 
-One file: the tensors of world model and agent by name, and as metadata a JSON object with what is no tensor, and the
-SHA-256 of all tensors, because a flipped bit in them would load in silence. Reading runs no code of the file.
+One file: the tensors of the networks by name, and as metadata a JSON object with what is no tensor, and the SHA-256 of
+all tensors, because a flipped bit in them would load in silence. Reading runs no code of the file.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mow.methods.mow.clustering import Grouping
+from mow.runs.precision import Precision, compact, expand
 from mow.system.whole_file import flush_folder, write_whole
 
 if TYPE_CHECKING:
+    from mow.methods import base
     from mow.methods.mow.learner import Learner
 
 FORMAT = 3  # 1: before the local prior read an action times e_k; 2: before the arrival form
@@ -33,15 +35,31 @@ def write_weights(path: Path, learner: "Learner", content: Mapping[str, Any]) ->
     tensors |= {f"agent.{name}": tensor for name, tensor in learner.agent.state_dict().items()}
     if learner.frozen_routes is not None:
         tensors["frozen_routes"] = learner.frozen_routes
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     grouping = learner.grouping
     described = {
         **content,
         "updates": learner.updates,
         "order": None if grouping is None else list(grouping.order),
         "module_of_task": None if grouping is None else list(grouping.module_of_task),
-        "sha256": digest(tensors),
     }
+    _write(path, tensors, described)
+
+
+def write_networks(
+    path: Path, learner: "base.Learner", names: Sequence[str], precision: Precision, content: Mapping[str, Any]
+) -> None:
+    """As write_weights, of the named networks of a learner whose tasks have no groups.
+
+    Raises: OSError if the file cannot be written; ValueError for a number that float16 cannot hold.
+    """
+    tensors = {f"{part}.{name}": tensor for part in names
+               for name, tensor in learner.networks[part].state_dict().items()}  # fmt: skip
+    _write(path, compact(tensors, precision), {**content, "precision": precision})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = {**content, "sha256": digest(tensors)}
     write_whole(path, save(tensors, metadata={"mow_format": str(FORMAT), "mow": json.dumps(described)}))
     flush_folder(path.parent)
 
@@ -88,6 +106,21 @@ def give_weights(learner: "Learner", tensors: Mapping[str, Tensor], content: Map
     routes = tensors.get("frozen_routes")
     learner.frozen_routes = None if routes is None else routes.to(learner.device)
     learner.updates = int(content["updates"])
+
+
+def give_networks(learner: "base.Learner", tensors: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Load what write_networks wrote into a fresh learner; its other networks and its optimisers stay fresh.
+
+    Raises: RuntimeError if the weights are not of its config.
+    """
+    for part in names:
+        learner.networks[part].load_state_dict(part_of(tensors, part))
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """float32 weights of one network, by their names in it."""
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in expand(own).items()}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -27,6 +27,8 @@ from mow.runs.checkpoint import load_checkpoint
 from mow.runs.logger import Logger
 from tests.small import MODEL, run_config
 
+_wired = []  # runs whose thread is still to be ended
+
 
 class Recorder:
     """A vector environment that remembers everything that passed: per task name, in order of time."""
@@ -94,7 +96,17 @@ def wire(config, folder: Path):
     collector = Collector(envs, replay, seed=config.seed)
     folder.mkdir(exist_ok=True)
     said = []
-    return Trainer(config, METHOD, collector, learner, Logger(folder, 1), said.append), envs, said
+    run = Trainer(config, METHOD, collector, learner, Logger(folder, 1), said.append)
+    _wired.append(run)
+    return run, envs, said
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_stays():
+    """A run is part of circles of references: without this its thread lives until they are collected."""
+    yield
+    while _wired:
+        _wired.pop().prefetch.close()
 
 
 @pytest.fixture(scope="module")
@@ -254,8 +266,7 @@ def test_neither_store_nor_prefetch_changes_what_is_learnt(tmp_path):
             continue
         replay = ReplayConfig(store=store, disk=disk, prefetch=depth)
         run, *_ = wire(run_config(total_steps=24, replay=replay), tmp_path / f"{store}{depth}")
-        with run.prefetch:
-            run.train()
+        run.train()
         run.logger.close()
         assert (run.collector.replay.store.disk_bytes > 0) == bool(disk)
         learnt[store, depth] = {**run.learner.world_model.state_dict(), **run.learner.agent.state_dict()}
@@ -277,7 +288,6 @@ def test_a_batch_is_drawn_when_the_one_before_it_trains(tmp_path):
     run.collector.replay.sample = record
     run.run_phase()
     run.run_phase()
-    run.prefetch.close()
     run.logger.close()
     prefill, updates = run.config.prefill_steps, run.config.warmup_updates
     trained = [one for one in drawn if one[0] == WORLD_MODEL_STREAM]
@@ -299,7 +309,6 @@ def test_the_world_model_trains_while_the_environments_step(tmp_path, monkeypatc
     told(envs, "receive", "receive")
     told(Learner, "update_world_model", "update")
     run.run_phase()
-    run.prefetch.close()
     run.logger.close()
     steps = run.config.total_steps - run.config.prefill_steps
     assert events == ["send", "receive", "update"] + ["send", "update", "receive"] * (steps - 1)
@@ -330,8 +339,7 @@ def test_what_trains_is_whole_in_order_and_given_back(tmp_path, monkeypatch):
     run.collector.replay.sample = slow
     run.prefetch.give_back = lambda batch: returned.append(batch) or give_back(batch)
     run.learner.group = lambda batches: from_labels(np.array([0, 1, 0]), np.eye(3))
-    with run.prefetch:
-        run.train()
+    run.train()
     run.logger.close()
     assert len({tuple(tasks) for tasks, _ in trained}) == 2, "the tasks did not change places"
     variant = {}
@@ -384,7 +392,6 @@ def test_tasks_are_not_grouped_by_broken_numbers(tmp_path):
         run.learner.world_model.decoder.output.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="gradients that tasks are grouped by are not finite: start again"):
         run.train()
-    run.prefetch.close()
     run.logger.close()
 
 

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mow.envs import vec
 from mow.envs.base import FRAME_SHAPE, Episode
 from mow.envs.dummy import read_counter
-from mow.envs.vector import SerialVectorEnv
+from mow.envs.vector import SerialVectorEnv, make_vector
+from mow.errors import UsageError
+from mow.evaluate import pictures
 from mow.evaluate.video import BAR, LONGEST, SCALE, FilmedEnvs, write_gif
+from mow.methods.bc.config import BcConfig
 
 
 def frames_of(path):
@@ -65,3 +69,59 @@ def test_a_long_episode_is_cut(tmp_path):
     frames = [(np.full(FRAME_SHAPE, i % 200, np.uint8), float(i)) for i in range(LONGEST // 20)]
     write_gif(tmp_path / "a.gif", frames, Episode("dummy:slide", 0, 27_001.0, 27_001, None))
     assert len(list(frames_of(tmp_path / "a.gif"))) == LONGEST // 20
+
+
+STATES = {"obs": "state"}
+
+
+@pytest.mark.parametrize(("task", "state", "at"), [
+    ("vec:lq", [2.0, 0.0], (31, 58)), ("vec:button", [-1.0, 1.0], (31, 5)),
+    ("vec:reach", [1.0, 1.0, -1.0, -1.0], (5, 58)), ("vec:pendulum", [0.0, 1.0, 0.0], (31, 56)),
+])  # fmt: skip
+def test_a_state_of_vec_is_drawn_where_it_is(task, state, at):
+    frame = vec.draw(task, np.array([*state, 0.0, 0.0], np.float32))
+    assert (frame.shape, frame.dtype) == (FRAME_SHAPE, np.uint8)
+    assert frame[at].tolist() == [20, 20, 20]
+    assert frame[at[0], 63 - at[1]].tolist() != [20, 20, 20], "on the other side"
+
+
+def test_states_of_vec_are_filmed(tmp_path):
+    config = BcConfig(preset="bc", tasks=("vec:button",), total_steps=0)
+    with pictures.drawing(config, seed=3, workers=0) as draw, make_vector(
+        config.tasks, seed=3, num_workers=0, options=STATES
+    ) as envs:
+        filmed = FilmedEnvs(envs, [tmp_path / "a"], 1, draw)
+        state, seen = filmed.reset()[0], []
+        while not filmed.episodes[0]:
+            seen.append(vec.draw("vec:button", state[0]))
+            state = filmed.step(np.ones((1, 1), np.float32)).frame
+        filmed.step(np.ones((1, 1), np.float32))
+    assert [*map(np.ndarray.tolist, frames_of(tmp_path / "a-1.gif"))] == [*map(np.ndarray.tolist, seen)]
+
+
+def test_others_are_played_again_with_frames(monkeypatch):
+    """With the same seed and actions; rewards that differ end it."""
+    config, asked = BcConfig(preset="bc", tasks=("dummy:count-0",), total_steps=0), []
+
+    def twin(tasks, *, options, **how):
+        asked.append(options["obs"])
+        return SerialVectorEnv(tasks, seed=how["seed"], options={})
+
+    monkeypatch.setattr(pictures, "make_vector", twin)
+    with pictures.drawing(config, seed=3, workers=0) as draw, twin(config.tasks, options=STATES, seed=3) as envs:
+        assert (draw(None, None, None) == envs.reset()[0]).all()
+        action = envs.layout.random(np.random.default_rng(0))
+        step = envs.step(action)
+        assert (draw(action, None, step.reward) == step.frame).all()
+        with pytest.raises(UsageError, match="has other rewards"):
+            draw(action, None, step.reward + 1.0)
+    assert asked == ["frame", "state"]
+
+
+def test_vec_beside_other_tasks_is_one_line():
+    config = BcConfig(preset="bc", tasks=("vec:lq", "dummy:count-0"), total_steps=0)
+    with (
+        pytest.raises(UsageError, match="no videos, leave --video out: task 'vec:lq' has no"),
+        pictures.drawing(config, seed=3, workers=0),
+    ):
+        pass

@@ -140,6 +140,7 @@ def test_mistakes_are_one_line_and_exit_2(run_folder, exported, capsys, tmp_path
     assert "is no run: name a run folder" in mistake(capsys, tmp_path / "gone")
     assert "is not empty: give another --out" in mistake(capsys, run_folder, "--out", exported)
     assert "the following arguments are required: RUN" in mistake(capsys)
+    assert "a run of mow is exported as fp32 alone" in mistake(capsys, run_folder, "--precision", "int8")
     (tmp_path / "file").write_text("")
     assert "name another place with --out" in mistake(capsys, run_folder, "--out", tmp_path / "file" / "x")
     with pytest.raises(SystemExit) as stopped:

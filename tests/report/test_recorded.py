@@ -50,6 +50,7 @@ def test_the_data_and_the_seeds_side_by_side(runs: Path, tmp_path: Path) -> None
     assert main([str(runs / "0"), "--beside", str(runs / "1"), "--out", str(out)]) == 0
     text = out.read_text()
     assert "this run: cloning of the best 50 %, 2 seeds" in text
+    assert "Not from the same episodes" not in text
     task = read_manifest(runs / "data")["vec:lq"]
     best = np.sort(read_episodes(runs / "data", task)["episode_return"])[-2:].mean()  # the tenth of 20
     for number in (digits(value) for value in (*task.returns, best)):
@@ -119,6 +120,8 @@ def test_columns_by_hand() -> None:
 def test_tasks_without_references_are_shown_in_their_own_units() -> None:
     config = BcConfig(preset="bc", tasks=("dummy:a",), total_steps=0)
     run = RunData(Path("x"), config, Scores({"dummy:a": (None, 3.0, 1.0, None, None, 2)}, None, None), Metrics(), ())
+    other = replace(run, folder=Path("y"), episodes={"dummy:a": (StoredTask("dummy:a", 2, 1, "states"), 0.0)})
+    assert "Not from the same episodes as this run: y." in side_by_side(Report(run, None, "", (other,)))
     text = side_by_side(Report(run, None, ""))
     assert "<td>3.00</td>" in text
     assert 'alt="dummy:a: return of the data and of runs"' in text

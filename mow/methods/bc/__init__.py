@@ -19,5 +19,6 @@ def _build(config: BcConfig, tasks: TaskSet, device: "torch.device") -> "Learner
 
 METHOD = Method(
     name="bc", config=BcConfig, presets=PRESETS, build=_build, loss="loss/policy", observations=("state",),
+    exported=("policies",),
     summary=lambda config: f"cloning the best {config.best:.0%} of the episodes",
 )  # fmt: skip

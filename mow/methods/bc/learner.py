@@ -51,7 +51,8 @@ class Learner:
                                  "dmc or metaworld")
         self.config, self.device, self.tasks = config, device, [*config.tasks]
         update = Update("policy", config.batch_size, 2, stream=0, count=config.updates)  # a state and what came of it
-        self.phases = (Phase("cloning", updates=(update,), note=f"cloning: {config.updates:,} updates"),)
+        note = f"cloning: {config.updates:,} updates"
+        self.phases: tuple[Phase, ...] = (Phase("cloning", updates=(update,), note=note),)
         self.mask = torch.from_numpy(tasks.layout.continuous_mask).float().unsqueeze(1).to(device)  # [K, 1, A]
         count, (inputs,) = len(self.tasks), tasks.observation.shape
         torch.manual_seed(config.seed)

@@ -27,5 +27,5 @@ def _diagnostics(learner: "Learner", batch: "TransitionBatch") -> Metrics:
 
 METHOD = Method(
     name="pwm", config=PwmConfig, presets=PRESETS, build=_build, loss="loss/world_model", diagnostics=_diagnostics,
-    summary=summary, observations=("state",),
+    summary=summary, observations=("state",), exported=("world model", "actors"),
 )  # fmt: skip

@@ -42,8 +42,12 @@ class ModelConfig:
     norm: Literal["simnorm", "none"] = "simnorm"
     """Latents in groups of 8 that sum to 1, or with the activation of the hidden layers."""
     activation: Literal["mish", "relu"] = "mish"
+    observations: Literal["raw", "standard"] = "raw"
+    """raw: as they come, as published; standard: less the mean of each task's data, over its deviation."""
     termination: bool = False
     """Predict the ends of episodes; imagined rewards after an end count less."""
+    td_head: bool = False
+    """Train values and a policy beside the model, as in the published ones: they shape the latent, and are not used."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -79,10 +83,15 @@ class LossConfig:
     termination: float = 1.0
     rho: float = 0.99
     """Weight of a step of the window relative to the one before it."""
+    value: float = 0.1
+    """Of the TD head."""
+    episode_steps: tuple[int, ...] = (500,)
+    """Agent steps of an episode of each task, or one number for all: the discounts of the TD head follow from it."""
 
     def __post_init__(self) -> None:
         usable(self)
-        not_negative(self, "consistency", "reward", "termination")
+        not_negative(self, "consistency", "reward", "termination", "value")
+        require(min(self.episode_steps, default=0) > 0, f"episode_steps must be above 0, got {self.episode_steps}")
         fraction(self, "rho")
 
 
@@ -212,6 +221,8 @@ class PwmConfig(RunConfig):
         super().__post_init__()
         not_negative(self, "collect_episodes")
         require(self.env.obs == "state", f"pwm learns from states, got env.obs {self.env.obs}: leave it out")
+        steps, tasks = len(self.loss.episode_steps), len(self.tasks)
+        require(steps in (1, tasks), f"loss.episode_steps must hold 1 number or {tasks}, one per task, got {steps}")
         require(self.offline or self.total_steps > self.prefill_steps,
                 f"total_steps must exceed the prefill of {self.prefill_steps} steps (one window and a step at least), "
                 f"got {self.total_steps}: lower schedule.prefill_steps, or raise total_steps")  # fmt: skip

@@ -8,9 +8,9 @@ import torch
 
 from mow.batch import TransitionBatch
 from mow.methods.base import Metrics
-from mow.methods.mow.diagnostics import effective_rank
 from mow.methods.pwm.learner import Learner
 from mow.methods.pwm.losses import counted_steps, unroll
+from mow.nn.effective_rank import effective_rank
 
 DISTANCES = (1, 4, 8, 16)  # steps
 

@@ -28,12 +28,15 @@ from mow.methods.pwm.first_order import (
     permutation,
     roll_out,
 )
-from mow.methods.pwm.losses import distillation_loss, world_model_losses
+from mow.methods.pwm.losses import counted_steps, discounted_mean, distillation_loss, unroll, world_model_losses
 from mow.methods.pwm.model import WorldModel
-from mow.methods.pwm.phases import phases
+from mow.methods.pwm.phases import MEASURE_STREAM, phases
 from mow.methods.pwm.policies import Actors, Critics, clip_per_row, seed_of
+from mow.methods.pwm.td_head import TdHead
 from mow.nn.finite import check_finite
 from mow.nn.policy import normal
+
+_MEASURED = 4096  # observations of each task
 
 
 def check_tasks(tasks: TaskSet) -> None:
@@ -72,6 +75,11 @@ class Learner:
         moved = {id(parameter) for parameter in encoder}
         others = [parameter for parameter in self.world_model.parameters() if id(parameter) not in moved]
         groups: list[dict[str, Any]] = [{"params": encoder, "lr": config.optim.encoder_lr * lr}, {"params": others}]
+        self.td_head = None
+        if config.model.td_head:
+            self.td_head = TdHead(config.model, self.world_model, mask, config.loss.episode_steps).to(device)
+            groups.append({"params": list(self.td_head.q.parameters())})
+            self.pi_optimiser = torch.optim.Adam(self.td_head.pi.parameters(), lr=lr, eps=1e-5, fused=True)
         self.world_model_optimiser = torch.optim.Adam(groups, lr=lr, fused=True)
         self.actor_optimiser, self.critic_optimiser = (
             torch.optim.Adam(part.parameters(), lr=policy.lr, betas=policy.betas, fused=True)
@@ -95,7 +103,8 @@ class Learner:
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        return {"world model": self.world_model, "actors": self.actors, "critics": self.critics}
+        parts = {"world model": self.world_model, "actors": self.actors, "critics": self.critics}
+        return parts if self.td_head is None else {**parts, "TD head": self.td_head}
 
     def actor(self, *, explore: bool = True) -> PwmActor:
         """A new actor; without `explore` its actions are tanh(mu)."""
@@ -104,6 +113,7 @@ class Learner:
     def reseed(self, seed: int) -> None:
         """Make all later draws depend on `seed` alone; each task has a stream of its own, by its name."""
         self.rngs = {task: PhiloxState.from_seed(seed_of(seed, "draws", task), self.device) for task in self.tasks}
+        self.td_rng = PhiloxState.from_seed(seed_of(seed, "TD head"), self.device)
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal [K, *shape, A]; a task's own entries do not depend on the other tasks, padding is 0."""
@@ -125,12 +135,17 @@ class Learner:
             return self.update_world_model(batch) if kind == "world_model" else self.update_policy(batch)
 
     def end_phase(self, name: str, sample: Sampler) -> tuple[Event, ...]:
+        """Before the first update mean and deviation of the observations are measured, where the model uses them."""
+        if name in ("measure", "prefill") and self.config.model.observations == "standard":
+            seen = sample(_MEASURED, 1, counter=0, stream=MEASURE_STREAM).frame.flatten(1, 2)  # [K, N, O]
+            self.world_model.measure(seen.to(self.device))
         return ()
 
     def update_world_model(self, batch: TransitionBatch) -> Metrics:
         """One step of Adam on the mean over tasks. Raises: NotFinite. Source: TD-MPC2 (arXiv 2310.16828)."""
         config, model, optimiser = self.config, self.world_model, self.world_model_optimiser
-        losses = world_model_losses(model, batch, rho=config.loss.rho)
+        td = None if self.td_head is None else (self.td_head, self.td_rng)
+        losses = world_model_losses(model, batch, rho=config.loss.rho, td=td)
         total = losses.weighted(config.loss).mean()
         metrics = losses.metrics(config.loss)
         if self.teacher is not None:
@@ -138,12 +153,32 @@ class Learner:
             metrics["loss/distillation"], total = apart.detach(), total + config.distill.alpha * apart.mean()
         optimiser.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.world_model_clip)
+        trained = [*model.parameters()] + ([] if self.td_head is None else [*self.td_head.q.parameters()])
+        norm = nn.utils.clip_grad_norm_(trained, config.optim.world_model_clip)
         check_finite("world model", total, norm, metrics, self.tasks, model.named_parameters())
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         model.project()
+        if self.td_head is not None:
+            metrics["loss/td_policy"] = self._update_td_policy(self.td_head, batch)
         return {**metrics, "optim/world_model_grad_norm": norm}
+
+    def _update_td_policy(self, td_head: TdHead, batch: TransitionBatch) -> Tensor:
+        """One step of Adam on pi of the TD head, then of its slow Q toward Q; loss [K]. Raises: NotFinite."""
+        model, parameters = self.world_model, list(td_head.pi.parameters())
+        with torch.no_grad():
+            latent = unroll(model, model.encode(batch.frame[:, :, 0]), batch.action[:, :, :-1])[:, :, :-1]
+        with frozen(model, td_head.q):
+            each = td_head.policy_loss(model, latent, self.td_rng)
+            loss = discounted_mean(each, counted_steps(batch).taken, self.config.loss.rho)
+        self.pi_optimiser.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optim.world_model_clip)
+        check_finite("TD head", loss.sum(), norm, {"loss/td_policy": loss}, self.tasks, td_head.pi.named_parameters())
+        self.pi_optimiser.step()
+        self.pi_optimiser.zero_grad(set_to_none=True)
+        td_head.follow()
+        return loss.detach()
 
     def update_policy(self, batch: TransitionBatch) -> Metrics:
         """One step of every actor, then those of its critics. Args: batch: windows whose first rows are the starts.
@@ -230,6 +265,7 @@ class Learner:
             "optimisers": [one.state_dict() for one in self._optimisers], "policy_updates": self.policy_updates,
             "rngs": {task: rng.state() for task, rng in self.rngs.items()},
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            **({} if self.td_head is None else {"td_head": self.td_head.state_dict(), "td_rng": self.td_rng.state()}),
         }  # fmt: skip
 
     def load_state_dict(self, state: State) -> None:
@@ -240,6 +276,9 @@ class Learner:
         self.variance.load_state_dict(state["variance"])
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
+        if self.td_head is not None:
+            self.td_head.load_state_dict(state["td_head"])
+            self.td_rng.load(state["td_rng"])
         for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.policy_updates = int(state["policy_updates"])
@@ -248,4 +287,5 @@ class Learner:
 
     @property
     def _optimisers(self) -> list[torch.optim.Optimizer]:
-        return [self.world_model_optimiser, self.actor_optimiser, self.critic_optimiser]
+        own: list[torch.optim.Optimizer] = [self.world_model_optimiser, self.actor_optimiser, self.critic_optimiser]
+        return own if self.td_head is None else [*own, self.pi_optimiser]

@@ -2,7 +2,7 @@
 
     z_0 = E(o_0),  z_{t+1} = F(z_t, a_t),  target sg E(o_{t+1})
     L_c = 1/T sum_t rho^t mean (z_{t+1} - target)^2        L_r = 1/T sum_t rho^t CE(R(z_t, a_t), two-hot(symlog r_t))
-    L_d = mean BCE(c(z_{t+1}), d_{t+1})                    L   = 20 L_c + 0.1 L_r + 1 L_d
+    L_d = mean BCE(c(z_{t+1}), d_{t+1})                    L   = 20 L_c + 0.1 L_r + 1 L_d [+ 0.1 L_v, of td_head.py]
 
 The reward is read off the rolled latent, not the encoded one; the encoder has no slow copy.
 Source: TD-MPC2 (arXiv 2310.16828), with PWM's T of 16 and rho of 0.99. Differs: steps after the end of an episode
@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mow.batch import TransitionBatch
-from mow.kernels import two_hot_loss
+from mow.kernels import PhiloxState, two_hot_loss
 from mow.methods.pwm.config import LossConfig
 from mow.methods.pwm.model import HIGH, LOW, WorldModel
+from mow.methods.pwm.td_head import TdHead
 
 
 class Steps(NamedTuple):
@@ -34,11 +35,13 @@ class WorldModelLosses(NamedTuple):
     consistency: Tensor
     reward: Tensor
     termination: Tensor | None
+    value: Tensor | None = None
 
     def weighted(self, config: LossConfig) -> Tensor:
         """Sum of the terms with their weights: [K]."""
         total = config.consistency * self.consistency + config.reward * self.reward
-        return total if self.termination is None else total + config.termination * self.termination
+        total = total if self.termination is None else total + config.termination * self.termination
+        return total if self.value is None else total + config.value * self.value
 
     def metrics(self, config: LossConfig) -> dict[str, Tensor]:
         """By name, and their weighted sum: [K] each."""
@@ -61,10 +64,13 @@ def unroll(model: WorldModel, latent: Tensor, action: Tensor) -> Tensor:
     return torch.stack(latents, dim=2)
 
 
-def world_model_losses(model: WorldModel, batch: TransitionBatch, *, rho: float) -> WorldModelLosses:
+def world_model_losses(
+    model: WorldModel, batch: TransitionBatch, *, rho: float, td: tuple[TdHead, PhiloxState] | None = None
+) -> WorldModelLosses:
     """The losses of the module's docstring.
 
-    Args: batch: windows of T + 1 observations; the action of the last one does not matter. rho: in [0, 1].
+    Args: batch: windows of T + 1 observations; the action of the last one does not matter. rho: in [0, 1]. td: the TD
+        head and its random stream.
     Source: TD-MPC2 (arXiv 2310.16828).
     """
     action, reward = batch.action[:, :, :-1], batch.reward[:, :, :-1]  # [K, B, T, A], [K, B, T]
@@ -80,7 +86,15 @@ def world_model_losses(model: WorldModel, batch: TransitionBatch, *, rho: float)
         surprise = F.binary_cross_entropy_with_logits(model.termination_logit(latent[:, :, 1:]), ended,
                                                       reduction="none")  # fmt: skip
         termination = discounted_mean(surprise, taken, 1.0)
-    return WorldModelLosses(discounted_mean(distance, arrived, rho), discounted_mean(code, taken, rho), termination)
+    value = None
+    if td is not None:
+        (td_head, rng), terminated = td, batch.terminated[:, :, :-1]
+        y = td_head.targets(model, target, reward, terminated, rng)
+        value = td_head.value_surprise(model, latent[:, :, :-1], action, y, rng)
+        value = discounted_mean(value, taken & (arrived | terminated), rho)
+    return WorldModelLosses(
+        discounted_mean(distance, arrived, rho), discounted_mean(code, taken, rho), termination, value
+    )  # fmt: skip
 
 
 def distillation_loss(model: WorldModel, teacher: WorldModel, batch: TransitionBatch, objective: str) -> Tensor:

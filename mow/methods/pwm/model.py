@@ -51,6 +51,9 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
+_CONSTANT = 1e-5  # deviation of an observed number that never changes, as of padding
+
+
 class WorldModel(nn.Module):
     """Encoder E, dynamics F, reward R and, if configured, termination c; a table of K task embeddings."""
 
@@ -79,6 +82,9 @@ class WorldModel(nn.Module):
         self.termination = head(size.latent + d, size.width, 1, activation) if config.termination else None
         self.embedding = nn.Parameter(torch.empty(num_tasks, d).uniform_(-0.02, 0.02)) if d else None  # e_k [K, d]
         self.register_buffer("bins", torch.linspace(LOW, HIGH, NUM_BINS), persistent=False)
+        if config.observations == "standard":
+            self.register_buffer("mean", torch.zeros(num_tasks, observation_size))
+            self.register_buffer("deviation", torch.ones(num_tasks, observation_size))
 
     @torch.no_grad()
     def project(self) -> None:
@@ -97,8 +103,20 @@ class WorldModel(nn.Module):
         middle = [1] * (x.dim() - 2)
         return self.embedding.view(len(self.embedding), *middle, -1).expand(*x.shape[:-1], -1)
 
+    @torch.no_grad()
+    def measure(self, observation: Tensor) -> None:
+        """Take mean and deviation of observations [K, N, O] for the standard form; an entry that never changes is left
+        as it is but for its mean.
+        """
+        deviation = observation.std(dim=1, correction=0)
+        self.mean.copy_(observation.mean(dim=1))
+        self.deviation.copy_(torch.where(deviation > _CONSTANT, deviation, 1.0))
+
     def encode(self, observation: Tensor) -> Tensor:
         """[K, ..., O] -> z [K, ..., Z]."""
+        if self.config.observations == "standard":
+            middle = (len(observation), *[1] * (observation.dim() - 2), -1)
+            observation = (observation - self.mean.view(middle)) / self.deviation.view(middle)
         return self.encoder(self.join(observation))
 
     def next_latent(self, latent: Tensor, action: Tensor) -> Tensor:

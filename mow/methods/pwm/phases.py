@@ -1,6 +1,7 @@
 """The phases of a run.
 
-    offline:  updates of the world model on stored episodes; then it is frozen, and policies are extracted from it
+    offline:  a look at the stored episodes; updates of the world model on them; then it is frozen, and policies are
+              extracted from it
     online:   random steps, first updates of the world model; then each step acts, with updates of both in between
 
 Source: PWM. Differs: its single-task loop acts on imagined latents for 16 steps, ours reads every observation.
@@ -12,7 +13,7 @@ from mow.methods.base import Phase, Update
 from mow.methods.pwm.config import PwmConfig
 
 # Streams of the replay's random draws.
-WORLD_MODEL_STREAM, POLICY_STREAM = 0, 1
+WORLD_MODEL_STREAM, POLICY_STREAM, MEASURE_STREAM = 0, 1, 2
 
 
 def phases(config: PwmConfig) -> tuple[Phase, ...]:
@@ -26,7 +27,7 @@ def phases(config: PwmConfig) -> tuple[Phase, ...]:
     if config.offline:
         of = "one policy" if config.policy.form == "shared" else f"{tasks} policies"
         note = f"extract: {config.policy_updates:,} updates of {of} on the frozen world model"
-        return pretrain, Phase("extract", updates=(policy(count=config.policy_updates),), note=note)
+        return Phase("measure"), pretrain, Phase("extract", updates=(policy(count=config.policy_updates),), note=note)
     return (
         Phase("prefill", config.prefill_steps, "random",
               note=f"prefill: {config.prefill_steps:,} random steps per task"),

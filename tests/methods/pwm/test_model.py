@@ -127,3 +127,19 @@ def test_a_wider_task_changes_nothing_of_a_narrower_one() -> None:
     torch.testing.assert_close(following2, following)
     torch.testing.assert_close(gradient2[:, [0, 1, 2, 5, 6, 7, 8]], gradient)
     assert gradient2[:, 3:5].eq(0).all(), "columns that a task does not use are not trained with it"
+
+
+def test_standard_observations_have_mean_0_and_deviation_1_per_task() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(ModelConfig(width=16, latent_size=16, embedding_size=4, observations="standard"), num_tasks=2,
+                       observation_size=3, action_size=1)  # fmt: skip
+    seen = torch.randn(2, 1000, 3) * torch.tensor([[1.0, 20.0, 0.0], [0.1, 1.0, 3.0]])[:, None] + 5.0
+    model.measure(seen)
+    centred = (seen - model.mean[:, None]) / model.deviation[:, None]
+    plain = WorldModel(ModelConfig(width=16, latent_size=16, embedding_size=4), num_tasks=2, observation_size=3,
+                       action_size=1)  # fmt: skip
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(model.encode(seen), plain.encode(centred))
+    torch.testing.assert_close(centred.mean(dim=1), torch.zeros(2, 3), atol=1e-4, rtol=0)
+    assert torch.equal(model.deviation[0, 2], torch.tensor(1.0)), "an entry that never changes"
+    torch.testing.assert_close(centred.std(dim=1)[1], torch.ones(3), atol=1e-2, rtol=0)
