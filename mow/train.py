@@ -4,8 +4,10 @@ Nothing heavy is imported before the command line is understood, so that a mista
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mow.cli.dry_run import dry_run
@@ -20,9 +22,11 @@ from mow.runs.failures import exit_code, failure_kept
 from mow.runs.paths import resume_command
 from mow.runs.restore import check_specs, environments
 from mow.system.console import log_to_console, program, say
+from mow.system.ranks import size
 from mow.system.shell import command
 
 if TYPE_CHECKING:
+    from mow.engine.parallel import Ranks
     from mow.engine.trainer import Trainer
 
 
@@ -43,25 +47,40 @@ def _command(words: list[str]) -> None:
     check_words(words)
     if "--dry-run" in words:
         dry_run(words)
-    elif "--resume" in words:
-        resumption = find_resumption(words)
-        run(resumption.config, resumption)
+        return
+    resumption = find_resumption(words) if "--resume" in words else None
+    config = parse(words) if resumption is None else resumption.config
+    if size() > 1:
+        run_on_ranks(config, resumption)
     else:
-        run(parse(words))
+        run(config, resumption)
+
+
+def run_on_ranks(config: RunConfig, resumption: Resumption | None) -> None:
+    """This process as one of the ranks of a run. Raises: UsageError on all of them where the launch is wrong."""
+    from mow.engine.launch import join
+
+    folder, checkpoint = (resumption.folder, resumption.checkpoint) if resumption else (None, None)
+    with join(config, folder, checkpoint) as joined:
+        if joined.goes_on_from is not None and resumption is None:  # the launcher has started the ranks again
+            resumption = find_resumption(["--resume", str(joined.goes_on_from)])
+        run(dataclasses.replace(config, folder=joined.folder), resumption, ranks=joined.ranks)
 
 
 def run(
-    config: RunConfig, resumption: Resumption | None = None, begin: Callable[["Trainer"], None] = lambda trainer: None
-) -> "Trainer | None":
+    config: RunConfig, resumption: Resumption | None = None, begin: Callable[["Trainer"], None] = lambda trainer: None,
+    ranks: "Ranks | None" = None,
+) -> "Trainer | None":  # fmt: skip
     """Make environments, replay, learner and logger, train, score and report.
 
     Args: resumption: where to go on; None starts from nothing. begin: called once with a new run before it trains.
+        ranks: where this is one of several.
     Returns: the trainer as it is in the end; None if the run was stopped.
     Raises: UsageError if the machine cannot run it. The traceback of any other error is in failure.txt of the folder.
     """
     import torch
 
-    from mow.engine.assemble import assemble, free_folder
+    from mow.engine.assemble import all_specs, assemble, free_folder
     from mow.engine.scoring import score_run
     from mow.estimate.memory import explain_out_of_memory
     from mow.runs.logger import duration
@@ -71,7 +90,7 @@ def run(
     device = pick_device(config.device)
     if config.wandb:
         wandb_package()  # missing, it is an error before a folder is made
-    folder = resumption.folder if resumption else free_folder(config)
+    folder = resumption.folder if resumption else Path(config.folder) if ranks else free_folder(config)
     torch.manual_seed(config.seed)
     with contextlib.ExitStack() as stack:
         stack.enter_context(log_to_console())
@@ -80,12 +99,21 @@ def run(
         stack.enter_context(explain_out_of_memory(folder, device))
         state = read_state(resumption) if resumption else None
         envs = stack.enter_context(environments(
-            config, seed=config.seed, workers=num_workers(config), final_frames=config.final_frames
+            config, seed=config.seed, workers=num_workers(config), final_frames=config.final_frames,
+            places=range(len(config.tasks))[ranks.own] if ranks else None,
         ))  # fmt: skip
         switch = stack.enter_context(StopSwitch())
+
+        def check_stop() -> None:
+            """Raises: Stopped on all ranks after a signal to one."""
+            if ranks is None:
+                switch.check()
+            elif ranks.most(switch.requested):
+                raise Stopped
+
         if resumption and state is not None:
-            check_specs(resumption.checkpoint, state, envs.specs)
-        trainer = assemble(config, device, envs, folder, stack, switch.check, is_new=state is None)
+            check_specs(resumption.checkpoint, state, all_specs(envs, ranks))
+        trainer = assemble(config, device, envs, folder, stack, check_stop, is_new=state is None, ranks=ranks)
         if resumption and state is not None:
             for line in go_on(trainer, resumption, state):
                 say(line)
@@ -107,7 +135,7 @@ def run(
             return None
         elapsed, peak = duration(trainer.logger.seconds), process_peak()
     say(f"done in {elapsed}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")
-    if config.report:
+    if config.report and (ranks is None or ranks.rank == 0):
         from mow.report.__main__ import report_of_a_finished_run
 
         say(report_of_a_finished_run(folder, str(device)))

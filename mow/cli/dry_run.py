@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mow.cli.parse import parse
+from mow.cli.parse import parse, taken
 from mow.engine.device import pick_device, threads_of
 from mow.errors import UsageError
 from mow.methods.registry import get_method
@@ -14,10 +14,15 @@ def dry_run(words: Sequence[str]) -> None:
     """Print parameters, memory, arithmetic and hours of the run of these arguments. Raises: UsageError as it would."""
     if "--resume" in words:
         raise UsageError("--dry-run plans a new run: leave --resume out, a run prints its plan when it starts")
-    config = parse([word for word in words if word != "--dry-run"])
+    words = [word for word in words if word != "--dry-run"]
+    number = taken(words, "--ranks")
+    config = parse(words)
+    if number is not None and not (number.isdecimal() and 1 <= int(number) <= len(config.tasks)):
+        raise UsageError(f"--ranks must be 1 to the number of tasks, {len(config.tasks)}, got {number!r}")
     from mow.engine.assemble import describe, free_folder, make_replay
     from mow.estimate.memory import check_memory
-    from mow.estimate.plan import hours_of, plan_of
+    from mow.estimate.plan import plan_of
+    from mow.estimate.ranks import hours_of
     from mow.methods.base import TaskSet
     from mow.runs.restore import environments
 
@@ -50,4 +55,4 @@ def dry_run(words: Sequence[str]) -> None:
             say(check_memory(config, planned, tasks.layout.size, device))
         except MemoryError as error:
             say(f"it does not fit here: {error}")
-        say(hours_of(planned, config, tasks, device))
+        say(hours_of(planned, config, tasks, device, int(number or 1)))

@@ -27,7 +27,9 @@ def usage() -> str:
 {chr(10).join(lines)} (none: quickstart)
 
 python -m mow.train --resume RUN goes on with a run that was stopped, exactly as it would have.
-python -m mow.train [PRESET] --dry-run prints what it would take (parameters, memory, FLOP, hours) and trains nothing.
+python -m mow.train [PRESET] --dry-run prints what it would take (parameters, memory, FLOP, hours) and trains nothing;
+  with --ranks N also on N GPUs.
+torchrun --nproc-per-node=N -m mow.train PRESET trains on N GPUs (mow/engine/DISTRIBUTED.md).
 python -m mow.train [PRESET] --batching {batchings} sets the batches of the paper's baseline, or cheaper ones.
 
 Every field of the preset can be overridden; --help after a preset lists them all, for example
@@ -79,7 +81,7 @@ def parse(arguments: Sequence[str]) -> RunConfig:
         raise SystemExit(0)
     known = presets()
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else ""
-    if (wanted := _taken(arguments, "--method")) is not None:
+    if (wanted := taken(arguments, "--method")) is not None:
         try:
             known = dict(get_method(wanted).presets)
         except ValueError as error:
@@ -98,7 +100,7 @@ def parse(arguments: Sequence[str]) -> RunConfig:
     return config
 
 
-def _taken(arguments: list[str], flag: str) -> str | None:
+def taken(arguments: list[str], flag: str) -> str | None:
     """The word after `flag`, or after `flag=`, and both out of the arguments; None if it is not there."""
     for at, argument in enumerate(arguments):
         if argument == flag or argument.startswith(f"{flag}="):
@@ -110,7 +112,7 @@ def _taken(arguments: list[str], flag: str) -> str | None:
 
 def _with_batching(config: RunConfig, arguments: list[str]) -> RunConfig:
     """`--batching NAME`, taken out of the arguments; flags that set batches one by one come after it and win."""
-    name = _taken(arguments, "--batching")
+    name = taken(arguments, "--batching")
     if name is None:
         return config
     known = get_method(config.method).batchings

@@ -122,7 +122,6 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
     """
     from mow.engine.recorded import RecordedEpisodes
     from mow.engine.state import load_run_state
-    from mow.replay import load
     from mow.runs.checkpoint import read_best
 
     folder = resumption.folder
@@ -130,9 +129,6 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
     replay = trainer.collector.replay
     if isinstance(replay, RecordedEpisodes):
         replay.check_identity(state["data"])
-    else:
-        with _fitting(folder / "replay"):
-            load(folder / "replay", replay, num_steps=int(state["step"]))
     with _fitting(resumption.checkpoint):
         renewed = load_run_state(trainer, state)
         if (folder / "metrics.jsonl").stat().st_size < state["log"]["bytes"]:
@@ -142,6 +138,10 @@ def go_on(trainer: "Trainer", resumption: Resumption, state: dict[str, Any]) -> 
     best = read_best(folder)
     is_ahead = best is not None and best[0] > trainer.clock
     trainer.best_score = best[1] if best is not None and not is_ahead else None
+    before, now = len(state.get("rank_rng", [None])), trainer.ranks.size
+    lines += [f"changed: ranks {before} -> {now}; dropout draws other masks"] if before != now else []
+    if trainer.ranks.rank > 0:
+        return lines
     versions, changes = resumed_versions(folder, trainer.learner.device, trainer.step)
     write_json(folder / "versions.json", versions)
     ahead = [path for path in checkpoints(folder) if step_of(path) > trainer.clock]

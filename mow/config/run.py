@@ -70,10 +70,22 @@ class ReplayConfig:
                 "replay.disk takes packed frames: use replay.store packed")
 
 
+@dataclass(frozen=True)
+class DistConfig:
+    timeout_s: float = 600.0
+    """Seconds that a rank waits for the others, at the start and in every exchange, before the run ends."""
+
+    def __post_init__(self) -> None:
+        usable(self)
+        positive(self, "timeout_s")
+        at_most(self, 1e6, "timeout_s")
+
+
 # Fields, as dotted paths, that do not affect the result: where and how a run runs, what it keeps and prints.
 RUNTIME_FIELDS = frozenset((
     "device", "log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "report", "wandb", "profile", "plain",
-    "env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk", "replay.prefetch",
+    "dist.timeout_s", "env.num_workers", "env.max_restarts", "env.timeout_s", "replay.store", "replay.disk",
+    "replay.prefetch",
     "optim.checkpoint_activations", "optim.compile", "optim.cuda_graph",
 ))  # fmt: skip
 
@@ -136,6 +148,7 @@ class RunConfig:
     """Write trace.json, a timeline of a few steps early in joint training, to the run folder."""
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    dist: DistConfig = field(default_factory=DistConfig)
 
     def __post_init__(self) -> None:
         usable(self)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mow.config import RunConfig
 from mow.errors import UsageError
+from mow.system import ranks
 from mow.system.threads import Threads, threads_here
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 def threads_of(config: RunConfig) -> Threads:
     """Cores of PyTorch, replay and environments in a run of `config`."""
-    return threads_here(len(config.tasks), config.env.num_workers)
+    return threads_here(-(-len(config.tasks) // ranks.size()), config.env.num_workers)
 
 
 def num_workers(config: RunConfig) -> int:
@@ -27,6 +28,8 @@ def pick_device(name: str) -> "torch.device":
 
     from mow.kernels import check_default_backend
 
+    if ranks.size() > 1 and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
+        name = f"cuda:{ranks.local_rank()}"
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:

@@ -73,6 +73,7 @@ def evaluate(
     max_steps: int,
     on_episode: Callable[[int], None] = lambda k: None,
     check_stop: Callable[[], None] = lambda: None,
+    own: slice = slice(None),
 ) -> list[TaskEvaluation]:
     """Play until every task has finished `episodes` episodes; actions are those of the learner's actor for evaluation.
 
@@ -82,13 +83,14 @@ def evaluate(
         max_steps: agent steps per copy after which it ends all the same; a task may then have fewer episodes, or none.
         on_episode: called with the task's index in `learner.tasks` when an episode that counts has ended.
         check_stop: called once before every step of all tasks; it stops the play by raising.
+        own: which of the learner's tasks the environments and its actors are of.
     Raises: what `check_stop` raises.
     Source: STORM (sampled actions).
     """
     actor, device = learner.actor(explore=False), learner.device
-    num_tasks = len(learner.tasks)
+    num_tasks = len(learner.tasks[own])
     copies = len(envs.specs) // num_tasks
-    wanted = [episodes // copies + (copy < episodes % copies) for _ in learner.tasks for copy in range(copies)]
+    wanted = [episodes // copies + (copy < episodes % copies) for _ in range(num_tasks) for copy in range(copies)]
     played: list[list[tuple[float, int]]] = [[] for _ in wanted]  # return and length, by slot
     frame, is_first = envs.reset()
     for _ in range(max_steps):
@@ -107,7 +109,7 @@ def evaluate(
             break
     evaluations = []
     for k in range(num_tasks):
-        own = [episode for slot in range(k * copies, (k + 1) * copies) for episode in played[slot]]
-        returns, lengths = zip(*own, strict=True) if own else ((), ())
+        counted = [episode for slot in range(k * copies, (k + 1) * copies) for episode in played[slot]]
+        returns, lengths = zip(*counted, strict=True) if counted else ((), ())
         evaluations.append(TaskEvaluation(envs.specs[k * copies].name, returns, lengths))
     return evaluations

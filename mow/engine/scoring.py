@@ -1,11 +1,12 @@
 """The scores of a trained run: fresh environments, a table, and scores.json."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from contextlib import ExitStack
 
 from mow.engine.device import num_workers
-from mow.engine.evaluator import ScoringProgress, evaluate
+from mow.engine.evaluator import ScoringProgress, TaskEvaluation, evaluate
 from mow.engine.scores import Cost, write_scores
 from mow.engine.trainer import Trainer
 from mow.envs.base import EnvFailure
@@ -32,18 +33,28 @@ def score_run(trainer: Trainer, stack: ExitStack, check_stop: Callable[[], None]
     saved, episodes = checkpoint_path(folder, trainer.clock), config.evaluation_episodes
     done = f"training is complete: {saved}\nto score it later: {command('mow', 'evaluate', folder)}"
     say(f"scoring {episodes} episodes per task")
-    progress = ScoringProgress(len(trainer.tasks), episodes, say, check_stop)
+    ranks, own = trainer.ranks, trainer.ranks.own
+    progress = ScoringProgress(len(trainer.tasks[own]), episodes, say, check_stop)
     try:
-        if not saved.exists():  # the disk was full at the last step
+        if ranks.most(not saved.exists()):  # the disk was full at the last step
             say(f"checkpoint: {trainer.save()}")
         fresh = stack.enter_context(environments(
             dataclasses.replace(config, tasks=tuple(trainer.tasks)), seed=config.seed + 1,
-            workers=num_workers(config), copies=config.evaluation_copies,
+            workers=num_workers(config), copies=config.evaluation_copies, places=range(len(trainer.tasks))[own],
         ))  # fmt: skip
+        if ranks.size > 1:
+            fresh.layout = trainer.collector.envs.layout.rows([
+                k for k in range(len(trainer.tasks[own])) for _ in range(config.evaluation_copies)
+            ])  # fmt: skip
         results = evaluate(
             trainer.learner, fresh, episodes=episodes, max_steps=_LONGEST_EVALUATION, on_episode=progress.episode,
-            check_stop=progress.step,
+            check_stop=progress.step, own=own,
         )  # fmt: skip
+        if ranks.size > 1:
+            texts = ranks.collect("scored", json.dumps([dataclasses.asdict(result) for result in results]), check_stop)
+            if ranks.rank > 0:
+                return True
+            results = [TaskEvaluation(**result) for text in texts for result in json.loads(text)]
     except Stopped:
         say(f"stopped while scoring ({progress.line}); {done}")
         return False

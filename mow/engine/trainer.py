@@ -4,6 +4,7 @@ A phase either acts (each step in every task, with the updates that are due) or 
 train while the environments step, if its batch was drawn before.
 """
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,14 @@ from mow.batch import TransitionBatch
 from mow.config import RunConfig
 from mow.engine.collector import Collector
 from mow.engine.device import peak_bytes
+from mow.engine.parallel import Alone, Ranks
 from mow.engine.profile import Trace
 from mow.engine.progress import Phase as PhaseProgress
 from mow.engine.progress import Progress, TaskProgress
 from mow.engine.recorded import RecordedEpisodes
 from mow.engine.scores import recent_score
+from mow.engine.sharding import MakeTasks, move
+from mow.engine.shared_log import SharedLogger
 from mow.engine.state import save_run
 from mow.envs.suites import reference_returns
 from mow.methods.base import Actor, Learner, Method, Note, Phase, Picture, Reorder, Update
@@ -44,11 +48,21 @@ class Trainer:
         say: Callable[[str], None],
         *,
         check_stop: Callable[[], None] = lambda: None,
+        ranks: Ranks | Alone | None = None,
+        make_tasks: MakeTasks | None = None,
     ) -> None:
         """Args:
         say: prints a line.
         check_stop: called wherever the run can be saved; ends it by raising.
+        ranks: of the run; None: one process.
+        make_tasks: where there are several ranks, makes environments and replay of the tasks that come to this one.
         """
+        self.ranks, self.make_tasks = ranks or Alone(), make_tasks
+        self.replay_name: str | None = "" if self.ranks.size == 1 else None  # part of saved replay; None: no save yet
+        self.saves = 0  # of that part, by this process
+        self._recent: dict[str, float | None] = {}  # task -> mean of recent returns, as last gathered
+        self._restarts = 0  # of simulators, likewise
+        self._slowest = ""
         self.config, self.method, self.say, self.check_stop = config, method, say, check_stop
         self.collector, self.learner, self.logger = collector, learner, logger
         self.actor: Actor = learner.actor()
@@ -148,7 +162,7 @@ class Trainer:
                 self._report(f"step {self.step:,}/{end:,}", done=self.step - begun, total=end - begun)
             if phase.updates and (done % config.checkpoint_every == 0 or last):
                 self._try_to_save()
-                self.say(self.collector.replay.describe())
+                self.say(self.collector.replay.describe() + (" on rank 0" if self.ranks.size > 1 else ""))
             if self._trace is not None:
                 self._trace.step()
             self._pause()
@@ -164,7 +178,10 @@ class Trainer:
 
     def _reorder(self, order: tuple[int, ...]) -> None:
         self.prefetch.discard()  # its batches have the tasks in the old order
-        self.collector.reorder(order)
+        if self.ranks.size > 1:
+            move(self, order)
+        else:
+            self.collector.reorder(order)
         self.actor = self.learner.actor()  # its memory has the tasks in the old order
         self.last_loss = self.last_loss and [self.last_loss[k] for k in order]
 
@@ -201,7 +218,7 @@ class Trainer:
         self.logger.skipped(self.step, self.updates, str(error))
         self.say(f"update {self.updates:,} left out: {error} ({self._skipped[kind]} in a row)")
         if self._skipped[kind] == _MAX_SKIPPED:
-            path = self.logger.folder / "diagnosis.pt"
+            path = self.logger.folder / f"diagnosis{f'-rank-{self.ranks.rank}' if self.ranks.rank else ''}.pt"
             save_checkpoint(path, {"error": str(error), "tasks": self.tasks, "batch": batch.tensors()})
             raise FloatingPointError(
                 f"{error}; {_MAX_SKIPPED} updates in a row were left out, the last batch is in {path}: {REMEDY}"
@@ -232,7 +249,7 @@ class Trainer:
         with self.watch.on("gather"):
             self.prefetch.wait()
         with self.watch.on("environments"):
-            stepped = self.collector.end_step()
+            stepped = self.collector.end_step(self.ranks.most)
         self.step += 1
         for episode in stepped.finished:
             self.logger.episode(self.step, episode)
@@ -243,12 +260,39 @@ class Trainer:
 
     def save(self) -> Path:
         """Write replay and checkpoint, from which the run can go on; returns the path of the checkpoint."""
+        self.gather()
         return save_run(self)
+
+    @property
+    def recent(self) -> dict[str, float | None]:
+        """Mean of every task's recent returns, None before its first episode; on several ranks as last gathered."""
+        scores = self.collector.scores
+        return self._recent if self.ranks.size > 1 else {task: scores[task].mean() for task in self.tasks}
 
     @property
     def score(self) -> float | None:
         """Mean over tasks of the recent returns, normalised where there are references; None before each has ended."""
-        return recent_score({task: self.collector.scores[task].mean() for task in self.tasks})
+        return recent_score(self.recent)
+
+    def gather(self, means: dict[str, list[float] | float] | None = None) -> dict[str, list[float] | float]:
+        """Bring together what all ranks know of their tasks, for log, progress and checkpoint; returns all means."""
+        own, waited = means or {}, self.ranks.waited
+        self.ranks.waited = 0.0
+        if not isinstance(self.logger, SharedLogger):
+            return own
+        scores = {task: returns.mean() for task, returns in self.collector.scores.items()}
+        known = json.dumps([scores, self.collector.restarts, waited, own])
+        found = [json.loads(text) for text in self.ranks.texts(known)]
+        self._recent = {task: mean for each in found for task, mean in each[0].items()}
+        self._restarts = sum(each[1] for each in found)
+        times = [each[2] for each in found]
+        if waited > 0.0:
+            self._slowest = f"slowest rank {times.index(min(times))}, others wait up to {max(times):.1f} s"
+        self.logger.gather()
+        return {
+            name: [mean for each in found for mean in each[3][name]] if isinstance(value, list) else value
+            for name, value in found[0][3].items()
+        }
 
     def _try_to_save(self) -> None:
         """A disk that is full for a while does not end the run. Raises: OSError at the third failure in a row."""
@@ -284,12 +328,14 @@ class Trainer:
         """Between two steps, or two updates without acting: the run can be shown, saved and ended."""
         if self.show is not None:
             self.show(self)
+        self.ranks.doing = f"step {self.step:,}, update {self.updates:,}"
         self.check_stop()
 
     def _report(self, where: str, *, done: int, total: int) -> None:
         """One progress line, and the means of all metrics since the last one."""
         self._split = self.watch.so_far
-        means = {**self.means.read(), **self.watch.read(), "envs/restarts": float(self.collector.restarts)}
+        means = self.gather(self.means.read())
+        means = {**means, **self.watch.read(), "envs/restarts": float(self._restarts or self.collector.restarts)}
         if (score := self.score) is not None:
             means["score/recent_mean"] = score
         self.logger.metrics(self.step, self.updates, means, self.tasks)
@@ -306,8 +352,10 @@ class Trainer:
             parts.append("loss " + " ".join(f"{value:.3g}" for value in loss))
         if self.show is not None:
             return
+        if self._slowest:
+            parts.append(self._slowest)
         if not self.config.recorded:
-            scores = {task.rpartition(":")[2]: self.collector.scores[task].mean() for task in self.tasks}
+            scores = {task.rpartition(":")[2]: self.recent.get(task) for task in self.tasks}
             returns = (f"{name} {'-' if score is None else f'{score:.1f}'}" for name, score in scores.items())
             parts.append("return " + ", ".join(returns))
         self.say(" | ".join(parts))
@@ -318,10 +366,10 @@ class Trainer:
         declared = self.learner.phases[min(self.phase_index, len(self.learner.phases) - 1)]
         done = self.step if phase.unit == "steps" else sum(self.counts[update.kind] for update in declared.updates)
         elapsed = time.monotonic() - phase.started
-        groups, losses = self.learner.groups, self.last_loss
+        groups, losses, recent = self.learner.groups, self.last_loss, self.recent
         tasks = tuple(
             TaskProgress(task, groups[k] if groups else None, losses[k] if losses else None,
-                         self.collector.scores[task].mean(), reference_returns(task))
+                         recent.get(task), reference_returns(task))
             for k, task in enumerate(self.tasks)
         )  # fmt: skip
         return Progress(
@@ -341,6 +389,6 @@ class Trainer:
             score=self.score,
             best=self.best_score,
             left_out=self.left_out,
-            restarts=self.collector.restarts,
+            restarts=self._restarts or self.collector.restarts,
             tasks=tasks,
         )

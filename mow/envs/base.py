@@ -172,6 +172,12 @@ class ActionLayout:
         """A, the length of an encoded action."""
         return self.num_discrete + self.num_continuous
 
+    def rows(self, tasks: slice | Sequence[int]) -> "ActionLayout":
+        """The same layout for some of the tasks, or for all of them in another order."""
+        index = tasks if isinstance(tasks, slice) else [*tasks]
+        own = (mask[index] for mask in (self.discrete, self.discrete_mask, self.continuous_mask))
+        return ActionLayout(self.num_discrete, self.num_continuous, *own)
+
     def decode(self, k: int, vector: NDArray[np.floating]) -> Action:
         """The native action of task k from an encoded one [A].
 

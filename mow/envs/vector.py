@@ -20,8 +20,7 @@ class VectorEnv(Protocol):
 
     @property
     def specs(self) -> tuple[TaskSpec, ...]: ...
-    @property
-    def layout(self) -> ActionLayout: ...
+    layout: ActionLayout
     def reset(self) -> tuple[Observation, NDArray[np.bool_]]: ...
     def step(self, action: NDArray[np.float32]) -> EnvStep: ...
     def send(self, action: NDArray[np.float32]) -> None: ...
@@ -29,6 +28,7 @@ class VectorEnv(Protocol):
     def reorder(self, order: Sequence[int] | NDArray[np.integer]) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, Observation]: ...
+    def abandon(self) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *error: object) -> None: ...
@@ -36,7 +36,7 @@ class VectorEnv(Protocol):
 
 def make_vector(
     tasks: Sequence[str], *, seed: int, num_workers: int, options: Mapping[str, object], max_restarts: int = 0,
-    timeout_s: float = 60.0, final_frames: bool = False,
+    timeout_s: float = 60.0, final_frames: bool = False, places: Sequence[int] | None = None,
 ) -> VectorEnv:
     """The tasks in this process (num_workers = 0) or in at most one worker process per task.
 
@@ -53,16 +53,19 @@ def make_vector(
         final_frames: show the final frame of an episode too (EnvStep.is_last). The action taken at it is ignored: the
             next step has reward 0 and opens the next episode, and is no step of either. Without, the step that ends an
             episode shows the first frame of the next one.
+        places: [K] in a longer list of tasks, of which these are some; rollouts are those of that list.
     Raises: ValueError in one line if num_workers or max_restarts is negative, there is no task, a task or option is
         unknown, or a simulator is not installed or fails in its constructor or first reset.
     """
     if num_workers < 0:
         raise ValueError(f"num_workers counts processes, got {num_workers}: pass 0 to stay in this process")
     if num_workers == 0:
-        return SerialVectorEnv(tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames)
+        return SerialVectorEnv(
+            tasks, seed=seed, options=options, max_restarts=max_restarts, final_frames=final_frames, places=places
+        )
     return WorkerVectorEnv(
         tasks, seed=seed, num_workers=num_workers, options=options, max_restarts=max_restarts, timeout_s=timeout_s,
-        final_frames=final_frames,
+        final_frames=final_frames, places=places,
     )  # fmt: skip
 
 
@@ -74,10 +77,12 @@ class SerialVectorEnv(OrderedVectorEnv):
 
     def __init__(
         self, tasks: Sequence[str], *, seed: int, options: Mapping[str, object], max_restarts: int = 0,
-        final_frames: bool = False,
+        final_frames: bool = False, places: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(tasks, np.zeros(len(tasks), record_of(options)), seed, max_restarts)
-        self._group = TaskGroup(dict(enumerate(tasks)), self._board, seed, options, final_frames=final_frames)
+        super().__init__(tasks, np.zeros(len(tasks), record_of(options)), seed, max_restarts, places)
+        self._group = TaskGroup(
+            dict(enumerate(tasks)), self._board, seed, options, final_frames=final_frames, places=self.places
+        )
         self._set_specs(self._group.build())
 
     def close(self) -> None:

@@ -24,12 +24,16 @@ class OrderedVectorEnv(ABC):
     """
 
     specs: tuple[TaskSpec, ...]  # [K]
-    layout: ActionLayout
+    layout: ActionLayout  # of these tasks; a caller may put their rows of a larger one in its place
 
-    def __init__(self, tasks: Sequence[str], board: NDArray[np.void], seed: int, max_restarts: int) -> None:
+    def __init__(
+        self, tasks: Sequence[str], board: NDArray[np.void], seed: int, max_restarts: int,
+        places: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         if max_restarts < 0:
             raise ValueError(f"max_restarts counts restarts in a row, got {max_restarts}: pass 0 for none")
         self._names = tuple(tasks)  # by slot
+        self.places = tuple(range(len(tasks)) if places is None else places)  # by slot, see `make_vector`
         self._board = board  # [K], by slot
         self._seed = seed  # that all seeds of simulators follow from
         self._slots: NDArray[np.integer] = np.arange(len(tasks))  # [K] the slot that task k shows
@@ -105,10 +109,10 @@ class OrderedVectorEnv(ABC):
             raise ValueError(f"expected a permutation of 0..{len(self._slots) - 1}, got {index}: name every task once")
         self._slots = self._slots[index]
         self.specs = tuple(self.specs[old] for old in index)
-        self.layout = ActionLayout.from_tasks(self.specs)
+        self.layout = self.layout.rows(index)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of all tasks in their present order, as JSON; after an EnvFailure: only the order.
+        """State of all tasks in their present order, by their places, as JSON; after an EnvFailure: only the order.
 
         A task without a state begins a new episode when it is loaded.
         """
@@ -119,7 +123,9 @@ class OrderedVectorEnv(ABC):
             self._ask("state_dict")
             for kept in self._answers()[0]:
                 states |= kept
-        return {"slots": self._slots.tolist(), "tasks": {str(slot): kept for slot, kept in states.items()}}
+        places = self.places
+        return {"slots": [places[slot] for slot in self._slots],
+                "tasks": {str(places[slot]): kept for slot, kept in states.items()}}  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, Observation]:
         """Go on from a state_dict() of the same tasks, whatever the number of workers; takes the place of reset.
@@ -128,8 +134,9 @@ class OrderedVectorEnv(ABC):
         Raises: EnvFailure if a simulator cannot load its state or open an episode.
         """
         self._check_idle()
-        self.reorder([self._slots.tolist().index(slot) for slot in state["slots"]])
-        states = {int(slot): kept for slot, kept in state["tasks"].items()}
+        slot_of = {place: slot for slot, place in enumerate(self.places)}
+        self.reorder([self._slots.tolist().index(slot_of[place]) for place in state["slots"]])
+        states = {slot_of[int(place)]: kept for place, kept in state["tasks"].items()}
         self._restarts.update((slot, kept["restarts"]) for slot, kept in states.items())
         self._ask("load_state_dict", states)
         answers, crashes = self._answers(making=True)
@@ -138,6 +145,11 @@ class OrderedVectorEnv(ABC):
         self._ready = True
         shown = self._observations()
         return {k: shown[k] for k, slot in enumerate(self._slots) if slot in renewed}
+
+    def abandon(self) -> None:
+        """Close all, as after an EnvFailure: no task has a state to go on from."""
+        self.close()
+        self._given_up = True
 
     def __enter__(self) -> Self:
         return self
@@ -192,8 +204,7 @@ class OrderedVectorEnv(ABC):
 
     def _failure(self, crash: Crash, often: str = "", where: str = "") -> EnvFailure:
         """Close everything. Returns: the error to raise."""
-        self.close()
-        self._given_up = True
+        self.abandon()
         return EnvFailure(f"{', '.join(self._tasks(crash.blamed))}{often}: {crash.reason}{where}", crash.traceback)
 
     def _tasks(self, slots: Iterable[int]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Some tasks stepped one after the other, with their answers written into an array that may be shared memory."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -74,13 +74,14 @@ class TaskGroup:
     There are none before `build`, or before `renew` made some of them. An environment that fails is reported and not
     stepped until it is renewed.
 
-    Args: final_frames: see `make_vector`.
+    Args: final_frames, places: see `make_vector`.
     """
 
     def __init__(
         self, slots: Mapping[int, str], board: NDArray[np.void], seed: int, options: Mapping[str, object], *,
-        final_frames: bool = False,
+        final_frames: bool = False, places: Sequence[int] | None = None,
     ) -> None:
+        self._places = range(max(slots) + 1) if places is None else places  # by slot; all seeds follow from them
         self._slots, self._seed, self._options, self._final_frames = slots, seed, options, final_frames
         # One column per field, made once: a view of a record array costs more than what is written through it.
         self._board = {name: board[name] for name in board.dtype.names or ()}
@@ -161,7 +162,7 @@ class TaskGroup:
     def _make(self, slot: int, restarts: int) -> None:
         if slot in self._envs:
             self._envs.pop(slot).close()
-        seed = derived_seed(self._seed, slot, *([restarts, 0] if restarts else []))
+        seed = derived_seed(self._seed, self._places[slot], *([restarts, 0] if restarts else []))
         self._envs[slot] = GuardedEnv(self._slots[slot], seed=seed, options=self._options)
         self._progress[slot] = _Progress(restarts=restarts)
 
@@ -175,7 +176,7 @@ class TaskGroup:
         number, restarts = self._progress[slot].number + 1, self._progress[slot].restarts
         self._progress[slot] = _Progress(number, restarts=restarts)
         # As many entries as no other seed has: those of environments are of one or three, of first episodes two.
-        seed = derived_seed(self._seed, slot, number, *([restarts, 0] if restarts else []))
+        seed = derived_seed(self._seed, self._places[slot], number, *([restarts, 0] if restarts else []))
         self._show(slot, self._envs[slot].reset(seed=seed)[0])
 
     def _show(self, slot: int, frame: Observation) -> None:

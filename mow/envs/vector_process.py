@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -45,12 +45,13 @@ class Worker:
 
 
 def start_worker(
-    number: int, slots: dict[int, str], memory: Any, seed: int, options: Mapping[str, object], final_frames: bool
+    number: int, slots: dict[int, str], memory: Any, seed: int, options: Mapping[str, object], final_frames: bool,
+    places: Sequence[int],
 ) -> Worker:
     """A process with a TaskGroup that is not built yet; `memory` is shared and holds a board."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    arguments = (theirs, memory, slots, seed, dict(options), final_frames)
+    arguments = (theirs, memory, slots, seed, dict(options), final_frames, places)
     process = context.Process(target=_work, args=arguments, name=f"envs-{number}", daemon=True)
     with quiet_start():
         process.start()
@@ -87,15 +88,17 @@ def quiet_start() -> Iterator[None]:
 
 
 def _work(
-    connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, Any], final_frames: bool
+    connection: Connection, memory: Any, slots: dict[int, str], seed: int, options: dict[str, Any], final_frames: bool,
+    places: Sequence[int],
 ) -> None:
     """Main loop of a worker: answers the parent until the pipe ends; what is raised goes to the parent."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # Ctrl-C and a closed terminal are the parent's to answer
+    # Ctrl-C, a closed terminal and a launcher's SIGTERM to the whole group are the parent's to answer.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=follow_parent, daemon=True).start()
     board = np.frombuffer(memory, record_of(options))
     try:
-        with closing(TaskGroup(slots, board, seed, options, final_frames=final_frames)) as group:
+        with closing(TaskGroup(slots, board, seed, options, final_frames=final_frames, places=places)) as group:
             while True:
                 verb, *arguments = connection.recv()
                 connection.send((None, getattr(group, verb)(*arguments)))

@@ -32,10 +32,11 @@ class WorkerVectorEnv(OrderedVectorEnv):
     def __init__(
         self, tasks: Sequence[str], *, seed: int, num_workers: int, options: Mapping[str, object],
         max_restarts: int = 0, timeout_s: float = 60.0, final_frames: bool = False,
+        places: Sequence[int] | None = None,
     ) -> None:
         record = record_of(options)
         memory: Any = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, len(tasks) * record.itemsize)
-        super().__init__(tasks, np.frombuffer(memory, record), seed, max_restarts)
+        super().__init__(tasks, np.frombuffer(memory, record), seed, max_restarts, places)
         self._memory, self._options, self._final_frames, self._timeout_s = memory, options, final_frames, timeout_s
         self._workers: list[Worker] = []
         self._pending: list[Worker] = []  # with a request under way
@@ -60,7 +61,7 @@ class WorkerVectorEnv(OrderedVectorEnv):
             self._memory = None
 
     def _start(self, number: int, slots: dict[int, str]) -> Worker:
-        return start_worker(number, slots, self._memory, self._seed, self._options, self._final_frames)
+        return start_worker(number, slots, self._memory, self._seed, self._options, self._final_frames, self.places)
 
     def _ask(self, verb: str, by_slot: Mapping[int, Any] | None = None) -> None:
         for number, worker in enumerate(self._workers):

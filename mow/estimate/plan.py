@@ -65,7 +65,7 @@ def plan_of(config: RunConfig, tasks: TaskSet, device: torch.device) -> Plan | N
     """None for a method other than mow. Raises: MemoryError if a tensor would have too many bytes to be counted."""
     if not isinstance(config, MowConfig):
         return None
-    return make_plan(config, _mask(tasks), bf16=uses_bf16(config, device))
+    return make_plan(config, mask_of(tasks), bf16=uses_bf16(config, device))
 
 
 def make_plan(config: MowConfig, mask: ActionMask, *, bf16: bool) -> Plan:
@@ -106,7 +106,7 @@ def make_plan(config: MowConfig, mask: ActionMask, *, bf16: bool) -> Plan:
     )
 
 
-def _mask(tasks: TaskSet) -> ActionMask:
+def mask_of(tasks: TaskSet) -> ActionMask:
     layout = tasks.layout
     return ActionMask(torch.from_numpy(layout.discrete_mask), torch.from_numpy(layout.continuous_mask))
 
@@ -194,12 +194,6 @@ def short(plan: Plan) -> str:
         f"estimated: {_flop(world_model)} per world-model update, {_flop(agent)} per agent update; peak memory "
         f"{plan.peak / 1e9:.2f} GB beside the replay ({plan.fixed / 1e9:.2f} weights, gradients, optimiser)"
     )
-
-
-def hours_of(plan: Plan, config: RunConfig, tasks: TaskSet, device: torch.device) -> str:
-    """The plan of a run of mow in lines, with the hours that it takes at the pace of this machine."""
-    assert isinstance(config, MowConfig), "only this method is estimated"
-    return long(plan, *make_pace(plan, config, _mask(tasks), device, bf16=uses_bf16(config, device)))
 
 
 def long(plan: Plan, world_model_seconds: float, agent_seconds: float, why: str) -> str:

@@ -1,5 +1,7 @@
 """Returns of imagined trajectories and the running range that makes tasks comparable."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,12 @@ class ReturnScale:
         self.levels = torch.tensor([0.05, 0.95], device=device)  # here: to copy them at every update is to wait
         self.percentiles = torch.zeros(2, num_tasks, device=device)
         self.weight = torch.zeros(num_tasks, device=device)
+
+    def rows(self, tasks: slice) -> "ReturnScale":
+        """Those of some tasks; their updates change this one."""
+        part = copy.copy(self)
+        part.percentiles, part.weight = self.percentiles[:, tasks], self.weight[tasks]
+        return part
 
     def update(self, returns: Tensor, weight: Tensor) -> Tensor:
         """Take in returns [K, B, T] of states with weight > 0; give max(1, S): [K]."""

@@ -144,6 +144,47 @@ class Actor(Protocol):
     def load_state_dict(self, state: Any) -> None: ...
 
 
+class Parallel(Protocol):
+    """The ranks of a run: processes in lock-step, each with a range of the tasks in their present order.
+
+    Every method is called by all ranks, in the same order.
+    """
+
+    rank: int
+    size: int
+    parts: tuple[slice, ...]  # tasks of each rank
+
+    @property
+    def own(self) -> slice:
+        """Tasks of this rank."""
+
+    def divide(self, module_of_task: Sequence[int]) -> None:
+        """Set `parts` for tasks that are sorted by module; a module's tasks may be on several ranks."""
+
+    def ranks_of(self, module: int) -> tuple[int, ...]:
+        """The ranks with a task of the module, ascending; as divided last."""
+
+    def summing(self, parameters: "Sequence[nn.Parameter]") -> "nn.Module":
+        """A module that calls its argument; the backward pass of what that returns leaves the parameters' gradients
+        summed over all ranks. Every parameter must get one. The weights of rank 0 are copied to the others.
+        """
+
+    def add(self, tensors: "Sequence[Tensor]", module: int | None = None) -> None:
+        """Sum in place over all ranks, or over those of a module (called by these alone)."""
+
+    def added(self, tensor: "Tensor", module: int) -> "Tensor":
+        """The sum over the ranks of a module, with its gradient; called by these alone."""
+
+    def copy_from(self, rank: int, tensors: "Sequence[Tensor]") -> None:
+        """Overwrite `tensors` by those of one rank."""
+
+    def rows(self, own: "Tensor") -> "Tensor":
+        """[K, ...] of the rows of all ranks, in the order of the tasks."""
+
+    def texts(self, own: str) -> list[str]:
+        """One of every rank."""
+
+
 class Learner(Protocol):
     """All that is trained, with its optimisers and random streams, on one device."""
 
@@ -203,3 +244,5 @@ class Method:
     observations: tuple[str, ...] = ("frame",)  # kinds that it learns from, of env.obs: "frame", "state"
     exported: tuple[str, ...] = ()  # networks that mow export writes; none: the method mow has a form of its own
     shortened: Callable[[Any, int], tuple[Any, str]] | None = None  # config for fewer steps, and how it differs
+    build_on_ranks: Callable[[Any, TaskSet, "torch.device", Parallel], Learner] | None = None
+    """As `build`, on several ranks: batches, actors and metrics have rows of the rank's own tasks. None: refused."""

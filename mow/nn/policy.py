@@ -22,8 +22,8 @@ class ActionMask:
     def to(self, device: torch.device) -> "ActionMask":
         return ActionMask(self.discrete.to(device), self.continuous.to(device))
 
-    def reorder(self, order: Tensor) -> "ActionMask":
-        """Task k becomes the old task order[k]."""
+    def reorder(self, order: Tensor | slice) -> "ActionMask":
+        """Task k becomes the old task order[k]; a slice takes some tasks."""
         return ActionMask(self.discrete[order], self.continuous[order])
 
     @property

@@ -97,6 +97,8 @@ class ReplayBuffer:
         self._rows = np.arange(num_tasks)  # [K] ring row of each task
         self._tasks: NDArray[np.int64] | None = None  # [R] task of each ring row; None while that is its own number
         self._capacity, self._seed, self._recent = capacity, seed, draw == "recent"
+        self.places = slice(0, num_tasks)  # of these tasks among all of the run, by which windows are drawn
+        self.num_drawn = num_tasks  # tasks of the run
         self._turn = threading.Lock()
         self.saved_as: Path | None = None  # manifest of the last save or load (mow.replay.segments)
 
@@ -212,10 +214,10 @@ class ReplayBuffer:
             seen = self.num_steps if as_of is None else as_of
             if not 0 <= seen <= self.num_steps:
                 raise ValueError(f"as_of must be in 0 to the {self.num_steps} steps added, got {seen}")
-            size = np.full(len(self._rows), min(seen, self._capacity), dtype=np.int64)
-            head = np.full(len(self._rows), seen % self._capacity, dtype=np.int64)
+            size = np.full(self.num_drawn, min(seen, self._capacity), dtype=np.int64)
+            head = np.full(self.num_drawn, seen % self._capacity, dtype=np.int64)
             start = draw_windows(self._seed, counter, stream, size, head, self._capacity, num_sequences, length,
-                                 recent=self._recent)  # [K, B]
+                                 recent=self._recent)[self.places]  # [K, B]
             oldest = max(seen - self._capacity, 0)
             first = oldest + (start - oldest) % self._capacity  # [K, B] absolute steps
             if out is None and isinstance(self._frames, GpuStore):

@@ -148,6 +148,12 @@ class Prefetcher:
         self.wait()
         self._pending.clear()
 
+    def read_from(self, buffer: Source) -> None:
+        """Forget what is published, and go on with another buffer."""
+        self.discard()
+        self._spare.clear()
+        self._buffer = buffer
+
     def close(self) -> None:
         """Forget what is published and end the thread."""
         self.discard()

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,19 +81,49 @@ def load(folder: Path, buffer: ReplayBuffer, *, num_steps: int | None = None) ->
     if buffer.num_steps:
         raise ValueError(f"the buffer holds {buffer.num_steps} steps already: load into a new one")
     manifest = _find(folder, num_steps)
-    here = _layout(buffer)
-    if differing := [f"{name} {there} there and {here[name]} here" for name, there in manifest.layout.items()
-                     if there != here[name]]:
-        raise ValueError(f"{folder} holds the replay of another layout: {'; '.join(differing)}: use the configuration "
-                         "that it was saved with, or another folder")
-    for file in (*manifest.segments, manifest.open_steps):
-        read_checked(folder, file)
+    _check(folder, manifest, _layout(buffer))
     buffer.reorder(manifest.rows)
-    _fill(buffer, folder, manifest)
+    every = [*range(len(manifest.rows))]
+    _fill(buffer, [_Source(folder, manifest, every, every)])
     buffer.saved_as = folder / manifest.name
     logging.getLogger("mow").info("replay: %s steps per task from %s (save %d), later steps are not on the disk",
                                   f"{manifest.num_steps:,}", folder, manifest.save)
     return manifest.num_steps
+
+
+def load_tasks(sources: Sequence[tuple[Path, int]], buffer: ReplayBuffer, *, num_steps: int) -> None:
+    """Fill an empty buffer from saves of other tasks too, all of `num_steps` steps.
+
+    Args: sources: of each task of the buffer, a folder and the task's number in the save there.
+    Raises: as `load`.
+    """
+    layout, parts = _layout(buffer), []
+    del layout["num_tasks"]
+    for folder in dict.fromkeys(folder for folder, _ in sources):
+        manifest = _find(folder, num_steps)
+        _check(folder, manifest, layout)
+        wanted = [(manifest.rows[task], row) for row, (place, task) in enumerate(sources) if place == folder]
+        parts.append(_Source(folder, manifest, *map(list, zip(*wanted, strict=True))))
+    _fill(buffer, parts)
+
+
+class _Source(NamedTuple):
+    """A save, and which of its rows are wanted in which rows of a buffer."""
+
+    folder: Path
+    manifest: Manifest
+    rows: list[int]  # there
+    into: list[int]  # here
+
+
+def _check(folder: Path, manifest: Manifest, layout: dict[str, Any]) -> None:
+    """Raises: ValueError if the sizes in `layout` are others in the save, or a file is damaged."""
+    if differing := [f"{name} {manifest.layout[name]} there and {here} here" for name, here in layout.items()
+                     if manifest.layout[name] != here]:
+        raise ValueError(f"{folder} holds the replay of another layout: {'; '.join(differing)}: use the configuration "
+                         "that it was saved with, or another folder")
+    for file in (*manifest.segments, manifest.open_steps):
+        read_checked(folder, file)
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
@@ -188,26 +218,39 @@ def _find(folder: Path, num_steps: int | None) -> Manifest:
     raise ValueError(f"{folder} holds {wanted}: load another one, with the checkpoint that belongs to it")
 
 
-def _fill(buffer: ReplayBuffer, folder: Path, manifest: Manifest) -> None:
+def _fill(buffer: ReplayBuffer, sources: Sequence[_Source]) -> None:
     """The files hold what their checksums say, so nothing is expected to fail from here on."""
-    store, num_rows = buffer.store, buffer.store.num_rows
-    oldest = max(manifest.num_steps - store.capacity, 0)
-    end_block = manifest.num_steps // BLOCK_STEPS
+    store, num_steps = buffer.store, sources[0].manifest.num_steps
+    oldest, num_open = max(num_steps - store.capacity, 0), num_steps % BLOCK_STEPS
+    end_block = num_steps // BLOCK_STEPS
     first = min(oldest // BLOCK_STEPS, end_block)  # a segment may begin before what can be seen
     store.resume(BLOCK_STEPS * first)
-    for file in manifest.segments:
-        content, num_blocks = io.BytesIO(read_checked(folder, file)), file.end_block - file.first_block
-        lengths = _read(content, "<u4", (num_blocks, num_rows)).tolist()
-        _fill_columns(buffer, BLOCK_STEPS * file.first_block, BLOCK_STEPS * num_blocks, content, oldest)
+    for found in zip(*(_blocks(buffer, source, first, oldest) for source in sources), strict=True):
+        blocks = [b""] * store.num_rows
+        for source, there in zip(sources, found, strict=True):
+            for row, into in zip(source.rows, source.into, strict=True):
+                blocks[into] = there[row]
+        _append_block(store, blocks)
+    frames = np.zeros((store.num_rows, num_open, *store.frame_shape), store.dtype)
+    for source in sources:
+        content = io.BytesIO(read_checked(source.folder, source.manifest.open_steps))
+        there = _read(content, store.dtype.str, (len(source.manifest.rows), num_open, *store.frame_shape))
+        frames[source.into] = there[source.rows]
+        _fill_columns(buffer, source, BLOCK_STEPS * end_block, num_open, content, oldest)
+    for step in range(num_open):
+        store.append(frames[:, step])
+
+
+def _blocks(buffer: ReplayBuffer, source: _Source, first: int, oldest: int) -> Iterator[list[bytes]]:
+    """Blocks `first` and later of all rows of a save; the columns are filled on the way."""
+    for file in source.manifest.segments:
+        content, num_blocks = io.BytesIO(read_checked(source.folder, file)), file.end_block - file.first_block
+        lengths = _read(content, "<u4", (num_blocks, len(source.manifest.rows))).tolist()
+        _fill_columns(buffer, source, BLOCK_STEPS * file.first_block, BLOCK_STEPS * num_blocks, content, oldest)
         for number, row_lengths in enumerate(lengths, file.first_block):
             blocks = [content.read(length) for length in row_lengths]
             if number >= first:
-                _append_block(store, blocks)
-    content, num_open = io.BytesIO(read_checked(folder, manifest.open_steps)), manifest.num_steps % BLOCK_STEPS
-    frames = _read(content, store.dtype.str, (num_rows, num_open, *store.frame_shape))
-    for step in range(num_open):
-        store.append(frames[:, step])
-    _fill_columns(buffer, BLOCK_STEPS * end_block, num_open, content, oldest)
+                yield blocks
 
 
 def _read(content: io.BytesIO, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
@@ -229,9 +272,12 @@ def _append_block(store: FrameStore, blocks: list[bytes]) -> None:
         store.append(frames[:, step])
 
 
-def _fill_columns(buffer: ReplayBuffer, first: int, num_steps: int, content: io.BytesIO, oldest: int) -> None:
+def _fill_columns(
+    buffer: ReplayBuffer, source: _Source, first: int, num_steps: int, content: io.BytesIO, oldest: int
+) -> None:
     """Put the steps `first` and later of every column where they belong, those that can be seen."""
     skipped = max(oldest - first, 0)
     for ring in buffer.columns.values():
-        steps = _read(content, ring.dtype.str, (len(ring), num_steps, *ring.shape[2:]))
-        ring[:, np.arange(first + skipped, first + num_steps) % ring.shape[1]] = steps[:, skipped:]
+        steps = _read(content, ring.dtype.str, (len(source.manifest.rows), num_steps, *ring.shape[2:]))
+        places = np.arange(first + skipped, first + num_steps) % ring.shape[1]
+        ring[np.array(source.into)[:, None], places] = steps[source.rows, skipped:]

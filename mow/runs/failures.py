@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mow.envs.base import EnvFailure
-from mow.errors import UsageError
+from mow.errors import RankFailure, UsageError
 from mow.runs.provenance import library_versions
 from mow.system.console import complain
+from mow.system.ranks import rank
 
 NAME = "failure.txt"
 _REPORT = """\
@@ -29,8 +30,12 @@ def exit_code(program: str, command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UsageError as error:
-        complain(f"{program}: {error}")
+        if rank() == 0 or not error.is_everywhere:
+            complain(f"{program}: {error}")
         return 2
+    except RankFailure as error:
+        if str(error):
+            complain(f"{program}: {error}")
     except KeyboardInterrupt:
         return 130
     except EnvFailure as error:
@@ -50,7 +55,7 @@ def failure_kept(folder: Path) -> Iterator[None]:
     """Inside, an error that the user cannot mend is written to failure.txt in `folder`, if there is one by then."""
     try:
         yield
-    except UsageError:
+    except (UsageError, RankFailure):
         raise
     except Exception as error:
         keep_failure(error, folder)

@@ -65,6 +65,16 @@ def versions(device: "torch.device") -> dict[str, Any]:
     }
 
 
+def code_versions() -> dict[str, str | None]:
+    """Versions of the code that runs: mow and torch, commit, extension."""
+    from mow.replay import build_info
+
+    found, built = library_versions(), build_info()
+    names = {name: found[name] for name in ("mow", "python", "torch", "numpy")}
+    extension = f"compiled {built['compiled']}, CUDA {built['cuda']}"
+    return {**names, "git commit": _git_commit(), "extension": extension}
+
+
 def library_versions() -> dict[str, str | None]:
     """Version of mow, Python and every library that can change a result; None for what is not installed."""
     return {

@@ -70,20 +70,26 @@ def newest_checkpoint(folder: Path) -> Path:
 
 
 def environments(
-    config: RunConfig, *, seed: int, workers: int, copies: int = 1, final_frames: bool = False
+    config: RunConfig, *, seed: int, workers: int, copies: int = 1, final_frames: bool = False,
+    places: Sequence[int] | None = None,
 ) -> "VectorEnv":
-    """Fresh environments of all tasks, each `copies` times in a row. Raises: UsageError if a simulator is missing."""
+    """Fresh environments of all tasks, or of those at some `places` in the config's list, each `copies` times in a row.
+
+    Raises: UsageError if a simulator is missing.
+    """
     from mow.envs.vector import make_vector
 
+    slots = [copies * place + copy for place in places or range(len(config.tasks)) for copy in range(copies)]
     try:
         return make_vector(
-            [task for task in config.tasks for _ in range(copies)],
+            [config.tasks[slot // copies] for slot in slots],
             seed=seed,
             num_workers=workers,
             options=config.env.options,
             max_restarts=config.env.max_restarts,
             timeout_s=config.env.timeout_s,
             final_frames=final_frames,
+            places=slots,
         )
     except (ImportError, ValueError) as error:
         raise UsageError(str(error)) from error

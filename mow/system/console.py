@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
+from mow.system.ranks import rank
+
 _GONE = (errno.EPIPE, errno.EIO)
 Main = Callable[..., int]  # of a command: arguments (None: those of the process) to exit code
 
@@ -80,12 +82,15 @@ def lose(stream: IO[str], error: OSError) -> None:
 
 
 def say(line: str) -> None:
-    """One line to the console, at once even when it goes to a file."""
-    tell(sys.stdout, line + "\n")
+    """One line to the console, at once even when it goes to a file; of several ranks, rank 0 prints."""
+    if rank() == 0:
+        tell(sys.stdout, line + "\n")
 
 
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        if rank() > 0 and record.levelno >= logging.WARNING:
+            tell(sys.stdout, f"rank {rank()}: {record.getMessage()}\n")
         say(record.getMessage())
 
 
@@ -106,4 +111,4 @@ def log_to_console() -> Iterator[None]:
 def complain(line: str) -> None:
     """A line on standard error; where that takes nothing, there is no other place for it."""
     with contextlib.suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(f"rank {rank()}: {line}" if rank() > 0 else line, file=sys.stderr, flush=True)

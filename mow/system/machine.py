@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
+from mow.system.ranks import local_size
+
 _UNLIMITED = 2**60  # version 1 writes a number near 2^63 for no limit
 
 
@@ -25,7 +27,10 @@ def allowed_cores() -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still take. Cached file contents count as free, and all memory does without /proc."""
+    """Bytes that this process can still take; of several ranks on this machine, its share.
+
+    Cached file contents count as free, and all memory does without /proc.
+    """
     available = _entry(root / "proc/meminfo", "MemAvailable:")
     free = [_physical_memory() if available is None else 1024 * available]
     for limit, group in _memory_limits(root):
@@ -36,7 +41,7 @@ def free_memory(root: Path = Path("/")) -> int:
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY and (pages := _number(root / "proc/self/statm")):
         free.append(addresses - pages * os.sysconf("SC_PAGE_SIZE"))
-    return max(0, min(free))
+    return max(0, min(free)) // local_size()
 
 
 def total_memory(root: Path = Path("/")) -> int:

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, replace
 
 from mow.system.machine import allowed_cores, available_cores
+from mow.system.ranks import local_size, threads_are_torchruns
 
 _SET_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -34,8 +35,11 @@ def limit_torch() -> int:
     """Give PyTorch no more threads than a CPU quota leaves cores, unless the user has set their number; returns it."""
     import torch
 
-    if not any(os.environ.get(name) for name in _SET_BY_USER) and torch.get_num_threads() > available_cores():
-        torch.set_num_threads(available_cores())
+    cores = max(1, available_cores() // local_size())
+    is_set = any(os.environ.get(name) for name in _SET_BY_USER)
+    by_torchrun = threads_are_torchruns() and not os.environ.get("MKL_NUM_THREADS")
+    if by_torchrun or (not is_set and torch.get_num_threads() > cores):
+        torch.set_num_threads(cores)
     return torch.get_num_threads()
 
 
@@ -43,7 +47,9 @@ def threads_here(num_tasks: int, num_workers: int) -> Threads:
     """The rule, on this machine. Args: num_workers: worker processes; -1 leaves their number to the rule."""
     cores, allowed = available_cores(), allowed_cores()
     why = f"a CPU quota leaves {cores} of {allowed} cores" if cores < allowed else ""
-    return replace(share(limit_torch(), cores, num_tasks, num_workers), cores=why)
+    own = max(1, cores // local_size())
+    why = f"{cores} cores for {local_size()} ranks" if local_size() > 1 else why
+    return replace(share(limit_torch(), own, num_tasks, num_workers), cores=why)
 
 
 def share(num_torch: int, num_cores: int, num_tasks: int, num_workers: int) -> Threads:

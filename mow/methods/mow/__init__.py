@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mow.methods.base import Method, Metrics, TaskSet
+from mow.methods.base import Method, Metrics, Parallel, TaskSet
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.presets import BATCHINGS, PRESETS, shortened, summary, with_batching
 
@@ -19,6 +19,12 @@ def _build(config: MowConfig, tasks: TaskSet, device: "torch.device") -> "Learne
     from mow.methods.mow.learner import Learner
 
     return Learner.of_tasks(config, tasks, device)
+
+
+def _build_on_ranks(config: MowConfig, tasks: TaskSet, device: "torch.device", parallel: Parallel) -> "Learner":
+    from mow.methods.mow.sharded import ShardedLearner
+
+    return ShardedLearner.on_ranks(config, tasks, device, parallel)
 
 
 def _diagnostics(learner: "Learner", batch: "TransitionBatch") -> Metrics:
@@ -36,5 +42,5 @@ def _context(config: MowConfig, device: "torch.device") -> AbstractContextManage
 METHOD = Method(
     name="mow", config=MowConfig, presets=PRESETS, build=_build, loss="loss/world_model", diagnostics=_diagnostics,
     summary=summary, context=_context, batchings={name: partial(with_batching, name=name) for name in BATCHINGS},
-    shortened=shortened,
+    shortened=shortened, build_on_ranks=_build_on_ranks,
 )  # fmt: skip

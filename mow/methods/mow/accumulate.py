@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mow.batch import TransitionBatch
-from mow.kernels import PhiloxState, RoutePlan
+from mow.kernels import PhiloxState
 from mow.losses import balance_loss
 from mow.methods.mow.config import LossConfig
 from mow.methods.mow.config_model import Condition
@@ -55,6 +55,13 @@ class TaskSlice(WorldModel):
         """e_k [k, d] of these tasks."""
         every = super().embedding(place)
         return None if every is None else every[self.tasks]
+
+    def route(
+        self, *, temperature: float = 1.0, noise: float = 0.0, rng: PhiloxState | None = None,
+        frozen: Tensor | None = None,
+    ) -> Routing:  # fmt: skip
+        """Their rows of the whole model's routing."""
+        return super().route(temperature=temperature, noise=noise, rng=rng, frozen=frozen).rows(self.tasks)
 
     def sample(self, logits: Tensor, rng: PhiloxState) -> Tensor:
         """Draw as the whole model for these tasks. The others' rows are drawn too, from zeros, and dropped."""
@@ -96,11 +103,10 @@ def backward_in_parts(
     for tasks in parts:
         rng.seed_offset.copy_(drawn)
         with autocast():
-            experts = RoutePlan(routing.plan.routes[tasks], routing.plan.num_experts)
-            some = Routing(experts, None, None if scale_KJ is None else scale_KJ[tasks])
+            some = routing._replace(scale_KJ=scale_KJ).rows(tasks)
             rows = batch.map(itemgetter(tasks))
             losses = world_model_losses(TaskSlice(model, tasks), rows, some, rng, config, turn=turn)
-        total = task_weights(losses.weighted(config), tasks)
+        total = task_weights(losses.weighted(config), tasks, counts=tasks.start == 0)
         total.backward()
         found.append(WorldModelLosses({name: loss.detach() for name, loss in losses.terms.items()}, None, losses.kl))
         totals.append(total.detach())

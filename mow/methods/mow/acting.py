@@ -31,11 +31,11 @@ class MowActor:
     def act(self, frame: Tensor, is_first: Tensor) -> ActorOutput:
         """Sampled actions [K, A] or [K, B, A]; see ActingMemory.act."""
         learner = self._learner
-        if learner.world_model.training:  # the walk through all layers takes a tenth of a small step
-            learner.world_model.eval()
+        if learner.own_model.training:  # the walk through all layers takes a tenth of a small step
+            learner.own_model.eval()
         with learner.weight_cache.use():
             routing = learner.cached_routing()
-            action = self._memory.act(learner.world_model, learner.agent, routing, frame, is_first, learner.rng)
+            action = self._memory.act(learner.own_model, learner.own_agent, routing, frame, is_first, learner.rng)
         return ActorOutput(action)
 
     def load_state_dict(self, state: list[list[Tensor]]) -> None:

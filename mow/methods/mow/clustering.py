@@ -29,6 +29,8 @@ from mow.methods.mow.world_model import WorldModel
 
 Vectors = NDArray[np.float64]  # [K, F]
 Labels = NDArray[np.int64]  # [K]
+Part = Callable[[WorldModel], WorldModel]
+Gather = Callable[[Tensor], Tensor]  # rows of some tasks -> rows of all [K, ...]
 LossesOf = Callable[[WorldModel, TransitionBatch], Tensor]  # weighted losses [K, terms] of a model on a batch
 
 
@@ -84,10 +86,13 @@ class Grouping:
 
 
 def grouping_of(
-    model: WorldModel, batches: Iterable[TransitionBatch], config: MowConfig, losses_of: LossesOf
-) -> Grouping:
+    model: WorldModel, batches: Iterable[TransitionBatch], config: MowConfig, losses_of: LossesOf,
+    part: Part = lambda model: model, gather: Gather = lambda rows: rows,
+) -> Grouping:  # fmt: skip
     """The clusters by the config's method, of a model after its warm-up, from `batches` of replay; changes nothing.
 
+    Args: part, gather: where batches hold the rows of some tasks only: the view of a model on these, and the rows of
+        all tasks from theirs.
     Raises: FloatingPointError if the model's weights are broken.
     """
     num_tasks, num_modules, method = model.num_tasks, config.num_modules, config.clustering.method
@@ -98,10 +103,10 @@ def grouping_of(
         return from_labels(labels, np.eye(num_tasks))
     sizes: Mapping[str, int] = {}
     if method == "gradient":
-        found = gradient_evidence(model, batches, config, losses_of)
+        found = gradient_evidence(model, batches, config, losses_of, part, gather)
         evidence, sizes = [features.vectors for features in found], found[0].sizes
     else:
-        evidence = latent_evidence(model, batches)
+        evidence = latent_evidence(part(model), batches, gather)
     if not all(np.isfinite(vectors).all() for vectors in evidence):
         raise FloatingPointError("the gradients that tasks are grouped by are not finite: start again with a lower "
                                  "optim.world_model_lr")
@@ -110,7 +115,8 @@ def grouping_of(
 
 
 def gradient_evidence(
-    model: WorldModel, batches: Iterable[TransitionBatch], config: MowConfig, losses_of: LossesOf
+    model: WorldModel, batches: Iterable[TransitionBatch], config: MowConfig, losses_of: LossesOf,
+    part: Part = lambda model: model, gather: Gather = lambda rows: rows,
 ) -> "list[GradientFeatures]":
     """Gradients of each task's loss on the warm-up module, one entry per batch.
 
@@ -118,28 +124,32 @@ def gradient_evidence(
     in copy k. (With batch norm shared by a module the copies see one task's statistics each, not the mixture.)
     """
     tasks = range(model.num_tasks)
-    probe = grow(model, tasks, tasks, model.num_tasks).train()
+    probe = part(grow(model, tasks, tasks, model.num_tasks)).train()
+    own = slice(probe.first_task, probe.first_task + probe.num_tasks)
     # Heads that all tasks share have one gradient for all: it does not separate tasks.
-    own = PER_MODULE if config.model.heads == "cluster" else tuple(n for n in PER_MODULE if n[:6] != "heads.")
-    module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(own)]
+    per_task = PER_MODULE if config.model.heads == "cluster" else tuple(n for n in PER_MODULE if n[:6] != "heads.")
+    module_parameters = [(n, p) for n, p in probe.named_parameters() if n.startswith(per_task)]
     evidence = []
     for batch in batches:
         losses = losses_of(probe, batch)
         probe.zero_grad(set_to_none=True)
         losses.sum().backward()
         gradients = {n: _output_channel_first(n, p.grad) for n, p in module_parameters if p.grad is not None}
-        evidence.append(gradient_features(gradients, config.clustering.features, config.clustering.scaling))
+        features = gradient_features(gradients, config.clustering.features, config.clustering.scaling)
+        evidence.append(features._replace(vectors=gather(torch.from_numpy(features.vectors[own])).numpy()))
     return evidence
 
 
 @torch.no_grad()
-def latent_evidence(model: WorldModel, batches: Iterable[TransitionBatch]) -> list[Vectors]:
+def latent_evidence(
+    model: WorldModel, batches: Iterable[TransitionBatch], gather: Gather = lambda rows: rows
+) -> list[Vectors]:
     """Mean encoder features of each task, less their mean over tasks, one entry per batch."""
     model.eval()
     evidence = []
     for batch in batches:
         frame = batch.frame.to(model.plan.routes.device).flatten(1, 2)
-        feature = model.encoder.features(frame, model.background).float().mean(dim=1)  # [K, F]
+        feature = gather(model.encoder.features(frame, model.background).float().mean(dim=1))  # [K, F]
         evidence.append(unit_rows((feature - feature.mean(dim=0)).double().cpu().numpy()))
     return evidence
 

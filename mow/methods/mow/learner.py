@@ -4,7 +4,7 @@ A learner begins with one module for all tasks (warm-up), measures how the tasks
 module per cluster, tasks sorted by cluster, an agent of its own. Source: MoW sections 3 and 4.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -60,6 +60,7 @@ class Learner:
         self.updates = 0  # of the world model, warm-up included
         self.weight_cache = WeightCache(device)
         self._new_optimisers()
+        self._take_parts()
 
     @classmethod
     def of_tasks(cls, config: MowConfig, tasks: TaskSet, device: torch.device) -> "Learner":
@@ -81,6 +82,11 @@ class Learner:
         optim = self.config.optim
         self.world_model_optimisers = self._watched(world_model_optimisers(self.world_model, self.task_weights, optim))
         self.agent_optimisers = self._watched(agent_optimisers(self.agent, optim))
+
+    def _take_parts(self) -> None:
+        """Name the tasks that this process trains, and model, agent and return ranges as far as they concern these."""
+        self.own = slice(0, len(self.tasks))
+        self.own_model, self.own_agent, self.own_scale = self.world_model, self.agent, self.return_scale
 
     def _watched(self, optimisers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
         """Optimisers whose steps empty the weight cache."""
@@ -171,7 +177,7 @@ class Learner:
 
     def cached_routing(self) -> Routing:
         """`routing()`, computed once while the weight cache is in use."""
-        return cached(self, self.world_model, self.routing)
+        return cached(self, self.own_model, self.routing)
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -187,7 +193,7 @@ class Learner:
         if name == "prefill" and self.config.model.perception.background != "none":
             length = self.config.batch.length
             batch = sample(max(1, 256 // length), length, counter=0, stream=BACKGROUND_STREAM)
-            self.world_model.set_background(batch.frame.flatten(1, 2).to(self.device))  # [K, N, 64, 64, 3]
+            self.own_model.set_background(batch.frame.flatten(1, 2).to(self.device))  # [K, N, 64, 64, 3]
         if name == "warm-up":
             size, number, names = self.config.batch, self.config.clustering.num_batches, self.tasks
             draw = partial(sample, size.num_sequences, size.length, stream=CLUSTERING_STREAM)
@@ -204,19 +210,29 @@ class Learner:
         Source: MoW section 3.
         """
         config = self.config
-        self.world_model.train()
+        self.own_model.train()
         for optimiser in self.world_model_optimisers:
             optimiser.zero_grad(set_to_none=True)
         losses, total = self._world_model_backward(batch.to(self.device))
-        norm = nn.utils.clip_grad_norm_(self.world_model.parameters(), config.optim.world_model_clip)
+        total, norm = self._clip(self.world_model, total, config.optim.world_model_clip)
         self.updates += 1  # a batch that is skipped is not drawn again
-        check_finite("world model", total, norm, losses.terms, self.tasks, self.world_model.named_parameters())
+        self._check_finite("world model", total, norm, losses.terms, self.world_model)
         for optimiser in self.world_model_optimisers:
             optimiser.step()
         self._anneal()
         self._freeze_routes()
-        metrics = {**losses.metrics(config.loss), **self.task_weights.metrics()}
+        weights = {name: weight[self.own] for name, weight in self.task_weights.metrics().items()}
+        metrics = {**losses.metrics(config.loss), **weights}
         return {**metrics, "optim/world_model_total": total.detach(), "optim/world_model_grad_norm": norm}
+
+    def _clip(self, model: nn.Module, total: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+        """Bring the gradient of a model to norm `clip` at most. Returns: the loss of all tasks, and the norm before."""
+        return total, nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+    def _check_finite(
+        self, what: str, total: Tensor, norm: Tensor, losses: Mapping[str, Tensor], model: nn.Module
+    ) -> None:
+        check_finite(what, total, norm, losses, self.tasks[self.own], model.named_parameters())
 
     def _world_model_backward(self, batch: TransitionBatch) -> tuple[WorldModelLosses, Tensor]:
         """Losses, and their weighted sum, whose gradient is left in the parameters."""
@@ -243,7 +259,7 @@ class Learner:
         Args: watch: timer of the parts "imagination" and "actor_critic".
         Source: MoW section 3.
         """
-        self.world_model.eval()
+        self.own_model.eval()
         with watch("imagination"):
             rollout = self.imagine_rollout(context.to(self.device))
         with watch("actor_critic"):
@@ -252,9 +268,9 @@ class Learner:
     def _update_actor_critic(self, rollout: Imagination) -> Metrics:
         config = self.config
         with self.autocast():
-            embedding = self.world_model.embedding("actor") if "actor" in config.model.condition else None
+            embedding = self.own_model.embedding("actor") if "actor" in config.model.condition else None
             targets, metrics = self.steps.compute_targets(
-                self.agent, rollout, self.return_scale, config.actor_critic, embedding=embedding,
+                self.own_agent, rollout, self.own_scale, config.actor_critic, embedding=embedding,
                 storm_index=config.storm_compat,
             )  # fmt: skip
         for _ in range(config.actor_critic.rollout_epochs):
@@ -276,26 +292,36 @@ class Learner:
         how = self.config.imagination
         with self.autocast(), self.weight_cache.use():
             return imagine(
-                self.world_model, self.agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
+                self.own_model, self.own_agent, context, routing, self.rng, horizon=how.horizon, start=how.start,
                 ends=how.ends, temperature=how.temperature, steps=self.steps.rollout,
             )  # fmt: skip
 
     def _agent_step(self, targets: ActorCriticTargets, embedding: Tensor | None) -> tuple[ActorCriticLosses, Tensor]:
         """One step of Adam on actor and critics; returns the losses and the norm of the gradient."""
         config = self.config
-        with self.autocast():
-            losses = self.steps.actor_critic_losses(
-                self.agent, targets, entropy=self.entropy_of_tasks, clip=config.actor_critic.clip, embedding=embedding
-            )
         for optimiser in self.agent_optimisers:
             optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.agent.parameters(), config.optim.agent_clip)
-        check_finite("agent", losses.total, norm, losses.metrics, self.tasks, self.agent.named_parameters())
+        losses = self._agent_backward(targets, embedding)
+        total, norm = self._clip(self.agent, losses.total, config.optim.agent_clip)
+        self._check_finite("agent", total, norm, losses.metrics, self.agent)
         for optimiser in self.agent_optimisers:
             optimiser.step()
         self.agent.update_target_critic(config.actor_critic.slow_decay)
         return losses, norm
+
+    def _agent_backward(self, targets: ActorCriticTargets, embedding: Tensor | None) -> ActorCriticLosses:
+        """Losses whose gradient is left in the parameters."""
+        losses = self._agent_losses(targets, embedding)
+        losses.total.backward()
+        return losses
+
+    def _agent_losses(self, targets: ActorCriticTargets, embedding: Tensor | None) -> ActorCriticLosses:
+        with self.autocast():
+            losses: ActorCriticLosses = self.steps.actor_critic_losses(
+                self.own_agent, targets, entropy=self.entropy_of_tasks[self.own], clip=self.config.actor_critic.clip,
+                embedding=embedding,
+            )  # fmt: skip
+        return losses
 
     # Clustering ------------------------------------------------------------------------------------------------------
 
@@ -327,11 +353,12 @@ class Learner:
         self.world_model = grow(self.world_model, grouping.order, grouping.module_of_task, grouping.num_modules)
         self.agent = self._new_agent()
         self._new_optimisers()
+        self._take_parts()
 
     @torch.no_grad()
     def weighted_terms(self, batch: TransitionBatch) -> Tensor:
         """Losses with their coefficients on a batch, without learning from it: [K, terms]."""
-        return self.weighted_losses(self.world_model.eval(), batch)
+        return self.weighted_losses(self.own_model.eval(), batch)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,11 @@ class Routing(NamedTuple):
     weight_KJ: Tensor | None  # share of each chosen expert, rows sum to 1; None where routing is not learned
     scale_KJ: Tensor | None  # what multiplies each expert's output; None = nothing does
 
+    def rows(self, tasks: slice) -> "Routing":
+        """Those of some tasks, without the shares that `load` reads."""
+        plan = RoutePlan(self.plan.routes[tasks], self.plan.num_experts)
+        return Routing(plan, None, None if self.scale_KJ is None else self.scale_KJ[tasks])
+
     def load(self) -> Tensor | None:
         """W [K, E]: J times the renormalised shares, zero elsewhere, so that rows sum to J; None if not learned.
 

@@ -15,8 +15,11 @@ OWN_TERMS = (0, 4)  # of WorldModelLosses.terms: reconstruction and representati
 class TaskWeights(nn.Module):
     """The plain sum over tasks; the other rules replace parts of it."""
 
-    def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
-        """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar."""
+    def forward(self, terms: Tensor, tasks: slice = ALL, *, counts: bool = True) -> Tensor:
+        """terms [K, terms], already with their coefficients, or those of some `tasks` -> scalar.
+
+        Args: counts: false in all calls of an update but one.
+        """
         return terms.sum()
 
     def adapt(self, terms: Tensor) -> None:
@@ -52,7 +55,7 @@ class Harmony(TaskWeights):
         self.log_sigma = nn.Parameter(torch.zeros((num_tasks, num_terms) if form == "per_term" else num_tasks))
         self.shared = [term for term in range(num_terms) if form != "shared_terms" or term not in OWN_TERMS]
 
-    def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
+    def forward(self, terms: Tensor, tasks: slice = ALL, *, counts: bool = True) -> Tensor:
         log_sigma, loss = self.log_sigma[tasks], self._scaled(terms)
         total = harmony_loss(loss, log_sigma).sum()
         if self.form != "shared_terms":
@@ -90,11 +93,11 @@ class RunningMean(TaskWeights):
         self.register_buffer("mean", torch.zeros(num_tasks))
         self.register_buffer("weight", torch.zeros(()))
 
-    def forward(self, terms: Tensor, tasks: slice = ALL) -> Tensor:
-        """Takes the losses into the running mean. The call with the first tasks counts the update."""
+    def forward(self, terms: Tensor, tasks: slice = ALL, *, counts: bool = True) -> Tensor:
+        """Takes the losses into the running mean."""
         loss = terms.sum(dim=1)
         self.mean[tasks].lerp_(loss.detach(), 1.0 - self.decay)
-        if not tasks.start:
+        if counts:
             self.weight.lerp_(torch.ones_like(self.weight), 1.0 - self.decay)
         return (loss / (self.mean[tasks] / self.weight).clamp_min(1e-8)).sum()
 

@@ -12,7 +12,7 @@ each way, where a dense one puts a single large Linear between all features and 
 are found sooner.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -86,6 +86,7 @@ class BatchNorm(Norm):
         self.register_buffer("running_mean", torch.zeros(num_rows, channels))
         self.register_buffer("running_var", torch.ones(num_rows, channels))
         self.register_buffer("num_batches", torch.zeros(num_rows, dtype=torch.long))
+        self.sums: dict[int, Callable[[Tensor], Tensor]] = {}  # row -> sum over all processes that have frames of it
 
     def forward(self, x: Tensor, row: int, affine: Affine) -> Tensor:
         mean, var = self.running_mean[row], self.running_var[row]
@@ -95,7 +96,24 @@ class BatchNorm(Norm):
             mean, var = mean.clone(), var.clone()
         else:
             self.num_batches[row] += 1
+        if row in self.sums:
+            return self._over_processes(x, mean, var, row, affine).relu_()
         return F.batch_norm(x, mean, var, affine.weight, affine.bias, True, momentum=0.1).relu_()
+
+    def _over_processes(
+        self, x: Tensor, running_mean: Tensor, running_var: Tensor, row: int, affine: Affine
+    ) -> Tensor:
+        """The same with the statistics of all frames, of which x [n, C, H, W] are some; means first, then variances."""
+        frames, add = x.float(), self.sums[row]
+        number = x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32)
+        *sums, count = add(torch.cat([frames.sum(dim=(0, 2, 3)), number])).split([x.shape[1], 1])
+        mean = sums[0] / count  # [C]
+        centred = frames - mean.view(-1, 1, 1)
+        var = add(centred.square().sum(dim=(0, 2, 3))) / count
+        running_mean.lerp_(mean.detach(), 0.1)
+        running_var.lerp_(var.detach() * count.detach() / (count.detach() - 1.0), 0.1)
+        y = centred * ((var + 1e-5).rsqrt() * affine.weight).view(-1, 1, 1) + affine.bias.view(-1, 1, 1)
+        return y.to(x.dtype)
 
 
 class GroupNorm(Norm):
