@@ -4,26 +4,25 @@ Nothing heavy is imported before the command line is understood, so that a mista
 """
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mow.cli.dry_run import dry_run
 from mow.cli.live import watched
 from mow.cli.parse import check_words, parse
-from mow.cli.resume import Resumption, find_resumption, go_on, read_state
+from mow.cli.ranks import run_on_ranks
+from mow.cli.resume import Resumption, find_resumption, finished, go_on, read_state, stopped
 from mow.config import RunConfig
-from mow.engine.device import num_workers, pick_device, process_peak
+from mow.engine.device import num_workers, pick_device
 from mow.envs.base import EnvFailure
 from mow.runs.disk import explain_disk_errors
 from mow.runs.failures import exit_code, failure_kept
-from mow.runs.paths import resume_command
 from mow.runs.restore import check_specs, environments
 from mow.system.console import log_to_console, program, say
 from mow.system.ranks import size
-from mow.system.shell import command
 
 if TYPE_CHECKING:
     from mow.engine.parallel import Ranks
@@ -49,22 +48,8 @@ def _command(words: list[str]) -> None:
         dry_run(words)
         return
     resumption = find_resumption(words) if "--resume" in words else None
-    config = parse(words) if resumption is None else resumption.config
-    if size() > 1:
-        run_on_ranks(config, resumption)
-    else:
-        run(config, resumption)
-
-
-def run_on_ranks(config: RunConfig, resumption: Resumption | None) -> None:
-    """This process as one of the ranks of a run. Raises: UsageError on all of them where the launch is wrong."""
-    from mow.engine.launch import join
-
-    folder, checkpoint = (resumption.folder, resumption.checkpoint) if resumption else (None, None)
-    with join(config, folder, checkpoint) as joined:
-        if joined.goes_on_from is not None and resumption is None:  # the launcher has started the ranks again
-            resumption = find_resumption(["--resume", str(joined.goes_on_from)])
-        run(dataclasses.replace(config, folder=joined.folder), resumption, ranks=joined.ranks)
+    config = resumption.config if resumption else parse(words)
+    run_on_ranks(config, resumption, run) if size() > 1 else run(config, resumption)
 
 
 def run(
@@ -73,8 +58,7 @@ def run(
 ) -> "Trainer | None":  # fmt: skip
     """Make environments, replay, learner and logger, train, score and report.
 
-    Args: resumption: where to go on; None starts from nothing. begin: called once with a new run before it trains.
-        ranks: where this is one of several.
+    Args: resumption: where to go on. begin: called once with a new run before it trains. ranks: of several processes.
     Returns: the trainer as it is in the end; None if the run was stopped.
     Raises: UsageError if the machine cannot run it. The traceback of any other error is in failure.txt of the folder.
     """
@@ -83,7 +67,6 @@ def run(
     from mow.engine.assemble import all_specs, assemble, free_folder
     from mow.engine.scoring import score_run
     from mow.estimate.memory import explain_out_of_memory
-    from mow.runs.logger import duration
     from mow.runs.signals import Stopped, StopSwitch
     from mow.runs.wandb import wandb_package
 
@@ -103,14 +86,7 @@ def run(
             places=range(len(config.tasks))[ranks.own] if ranks else None,
         ))  # fmt: skip
         switch = stack.enter_context(StopSwitch())
-
-        def check_stop() -> None:
-            """Raises: Stopped on all ranks after a signal to one."""
-            if ranks is None:
-                switch.check()
-            elif ranks.most(switch.requested):
-                raise Stopped
-
+        check_stop = partial(ranks.check_stop, switch) if ranks else switch.check
         if resumption and state is not None:
             check_specs(resumption.checkpoint, state, all_specs(envs, ranks))
         trainer = assemble(config, device, envs, folder, stack, check_stop, is_new=state is None, ranks=ranks)
@@ -124,17 +100,15 @@ def run(
             with watched(trainer):
                 trainer.train()
         except (Stopped, EnvFailure) as end:
-            broken = isinstance(end, EnvFailure)
-            why, when = (": a simulator fails for good", " once it is mended") if broken else ("", "")
-            say(f"stopped at step {trainer.step:,}{why}; checkpoint: {trainer.save()}")
-            say(f"to go on{when}: {resume_command(folder)}")
-            if broken:
+            for line in stopped(trainer, broken=isinstance(end, EnvFailure)):
+                say(line)
+            if isinstance(end, EnvFailure):
                 raise
             return None
         if config.evaluation_episodes and not score_run(trainer, stack, switch.check):
             return None
-        elapsed, peak = duration(trainer.logger.seconds), process_peak()
-    say(f"done in {elapsed}, peak memory {peak / 1e9:.1f} GB; curves: {command('tensorboard', '--logdir', folder)}")
+        last = finished(trainer)
+    say(last)
     if config.report and (ranks is None or ranks.rank == 0):
         from mow.report.__main__ import report_of_a_finished_run
 

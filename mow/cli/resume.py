@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mow.cli.parse import override
 from mow.config import RUNTIME_FIELDS, RunConfig
+from mow.engine.device import process_peak
 from mow.envs.base import EnvFailure
 from mow.errors import UsageError
 from mow.methods.registry import config_of, read_config
 from mow.runs.paths import best_path, checkpoints, folder_of, resume_command, step_of
 from mow.runs.provenance import resumed_versions
-from mow.system.shell import typed_path
+from mow.system.shell import command, typed_path
 from mow.system.whole_file import write_json
 
 if TYPE_CHECKING:
@@ -183,3 +184,18 @@ def _set_aside(folder: Path, ahead: Sequence[Path]) -> list[str]:
         path.rename(place(path))
     return [*lines, "their replay stays until the next checkpoint is written; after that they can be evaluated and "
             "exported, but not resumed"]
+
+
+def stopped(trainer: "Trainer", *, broken: bool) -> tuple[str, str]:
+    """Save a run that ends early. Args: broken: by a simulator. Returns: the lines about how to go on."""
+    why, when = (": a simulator fails for good", " once it is mended") if broken else ("", "")
+    step = f"stopped at step {trainer.step:,}{why}; checkpoint: {trainer.save()}"
+    return step, f"to go on{when}: {resume_command(trainer.logger.folder)}"
+
+
+def finished(trainer: "Trainer") -> str:
+    """The line about a run that has ended."""
+    from mow.runs.logger import duration
+
+    curves = command("tensorboard", "--logdir", trainer.logger.folder)
+    return f"done in {duration(trainer.logger.seconds)}, peak memory {process_peak() / 1e9:.1f} GB; curves: {curves}"

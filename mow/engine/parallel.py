@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mow.engine.placement import place
 from mow.errors import RankFailure, UsageError
+from mow.runs.signals import Stopped, StopSwitch
 
 _PATIENCE_S = 3.0  # of a rank whose exchange failed, for what the others write
 
@@ -146,6 +147,11 @@ class Ranks:
         padded[: len(data)] = data
         dist.all_gather(found, padded)
         return [bytes(text[: int(size) - 1].tolist()).decode() for text, size in zip(found, sizes, strict=True)]
+
+    def check_stop(self, switch: StopSwitch) -> None:
+        """Raises: Stopped on all ranks after a signal to one."""
+        if self.most(switch.requested):
+            raise Stopped
 
     def most(self, number: int) -> int:
         """The largest of the ranks' numbers."""
