@@ -40,8 +40,9 @@ def launch_forward(
     num_rows, num_inputs = input.shape[2:]
     cut = tiling("forward", input.device, input.dtype, num_rows, weight.shape[1], num_inputs)
     with torch.cuda.device_of(input):
-        x = aligned(input)
-        weight = _aligned_weight(weight, x, cut, rows=False)
+        as_it_lies = cut.implementation == "tma" and residual is None and all(map(describable, (input, weight, output)))
+        x = input if as_it_lies else aligned(input)
+        weight = weight if as_it_lies else _aligned_weight(weight, x, cut, rows=False)
         terms = (_contiguous(bias), _contiguous(task_bias), residual)
         _launch_layer(x, weight, False, routes, member_P, offset_E, terms, activation, pre, output, cut)
 

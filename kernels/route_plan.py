@@ -87,6 +87,8 @@ def rows_of(stacked: Tensor, plan: RoutePlan) -> Tensor:
         return stacked.index_select(0, index).unflatten(0, plan.routes.shape)
     if plan.single_expert is not None:
         return stacked[plan.single_expert].unsqueeze(0).unsqueeze(0)
+    if len(stacked) == 1 and not torch.is_grad_enabled():
+        return stacked.unsqueeze(0).expand(*plan.routes.shape, *stacked.shape[1:])
     return _Pick.apply(stacked, index).unflatten(0, plan.routes.shape)  # type: ignore[no-untyped-call]
 
 

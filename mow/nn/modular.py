@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mow.kernels import Activation, RoutePlan, add_layer_norm, expert_linear, gathered, rows_of
 from mow.nn.weight_cache import cached, gathers, is_active
 
+_VECTOR = 16  # numbers
+
 
 def uniform_parameter(*shape: int, fan_in: int) -> nn.Parameter:
     """Uniform in +-1/sqrt(fan_in), the default of torch.nn.Linear and of the convolutions."""
@@ -29,6 +31,23 @@ def matmul_dtype(x: Tensor) -> torch.dtype:
 def for_matmul(x: Tensor) -> Tensor:
     """x in its matmul_dtype: converted once for all that read it."""
     return x.to(matmul_dtype(x))
+
+
+def in_whole_vectors(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy [..., I] of x whose rows begin on whole vectors of a GPU: kernels read it as it lies."""
+    return _vector_rows(x, x.shape[-1], dtype).copy_(x)
+
+
+def concatenated(first: Tensor, second: Tensor) -> Tensor:
+    """[..., I] and [..., J] of one dtype -> [..., I + J]; in a rollout on a GPU in whole vectors."""
+    if not is_active() or gathers():
+        return torch.cat([first, second], dim=-1)
+    out = _vector_rows(first, first.shape[-1] + second.shape[-1], first.dtype)
+    return torch.cat([first, second], dim=-1, out=out)
+
+
+def _vector_rows(like: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    return like.new_empty(*like.shape[:-1], -(-size // _VECTOR) * _VECTOR, dtype=dtype)[..., :size]
 
 
 class ModularLinear(nn.Module):
@@ -59,7 +78,7 @@ class ModularLinear(nn.Module):
         elif embedding is not None:
             task_bias = torch.einsum("kjod,kd->kjo", rows_of(of_embedding, plan), embedding)  # [K, J, O]
         if not gathers():
-            return for_matmul(weight) if is_active() else weight, self.bias, task_bias, plan
+            return in_whole_vectors(weight, matmul_dtype(weight)) if is_active() else weight, self.bias, task_bias, plan
         if self.bias is not None:
             bias = rows_of(self.bias, plan)
             task_bias = bias if task_bias is None else bias + task_bias

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +26,16 @@ class ActionMask:
     def reorder(self, order: Tensor | slice) -> "ActionMask":
         """Task k becomes the old task order[k]; a slice takes some tasks."""
         return ActionMask(self.discrete[order], self.continuous[order])
+
+    @cached_property
+    def illegal(self) -> Tensor:
+        """[K, A_d] bool."""
+        return ~self.discrete
+
+    @cached_property
+    def is_discrete(self) -> Tensor:
+        """[K, 1] bool."""
+        return self.discrete.any(dim=1, keepdim=True)
 
     @property
     def num_outputs(self) -> int:
@@ -59,7 +70,7 @@ class Policy:
     def _logits(self) -> Tensor:
         num_discrete = self.mask.discrete.shape[1]
         logits = self.outputs[..., :num_discrete].float()
-        return logits.masked_fill(~self._over(self.mask.discrete), _ILLEGAL)  # [K, ..., A_d]
+        return logits.masked_fill(self._over(self.mask.illegal), _ILLEGAL)  # [K, ..., A_d]
 
     @property
     def _gaussian(self) -> tuple[Tensor, Tensor]:
@@ -73,7 +84,9 @@ class Policy:
         with torch.no_grad():
             if self.mask.discrete.shape[1]:
                 onehot, _ = sample_onehot(self._logits.unsqueeze(-2), rng, unimix=0.0)
-                parts.append(onehot.squeeze(-2) * self._over(self.mask.discrete.any(dim=1, keepdim=True)))
+                if not self.mask.continuous.shape[1]:  # every task is discrete
+                    return onehot.squeeze(-2), onehot.squeeze(-2)
+                parts.append(onehot.squeeze(-2) * self._over(self.mask.is_discrete))
             if self.mask.continuous.shape[1]:
                 mean, std = self._gaussian
                 parts.append((mean + std * normal(mean.shape, rng)) * self._over(self.mask.continuous))
@@ -99,7 +112,7 @@ class Policy:
         if self.mask.discrete.shape[1]:
             log_prob = self._logits.log_softmax(dim=-1)
             entropy = -(log_prob.exp() * log_prob).sum(dim=-1)  # [K, ...]
-            total = total + entropy * self._over(self.mask.discrete.any(dim=1, keepdim=True)).squeeze(-1)
+            total = total + entropy * self._over(self.mask.is_discrete).squeeze(-1)
         if self.mask.continuous.shape[1]:
             _, std = self._gaussian
             entropy = std.log() + 0.5 * math.log(2 * math.pi * math.e)  # [K, ..., A_c]

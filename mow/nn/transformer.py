@@ -4,15 +4,17 @@ Every (task, slot) pair runs through its own expert's weights; attention itself 
 all pairs share one attention call. Layers are post-norm. Source: STORM (layer form), MoW section 3 (stacking).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mow.kernels import RoutePlan, decode_attention
+from mow.kernels import RoutePlan, decode_attention, expert_linear
 from mow.nn.activation_checkpoint import Call, plain_call
 from mow.nn.modular import ModularLayerNorm, ModularLinear, for_matmul
+from mow.nn.weight_cache import cached, gathers, is_active
 
 Sizes = Any  # a config with width (D), num_heads, feedforward, dropout and max_positions
 
@@ -103,7 +105,7 @@ class Block(nn.Module):
         rows = for_matmul(rows)
         num_tasks, num_slots = rows.shape[:2]
         num_sequences, length = mask.shape[1:3]
-        projected = (self.query(rows, plan), self.key(rows, plan), self.value(rows, plan))  # [K, J, B * L, D] each
+        projected = self._projected(rows, plan)  # [K, J, B * L, D] each
         # A step of a rollout. Dropout, which no rollout has, is left to the general path.
         if cache is not None and length == 1 and not self.training:
             token = (*rows.shape[:3], self.num_heads, rows.shape[3] // self.num_heads)  # [K, J, B, heads, D / heads]
@@ -118,6 +120,15 @@ class Block(nn.Module):
         query, key, value, mask = (x.flatten(0, 2) for x in (query, key, value, mask))
         attended = F.scaled_dot_product_attention(query, key, value, mask, self.dropout if self.training else 0.0)
         return attended.transpose(1, 2).reshape(rows.shape)  # from [K * J * B, heads, L, D / heads]
+
+
+    def _projected(self, rows: Tensor, plan: RoutePlan) -> Sequence[Tensor]:
+        """Query, key and value; in one layer of three times the width where their weights can be kept side by side."""
+        layers = (self.query, self.key, self.value)
+        if not is_active() or gathers():
+            return [layer(rows, plan) for layer in layers]
+        weight = cached(self, plan, lambda: for_matmul(torch.cat([layer.weight for layer in layers], dim=1)))
+        return expert_linear(rows, weight, plan).chunk(3, dim=-1)
 
 
 class Transformer(nn.Module):
@@ -136,7 +147,9 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, plan: RoutePlan, window: Window, cache: AttentionCache | None = None) -> Tensor:
         """[K, J, B, L, D] -> [K, J, B, L, D]; with a cache, they are the last L tokens of the window's mask."""
         num_positions = self.positions.shape[1]
-        row = plan.routes[:, :, None, None] * num_positions + window.position[:, None]  # [K, J, B, L]
+        row = window.position[:, None]  # [K, 1, B, L]
+        if plan.num_experts > 1:
+            row = row + cached(self, plan, lambda: plan.routes[:, :, None, None] * num_positions)  # [K, J, B, L]
         x = self.norm(x, plan, residual=F.embedding(row, self.positions.flatten(0, 1)))
         for layer, block in enumerate(self.blocks):
             x = self.invoke(block, x, plan, window.mask, cache, layer)

@@ -55,6 +55,11 @@ class Agent(nn.Module):
         self.actor_routes = same_for_all(num_tasks)
         self.critic_routes = one_each(critic_of_task[config.critic], self.num_critics)
 
+    @property
+    def reads_memory_as_it_is(self) -> bool:
+        """True if h enters matmuls alone, and nothing is lost where it is kept in their dtype."""
+        return not self.memory_norm and self.memory_gain == 1.0
+
     def actor_critic_input(self, latent: Tensor, hidden: Tensor, before: Tensor | None) -> Tensor:
         """z_t [K, B, T, Z], h_{t-1} [K, B, T, D], z_{t-1} [K, B, T, Z] (zeros where z_t opens an episode, not read
         where `frames` is 1) -> input of actor and critics [K, B, T, X].

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mow.kernels import RoutePlan
 from mow.methods.mow.config_model import WorldModelConfig
 from mow.methods.mow.router import Routing
-from mow.nn.modular import Stem
+from mow.nn.modular import Stem, matmul_dtype
 from mow.nn.transformer import AttentionCache, Transformer, Window
 
 
@@ -27,13 +27,13 @@ class Experts(nn.Module):
     def forward(
         self, token: Tensor, embedding: Tensor | None, routing: Routing, window: Window, cache: AttentionCache | None
     ) -> Tensor:
-        """Tokens [K, B, L, Z + A] -> concatenated expert outputs [K, B, L, J * D]."""
+        """Tokens [K, B, L, Z + A] -> outputs of each token's experts [K, B, L, J, D]."""
         plan = routing.plan
         mixed = self.mixer(token.flatten(1, 2).unsqueeze(1), plan, embedding)  # [K, J, B * L, D]
         output = self.transformer(mixed.unflatten(2, token.shape[1:3]), plan, window, cache)  # [K, J, B, L, D]
         if routing.scale_KJ is not None:
             output = output * routing.scale_KJ[:, :, None, None, None].to(output.dtype)
-        return output.permute(0, 2, 3, 1, 4).flatten(-2)
+        return output.permute(0, 2, 3, 1, 4)
 
 
 class Shared(nn.Module):
@@ -47,11 +47,12 @@ class Shared(nn.Module):
         self.transformer = Transformer(1, config.shared.num_layers, config) if attends else None
 
     def forward(
-        self, joined: Tensor, embedding: Tensor | None, plan: RoutePlan, window: Window, cache: AttentionCache | None
+        self, outputs: Tensor, embedding: Tensor | None, plan: RoutePlan, window: Window, cache: AttentionCache | None
     ) -> Tensor:
-        """[K, B, L, J * D] -> hidden states [K, B, L, D]; `plan` sends every task to the one set of weights."""
-        x = self.stem(joined.flatten(1, 2).unsqueeze(1), plan, embedding)  # [K, 1, B * L, D]
-        x = x.unflatten(2, joined.shape[1:3])  # [K, 1, B, L, D]
+        """[K, B, L, J, D] -> hidden states [K, B, L, D]; `plan` sends every task to the one set of weights."""
+        joined = outputs.to(matmul_dtype(outputs), memory_format=torch.contiguous_format)  # one pass
+        x = self.stem(joined.flatten(3).flatten(1, 2).unsqueeze(1), plan, embedding)  # [K, 1, B * L, D]
+        x = x.unflatten(2, outputs.shape[1:3])  # [K, 1, B, L, D]
         if self.transformer is not None:
             x = self.transformer(x, plan, window, cache)
         return x.squeeze(1)

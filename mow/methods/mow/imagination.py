@@ -60,7 +60,7 @@ def init_rollout(
     if start == "prior":
         valid = ~(context.terminated | context.truncated | context.is_last)[:, :, -1]
         last = HeadInput(newest, context.action[:, :, -1:], hidden, before)
-        drawn = model.sample(model.predict_next_latent(last)[0] / temperature, rng)
+        drawn = model.sample(_sharpened(model.predict_next_latent(last)[0], temperature), rng)
         return RolloutState(newest, for_matmul(drawn), hidden, valid)
     hidden = hidden.masked_fill(context.is_first[:, :, -1:, None], 0.0)
     return RolloutState(before.contiguous(), newest, hidden, ~context.is_last[:, :, -1])
@@ -75,8 +75,14 @@ def rollout_step(
     """
     action, raw_action = agent.policy(agent.actor_critic_input(latent, hidden, before), embedding).sample(rng)
     hidden = model.sequence_model(latent, action, window, routing, memory)
-    logits, events = model.predict_next_latent(HeadInput(latent, action, hidden, before))
-    return Step(for_matmul(model.sample(logits / temperature, rng)), hidden, action, raw_action, events)
+    converted = for_matmul(hidden)
+    logits, events = model.predict_next_latent(HeadInput(latent, action, converted, before))
+    latent = for_matmul(model.sample(_sharpened(logits, temperature), rng))
+    return Step(latent, converted if agent.reads_memory_as_it_is else hidden, action, raw_action, events)
+
+
+def _sharpened(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def predict_reward_and_end(
@@ -122,7 +128,7 @@ def imagine(
     before, latent, hidden, valid = state
 
     embedding = model.embedding("actor")
-    latents, hiddens, taken = [latent], [hidden.float()], []
+    latents, hiddens, taken = [latent], [hidden], []
     for position in range(num_context, num_context + horizon):
         token = window.rows(position, position + 1)
         step = steps.rollout_step(
@@ -131,8 +137,9 @@ def imagine(
         before, latent, hidden = latent, step.latent, step.hidden
         taken.append(step[2:])
         latents.append(latent)
-        hiddens.append(hidden.float())
-    seen, remembered = torch.cat(latents, dim=2), torch.cat(hiddens, dim=2)  # [K, B, T + 1, Z], [K, B, T + 1, D]
+        hiddens.append(hidden)
+    seen = torch.cat(latents, dim=2)  # [K, B, T + 1, Z]
+    remembered = torch.cat([h.to(hidden.dtype) for h in hiddens], dim=2)  # [K, B, T + 1, D]
     action, raw_action, events = (torch.cat(column, dim=2) for column in zip(*taken, strict=True))
     reward, terminated = steps.predict_reward_and_end(model, remembered[:, :, 1:], events, seen[:, :, 1:], ends)
     return Imagination(state.before, seen, remembered, action, raw_action, reward, terminated, valid)

@@ -77,7 +77,7 @@ class Router(nn.Module):
         chosen = score_KE.gather(1, routes)  # [K, J]
         weight_KJ = chosen / chosen.sum(dim=-1, keepdim=True)
         scale_KJ = self.num_slots * weight_KJ if self.scale == "plain" else None
-        if self.scale == "straight_through":
+        if self.scale == "straight_through" and torch.is_grad_enabled():
             # Worth exactly 1, so the outputs are concatenated untouched as in the paper, while the task losses still
             # give the router a gradient for each chosen expert against all others.
             scale_KJ = 1.0 + (chosen - chosen.detach()) / chosen.detach()

@@ -95,7 +95,7 @@ class BatchNorm(Norm):
         if recomputing():  # counted already; the copies are dropped
             mean, var = mean.clone(), var.clone()
         else:
-            self.num_batches[row] += 1
+            self.num_batches[row].add_(1)
         if row in self.sums:
             return self._over_processes(x, mean, var, row, affine).relu_()
         return F.batch_norm(x, mean, var, affine.weight, affine.bias, True, momentum=0.1).relu_()
@@ -150,10 +150,16 @@ class Conv(nn.Module):
         self.weight = uniform_parameter(num_modules, *shape, 4, 4, fan_in=fan_in)
         self.bias = uniform_parameter(num_modules, out_channels, fan_in=fan_in) if bias else None
 
-    def kernels(self) -> list[Kernel]:
-        """Weight and bias of every module, taken apart at once: each alone would have a gradient of the size of all."""
-        weights = self.weight.unbind()
-        biases = [None] * len(weights) if self.bias is None else self.bias.unbind()
+    def kernels(self, *, converted: bool) -> list[Kernel]:
+        """Weight and bias of every module, taken apart at once: each alone would have a gradient of the size of all.
+
+        Args: converted: to the dtype of a convolution, all at once.
+        """
+        weight, bias = self.weight, self.bias
+        if converted:
+            weight, bias = for_matmul(weight), None if bias is None else for_matmul(bias)
+        weights = weight.unbind()
+        biases = [None] * len(weights) if bias is None else bias.unbind()
         return [Kernel(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def forward(self, x: Tensor, kernel: Kernel) -> Tensor:
@@ -162,11 +168,6 @@ class Conv(nn.Module):
             return _unfolded_patches(x, kernel.weight, kernel.bias)
         conv = F.conv_transpose2d if self.transposed else F.conv2d
         return conv(x, kernel.weight, kernel.bias, stride=self.stride, padding=self.padding)
-
-
-def _kernels_by_module(layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
-    """Module -> its kernel of every layer."""
-    return list(zip(*(layer.kernels() for layer in layers if isinstance(layer, Conv)), strict=True))
 
 
 def _affines_by_row(norms: Iterable[nn.Module]) -> list[tuple[Affine, ...]]:
@@ -198,6 +199,12 @@ class ConvNet(nn.Module):
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:
         """[K, ...] group by group; slices, one by one, would have a gradient of the size of all each."""
         return rows.split([group.tasks.stop - group.tasks.start for group in self.groups])
+
+    def kernels(self, layers: Iterable[nn.Module]) -> list[tuple[Kernel, ...]]:
+        """Module -> its kernel of every layer; where groups share a module, their gradients must add up in float32."""
+        converted = len({group.module for group in self.groups}) == len(self.groups) or not torch.is_grad_enabled()
+        by_layer = [layer.kernels(converted=converted) for layer in layers if isinstance(layer, Conv)]
+        return list(zip(*by_layer, strict=True))
 
     def _norms(
         self, config: PerceptionConfig, num_modules: int, num_tasks: int, channels: Sequence[int]
@@ -235,7 +242,7 @@ class Encoder(ConvNet):
 
     def features(self, frame: Tensor, background: Tensor | None = None) -> Tensor:
         """Frames and backgrounds, as above -> convolution features [K, N, F], cell by cell if the latent is spatial."""
-        by_module, by_row = _kernels_by_module(self.convs), _affines_by_row(self.norms)
+        by_module, by_row = self.kernels(self.convs), _affines_by_row(self.norms)
         return torch.cat([
             self.invoke(self._features_of, some, group, by_module[group.module], by_row[group.norm_row], background)
             for some, group in zip(self.split(frame), self.groups, strict=True)
@@ -281,7 +288,7 @@ class Decoder(ConvNet):
         rows = latent.unflatten(2, (self.cells, -1)).flatten(1, 2)  # [K, N * cells, Z / cells]
         feature = self.input(rows.unsqueeze(1), plan, embedding).squeeze(1)  # [K, N * cells, F / cells]
         feature = feature.unflatten(1, (-1, self.cells)).flatten(2)  # [K, N, F], cell by cell if there are several
-        by_module, by_row = _kernels_by_module((*self.convs, self.output)), _affines_by_row(self.norms)
+        by_module, by_row = self.kernels((*self.convs, self.output)), _affines_by_row(self.norms)
         frame = torch.cat([
             self.invoke(self._frames_of, some, group, by_module[group.module], by_row[group.norm_row])
             for some, group in zip(self.split(feature), self.groups, strict=True)

@@ -26,6 +26,7 @@ from mow.methods.mow.records import HeadInput, Posterior, Prediction
 from mow.methods.mow.router import Router, Routing, fixed_experts
 from mow.methods.mow.vae import Decoder, Encoder
 from mow.nn.activation_checkpoint import Recompute, checkpointed_call
+from mow.nn.modular import concatenated
 from mow.nn.routes import one_each, same_for_all
 from mow.nn.transformer import AttentionCache, Transformer, Window, episode_window
 from mow.nn.weight_cache import cached
@@ -127,13 +128,13 @@ class WorldModel(nn.Module):
         self, latent: Tensor, action: Tensor, window: Window, routing: Routing, memory: Memory | None = None
     ) -> Tensor:
         """Tokens (z_t [K, B, L, Z], a_t [K, B, L, A]) -> h_t [K, B, L, D]; with a memory, they follow its tokens."""
-        token = torch.cat([latent, action.to(latent.dtype)], dim=-1)
+        token = concatenated(latent, action.to(latent.dtype))
         expert_cache = None if memory is None else memory.experts
-        hidden = self.experts(token, self.embedding("mixer"), routing, window, expert_cache)  # [K, B, L, J * D]
+        outputs = self.experts(token, self.embedding("mixer"), routing, window, expert_cache)  # [K, B, L, J, D]
         if self.shared is None:
-            return hidden
+            return outputs.flatten(3)
         shared_cache = None if memory is None else memory.shared
-        return self.shared(hidden, self.embedding("shared"), self.shared_plan, window, shared_cache)
+        return self.shared(outputs, self.embedding("shared"), self.shared_plan, window, shared_cache)
 
     def new_memory(self, num_sequences: int, capacity: int) -> Memory:
         """Room for `capacity` tokens of `num_sequences` rollouts per task."""

@@ -111,10 +111,10 @@ def test_two_or_three_convolutions_begin_with_patches(channels, side):
     want = (encoder.convs[0].weight[1] * patch).sum(dim=(1, 2, 3))
     # 48 float32 products, summed in another order.
     first = encoder.convs[0]
-    torch.testing.assert_close(first(image, first.kernels()[1])[0, :, 2, 5], want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(first(image, first.kernels(converted=False)[1])[0, :, 2, 5], want, rtol=1e-5, atol=1e-5)
     small = torch.zeros(1, 3, 16, 16)
     small[0, :, 2, 5] = torch.tensor([1.0, 2.0, -1.0])
-    drawn = decoder.output(small, decoder.output.kernels()[0]) - decoder.output.bias[0].view(1, 3, 1, 1)
+    drawn = decoder.output(small, decoder.output.kernels(converted=False)[0]) - decoder.output.bias[0].view(1, 3, 1, 1)
     want = torch.einsum("i,iohw->ohw", small[0, :, 2, 5], decoder.output.weight[0])
     torch.testing.assert_close(drawn[0, :, 8:12, 20:24], want, rtol=1e-5, atol=1e-5)
     drawn[0, :, 8:12, 20:24] = 0
