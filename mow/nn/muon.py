@@ -97,7 +97,12 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step on every parameter that has a gradient; matrices of one shape go together, as one stack."""
+        """One step on every parameter that has a gradient; matrices of one shape go together, as one stack.
+
+        As in torch's fused optimisers `found_inf`, where it is set, is a scalar that leaves the step out where it is 1;
+        and lr may be a tensor.
+        """
+        left_out: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -105,23 +110,30 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(parameter.flatten(2).shape[1:], []).append(parameter)
             for (n, m), parameters in alike.items():
                 counts = [len(parameter) for parameter in parameters]
-                ahead = torch.cat([self._ahead(parameter, group["momentum"]) for parameter in parameters])  # [M, n, m]
+                ahead = torch.cat([self._ahead(parameter, group["momentum"], left_out) for parameter in parameters])
                 size = torch.linalg.matrix_norm(ahead)  # [M]
                 least = group["eps"] * (n * m) ** 0.5
                 shares = [self._share(*each, least) for each in zip(parameters, size.split(counts), strict=True)]
                 steps = orthogonalised(ahead.to(self.dtype), size).mul_(torch.cat(shares).view(-1, 1, 1))
                 for parameter, step in zip(parameters, steps.split(counts), strict=True):
                     if group["decay"]:
-                        parameter.mul_(1.0 - group["lr"] * group["decay"])
-                    parameter.add_(step.to(parameter.dtype).view_as(parameter), alpha=-group["lr"] * max(n, m) ** 0.5)
+                        decay = group["decay"] if left_out is None else group["decay"] * (1.0 - left_out)
+                        parameter.mul_(1.0 - group["lr"] * decay)
+                    change, factor = step.to(parameter.dtype).view_as(parameter), max(n, m) ** 0.5
+                    if isinstance(group["lr"], Tensor):
+                        parameter.sub_(change * (group["lr"] * factor))
+                    else:
+                        parameter.add_(change, alpha=-group["lr"] * factor)
 
-    def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _ahead(self, parameter: Tensor, momentum: float, left_out: Tensor | None) -> Tensor:
         """A of one parameter, once M has moved: [M, n, m]; rows without a gradient are 0, and their M stays."""
         assert parameter.grad is not None, "it was chosen for its gradient"
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         gradient = parameter.grad.flatten(2)
+        if left_out is not None:
+            gradient = gradient.masked_fill(left_out > 0, 0.0)
         live = torch.linalg.vector_norm(gradient, ord=math.inf, dim=2, keepdim=True) > 0  # [M, n, 1]
         mean = state["momentum"].flatten(2).lerp_(gradient, (1.0 - momentum) * live)
         return gradient.lerp(mean, momentum).mul_(live)

@@ -91,6 +91,15 @@ class Agent(nn.Module):
         return two_hot_decode(self.value_logits(state, embedding, slow=slow), form=self.two_hot_form)
 
     @torch.no_grad()
-    def update_target_critic(self, decay: float) -> None:
-        """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98)."""
-        torch._foreach_lerp_(list(self.slow_critic.parameters()), list(self.critic.parameters()), 1.0 - decay)
+    def update_target_critic(self, decay: float, left_out: Tensor | None = None) -> None:
+        """slow <- decay * slow + (1 - decay) * critic, once per update. Source: STORM (0.98).
+
+        Args: left_out: scalar; where it is 1 nothing moves.
+        """
+        slow, critic = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        if left_out is None:
+            torch._foreach_lerp_(slow, critic, 1.0 - decay)
+            return
+        change = torch._foreach_sub(critic, slow)
+        torch._foreach_mul_(change, (1.0 - decay) * (1.0 - left_out))
+        torch._foreach_add_(slow, change)

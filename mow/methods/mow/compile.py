@@ -63,13 +63,17 @@ def updates_as_configured(config: MowConfig, device: torch.device) -> Iterator[s
     Raises: UsageError with the remedy, at the start where the machine lacks a GPU or a compiler.
     """
     optim = config.optim
-    if optim.cuda_graph and device.type != "cuda":
-        raise UsageError(f"optim.cuda_graph needs a GPU, this run is on {device}: use --optim.no-cuda-graph")
+    for name in ("cuda_graph", "update_graph"):
+        if getattr(optim, name) and device.type != "cuda":
+            flag = f"--optim.no-{name.replace('_', '-')}"
+            raise UsageError(f"optim.{name} needs a GPU, this run is on {device}: use {flag}")
     try:
         if optim.compile:
             _try_compiler(device)
         updates = "through torch.compile, the first ones take minutes" if optim.compile else "plain PyTorch"
         rollouts = "replayed from one CUDA graph" if optim.cuda_graph else "op by op"
+        if optim.update_graph:
+            rollouts = "replayed with each whole update from one CUDA graph"
         muon = f"; Muon in {optim.muon_precision}" if optim.matrices == "muon" else ""
         yield f"updates: {updates}; rollouts: {rollouts}{muon}"
     except Exception as error:

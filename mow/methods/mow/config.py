@@ -110,6 +110,10 @@ class OptimConfig:
     cuda_graph: bool = False
     """Imagine in one CUDA graph: same numbers, one launch instead of thousands, and the memory of a rollout is held
     throughout. Needs a GPU; off until one has been measured."""
+    update_graph: bool = False
+    """Make each whole update, imagination included, in one CUDA graph: no update waits for the device, and one whose
+    numbers are not finite is left out there and reported one update later. Needs a GPU; off until one has been
+    measured."""
 
     def __post_init__(self) -> None:
         usable(self)
@@ -119,6 +123,9 @@ class OptimConfig:
         fraction(self, "final_lr")
         require(not self.compile or (self.task_groups == 1 and self.checkpoint_activations == "none"),
                 "optim.compile keeps all activations, of all tasks at once: leave it out, or optim.task_groups and "
+                "optim.checkpoint_activations")
+        require(not self.update_graph or (not self.cuda_graph and self.checkpoint_activations == "none"),
+                "optim.update_graph records imagination too and keeps all activations: leave out optim.cuda_graph and "
                 "optim.checkpoint_activations")
 
 

@@ -19,6 +19,7 @@ from mow.methods.mow.accumulate import backward_in_parts, task_parts
 from mow.methods.mow.acting import MowActor
 from mow.methods.mow.actor_critic import Agent
 from mow.methods.mow.actor_critic_loss import ActorCriticLosses, ActorCriticTargets
+from mow.methods.mow.annealing import Annealed
 from mow.methods.mow.clustering import Grouping, grouping_of
 from mow.methods.mow.compile import update_steps
 from mow.methods.mow.config import MowConfig
@@ -30,14 +31,15 @@ from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
 from mow.methods.mow.split_modules import grow
 from mow.methods.mow.task_weights import make_task_weights
+from mow.methods.mow.update_graph import UpdateGraphs
 from mow.methods.mow.world_model import WorldModel
 from mow.methods.mow.world_model_loss import WorldModelLosses, num_terms, world_model_losses
-from mow.nn.finite import check_finite
+from mow.nn.finite import NotFinite, check_finite
 from mow.nn.policy import ActionMask
 from mow.nn.weight_cache import WeightCache, cached
 
 
-class Learner:
+class Learner(Annealed):
     """World model, agent, their optimisers and random streams, on one device."""
 
     def __init__(self, config: MowConfig, mask: ActionMask, device: torch.device) -> None:
@@ -45,6 +47,7 @@ class Learner:
         self.phases = phases(config)
         self.steps = update_steps(compiled=config.optim.compile)
         self.rollout_graph = RolloutGraph() if config.optim.cuda_graph else None
+        self.graphs = UpdateGraphs(device) if config.optim.update_graph else None
         num_tasks = len(config.tasks)
         self.grouping: Grouping | None = None
         self.world_model = WorldModel(
@@ -82,6 +85,14 @@ class Learner:
         optim = self.config.optim
         self.world_model_optimisers = self._watched(world_model_optimisers(self.world_model, self.task_weights, optim))
         self.agent_optimisers = self._watched(agent_optimisers(self.agent, optim))
+        self._start_graphs()
+
+    def _start_graphs(self) -> None:
+        """Record anew: models, optimisers or random stream are others."""
+        if self.graphs is not None:
+            self.graphs.clear()
+            self.graphs.use_tensors(self._optimisers)
+            self._set_numbers()
 
     def _take_parts(self) -> None:
         """Name the tasks that this process trains, and model, agent and return ranges as far as they concern these."""
@@ -98,30 +109,21 @@ class Learner:
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         return [*self.world_model_optimisers, *self.agent_optimisers]
 
-    def _progress(self, number: int) -> float:
-        """Share of the world model's first `number` updates that are done: 0 to 1."""
-        return min(1.0, self.updates / number) if number > 0 else 1.0
-
-    @property
-    def entropy(self) -> float:
-        """eta: falls linearly to `final_entropy` times what it began with, in `entropy_updates`."""
-        config = self.config.actor_critic
-        progress = self._progress(config.entropy_updates or self.config.world_model_updates)
-        return config.entropy * (1.0 - (1.0 - config.final_entropy) * progress)
-
     @property
     def entropy_of_tasks(self) -> Tensor:
         """eta of each task as `entropy_scale` has it: [K]; a tensor, because a number is a constant if compiled."""
         if self.config.actor_critic.entropy_scale == "none":
-            return torch.full((len(self.tasks),), self.entropy, device=self.device)
-        return self.entropy / entropy_unit(self.mask.discrete, self.mask.continuous)
+            return torch.ones(len(self.tasks), device=self.device) * self._number("entropy")
+        return self._number("entropy") / entropy_unit(self.mask.discrete, self.mask.continuous)
 
     def _anneal(self) -> None:
         """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
         share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = share * group.setdefault("initial_lr", group["lr"])
+                lr = share * group.setdefault("initial_lr", group["lr"])
+                group["lr"] = lr if self.graphs is None else group["lr"].fill_(lr)
+        self._set_numbers()
 
     def autocast(self) -> torch.autocast:
         """Precision of the config on this device."""
@@ -150,23 +152,16 @@ class Learner:
     def reseed(self, seed: int) -> None:
         """Make all later draws depend on `seed` alone."""
         self.rng = PhiloxState.from_seed(seed, self.device)
+        self._start_graphs()
 
     # Routing ---------------------------------------------------------------------------------------------------------
 
-    @property
-    def temperature(self) -> float:
-        """Falls linearly over the first `anneal_updates` of the world model."""
-        routing = self.config.model.routing
-        progress = self._progress(routing.anneal_updates)
-        return (1.0 - progress) * routing.temperature_start + progress * routing.temperature_end  # exact at both ends
-
     def routing(self, *, explore: bool = False) -> Routing:
         """The experts of every task now; `explore` adds the annealed noise while the choice is still open."""
-        config, temperature = self.config.model.routing, self.temperature
-        noise = config.noise * (temperature - config.temperature_end)
-        if self.frozen_routes is not None or not explore or noise <= 0:
+        temperature = self._number("temperature")
+        if self.frozen_routes is not None or not explore or self.noise <= 0:
             return self.world_model.route(temperature=temperature, frozen=self.frozen_routes)
-        return self.world_model.route(temperature=temperature, noise=noise, rng=self.rng)
+        return self.world_model.route(temperature=temperature, noise=self._number("noise"), rng=self.rng)
 
     @torch.no_grad()
     def _freeze_routes(self) -> None:
@@ -174,6 +169,8 @@ class Learner:
         if self.frozen_routes is None and self.updates >= self.config.model.routing.anneal_updates:
             with self.autocast():
                 self.frozen_routes = self.world_model.route(temperature=self.temperature).plan.routes
+            if self.graphs is not None:
+                self.graphs.clear()
 
     def cached_routing(self) -> Routing:
         """`routing()`, computed once while the weight cache is in use."""
@@ -209,18 +206,42 @@ class Learner:
 
         Source: MoW section 3.
         """
+        batch = batch.to(self.device)
+        turn = self.updates % self.config.loss.reconstruct_every
+        try:
+            if self.graphs is None:
+                metrics = self._world_model_step(batch)
+            else:
+                key = turn, self.frozen_routes is None and self.noise > 0
+                metrics = self.graphs.run("world_model", key, self._world_model_step, batch)
+        except NotFinite:
+            self.updates += 1  # a batch that is skipped is not drawn again
+            raise
+        self.updates += 1
+        self._anneal()
+        self._freeze_routes()
+        return metrics
+
+    def _guard(
+        self, what: str, total: Tensor, norm: Tensor, losses: Mapping[str, Tensor], model: nn.Module,
+        optimisers: list[torch.optim.Optimizer],
+    ) -> Tensor | None:  # fmt: skip
+        """Raise NotFinite before a step that would break weights; or have the device leave it out: a scalar, 1 or 0."""
+        if self.graphs is not None:
+            return self.graphs.guard(what, total, norm, losses, self.tasks, model.named_parameters(), optimisers)
+        self._check_finite(what, total, norm, losses, model)
+        return None
+
+    def _world_model_step(self, batch: TransitionBatch) -> Metrics:
         config = self.config
         self.own_model.train()
         for optimiser in self.world_model_optimisers:
             optimiser.zero_grad(set_to_none=True)
-        losses, total = self._world_model_backward(batch.to(self.device))
+        losses, total = self._world_model_backward(batch)
         total, norm = self._clip(self.world_model, total, config.optim.world_model_clip)
-        self.updates += 1  # a batch that is skipped is not drawn again
-        self._check_finite("world model", total, norm, losses.terms, self.world_model)
+        self._guard("world model", total, norm, losses.terms, self.world_model, self.world_model_optimisers)
         for optimiser in self.world_model_optimisers:
             optimiser.step()
-        self._anneal()
-        self._freeze_routes()
         weights = {name: weight[self.own] for name, weight in self.task_weights.metrics().items()}
         metrics = {**losses.metrics(config.loss), **weights}
         return {**metrics, "optim/world_model_total": total.detach(), "optim/world_model_grad_norm": norm}
@@ -259,9 +280,16 @@ class Learner:
         Args: watch: timer of the parts "imagination" and "actor_critic".
         Source: MoW section 3.
         """
+        context = context.to(self.device)
+        if self.graphs is None:
+            return self._imagine_and_learn(context, watch)
+        with watch("actor_critic"):
+            return self.graphs.run("agent", self.frozen_routes is None, self._imagine_and_learn, context)
+
+    def _imagine_and_learn(self, context: TransitionBatch, watch: Watch = untimed) -> Metrics:
         self.own_model.eval()
         with watch("imagination"):
-            rollout = self.imagine_rollout(context.to(self.device))
+            rollout = self.imagine_rollout(context)
         with watch("actor_critic"):
             return self._update_actor_critic(rollout)
 
@@ -303,10 +331,10 @@ class Learner:
             optimiser.zero_grad(set_to_none=True)
         losses = self._agent_backward(targets, embedding)
         total, norm = self._clip(self.agent, losses.total, config.optim.agent_clip)
-        self._check_finite("agent", total, norm, losses.metrics, self.agent)
+        left_out = self._guard("agent", total, norm, losses.metrics, self.agent, self.agent_optimisers)
         for optimiser in self.agent_optimisers:
             optimiser.step()
-        self.agent.update_target_critic(config.actor_critic.slow_decay)
+        self.agent.update_target_critic(config.actor_critic.slow_decay, left_out)
         return losses, norm
 
     def _agent_backward(self, targets: ActorCriticTargets, embedding: Tensor | None) -> ActorCriticLosses:
@@ -392,4 +420,5 @@ class Learner:
         routes = state["frozen_routes"]
         self.frozen_routes = None if routes is None else routes.to(self.device)
         self.updates = state["updates"]
+        self._start_graphs()
         self.weight_cache.invalidate()

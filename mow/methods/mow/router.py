@@ -55,19 +55,18 @@ class Router(nn.Module):
         self.output = nn.Linear(config.hidden, experts.num_experts)
 
     def forward(
-        self, embedding: Tensor, temperature: float = 1.0, noise: float = 0.0, rng: PhiloxState | None = None,
-        frozen: Tensor | None = None,
+        self, embedding: Tensor, temperature: float | Tensor = 1.0, noise: float | Tensor = 0.0,
+        rng: PhiloxState | None = None, frozen: Tensor | None = None,
     ) -> Routing:  # fmt: skip
         """Args:
             embedding: [K, d], unit length.
             temperature: divides the logits.
-            noise: scale of the Gumbel noise on the logits, drawn from `rng`.
+            noise: scale of the Gumbel noise on the logits, where there is an `rng` that it is drawn from.
             frozen: [K, J] experts fixed earlier. The shares still follow the scores, but only `plain` scaling, where
                 they multiply the outputs, passes a gradient to router and e_k.
         """
         logits = self.output(self.hidden(embedding).relu()).float()  # [K, E]
-        if noise > 0:
-            assert rng is not None, "noise needs a random state"
+        if rng is not None:
             u = uniform(rng, logits.numel()).view(logits.shape)
             rng.advance()
             logits = logits - noise * torch.log(-torch.log(u.clamp(1e-7, 1 - 1e-7)))

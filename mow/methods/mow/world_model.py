@@ -104,7 +104,7 @@ class WorldModel(nn.Module):
         return cached(self, vectors, lambda: unit_length(vectors))
 
     def route(
-        self, *, temperature: float = 1.0, noise: float = 0.0, rng: PhiloxState | None = None,
+        self, *, temperature: float | Tensor = 1.0, noise: float | Tensor = 0.0, rng: PhiloxState | None = None,
         frozen: Tensor | None = None,
     ) -> Routing:  # fmt: skip
         """The experts of every task; see Router."""
