@@ -1,15 +1,25 @@
-"""Numbers that change linearly with the world model's updates: temperature and noise of the router, entropy bonus."""
+"""Numbers that change linearly with the world model's updates: step sizes, temperature and noise of the router, entropy
+bonus; and the precision of updates.
+"""
 
+import torch
 from torch import Tensor
 
+from mow.losses import entropy_unit
 from mow.methods.mow.config import MowConfig
+from mow.methods.mow.optim import uses_bf16
 from mow.methods.mow.update_graph import UpdateGraphs
+from mow.nn.policy import ActionMask
 
 
 class Annealed:
     """The numbers as they are after `updates` updates."""
 
     config: MowConfig
+    device: torch.device
+    mask: ActionMask
+    world_model_optimisers: list[torch.optim.Optimizer]
+    agent_optimisers: list[torch.optim.Optimizer]
     updates: int
     graphs: UpdateGraphs | None
 
@@ -46,3 +56,28 @@ class Annealed:
     def _number(self, name: str) -> float | Tensor:
         """The number, or the tensor that stands for it."""
         return getattr(self, name) if self.graphs is None else self.graphs.numbers[name]
+
+    @property
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [*self.world_model_optimisers, *self.agent_optimisers]
+
+    @property
+    def entropy_of_tasks(self) -> Tensor:
+        """eta of each task as `entropy_scale` has it: [K]; a tensor, because a number is a constant if compiled."""
+        if self.config.actor_critic.entropy_scale == "none":
+            return torch.ones(len(self.config.tasks), device=self.device) * self._number("entropy")
+        return self._number("entropy") / entropy_unit(self.mask.discrete, self.mask.continuous)
+
+    def _anneal(self) -> None:
+        """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
+        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                lr = share * group.setdefault("initial_lr", group["lr"])
+                group["lr"] = lr if self.graphs is None else group["lr"].fill_(lr)
+        self._set_numbers()
+
+    def autocast(self) -> torch.autocast:
+        """Precision of the config on this device."""
+        enabled = uses_bf16(self.config, self.device)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mow.batch import TransitionBatch
 from mow.kernels import PhiloxState
-from mow.losses import entropy_unit
 from mow.losses.returns import ReturnScale
 from mow.methods.base import Event, Metrics, Note, Picture, Reorder, Sampler, TaskSet, Watch, untimed
 from mow.methods.mow.accumulate import backward_in_parts, task_parts
@@ -25,7 +24,7 @@ from mow.methods.mow.compile import update_steps
 from mow.methods.mow.config import MowConfig
 from mow.methods.mow.cuda_graph import RolloutGraph
 from mow.methods.mow.imagination import imagine
-from mow.methods.mow.optim import agent_optimisers, uses_bf16, world_model_optimisers
+from mow.methods.mow.optim import agent_optimisers, world_model_optimisers
 from mow.methods.mow.phases import BACKGROUND_STREAM, CLUSTERING_STREAM, phases
 from mow.methods.mow.records import Imagination
 from mow.methods.mow.router import Routing
@@ -104,31 +103,6 @@ class Learner(Annealed):
         for optimiser in optimisers:
             optimiser.register_step_post_hook(lambda *_: self.weight_cache.invalidate())
         return optimisers
-
-    @property
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
-        return [*self.world_model_optimisers, *self.agent_optimisers]
-
-    @property
-    def entropy_of_tasks(self) -> Tensor:
-        """eta of each task as `entropy_scale` has it: [K]; a tensor, because a number is a constant if compiled."""
-        if self.config.actor_critic.entropy_scale == "none":
-            return torch.ones(len(self.tasks), device=self.device) * self._number("entropy")
-        return self._number("entropy") / entropy_unit(self.mask.discrete, self.mask.continuous)
-
-    def _anneal(self) -> None:
-        """Step sizes for the next updates: they fall linearly to `final_lr` times what they began with."""
-        share = 1.0 - (1.0 - self.config.optim.final_lr) * self._progress(self.config.world_model_updates)
-        for optimiser in self._optimisers:
-            for group in optimiser.param_groups:
-                lr = share * group.setdefault("initial_lr", group["lr"])
-                group["lr"] = lr if self.graphs is None else group["lr"].fill_(lr)
-        self._set_numbers()
-
-    def autocast(self) -> torch.autocast:
-        """Precision of the config on this device."""
-        enabled = uses_bf16(self.config, self.device)
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     @property
     def tasks(self) -> list[str]:

@@ -53,8 +53,11 @@ class ShardedLearner(Learner):
         cls, config: MowConfig, tasks: TaskSet, device: torch.device, parallel: Parallel
     ) -> "ShardedLearner":
         """Raises: UsageError for a setting that does not run on several ranks."""
-        for name, on in (("optim.task_groups above 1", config.optim.task_groups > 1),
-                         ("insight_every", config.insight_every > 0)):  # fmt: skip
+        optim = config.optim
+        for name, on in (("optim.task_groups above 1", optim.task_groups > 1),
+                         ("insight_every", config.insight_every > 0), ("optim.compile", optim.compile),
+                         ("optim.cuda_graph", optim.cuda_graph),
+                         ("optim.update_graph", optim.update_graph)):  # fmt: skip
             if on:
                 raise UsageError(f"{name} works on one process only, this run has {parallel.size} ranks: leave it out")
         masks = tasks.layout.discrete_mask, tasks.layout.continuous_mask
