@@ -65,12 +65,13 @@ def record_cuda_update(pool: list[object]) -> Record:
 class UpdateGraphs:
     """Runs the updates of one learner."""
 
-    def __init__(self, device: torch.device, record: Record | None = None) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.numbers = {name: torch.zeros((), device=device) for name in ("temperature", "noise", "entropy")}
         self.recordings: dict[Hashable, tuple[TransitionBatch, Callable[[], Noted]]] = {}
         self._plain: Counter[Hashable] = Counter()
-        self._record = record or record_cuda_update([])
+        # On a CPU there is nothing to record: a replay is the call.
+        self._record: Record = record_cuda_update([]) if device.type == "cuda" else lambda call: call
         self._notes: list[Note] = []
         self._pending: dict[str, _Pending] = {}
 
