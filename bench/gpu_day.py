@@ -5,6 +5,7 @@
     python -m bench.gpu_day --out DIR                    the same line again runs the steps that are left
     python -m bench.gpu_day --out DIR --only profile     these steps, also where they are done
     python -m bench.gpu_day --out DIR --save             run none; write the report to bench/results/<gpu>-<date>.*
+    python -m bench.gpu_day --out DIR --rehearse         what of the first call a CPU can do, with small updates
 
 Each step is a process of its own, stopped when its budget ends. DIR holds at most seven files: day.json (status,
 seconds, numbers and end of the output per step), day.md (targets beside findings), log.txt, ops.jsonl, ops-tuned.jsonl
@@ -24,12 +25,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.gpu_report import read_records, save, write_report
+from bench.gpu_report import decisive, read_records, save, write_report
 from bench.machine import describe_here
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,8 @@ class Step:
     look: str  # what the numbers should show
     needs: tuple[str, ...] = ()  # module:NAME or program:NAME, beside a GPU
     resumes: bool = False  # continues what a stopped call left: a start is worth a minute
+    rehearsal: str = ""  # in place of the command where there is no GPU
+    on_gpu: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,7 +61,8 @@ _SIMULATORS = ("module:gymnasium", "module:ale_py", "module:tyro")
 _KERNELS = ("expert_linear", "latents", "decode_attention", "add_layer_norm", "batch_norm_relu")
 KERNEL_TESTS = " ".join(f"tests/kernels/test_{op}_gpu.py" for op in _KERNELS)
 _OTHER = "replay/test_sampler replay/test_gpu_store replay/test_buffer replay/test_prefetch engine/test_no_waiting"
-OTHER_TESTS = " ".join(f"tests/{name}.py" for name in f"{_OTHER} methods/mow/test_cuda_graph test_bench".split())
+_GRAPHS = "methods/mow/test_cuda_graph methods/mow/test_update_graph"
+OTHER_TESTS = " ".join(f"tests/{name}.py" for name in f"{_OTHER} {_GRAPHS} test_bench".split())
 # One case of each kernel, forward, backward and decoding, at sizes that leave tiles half empty.
 _SMALL_CASES = (
     "test_values_and_gradients and odd and not odd_long and float32 or test_one_expert_with_all_tasks or "
@@ -74,8 +78,10 @@ def ops(name: str, seconds: float, files: str, look: str, words: str = "", keep:
     return Step(name, seconds, command, look, resumes=True, **more)
 
 
-def update(name: str, words: str, look: str) -> Step:
-    return Step(name, 75, f"python -m bench.one_update --preset atari26 --tasks 26 {words} --json {{json}}", look)
+def update(name: str, seconds: float, words: str, look: str) -> Step:
+    command = "python -m bench.one_update --preset {} --json {{json}} " + words
+    small = command.format("quickstart --tasks 1").replace("--rounds 3", "--rounds 1")
+    return Step(name, seconds, command.format("atari26 --tasks 26"), look, rehearsal=small)
 
 
 def tune(op: str, seconds: float, rows: str) -> Step:
@@ -99,26 +105,31 @@ def training(name: str, seconds: float, words: str, look: str) -> Step:
 
 
 STEPS: tuple[Step, ...] = (
-    # The first call.
-    Step("build", 45, "python setup.py build_ext --inplace", "the extension compiles with its CUDA part",
+    # The first call: what decides most first. Workers compile the kernels side by side.
+    Step("tests-kernels", 125, f"{_GPU} -n 12 {KERNEL_TESTS}", "Triton kernels against float64, in graphs, compiled"),
+    Step("ceilings", 25, "python -m bench.ceilings --json {json}", "copy and matmul, twice: the difference is noise",
+         rehearsal="python -m bench.ceilings --json {json}"),
+    update("profile", 75, "--rounds 3", "seconds and all ops of an update of atari26; peak memory beside the estimate"),
+    update("profile-graph", 75, "--rounds 3 --graph", "the same, each update replayed from one CUDA graph"),
+    ops("ops-latents", 45, "sample_onehot categorical_kl two_hot", "8x eager, 1.2x compiled, 70 % of the copy",
+        '-k "N26624 or 452608"'),
+    ops("ops-rollout", 30, "decode_attention", "decode attention 2.5x torch.cat, 1.3x slices", "-k B1024"),
+    ops("ops-expert", 55, "expert_linear", "1.2x bmm, 1.3x grouped_mm; shares of the floor, before tuning",
+        '-k "R1024 or R39"'),
+    Step("build", 40, "python setup.py build_ext --inplace", "the extension compiles with its CUDA part",
          ("module:pybind11", "program:nvcc"), env={"MOW_BUILD": "cuda"}),
-    Step("tests-kernels", 165, f"{_GPU} -n 8 {KERNEL_TESTS}", "Triton kernels against float64, in graphs, compiled"),
-    Step("tests-rest", 60, f"{_GPU} {OTHER_TESTS}", "the CUDA replay gather; no update waits; the clock"),
-    Step("ceilings", 25, "python -m bench.ceilings --json {json}", "copy and matmul, twice: the difference is noise"),
-    ops("ops-latents", 60, "sample_onehot categorical_kl two_hot", "8x eager, 1.2x compiled, 70 % of the copy"),
-    ops("ops-rollout", 40, "decode_attention lambda_return", "decode attention 2.5x torch.cat, 1.3x slices"),
-    ops("ops-expert", 60, "expert_linear", "1.2x bmm, 1.3x grouped_mm; shares of the floor, before tuning"),
-    update("profile", "--rounds 3", "seconds and largest ops of an update of atari26; peak memory beside the estimate"),
+    Step("tests-rest", 60, f"{_GPU} {OTHER_TESTS}", "the CUDA replay gather; updates in graphs, or without waiting"),
     # Later calls.
     sanitized("memcheck", "no access out of bounds in one small case of each kernel"),
     sanitized("racecheck", "no race in shared memory in the same cases"),
     ops("ops-replay", 90, "replay", "the gather on the GPU reaches 70 % of the copy", "-k gpu"),
+    ops("ops-other", 90, "decode_attention lambda_return", "the other sizes, and what torch.compile does as well"),
     tune("forward", 400, "64 0 32 128 512"),
     tune("dx", 200, "0 512"),
     tune("dw", 200, "0 512"),
     ops("ops-expert-tuned", 90, "expert_linear", "the same as ops-expert, after tuning", keep="ops-tuned"),
     ops("update-26", 300, "train_step", "35 % of the matmul rate, 4x, 2x and 1.3x", "-k K26"),
-    update("profile-light", "--batching light --task-groups 4", "the same for a card of 24 GB"),
+    update("profile-light", 75, "--batching light --task-groups 4", "the same for a card of 24 GB"),
     ops("update-curve", 400, "train_step", "cost of K = 1 to 50 tasks", '-k "not K26"'),
     training("quickstart", 400, "quickstart", "the scores of the CPU, in how many seconds"),
     training("storm", 240, "storm --total-steps 400 --evaluation-episodes 0", "the single-task baseline runs in bf16"),
@@ -126,13 +137,14 @@ STEPS: tuple[Step, ...] = (
         needs=("module:metaworld", "module:mujoco"), env={"MUJOCO_GL": "egl"}),
     training("atari4", 7200, "atari4 --checkpoint-every 500 --keep-checkpoints 1", "curves of four games"),
 )  # fmt: skip
+FIRST_CALL = STEPS[: [step.name for step in STEPS].index("tests-rest") + 1]
 
 
 def missing(step: Step, machine: Mapping[str, Any]) -> list[str]:
     """Needs of the step that this machine does not meet."""
     look: dict[str, Callable[[str], object]] = {"program": shutil.which, "module": find_spec}
     lacking = [need for need in step.needs if look[need.partition(":")[0]](need.partition(":")[2]) is None]
-    return lacking if machine["kind"] == "cuda" else ["GPU", *lacking]
+    return lacking if machine["kind"] == "cuda" or not step.on_gpu else ["GPU", *lacking]
 
 
 def run_step(step: Step, out: Path, machine: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -185,6 +197,7 @@ def run_day(steps: Sequence[Step], out: Path, machine: Mapping[str, Any], second
             statuses.append(record["status"])
             print(f"{step.name}: {record['status']}, {record['seconds']:.0f} s", flush=True)
             print(record["tail"][-1_000:] if record["status"] in ("failed", "missing") else "", end="", flush=True)
+            print(*decisive(records), sep="\n", flush=True)
             if record["status"] == "interrupted":
                 break
     finally:
@@ -202,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[step.name for step in STEPS])
     for flag, what in (("--list", "print the steps"), ("--save", "write the report")):
         parser.add_argument(flag, action="store_true", help=f"{what} and run none")
+    parser.add_argument("--rehearse", action="store_true", help="run the first call without a GPU")
     asked = parser.parse_args(arguments)
     try:
         if asked.list:
@@ -214,6 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records = read_records(asked.out)
         due = [step.name for step in STEPS if records.get(step.name, {}).get("status") in DUE]
         chosen = [step for step in STEPS if step.name in (asked.only or due)]
+        if asked.rehearse:
+            chosen = [replace(step, command=step.rehearsal, seconds=90, on_gpu=False) for step in FIRST_CALL
+                      if step.rehearsal]  # tests/test_gpu_day.py collects those of pytest
         statuses = run_day(chosen, asked.out.resolve(), describe_here(), asked.seconds)
     except (ValueError, KeyboardInterrupt) as error:
         print(f"bench.gpu_day: {error or 'interrupted'}", file=sys.stderr)

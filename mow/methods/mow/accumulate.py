@@ -57,7 +57,7 @@ class TaskSlice(WorldModel):
         return None if every is None else every[self.tasks]
 
     def route(
-        self, *, temperature: float = 1.0, noise: float = 0.0, rng: PhiloxState | None = None,
+        self, *, temperature: float | Tensor = 1.0, noise: float | Tensor = 0.0, rng: PhiloxState | None = None,
         frozen: Tensor | None = None,
     ) -> Routing:  # fmt: skip
         """Their rows of the whole model's routing."""

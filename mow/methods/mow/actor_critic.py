@@ -96,10 +96,11 @@ class Agent(nn.Module):
 
         Args: left_out: scalar; where it is 1 nothing moves.
         """
-        slow, critic = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        slow: list[Tensor] = list(self.slow_critic.parameters())
+        critic: list[Tensor] = list(self.critic.parameters())
         if left_out is None:
             torch._foreach_lerp_(slow, critic, 1.0 - decay)
             return
         change = torch._foreach_sub(critic, slow)
         torch._foreach_mul_(change, (1.0 - decay) * (1.0 - left_out))
-        torch._foreach_add_(slow, change)
+        torch._foreach_add_(slow, list(change))

@@ -10,7 +10,7 @@ on to weights where they lie; `clear` it where they, the random stream or the op
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class _Pending(NamedTuple):
     notes: list[Note]
 
 
-def record_cuda_update(pool: list[object]) -> Record:
+def record_cuda_update(pool: list[Any]) -> Record:
     """Records into one memory pool, the first of `pool` once it is there: no two updates run at the same time."""
 
     def record(call: Callable[[], Noted]) -> Callable[[], Noted]:
@@ -65,12 +65,13 @@ def record_cuda_update(pool: list[object]) -> Record:
 class UpdateGraphs:
     """Runs the updates of one learner."""
 
-    def __init__(self, device: torch.device, record: Record | None = None) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.numbers = {name: torch.zeros((), device=device) for name in ("temperature", "noise", "entropy")}
         self.recordings: dict[Hashable, tuple[TransitionBatch, Callable[[], Noted]]] = {}
         self._plain: Counter[Hashable] = Counter()
-        self._record = record or record_cuda_update([])
+        # On a CPU there is nothing to record: a replay is the call.
+        self._record: Record = record_cuda_update([]) if device.type == "cuda" else lambda call: call
         self._notes: list[Note] = []
         self._pending: dict[str, _Pending] = {}
 

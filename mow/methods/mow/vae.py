@@ -155,7 +155,8 @@ class Conv(nn.Module):
 
         Args: converted: to the dtype of a convolution, all at once.
         """
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if converted:
             weight, bias = for_matmul(weight), None if bias is None else for_matmul(bias)
         weights = weight.unbind()

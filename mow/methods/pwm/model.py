@@ -58,6 +58,8 @@ class WorldModel(nn.Module):
     """Encoder E, dynamics F, reward R and, if configured, termination c; a table of K task embeddings."""
 
     bins: Tensor  # [V] float32
+    mean: Tensor  # [K, O], of standard observations
+    deviation: Tensor  # [K, O]
 
     def __init__(self, config: ModelConfig, *, num_tasks: int, observation_size: int, action_size: int) -> None:
         super().__init__()

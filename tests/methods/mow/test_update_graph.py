@@ -1,6 +1,6 @@
 """Updates that no host read interrupts: the same as the plain ones, and what is not finite is left out and reported.
 
-On a CPU a recording is stood in for by the call itself, on the buffers that a replay would read.
+On a CPU a replay is the call itself, on the buffers that a recording would read.
 """
 
 import copy
@@ -14,7 +14,6 @@ from mow.batch import TransitionBatch
 from mow.methods.mow.config import LossConfig, MowConfig, OptimConfig
 from mow.methods.mow.config_agent import ActorCriticConfig
 from mow.methods.mow.learner import Learner
-from mow.methods.mow.update_graph import UpdateGraphs
 from mow.nn.finite import NotFinite
 from tests.host_reads import host_reads
 from tests.small import MODEL, action_mask, run_config, transitions
@@ -38,9 +37,6 @@ def learners(device: torch.device = CPU, **changes: object) -> tuple[Learner, Le
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, update_graph=recorded))
         torch.manual_seed(0)
         one = Learner(config, action_mask(), device)
-        if recorded and device.type == "cpu":
-            one.graphs = UpdateGraphs(device, record=lambda call: call)
-            one._start_graphs()
         torch.manual_seed(1)
         one.regroup(one.group([transitions(seed=1).to(device), transitions(seed=2).to(device)]))
         made.append(one)
