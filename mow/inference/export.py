@@ -15,6 +15,7 @@ from mow.cli.parse import Parser
 from mow.errors import UsageError
 from mow.inference.model_card import OF_MOW, OF_STATES, read_scores, write_card
 from mow.methods.base import num_parameters
+from mow.methods.mow.config import of_mow
 from mow.methods.registry import get_method
 from mow.runs.failures import exit_code
 from mow.runs.restore import WEIGHTS, environments, find_run, newest_checkpoint, restore
@@ -45,8 +46,10 @@ def run(options: argparse.Namespace) -> None:
     """Restore and write. Raises: UsageError if there is nothing to write or no place to write to."""
     saved = find_run(options.run)
     config, networks = saved.config, get_method(saved.config.method).exported
-    if not networks and options.precision != "fp32":
-        raise UsageError(f"a run of {config.method} is exported as fp32 alone: leave --precision out")
+    if not networks:
+        of_mow(config)
+        if options.precision != "fp32":
+            raise UsageError("a run of mow is exported as fp32 alone: leave --precision out")
     out: Path = options.out or saved.folder / "export"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty: give another --out, so that nothing is overwritten")
