@@ -113,7 +113,7 @@ def findings(records: Records, lines: Lines) -> list[Finding]:
 
 
 def decisive(records: Records) -> list[str]:
-    """What decides the next step, in lines: failing kernels, then how far an update is from its target, and why."""
+    """The lines that decide the next step: failing kernels, then how far an update is from its target, and why."""
     results, lines = {name: one["result"] for name, one in records.items() if one.get("result")}, []
     if (kernels := records.get("tests-kernels", {})).get("tail"):
         lines.append(f"kernels: {kernels['status']}; {kernels['tail'].strip().splitlines()[-1]}")

@@ -248,6 +248,8 @@ BENCHMARKS: dict[str, tuple[str, str, object]] = {  # file -> op, test, shape
     "bench_two_hot decode": ("two_hot_decode", "test_decode", (16, "symexp_of_mean")),
     "bench_two_hot mean": ("two_hot_decode", "test_decode", (16, "mean_of_symexp")),
     "bench_lambda_return": ("lambda_return", "test_returns", (2, 3, 4)),
+    "bench_add_layer_norm": ("add_layer_norm", "test_norm", (2, 2, 3, 8)),
+    "bench_batch_norm_relu": ("batch_norm_relu", "test_norm", (2, 4, 3, 3)),
     "bench_decode_attention": ("decode_attention", "test_step", DecodeShape(2, 2, 3, 2, 8, 3)),
 }
 

@@ -77,6 +77,7 @@ EXEMPT = {
     "mow collect TASK": "is a pattern",
     "mow report RUN --beside": "tests/report/test_recorded.py has it",
     "mow train pwm": "tests/methods/pwm/test_runs.py has it, small",
+    "mow export RUN --precision": "tests/methods/pwm/test_export.py has it",
     "mow extract": "tests/methods/pwm/test_runs.py has it",
     "mow distill": "tests/methods/pwm/test_runs.py has it",
 }

@@ -123,7 +123,8 @@ def test_replay_is_what_the_flags_say(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "mow.train: seen enough\n"
     device = made.pop("device")
     assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert made == {"seed": 3, "draw": "recent", "store": "packed", "disk": Path("there"), "extra": {}}
+    assert made == {"seed": 3, "draw": "recent", "store": "packed", "disk": Path("there"), "extra": {},
+                    "frame_dtype": "uint8"}  # fmt: skip
 
 
 def test_a_disk_that_takes_no_frames_is_one_line(tmp_path, capsys):

@@ -33,7 +33,7 @@ class Collector:
     """
 
     def __init__(
-        self, envs: VectorEnv, replay: ReplayBuffer | RecordedEpisodes, *, seed: int,
+        self, envs: VectorEnv, replay: "ReplayBuffer | RecordedEpisodes", *, seed: int,
         layout: ActionLayout | None = None, own: slice = slice(None),
     ) -> None:  # fmt: skip
         """Args: layout, own: of all tasks of the run, and which of them these are; random actions are drawn for all."""

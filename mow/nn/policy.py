@@ -1,8 +1,7 @@
 """The policy: a masked categorical for discrete tasks, a Gaussian with a squashed mean for continuous ones."""
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +18,12 @@ class ActionMask:
 
     discrete: Tensor  # [K, A_d] bool: legal actions of a discrete task, all False for a continuous one
     continuous: Tensor  # [K, A_c] bool
+    illegal: Tensor = field(init=False)  # [K, A_d] bool: not discrete
+    is_discrete: Tensor = field(init=False)  # [K, 1] bool: of the task
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "illegal", ~self.discrete)
+        object.__setattr__(self, "is_discrete", self.discrete.any(dim=1, keepdim=True))
 
     def to(self, device: torch.device) -> "ActionMask":
         return ActionMask(self.discrete.to(device), self.continuous.to(device))
@@ -26,16 +31,6 @@ class ActionMask:
     def reorder(self, order: Tensor | slice) -> "ActionMask":
         """Task k becomes the old task order[k]; a slice takes some tasks."""
         return ActionMask(self.discrete[order], self.continuous[order])
-
-    @cached_property
-    def illegal(self) -> Tensor:
-        """[K, A_d] bool."""
-        return ~self.discrete
-
-    @cached_property
-    def is_discrete(self) -> Tensor:
-        """[K, 1] bool."""
-        return self.discrete.any(dim=1, keepdim=True)
 
     @property
     def num_outputs(self) -> int:

@@ -137,7 +137,7 @@ def states(whole: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 # What a run goes on without, or what means nothing to it.
-OPTIONAL = {"restarts", "last_loss", "format", "specs", "tasks", "cuda_rng"}
+OPTIONAL = {"restarts", "last_loss", "format", "specs", "tasks", "cuda_rng", "data", "rank_rng"}
 
 
 @pytest.mark.usefixtures("not_trained")

@@ -153,7 +153,7 @@ class UpdateGraphs:
         return _Pending(host, copied, notes)
 
     def _look(self, kind: str) -> NotFinite | None:
-        """What the last update of the kind has left out. Its gradients still lie where they were."""
+        """The fault for which the last update of the kind was left out, or none; its gradients are still there."""
         pending = self._pending.pop(kind, None)
         if pending is None:
             return None
