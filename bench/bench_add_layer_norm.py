@@ -34,7 +34,8 @@ def plain(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, routes: Ten
 
 def check(output: Tensor, inputs: Rows) -> None:
     # Sums over a row in float32.
-    close_to(plain(*(x.double() for x in inputs[:4]), inputs[4]), output, 1e-5)
+    x, residual, weight, bias, routes = inputs
+    close_to(plain(x.double(), residual.double(), weight.double(), bias.double(), routes), output, 1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
