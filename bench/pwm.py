@@ -2,7 +2,7 @@
 
 --public FOLDER times the released code beside ours, in turn: a checkout of github.com/imgeorgiev/PWM. What its updates
 do not need (gym, hydra, omegaconf, tensordict, torchrl, wandb) is stood in for. Sizes as its 5M model:
-30 observed numbers or fewer, 16 steps, 3 critics, 8 passes of 4 minibatches. Both read the same random windows; its
+24 observed numbers, 6 actions, 16 steps, 3 critics, 8 passes of 4 minibatches. Both read the same random windows; its
 reward loss is a squared error of the logits, ours a cross-entropy.
 """
 

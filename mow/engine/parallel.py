@@ -192,20 +192,21 @@ class Ranks:
     def _lost(self) -> str:
         """The ranks that have ended and why, where this is the lowest of those that are left; else nothing."""
         try:
-            return self._told_by_store()
+            return self._ended()
         except (RuntimeError, dist.DistError):
             return f"{self._name(0)}, which has the store, is gone" if self.rank == 1 else ""
 
-    def _told_by_store(self) -> str:
+    def _ended(self) -> str:
+        """The ranks that ended before, by what they left in the store, or do not answer."""
         end, others = time.monotonic() + _PATIENCE_S, [rank for rank in range(self.size) if rank != self.rank]
         while not self.store.check([f"last/{rank}" for rank in others]) and time.monotonic() < end:
             time.sleep(0.1)
-        told = {rank: json.loads(self.store.get(f"last/{rank}")) for rank in others
+        last = {rank: json.loads(self.store.get(f"last/{rank}")) for rank in others
                 if self.store.check([f"last/{rank}"])}  # fmt: skip
-        if any(not ours and rank < self.rank for rank, (ours, _) in told.items()):
+        if any(not ours and rank < self.rank for rank, (ours, _) in last.items()):
             return ""
-        lines = [f"{self._name(rank)}: {line}" for rank, (ours, line) in told.items() if ours]
-        for rank in (rank for rank in others if rank not in told):
+        lines = [f"{self._name(rank)}: {line}" for rank, (ours, line) in last.items() if ours]
+        for rank in (rank for rank in others if rank not in last):
             seen = self.store.get(f"seen/{rank}").decode() if self.store.check([f"seen/{rank}"]) else "its start"
             lines.append(f"{self._name(rank)} is gone, or does not answer, since {seen}")
         return "; ".join(lines) or "the ranks have lost each other, and all are here: look at the network"

@@ -27,7 +27,9 @@ def phases(config: PwmConfig) -> tuple[Phase, ...]:
     if config.offline:
         of = "one policy" if config.policy.form == "shared" else f"{tasks} policies"
         note = f"extract: {config.policy_updates:,} updates of {of} on the frozen world model"
-        return Phase("measure"), pretrain, Phase("extract", updates=(policy(count=config.policy_updates),), note=note)
+        extract = Phase("extract", updates=(policy(count=config.policy_updates),), note=note)
+        measured = config.model.observations == "standard" and number > 0  # not in a run that extracts from another
+        return (Phase("measure"), pretrain, extract) if measured else (pretrain, extract)
     return (
         Phase("prefill", config.prefill_steps, "random",
               note=f"prefill: {config.prefill_steps:,} random steps per task"),

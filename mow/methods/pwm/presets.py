@@ -37,13 +37,14 @@ def pwm() -> PwmConfig:
 
 
 def pwm_mt6() -> PwmConfig:
-    """Six tasks of three bodies from stored episodes, `--data FOLDER` of `mow collect`: 15 minutes of two cores."""
+    """Six tasks of three bodies, from episodes that it collects or that `mow collect` stored (`--data FOLDER`)."""
     return PwmConfig(
         preset="pwm_mt6", tasks=MT6, total_steps=0, collect_episodes=300, evaluation_episodes=20, evaluation_copies=5,
         insight_every=1_000,
         env=EnvConfig(obs="state", metaworld_repeat=2),
+        model=ModelConfig(observations="standard"),
         batch=BatchConfig(num_sequences=21, horizon=8),
-        policy=PolicyConfig(starts=128, horizon=8, passes=2),
+        policy=PolicyConfig(starts=128, horizon=8, passes=2, width=128),
         schedule=ScheduleConfig(pretrain_updates=6_000, policy_updates=1_000),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mow.envs.base import ActionLayout, TaskSpec
 from mow.errors import UsageError
 from mow.methods.base import ObservationSpec, TaskSet
-from mow.methods.pwm.config import DistillConfig
+from mow.methods.pwm.config import DistillConfig, ScheduleConfig
 from mow.methods.pwm.diagnostics import measure
 from mow.methods.pwm.learner import Learner
 from mow.methods.pwm.policies import clip_per_row
@@ -280,3 +280,16 @@ def test_policies_are_drawn_to_those_of_a_larger_run(form: str) -> None:
     same_one.teacher.load_state_dict(same_one.world_model.state_dict())
     same_one.teacher_actors.load_state_dict(same_one.actors.state_dict())
     assert same_one.distance_to_teacher(same_one.imagine(batch), batch).abs().max() < 1e-10
+
+
+def test_observations_are_measured_before_the_first_update_and_by_no_run_that_extracts() -> None:
+    learner = learner_of(model={"observations": "standard"})
+    assert [phase.name for phase in learner.phases] == ["measure", "pretrain", "extract"]
+    seen = batch_of(windows=64, length=1)
+    learner.end_phase("measure", lambda num_sequences, length, *, counter, stream: seen)
+    assert torch.equal(learner.world_model.mean, seen.frame.flatten(1, 2).mean(dim=1))
+    before = weights(learner)
+    learner.end_phase("pretrain", lambda num_sequences, length, *, counter, stream: batch_of(seed=1))
+    assert same(before, weights(learner))
+    frozen = learner_of(model={"observations": "standard"}, schedule=ScheduleConfig(0, policy_updates=5))
+    assert [phase.name for phase in frozen.phases] == ["pretrain", "extract"]
