@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     elif not options.to_minari:
         raise UsageError("name the tasks to record: mow collect TASK... --out FOLDER")
     if options.to_minari:
-        from mow.offline.minari_door import write_minari
+        from mow.offline.minari_data import write_minari
 
         say(f"written: {', '.join(write_minari(options.out, options.to_minari))}")
 
@@ -84,11 +84,11 @@ def _convert(sources: Sequence[str], out: Path, tasks: Sequence[str]) -> tuple[S
     if (out / MANIFEST).exists():
         raise UsageError(f"{out} holds episodes: name a new folder for those of {sources[0]}")
     if set(kinds) == {"minari"} and not tasks:
-        from mow.offline.minari_door import read_minari
+        from mow.offline.minari_data import read_minari
 
         return read_minari(names, out)
     if kinds == ("tdmpc2",):
-        from mow.offline.tdmpc2_door import read_tdmpc2
+        from mow.offline.tdmpc2_data import read_tdmpc2
 
         return read_tdmpc2(typed_path(names[0]), out, tasks, lambda name: say(f"read: {name}"))
     raise UsageError(f"--from takes minari:ID ... without tasks, or one tdmpc2:FOLDER, got {' '.join(sources)}")

@@ -46,7 +46,7 @@ FILES_WITHOUT_TORCH = {
     "mow/evaluate/aggregates.py", "mow/evaluate/tables.py", "mow/evaluate/video.py",
     "mow/inference/export.py", "mow/inference/model_card.py", "mow/methods/mow/ablations.py",
     "mow/methods/mow/presets.py", "mow/collect.py", "mow/offline/behaviours.py", "mow/offline/collect.py",
-    "mow/offline/files.py", "mow/offline/minari_door.py", "mow/report/__main__.py", "mow/report/charts.py",
+    "mow/offline/files.py", "mow/offline/minari_data.py", "mow/report/__main__.py", "mow/report/charts.py",
     "mow/report/data.py",
     "mow/report/html.py", "mow/report/method_mow.py", "mow/report/method_pwm.py", "mow/report/page.py",
     "mow/report/recorded.py", "mow/report/sections.py",

@@ -11,7 +11,7 @@ import pytest
 from mow import collect as command
 from mow.errors import UsageError
 from mow.offline.files import Writer, read_episodes, read_manifest
-from mow.offline.minari_door import read_minari, write_minari
+from mow.offline.minari_data import read_minari, write_minari
 from mow.offline.store import OfflineStore
 from tests.offline.recorded import NARROW, WIDE, episode
 
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_round_trip_changes_no_byte(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mow.offline.minari_door.EPISODES_AT_ONCE", 2)
+    monkeypatch.setattr("mow.offline.minari_data.EPISODES_AT_ONCE", 2)
     assert write_minari(folder, "test") == IDS
     read_minari(IDS, tmp_path / "back")
     for path in folder.iterdir():

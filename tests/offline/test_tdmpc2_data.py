@@ -14,7 +14,7 @@ from mow import collect as command
 from mow.errors import UsageError
 from mow.offline.files import read_episodes
 from mow.offline.store import OfflineStore
-from mow.offline.tdmpc2_door import TASKS, read_chunk, read_tdmpc2
+from mow.offline.tdmpc2_data import TASKS, read_chunk, read_tdmpc2
 
 REACH = TASKS.index(next(task for task in TASKS if task.name == "metaworld:reach-v3"))
 
